@@ -1,0 +1,61 @@
+# Everything a developer types. Each target does its own set-up: a virtual environment in .venv with the
+# pinned, hashed requirements; nothing is installed outside it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+
+.PHONY: help venv dev test check format bench lock clean
+
+help:  ## what can be typed
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(VENV)/.run: requirements/run.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "callboard needs Python 3.11 or newer, and $(PYTHON) is older: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	  { echo "could not make a virtual environment (Debian: apt-get install python3-venv)"; exit 2; }
+	@echo "installing what callboard needs into $(VENV) (once)"
+	@$(PIP) -r requirements/run.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.test: requirements/test.txt $(VENV)/.run
+	@echo "installing the test and lint tools into $(VENV) (once)"
+	@$(PIP) -r requirements/test.txt
+	@touch $@
+
+venv: $(VENV)/.test  ## the virtual environment, with the tools
+
+dev: $(VENV)/.run  ## the whole system in one process at http://127.0.0.1:8000
+	@exec $(BIN)/callboard dev $(ARGS)
+
+test: $(VENV)/.test  ## all tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.test  ## lint, format, types, imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+format: $(VENV)/.test  ## format, and mend what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.test  ## our own figures, as JSON lines (peers beside them: docs/performance.md)
+	@$(BIN)/callboard bench local
+	@$(BIN)/callboard bench http
+	@$(BIN)/python -m tests.bench
+
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+  --no-emit-find-links --custom-compile-command "make lock" pyproject.toml
+
+lock:  ## pin the requirements again (needs uv)
+	$(LOCK) --extra dev -o requirements/run.txt
+	$(LOCK) --all-extras -c requirements/run.txt -o requirements/test.txt
+
+clean:
+	rm -rf $(VENV) .callboard

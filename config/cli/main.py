@@ -1,0 +1,56 @@
+"""The `callboard` command. Each command stands in a module of its own, loaded when it is used."""
+
+import importlib
+import sys
+
+import rich_click as click
+
+_COMMANDS = {
+    "dev": "config.cli.dev",
+    "run": "config.cli.run",
+    "routes": "config.cli.show",
+    "openapi": "config.cli.show",
+    "config": "config.cli.show",
+    "call": "config.cli.call",
+    "bench": "config.cli.bench",
+}
+
+
+class _Lazy(click.RichGroup):
+    """A group whose commands are imported when they are named."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        module = _COMMANDS.get(cmd_name)
+        if module is None:
+            return None
+        command: click.Command = getattr(importlib.import_module(module), f"{cmd_name}_command")
+        return command
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="callboard")
+def cli() -> None:
+    """Services as actors: written once, played in one process or as containers on a broker."""
+
+
+def main() -> None:
+    """Runs the command line. What the user can mend is one line and exit status 2."""
+    from runtime import CallboardError
+
+    try:
+        cli.main(standalone_mode=False)
+    except click.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except CallboardError as error:
+        click.echo(f"callboard: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)

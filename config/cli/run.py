@@ -1,0 +1,54 @@
+"""`callboard run`: services in this process, until a signal."""
+
+import asyncio
+import signal
+from pathlib import Path
+
+import rich_click as click
+
+from config import compose
+from config.cli.common import loaded, run_loop, set_up_logging, with_config
+from config.settings import Settings
+from runtime import Node
+
+
+@click.command("run")
+@click.argument("names", metavar="SERVICE…", nargs=-1, required=True)
+@with_config
+def run_command(names: tuple[str, ...], config_file: Path | None) -> None:
+    """Run one or more services in this process until SIGTERM or Ctrl-C."""
+    settings = loaded(config_file).settings
+    compose.chosen(names)
+    set_up_logging(settings)
+    run_loop(serve(settings, names))
+
+
+async def serve(settings: Settings, names: tuple[str, ...]) -> None:
+    """Runs a node until it is told to stop.
+
+    Raises:
+        Crashed: a service failed too often.
+    """
+    async with compose.node(settings, names, name="-".join(names)[:40]) as node:
+        node.environment.log.info("%s: %s", node.id, ", ".join(compose.chosen(names)))
+        await until_told(node)
+
+
+async def until_told(node: Node) -> None:
+    """Returns at SIGTERM or SIGINT. A second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+    told = asyncio.Event()
+
+    def stop() -> None:
+        told.set()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    waiting = [asyncio.create_task(told.wait()), asyncio.create_task(node.wait())]
+    done, rest = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for task in rest:
+        task.cancel()
+    for task in done:
+        task.result()

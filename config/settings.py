@@ -1,0 +1,51 @@
+"""The settings tree: everything that can be said from outside, with its defaults."""
+
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta
+
+from gateway.settings import GatewaySettings
+from runtime import NodeSettings, Struct
+from services.auth.service import AuthSettings
+from transports.memory import MemorySettings
+
+
+class DatabaseSettings(Struct):
+    """Where services keep their databases."""
+
+    folder: str = ".callboard"
+    """Each service's own file is `<folder>/<service>.sqlite`."""
+    durable: bool = True
+    """Whether a commit survives a loss of power, not only the end of the process."""
+
+
+class LogSettings(Struct):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class TransportSettings(Struct):
+    """What carries messages between nodes."""
+
+    kind: Literal["memory"] = "memory"
+    memory: MemorySettings = MemorySettings()
+
+
+class DevSettings(Struct):
+    """What `callboard dev` adds."""
+
+    __secret__: ClassVar = frozenset({"password"})
+
+    password: Annotated[str, Meta(min_length=8)] | None = None
+    """Of rider@example.com, operator@example.com and admin@example.com; without it one is made and printed."""
+
+
+class Settings(Struct):
+    """All settings. `CALLBOARD_<SECTION>__<KEY>` sets each of them from the environment."""
+
+    node: NodeSettings = NodeSettings()
+    transport: TransportSettings = TransportSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    log: LogSettings = LogSettings()
+    gateway: GatewaySettings = GatewaySettings()
+    auth: AuthSettings = AuthSettings()
+    dev: DevSettings = DevSettings()

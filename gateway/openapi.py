@@ -1,0 +1,180 @@
+"""The OpenAPI 3.1 document, put together from the manifests of the services that are there."""
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+from runtime.manifest import ErrorInfo, Manifest, RequestInfo
+from runtime.rest import HttpBinding
+
+Json = dict[str, Any]
+
+_PROBLEM = "#/components/schemas/Problem"
+
+
+def document(title: str, version: str, manifests: Iterable[Manifest]) -> Json:
+    """The document. Schema names are prefixed by their service."""
+    paths: dict[str, Json] = {}
+    schemas: Json = {"Problem": _problem_schema()}
+    tags: list[Json] = []
+    for manifest in sorted(manifests, key=lambda manifest: manifest.service):
+        bound = [info for info in manifest.requests if info.http is not None]
+        if not bound:
+            continue
+        tags.append({"name": manifest.service})
+        for name, schema in manifest.schemas.items():
+            schemas[name] = _closed(schema)
+        for info in bound:
+            assert info.http is not None
+            operation = _operation(manifest.service, info, info.http)
+            paths.setdefault(info.http.path, {}).setdefault(info.http.method.lower(), operation)
+    used = _used({"paths": paths, "Problem": schemas["Problem"]}, schemas)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": title, "version": version, "description": "Errors are problem documents (RFC 9457)."},
+        "servers": [{"url": "/"}],
+        "tags": tags,
+        "paths": dict(sorted(paths.items())),
+        "components": {
+            "schemas": {name: schemas[name] for name in sorted(used)},
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+        },
+    }
+
+
+def _operation(service: str, info: RequestInfo, http: HttpBinding) -> Json:
+    properties: dict[str, Json] = info.request.get("properties", {})
+    required = set(info.request.get("required", ()))
+    operation: Json = {"operationId": info.name, "tags": [service], "summary": info.summary}
+    if info.description:
+        operation["description"] = info.description
+    parameters = [{"name": name, "in": "path", "required": True, "schema": properties[name]} for name in http.path_fields]
+    parameters += [
+        {"name": name, "in": "query", "required": name in required, "schema": _without_null(properties[name])}
+        for name in http.query_fields
+    ]
+    if info.once:
+        parameters.append(
+            {
+                "name": "Idempotency-Key",
+                "in": "header",
+                "required": False,
+                "description": "Asked again with the same key, the request has its effect once, and gets the same answer.",
+                "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[\\x21-\\x7e]+$"},
+            }
+        )
+    if parameters:
+        operation["parameters"] = parameters
+    if http.body_fields:
+        body: Json = {
+            "type": "object",
+            "properties": {name: properties[name] for name in http.body_fields},
+            "additionalProperties": False,
+        }
+        needed = [name for name in http.body_fields if name in required]
+        if needed:
+            body["required"] = needed
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+    operation["responses"] = _responses(info, http)
+    operation["security"] = [] if info.allow.anyone else [{"bearer": []}]
+    if info.allow.roles:
+        operation["x-roles"] = list(info.allow.roles)
+    return operation
+
+
+def _responses(info: RequestInfo, http: HttpBinding) -> Json:
+    success: Json = {"description": info.summary or "Success"}
+    if http.status != 204:
+        success["content"] = {"application/json": {"schema": info.reply}}
+    responses: Json = {str(http.status): success}
+    declared: dict[int, list[ErrorInfo]] = {}
+    for error in info.errors:
+        declared.setdefault(error.status, []).append(error)
+    usual = {
+        400: "The request cannot be read", 413: "The body is too large", 415: "The body is no JSON", 422: "Something in the request is wrong",
+        429: "Too many requests", 500: "The service failed", 502: "The service was lost", 503: "The service is not there, or has too much to do",
+        504: "The service took too long",
+    }  # fmt: skip
+    if not info.allow.anyone:
+        usual |= {401: "A valid access token is needed", 403: "The user may not do this"}
+    if info.once:
+        usual |= {409: "The same request is still being worked on"}
+    if not http.body_fields:
+        del usual[413], usual[415]
+    for status in sorted({*usual, *declared}):
+        titles = [error.title for error in declared.get(status, ())] or [usual[status]]
+        schemas = [_error_schema(error) for error in declared.get(status, ())]
+        if status in usual or not schemas:
+            schemas.append({"$ref": _PROBLEM})
+        schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+        responses[str(status)] = {"description": "; ".join(titles), "content": {"application/problem+json": {"schema": schema}}}
+    return responses
+
+
+def _error_schema(error: ErrorInfo) -> Json:
+    contract, _, code = error.code.partition(".")
+    properties = {
+        **error.schema.get("properties", {}),
+        "type": {"const": f"urn:callboard:{contract}:{code}"},
+        "code": {"const": code},
+    }
+    required = [*error.schema.get("required", ()), "type", "code"]
+    return {"allOf": [{"$ref": _PROBLEM}, {"type": "object", "properties": properties, "required": required}]}
+
+
+def _problem_schema() -> Json:
+    violation = {
+        "type": "object",
+        "properties": {"pointer": {"type": "string"}, "detail": {"type": "string"}},
+        "required": ["pointer", "detail"],
+        "additionalProperties": False,
+    }
+    return {
+        "type": "object",
+        "description": "A problem document (RFC 9457).",
+        "properties": {
+            "type": {"type": "string"},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "code": {"type": "string"},
+            "request_id": {"type": "string"},
+            "detail": {"type": "string"},
+            "incident": {"type": "string"},
+            "errors": {"type": "array", "items": violation},
+        },
+        "required": ["type", "title", "status", "code", "request_id"],
+    }
+
+
+def _closed(schema: Json) -> Json:
+    """An object schema that says that there is nothing else in it."""
+    return {**schema, "additionalProperties": False} if schema.get("type") == "object" and "properties" in schema else schema
+
+
+def _without_null(schema: Json) -> Json:
+    """A query parameter is left out rather than null."""
+    variants = schema.get("anyOf")
+    if variants is None:
+        return schema
+    left = [variant for variant in variants if variant != {"type": "null"}]
+    rest = {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
+    if schema.get("default") is not None:
+        rest["default"] = schema["default"]
+    return {**left[0], **rest} if len(left) == 1 else {**rest, "anyOf": left}
+
+
+def _used(root: Any, schemas: Json) -> set[str]:
+    """The names of the schemas that something refers to."""
+    found: set[str] = {"Problem"}
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, dict):
+            members = cast(Json, node)
+            name = str(members.get("$ref", "")).removeprefix("#/components/schemas/")
+            if name in schemas and name not in found:
+                found.add(name)
+                stack.append(schemas[name])
+            stack.extend(members.values())
+        elif isinstance(node, list):
+            stack.extend(cast(list[Any], node))
+    return found

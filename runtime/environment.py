@@ -1,0 +1,65 @@
+"""What the instances of one node share: settings, time and chance, transport, registry, counters."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from runtime.clock import Chance, Clock
+from runtime.identity import TokenSettings
+from runtime.messages import Struct
+from runtime.registry import Registry
+from runtime.telemetry import Metrics
+from runtime.transport import Transport
+
+
+class NodeSettings(Struct):
+    """How a node behaves. Durations are in seconds."""
+
+    request_timeout: float = 10.0
+    """How long a request may take when its caller has no deadline itself."""
+    undo_timeout: float = 5.0
+    """How long each compensation may take."""
+    drain_timeout: float = 20.0
+    """How long a stopping instance may finish what it has begun."""
+    heartbeat: float = 5.0
+    """How often heads of streams are told again."""
+    restarts: int = 5
+    """How often an instance may crash within a minute before the node gives up."""
+    deadlines: bool = True
+    """Off under a debugger: stepping must not cancel what is stepped."""
+    tokens: TokenSettings = TokenSettings()
+
+
+class Environment:
+    """One node's shared parts."""
+
+    def __init__(self, node: str, transport: Transport, settings: NodeSettings, clock: Clock, chance: Chance) -> None:
+        self.node = node
+        self.transport = transport
+        self.settings = settings
+        self.clock = clock
+        self.chance = chance
+        self.metrics = Metrics()
+        self.registry = Registry(chance)
+        self.log = logging.getLogger("callboard.node")
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Runs something in the background, kept and logged if it fails."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.log.warning("a background task failed: %r", error, exc_info=error)
+
+    async def settle(self) -> None:
+        """Cancels what still runs in the background, and waits for its end."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,294 @@
+"""Every error that a request can end in, and how errors cross the wire.
+
+An error is a `ServiceError`: a class of some contract, with a code, an HTTP status and immutable fields. It reaches
+the caller as the same class with the same fields, in one process and across a network. Two families say what became
+of the message: `NotDelivered` (the handler has not run; asking again is safe) and `MaybeDelivered` (it may have run;
+asking again is safe only for an idempotent or a `once` request). Any other `ServiceError` is the callee's own answer.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, dataclass_transform
+
+import msgspec
+
+
+class CallboardError(Exception):
+    """Base of everything that Callboard itself raises and that no peer ever sees."""
+
+
+class DefinitionError(CallboardError):
+    """A service, message or handler is defined wrongly. Found when the class is defined or the node starts."""
+
+
+class UsageError(CallboardError):
+    """The runtime's API is used wrongly inside a handler, as by a request in an open transaction."""
+
+
+class ErrorData(msgspec.Struct, frozen=True):
+    """An error on the wire. `fields` is a JSON object."""
+
+    contract: str
+    code: str
+    status: int
+    title: str
+    retryable: bool = False
+    maybe_delivered: bool = False
+    fields: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+def _own_fields(cls: type[Any]) -> Iterable[tuple[str, Any]]:
+    for name, annotation in cls.__dict__.get("__annotations__", {}).items():
+        if "ClassVar" not in str(annotation):
+            yield name, annotation
+
+
+@dataclass_transform()
+class ServiceError(Exception):
+    """An answer that is not a reply. Subclass it in a contract, and annotate its fields like a struct's.
+
+    `code` names it within its contract, `status` is its HTTP status. `retryable` says that the callee did nothing
+    and that the same request may succeed later; such an answer is never kept as a `once` request's result.
+    The docstring's first line is the title that people read.
+    """
+
+    contract: ClassVar[str] = "callboard"
+    code: ClassVar[str]
+    status: ClassVar[int]
+    retryable: ClassVar[bool] = False
+    maybe_delivered: ClassVar[bool] = False
+    _shadow: ClassVar[type[msgspec.Struct]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        fields: dict[str, Any] = {}
+        for ancestor in reversed(cls.__mro__[: cls.__mro__.index(ServiceError)]):
+            for name, annotation in _own_fields(ancestor):
+                default = cls.__dict__.get(name, msgspec.NODEFAULT)
+                fields[name] = (name, annotation) if default is msgspec.NODEFAULT else (name, annotation, default)
+        cls._shadow = msgspec.defstruct(cls.__name__, list(fields.values()), frozen=True, module=cls.__module__)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        shadow = self._shadow(*args, **kwargs)
+        values = [getattr(shadow, name) for name in shadow.__struct_fields__]
+        super().__init__(*values)
+        self.__dict__.update(zip(shadow.__struct_fields__, values, strict=True))
+
+    def __str__(self) -> str:
+        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self._shadow.__struct_fields__)
+        return f"{self.title()} ({fields})" if fields else self.title()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ServiceError) and type(self) is type(other) and self.args == other.args
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.args))
+
+    @classmethod
+    def title(cls) -> str:
+        """One line for people: the first of the docstring."""
+        return (cls.__doc__ or cls.__name__).strip().partition("\n")[0].rstrip(".")
+
+    def data(self) -> ErrorData:
+        """The error as it crosses the wire."""
+        shadow = self._shadow(*self.args)
+        return ErrorData(
+            contract=self.contract,
+            code=self.code,
+            status=self.status,
+            title=self.title(),
+            retryable=self.retryable,
+            maybe_delivered=self.maybe_delivered,
+            fields=msgspec.Raw(msgspec.json.encode(shadow)),
+        )
+
+
+def error_fields(cls: type[ServiceError]) -> type[msgspec.Struct]:
+    """The struct that carries an error class's fields on the wire."""
+    return cls._shadow  # pyright: ignore[reportPrivateUsage]  # the class's own module
+
+
+KnownErrors = Callable[[str, str], type[ServiceError] | None]
+"""Gives the class of a contract's name and an error's code, if it is known here."""
+
+
+def rebuild_error(data: ErrorData, known: KnownErrors) -> ServiceError:
+    """The error that `data` tells of: of its own class where `known(contract, code)` has it, else a `RemoteError`."""
+    cls = _BUILT_IN.get(data.code) if data.contract == "callboard" else known(data.contract, data.code)
+    if cls is not None:
+        try:
+            shadow = msgspec.json.decode(data.fields, type=error_fields(cls))
+        except msgspec.DecodeError:
+            pass  # the peer has another version of this class
+        else:
+            return cls(*(getattr(shadow, name) for name in shadow.__struct_fields__))
+    return RemoteError(data)
+
+
+class RemoteError(ServiceError):
+    """An error of a contract that the caller does not import.
+
+    It has the `contract`, `code`, `status` and `retryable` of the error that it stands for; `fields` is a dict.
+    """
+
+    code, status = "remote-error", 502
+
+    def __init__(self, data: ErrorData) -> None:
+        self._data = data
+        Exception.__init__(self, data)
+        self.fields: dict[str, Any] = msgspec.json.decode(data.fields)
+        # instance values stand over the class's: callers ask any error for its status in the same way
+        self.__dict__.update(
+            contract=data.contract,
+            code=data.code,
+            status=data.status,
+            retryable=data.retryable,
+            maybe_delivered=data.maybe_delivered,
+        )
+
+    def __str__(self) -> str:
+        return f"{self._data.title} ({self._data.contract}.{self._data.code}, status {self._data.status})"
+
+    def data(self) -> ErrorData:
+        return self._data
+
+
+class NotDelivered(ServiceError):
+    """The handler has not run: asking again is safe."""
+
+    code, status = "not-delivered", 503
+    retryable = True
+
+
+class NoInstance(NotDelivered):
+    """No instance of the service is there."""
+
+    code = "no-instance"
+    service: str
+
+
+class Overloaded(NotDelivered):
+    """The instance's mailbox is full."""
+
+    code = "overloaded"
+    service: str
+
+
+class Draining(NotDelivered):
+    """The instance is stopping and takes no new work."""
+
+    code = "draining"
+    service: str
+
+
+class Unreachable(NotDelivered):
+    """The message could not be handed to the service's instance."""
+
+    code = "unreachable"
+    service: str
+
+
+class MaybeDelivered(ServiceError):
+    """The handler may have run, wholly or in part: asking again is safe only if the request is idempotent."""
+
+    code, status = "maybe-delivered", 502
+    retryable = True
+    maybe_delivered = True
+
+
+class InstanceLost(MaybeDelivered):
+    """The instance that had the request went away before it answered."""
+
+    code = "instance-lost"
+    service: str
+
+
+class DeadlineExceeded(MaybeDelivered):
+    """No answer came before the deadline."""
+
+    code, status = "deadline-exceeded", 504
+    service: str
+
+
+class Violation(msgspec.Struct, frozen=True):
+    """One thing that is wrong with a message: where (a JSON Pointer, RFC 6901), and what was expected."""
+
+    pointer: str
+    detail: str
+
+
+class Invalid(ServiceError):
+    """Something in the request is wrong."""
+
+    code, status = "invalid", 422
+    violations: tuple[Violation, ...]
+
+
+class Malformed(ServiceError):
+    """The request cannot be read."""
+
+    code, status = "malformed", 400
+    detail: str
+
+
+class Unauthenticated(ServiceError):
+    """A valid access token is needed."""
+
+    code, status = "unauthenticated", 401
+    detail: str
+
+
+class Forbidden(ServiceError):
+    """The caller may not make this request."""
+
+    code, status = "forbidden", 403
+
+
+class UnknownRequest(ServiceError):
+    """The service has no such request."""
+
+    code, status = "unknown-request", 404
+    request: str
+
+
+class KeyReused(ServiceError):
+    """The idempotency key was used before with another body."""
+
+    code, status = "idempotency-key-reused", 422
+
+
+class InProgress(ServiceError):
+    """The same request, with the same idempotency key, is still being worked on."""
+
+    code, status = "in-progress", 409
+    retryable = True
+
+
+class CallCycle(ServiceError):
+    """A serial service was asked, through others, by its own handler: waiting would never end."""
+
+    code, status = "call-cycle", 500
+    path: tuple[str, ...]
+
+
+class DatabaseUnavailable(ServiceError):
+    """The service's database refused or failed; nothing of the request was kept."""
+
+    code, status = "database-unavailable", 503
+    retryable = True
+    service: str
+
+
+class InternalError(ServiceError):
+    """The service failed. Its log has the details under the incident's id."""
+
+    code, status = "internal", 500
+    incident: str
+
+
+_BUILT_IN: dict[str, type[ServiceError]] = {
+    cls.code: cls
+    for cls in (
+        NoInstance, Overloaded, Draining, Unreachable, InstanceLost, DeadlineExceeded, Invalid, Malformed,
+        Unauthenticated, Forbidden, UnknownRequest, KeyReused, InProgress, CallCycle, DatabaseUnavailable, InternalError,
+    )
+}  # fmt: skip

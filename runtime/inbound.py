@@ -1,0 +1,147 @@
+"""What comes to a node from its transport: requests for its instances, replies, cancels, signals and hints."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+
+from runtime.caller import Caller
+from runtime.context import Context
+from runtime.endpoint import Endpoint, encode
+from runtime.envelope import Address, Envelope, Head
+from runtime.environment import Environment
+from runtime.errors import DeadlineExceeded, Draining, NoInstance, Overloaded, ServiceError, UnknownRequest
+from runtime.instance import Instance
+from runtime.manifest import Manifest
+from runtime.transport import TransportError
+
+_Work = tuple[str, str]
+"""A request under way: the asking node, and the request's id."""
+
+
+class Inbound:
+    """The receiver of one node. Each request runs in a task of its own; the id that a cancel names is the caller's."""
+
+    def __init__(self, environment: Environment, caller: Caller) -> None:
+        self.instances: dict[str, Instance] = {}
+        self._environment = environment
+        self._caller = caller
+        self._running: dict[_Work, asyncio.Task[None]] = {}
+        self._cancelled: dict[_Work, float] = {}
+        environment.metrics.gauge("requests_running", lambda: len(self._running))
+
+    def receive(self, envelope: Envelope, to: str) -> None:
+        """An envelope has come for the service `to`."""
+        match envelope.kind:
+            case "request":
+                self._request(envelope, to)
+            case "reply" | "error":
+                self._caller.answered(envelope)
+            case "cancel":
+                self._cancel(envelope)
+            case "signal":
+                instance = self.instances.get(to)
+                if instance is not None:
+                    self._environment.spawn(instance.take_signal(envelope))
+            case "head":
+                self._head(envelope, to)
+
+    def joined(self, manifest: Manifest) -> None:
+        """An instance is there."""
+        self._environment.registry.join(manifest)
+        for instance in self.instances.values():
+            subscription = instance.subscriptions.get(manifest.service)
+            if subscription is not None:
+                subscription.nudge()
+
+    def left(self, address: Address, *, lost: bool) -> None:
+        """An instance is gone."""
+        if self._environment.registry.leave(address) and lost:
+            self._environment.metrics.count("instances_lost_total", service=address.service)
+        self._caller.lost(address)
+
+    def _request(self, envelope: Envelope, to: str) -> None:
+        instance = self.instances.get(to)
+        if instance is None:
+            self._refuse(envelope, to, NoInstance(to))
+            return
+        endpoint = instance.endpoints.get(envelope.subject)
+        if endpoint is None:
+            self._refuse(envelope, to, UnknownRequest(envelope.subject))
+            return
+        if instance.mailbox.full:
+            self._refuse(envelope, to, Draining(to) if instance.mailbox.limit < 0 else Overloaded(to))
+            return
+        work = (envelope.reply_to.node if envelope.reply_to is not None else "", envelope.id)
+        if self._cancelled and self._cancelled.pop(work, None) is not None:
+            return  # its cancel came first
+        if work in self._running:
+            self._environment.metrics.count("duplicate_requests_total", service=to)
+            return
+        task = asyncio.get_running_loop().create_task(self._serve(envelope, instance, endpoint))
+        self._running[work] = task
+        task.add_done_callback(lambda _: self._running.pop(work, None))
+
+    async def _serve(self, envelope: Envelope, instance: Instance, endpoint: Endpoint) -> None:
+        settings = self._environment.settings
+        budget = settings.request_timeout if envelope.budget is None else envelope.budget
+        ctx = Context(instance, None)
+        ctx.envelope = envelope
+        ctx.fixed_deadline = self._environment.clock.monotonic() + budget
+        timer = asyncio.timeout(budget if settings.deadlines else None)
+        try:
+            async with timer:
+                reply = await instance.handle(endpoint, lambda: endpoint.message(envelope), ctx)
+        except ServiceError as error:
+            await self._answer(envelope, instance.name, "error", error.data())
+        except TimeoutError:
+            await self._answer(envelope, instance.name, "error", DeadlineExceeded(instance.name).data())
+        else:
+            await self._answer(envelope, instance.name, "reply", reply)
+
+    async def _answer(self, request: Envelope, service: str, kind: Any, body: Any) -> None:
+        if request.reply_to is None:
+            return  # one-way
+        if not self._environment.transport.zero_copy:
+            body = encode(body)
+        try:
+            await self._environment.transport.unicast(
+                request.reply_to, Envelope(kind, request.id, request.subject, body), service
+            )
+        except TransportError:
+            self._environment.metrics.count("replies_dropped_total", service=service)
+
+    def _refuse(self, envelope: Envelope, service: str, error: ServiceError) -> None:
+        self._environment.metrics.count("requests_refused_total", service=service, code=error.code)
+        self._environment.spawn(self._answer(envelope, service, "error", error.data()))
+
+    def _cancel(self, envelope: Envelope) -> None:
+        work = (envelope.reply_to.node if envelope.reply_to is not None else "", envelope.id)
+        task = self._running.get(work)
+        if task is not None:
+            task.cancel()
+            return
+        now = self._environment.clock.monotonic()
+        if len(self._cancelled) >= 1024:
+            self._cancelled = {other: until for other, until in self._cancelled.items() if until > now}
+        if len(self._cancelled) < 65536:
+            self._cancelled[work] = now + self._environment.settings.request_timeout
+
+    def _head(self, envelope: Envelope, to: str) -> None:
+        instance = self.instances.get(to)
+        subscription = None if instance is None else instance.subscriptions.get(envelope.caller)
+        if subscription is None:
+            return
+        try:
+            subscription.nudge(
+                envelope.body if isinstance(envelope.body, Head) else msgspec.json.decode(envelope.body, type=Head)
+            )
+        except msgspec.DecodeError:
+            self._environment.metrics.count("hints_malformed_total")
+
+    async def cancel_all(self) -> None:
+        """Cancels what is under way, and waits for its end."""
+        tasks = list(self._running.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,442 @@
+"""An instance: one running copy of a service. Everything between a message's arrival and its handler's end is here."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from runtime.access import Allow
+from runtime.caller import Caller
+from runtime.context import Context
+from runtime.endpoint import Endpoint, encode
+from runtime.envelope import Address, Envelope, Topic
+from runtime.environment import Environment
+from runtime.errors import (
+    CallCycle,
+    DatabaseUnavailable,
+    Forbidden,
+    InternalError,
+    Overloaded,
+    ServiceError,
+    Unauthenticated,
+    UsageError,
+)
+from runtime.handlers import Handler
+from runtime.identity import Identity, Verifier
+from runtime.mailbox import Mailbox
+from runtime.messages import Contract, Signal, spec_of
+from runtime.service import Service
+from runtime.storage.database import ConstraintError, Database, DatabaseError, Guard, Statement, Superseded, Transaction
+from runtime.storage.once import Claim, Once, Scope, derived_key
+from runtime.storage.stream import Batch, Position, Pull, Stream, StreamEvent, StreamHead
+from runtime.storage.subscription import Source, Subscription
+from runtime.tasks import finish
+from runtime.telemetry import traceparent
+from runtime.transport import TransportError
+
+
+class Instance:
+    """One running copy of a service on a node."""
+
+    def __init__(
+        self, service: Service, environment: Environment, caller: Caller, verifier: Verifier, database: Database | None
+    ) -> None:
+        self.service = service
+        self.definition = service.definition
+        self.name = service.definition.contract.name
+        self.address = Address(self.name, environment.node)
+        self.place = str(self.address)
+        self.log = logging.getLogger(f"callboard.{self.name}")
+        self.environment = environment
+        self.clock = environment.clock
+        self.chance = environment.chance
+        self.metrics = environment.metrics
+        self.id = environment.chance.hex(16)
+        self.mailbox = Mailbox(self.name, service.concurrency, service.capacity)
+        self.local: dict[type[Any], Any] = {}
+        self.endpoints: dict[str, Endpoint] = {}
+        self.listeners: dict[str, Endpoint] = {}
+        self.subscriptions: dict[str, Subscription] = {}
+        self.stream: Stream | None = None
+        self._once: Once | None = None
+        self.caller = caller
+        self.verifier = verifier
+        self._database = database
+        self._calls = {contract.name for contract in (*self.definition.calls, self.definition.contract)}
+        self._bind()
+
+    def __repr__(self) -> str:
+        return f"<Instance {self.place} {self.mailbox!r}>"
+
+    @property
+    def database(self) -> Database:
+        """The service's own database."""
+        if self._database is None:
+            raise UsageError(f"{self.name} has no database: give its node one for it")
+        return self._database
+
+    def _bind(self) -> None:
+        definition = self.definition
+        for group, endpoints in ((definition.requests, self.endpoints), (definition.signals | definition.events, self.listeners)):
+            for name, handler in group.items():
+                endpoints[name] = Endpoint(handler, getattr(self.service, handler.name))
+        if self._database is None:
+            return
+        self.stream = stream = Stream(self._database, self.clock, self.chance)
+        for spec, method in ((spec_of(Pull), stream.pull), (spec_of(StreamHead), self._stream_head)):
+            self.endpoints[spec.full_name] = Endpoint(Handler(spec.name, method, spec, False, idempotent=True), method)
+        self._once = Once(
+            self._database,
+            self.clock,
+            self.chance,
+            self.id,
+            self.environment.registry.has_instance,
+            definition.known_error,
+            self.log,
+        )
+        attempts: dict[str, dict[str, int]] = {}
+        for name, handler in definition.events.items():
+            attempts.setdefault(handler.spec.contract.name, {})[name] = handler.attempts
+        self.subscriptions = {
+            publisher: Subscription(publisher, types, not definition.calls, self) for publisher, types in attempts.items()
+        }
+
+    async def prune(self) -> None:
+        """Deletes what the database need not keep any longer."""
+        if self.stream is not None and self._once is not None:
+            await self.stream.prune()
+            await self._once.prune()
+
+    # What a context asks of its instance
+
+    async def request(self, ctx: Context, message: Any, timeout: float | None, key: str | None) -> Any:
+        spec = spec_of(cast(type[Any], type(message)))
+        if spec.kind != "request":
+            raise UsageError(f"ctx.request takes a Request, got the {spec.kind} {spec.full_name}")
+        if spec.contract.name not in self._calls:
+            raise UsageError(f"{self.name} asks for {spec.full_name}, but {spec.contract.name} is not in its calls: add it there")
+        work = ctx.work
+        if work is not None:
+            if work.begun:
+                raise UsageError(
+                    f"{spec.full_name} is asked for after the transaction has begun: make requests first, write afterwards "
+                    "(nobody holds a lock while waiting for the network)"
+                )
+            key = work.key_for(spec.full_name)
+        return await self.caller.request(ctx, spec.contract.name, message, timeout, key, self.definition.known_error)
+
+    async def publish(self, ctx: Context, signal: Signal) -> None:
+        spec = spec_of(type(signal))
+        if spec.contract.name != self.name:
+            raise UsageError(
+                f"{self.name} publishes {spec.full_name}, which belongs to {spec.contract.name}: a service publishes its own contract's"
+            )
+        body = signal if self.environment.transport.zero_copy else encode(signal)
+        envelope = Envelope("signal", self.new_id(), spec.full_name, body, trace=ctx.trace)
+        topic = Topic("signal", self.name, spec.name, getattr(signal, spec.key) if spec.key is not None else "-")
+        try:
+            await self.environment.transport.multicast(topic, envelope, self.name)
+        except TransportError as error:
+            self.metrics.count("signals_dropped_total", service=self.name)
+            self.log.warning("%s was not sent: %s", spec.full_name, error)
+
+    async def caught_up(self, ctx: Context, contract: Contract) -> bool:
+        subscription = self.subscriptions.get(contract.name)
+        if subscription is None:
+            raise UsageError(f"{self.name} subscribes to no event of {contract.name}: there is nothing to catch up with")
+        if ctx.work is not None and ctx.work.begun:
+            raise UsageError("ctx.caught_up asks another service: call it before the first statement")
+        head = await self.ask(contract.name, StreamHead())
+        position = await subscription.position()
+        assert isinstance(head, Position)
+        return (position.epoch == head.epoch and position.seq >= head.seq) or head.seq == 0
+
+    def new_id(self) -> str:
+        return self.chance.hex(32)
+
+    def new_trace(self) -> str:
+        return traceparent(self.chance)
+
+    def monotonic(self) -> float:
+        return self.clock.monotonic()
+
+    def default_timeout(self) -> float:
+        return self.environment.settings.request_timeout
+
+    def context(self) -> Context:
+        """A context in which nobody waits: for timers and lifecycle hooks."""
+        ctx = Context(self, None)
+        ctx.unbounded = True
+        return ctx
+
+    # Requests
+
+    async def handle(self, endpoint: Endpoint, decode: Callable[[], Any], ctx: Context) -> Any:
+        """Runs a request's handler and gives its reply. Nothing is decoded before it is known that the caller may ask.
+
+        Raises:
+            ServiceError: whatever went wrong, as the caller may see it.
+        """
+        handler = endpoint.handler
+        try:
+            await self._authorize(handler.allow, ctx)
+            message = decode()
+            key = None if handler.key is None else (handler.key, getattr(message, handler.key))
+            ctx.held_key = None if key is None else f"{key[0]}={key[1]}"
+            if self.mailbox.must_wait(key):
+                self._refuse_cycle(ctx)
+            await self.mailbox.enter(key)
+            try:
+                if handler.once:
+                    return await self._run_once(endpoint, message, ctx)
+                if handler.takes_tx:
+                    return await self._transact(endpoint, message, ctx)
+                return await endpoint.method(message, ctx)
+            finally:
+                self.mailbox.leave(key)
+        except BaseException as error:
+            raise await self.failed(error, ctx) from None
+
+    async def _authorize(self, allow: Allow, ctx: Context) -> None:
+        if allow.anyone:
+            return
+        found = await self._verified(ctx.token)
+        ctx.identity = found
+        if (allow.every_service and ctx.caller) or ctx.caller in allow.services:
+            return
+        if not allow.roles:
+            raise Forbidden
+        if found is None:
+            raise Unauthenticated("an access token is needed, as `Authorization: Bearer …`")
+        if found.role not in allow.roles:
+            raise Forbidden
+
+    async def _verified(self, token: str | None) -> Identity | None:
+        if token is None:
+            return None
+        return self.verifier.cached(token) or await self.verifier.verify(token)
+
+    def _refuse_cycle(self, ctx: Context) -> None:
+        """A handler that would wait for one that waits for it gets an error instead."""
+        waiting = ctx.path[:-1]
+        if ctx.held_key is not None and ctx.place in waiting:
+            raise CallCycle(ctx.path)
+        if self.mailbox.concurrency == 1 and any(place.partition("#")[0] == self.place for place in waiting):
+            raise CallCycle(ctx.path)
+
+    async def _transact(
+        self,
+        endpoint: Endpoint,
+        message: Any,
+        ctx: Context,
+        guard: Guard | None = None,
+        final: Callable[[Any], Statement] | None = None,
+        claim: Claim | None = None,
+    ) -> Any:
+        tx: Transaction | None = None
+        work: HandlerWork | None = None
+        try:
+            async with self.database.transaction(guard) as tx:
+                work = HandlerWork(tx, claim)
+                ctx.work = work
+                reply = await endpoint.method(message, ctx, tx)
+                if final is not None:
+                    tx.final.append(final(reply))
+                self._append(tx, ctx)
+            return reply
+        finally:
+            if tx is not None and work is not None and tx.committed:
+                self._committed(tx, work, ctx)
+            ctx.work = None
+
+    def _append(self, tx: Transaction, ctx: Context) -> None:
+        if not tx.events:
+            return
+        assert self.stream is not None
+        named: list[tuple[str, str]] = []
+        for event in tx.events:
+            spec = spec_of(type(event))
+            if spec.contract.name != self.name:
+                raise UsageError(f"{self.name} publishes {spec.full_name}, which belongs to {spec.contract.name}")
+            named.append((spec.full_name, encode(event).decode()))
+        self.stream.append(tx, named, ctx.trace)
+
+    def _committed(self, tx: Transaction, work: "HandlerWork", ctx: Context) -> None:
+        """What follows a commit, whatever became of the caller: no compensation, but hint and signals."""
+        ctx.compensations = None
+        if tx.events:
+            self.metrics.count("events_published_total", len(tx.events), service=self.name)
+        if tx.events or work.signals:
+            self.environment.spawn(self._tell(tx, work.signals, ctx))
+
+    async def _tell(self, tx: Transaction, signals: Sequence[Signal], ctx: Context) -> None:
+        if tx.events and self.stream is not None:
+            await self.tell_head(self.stream.appended(tx))
+        for signal in signals:
+            await self.publish(ctx, signal)
+
+    async def tell_head(self, head: Any) -> None:
+        """Hints to subscribers how far the stream goes. A hint that is lost is made up for by the next."""
+        envelope = Envelope(
+            "head", self.new_id(), f"{self.name}.head", head if self.environment.transport.zero_copy else encode(head)
+        )
+        try:
+            await self.environment.transport.multicast(Topic("stream", self.name), envelope, self.name)
+        except TransportError:
+            self.metrics.count("hints_dropped_total", service=self.name)
+
+    async def _run_once(self, endpoint: Endpoint, message: Any, ctx: Context) -> Any:
+        assert self._once is not None
+        subject = "" if ctx.identity is None else ctx.identity.subject
+        scope = Scope(ctx.caller, subject, endpoint.name, ctx.idempotency_key or self.new_id())
+
+        async def run(guard: Guard, final: Callable[[Any], Statement], claim: Claim | None) -> Any:
+            try:
+                return await self._transact(endpoint, message, ctx, guard, final, claim)
+            except BaseException as error:  # compensations go before the claim is free for the next attempt
+                raise await self.failed(error, ctx) from None
+
+        if not self.definition.calls:
+            return await self._once.run(scope, encode(message), endpoint.reply, run)
+        return await self._once.run_claimed(scope, encode(message), endpoint.reply, run, lambda: ctx.remaining)
+
+    async def failed(self, error: BaseException, ctx: Context) -> BaseException:
+        """Compensates what a failed handler asked others for, and gives the error as callers may see it."""
+        if isinstance(error, GeneratorExit):
+            return error
+        undo, ctx.compensations = ctx.compensations, None
+        if undo:
+            try:
+                await finish(self._compensate(undo))
+            except asyncio.CancelledError as cancelled:
+                error = cancelled
+        if isinstance(error, ServiceError | Superseded):
+            return error
+        if isinstance(error, asyncio.CancelledError):
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                return error  # somebody stopped waiting; else the handler awaited something that was cancelled
+        elif not isinstance(error, Exception):
+            return error
+        if isinstance(error, DatabaseError) and not isinstance(error, ConstraintError):
+            self.log.error("the database failed: %s", error)
+            self.metrics.count("database_errors_total", service=self.name)
+            return DatabaseUnavailable(self.name)
+        incident = self.chance.hex(16)
+        self.metrics.count("incidents_total", service=self.name)
+        self.log.error("incident %s: a handler of %s failed: %r", incident, self.name, error, exc_info=error)
+        return InternalError(incident)
+
+    async def _compensate(self, undo: list[Any]) -> None:
+        ctx = self.context()
+        for request in reversed(undo):
+            try:
+                await ctx.request(request, timeout=self.environment.settings.undo_timeout)
+            except ServiceError as error:
+                self.metrics.count("undo_failed_total", service=self.name)
+                self.log.warning("%s could not be undone and is left to expire: %s", type(request).__name__, error)
+
+    # Signals and events
+
+    async def take_signal(self, envelope: Envelope) -> None:
+        """Runs a signal's handler. A full mailbox drops the signal."""
+        endpoint = self.listeners.get(envelope.subject)
+        if endpoint is None:
+            self.metrics.count("signals_unknown_total", service=self.name)
+            return
+        ctx = Context(self, None)
+        ctx.envelope = envelope
+        try:
+            message = endpoint.message(envelope)
+            await self.mailbox.enter()
+            try:
+                async with asyncio.timeout(self._limit()):
+                    await (self._transact(endpoint, message, ctx) if endpoint.handler.takes_tx else endpoint.method(message, ctx))
+            finally:
+                self.mailbox.leave()
+        except Overloaded:
+            self.metrics.count("signals_dropped_total", service=self.name)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            await self.failed(error, ctx)
+            self.metrics.count("signals_failed_total", service=self.name)
+
+    def _limit(self) -> float | None:
+        return self.environment.settings.request_timeout if self.environment.settings.deadlines else None
+
+    async def ask(self, publisher: str, message: Pull | StreamHead) -> Batch | Position:
+        """Asks a publisher about its stream."""
+        answer: Batch | Position = await self.caller.request(
+            self.context(), publisher, message, None, None, self.definition.known_error
+        )
+        return answer
+
+    async def apply(self, source: Source, events: Sequence[StreamEvent], guard: Guard) -> None:
+        """Runs the handlers of a publisher's events in one transaction, begun by the guard."""
+        await self.mailbox.enter()
+        works: list[HandlerWork] = []
+        last: Context | None = None
+        tx: Transaction | None = None
+        try:
+            async with asyncio.timeout(self._limit()), self.database.transaction(guard) as tx:
+                for event in events:
+                    last = ctx = Context(self, None)
+                    ctx.envelope = Envelope(
+                        "signal", event.id, event.type, event.body.encode(), source.publisher, trace=event.trace
+                    )
+                    endpoint = self.listeners[event.type]
+                    work = HandlerWork(tx, EventKeys(source))
+                    works.append(work)
+                    ctx.work = work
+                    await endpoint.method(endpoint.message(ctx.envelope), ctx, tx)
+                if last is not None:
+                    self._append(tx, last)
+        except BaseException:
+            if last is not None and last.compensations and not (tx is not None and tx.committed):
+                await finish(self._compensate(last.compensations))
+            raise
+        finally:
+            self.mailbox.leave()
+            if tx is not None and tx.committed and last is not None:
+                last.work = None
+                for work in works[:-1]:
+                    works[-1].signals[:0] = work.signals
+                self._committed(tx, works[-1], last)
+
+    async def _stream_head(self, message: StreamHead, ctx: Context) -> Position:
+        assert self.stream is not None
+        return await self.stream.position()
+
+
+class EventKeys:
+    """Idempotency keys for the calls of an event's handler: the same whenever the event is applied again."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._calls: dict[str, int] = {}
+
+    def key_for(self, request: str) -> str:
+        self._calls[request] = ordinal = self._calls.get(request, 0) + 1
+        return derived_key(self._source.publisher, self._source.epoch, self._source.seq, request, ordinal)
+
+
+class HandlerWork:
+    """What a handler with `tx` has under way."""
+
+    __slots__ = ("_keys", "_tx", "signals")
+
+    def __init__(self, tx: Transaction, keys: Claim | EventKeys | None) -> None:
+        self._tx = tx
+        self._keys = keys
+        self.signals: list[Signal] = []
+
+    @property
+    def begun(self) -> bool:
+        return self._tx.begun
+
+    def key_for(self, request: str) -> str | None:
+        return None if self._keys is None else self._keys.key_for(request)
+
+    def publish(self, signal: Signal) -> None:
+        self.signals.append(signal)

@@ -1,0 +1,78 @@
+"""The quick way between two instances on one node, for handlers that need no transaction, key or user.
+
+`Context.request` walks it inline: the handler runs in the caller's own task, its first step without any timer; the
+deadline's timer is armed only if it waits for something.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from runtime.context import Context
+from runtime.endpoint import Endpoint
+from runtime.errors import DeadlineExceeded, KnownErrors, ServiceError, rebuild_error
+from runtime.mailbox import Mailbox
+from runtime.tasks import Started
+
+
+class Target(Protocol):
+    """The instance that a local route leads to."""
+
+    name: str
+    mailbox: Mailbox
+
+    async def failed(self, error: BaseException, ctx: Context) -> BaseException: ...
+
+
+class LocalRoute:
+    """The way from one instance to a handler of another on the same node."""
+
+    __slots__ = ("_deadlines", "_known", "call", "checks_user", "copy_reply", "copy_request", "host", "mailbox")
+
+    def __init__(self, target: Target, endpoint: Endpoint, known: KnownErrors, *, zero_copy: bool, deadlines: bool) -> None:
+        self.host = target
+        self.mailbox = target.mailbox
+        self.call: Callable[[Any, Context], Coroutine[Any, Any, Any]] = endpoint.method  # type: ignore[assignment]
+        self.checks_user = not endpoint.handler.allow.anyone
+        self.copy_request = None if zero_copy else endpoint.copy
+        self.copy_reply = None if zero_copy else endpoint.copy_reply
+        self._known = known
+        self._deadlines = deadlines
+
+    async def resume(self, work: Coroutine[Any, Any, Any], waits_for: Any, ctx: Context) -> Any:
+        """Goes on with a handler that waits for something, until its deadline."""
+        return await within(ctx, Started(work, waits_for), self._deadlines)
+
+    async def failed(self, error: BaseException, ctx: Context) -> BaseException:
+        """What the caller gets to see of an error."""
+        error = await self.host.failed(error, ctx)
+        if isinstance(error, ServiceError):
+            return as_seen(error, self._known, copy=self.copy_request is not None)
+        return error
+
+
+async def within(ctx: Context, work: Any, deadlines: bool) -> Any:
+    """Awaits work in this task until the context's deadline.
+
+    A context that shares its caller's deadline needs no timer of its own: the caller's is armed.
+
+    Raises:
+        DeadlineExceeded: it was cancelled, because the deadline has come.
+    """
+    if not deadlines or ctx.shares_deadline:
+        return await work
+    timer = asyncio.timeout_at(ctx.deadline)
+    try:
+        async with timer:
+            return await work
+    except TimeoutError:
+        if not timer.expired():
+            raise
+        raise DeadlineExceeded(ctx.service) from None
+
+
+def as_seen(error: ServiceError, known: KnownErrors, *, copy: bool) -> ServiceError:
+    """A callee's error as the caller sees it: what it does not import is a `RemoteError`, as across a network."""
+    if not copy and (error.contract == "callboard" or known(error.contract, error.code) is type(error)):
+        return error
+    return rebuild_error(error.data(), known)

@@ -1,0 +1,137 @@
+"""The mailbox: how many messages an instance works on at a time, who waits, and who is refused."""
+
+import asyncio
+from collections import deque
+from collections.abc import Hashable
+
+from runtime.errors import Draining, Overloaded
+
+_Waiter = asyncio.Future[None]
+
+
+class Mailbox:
+    """Admits messages to an instance.
+
+    At most `concurrency` run at once, and with a key at most one per key, in the order of arrival. At most `capacity`
+    more wait; a further one is refused at once. Nothing is kept for a key that is idle.
+    """
+
+    __slots__ = ("_capacity", "_idle", "_keys", "_ready", "_waiting", "concurrency", "limit", "must_wake", "running", "service")
+
+    def __init__(self, service: str, concurrency: int, capacity: int) -> None:
+        self.service = service
+        self.concurrency = concurrency
+        self.limit = concurrency
+        """How many may run now: `concurrency`, and less than none while draining."""
+        self.running = 0
+        self.must_wake = False
+        """Whether somebody waits for `running` to fall: then `wake` is to be called."""
+        self._capacity = capacity
+        self._waiting = 0
+        self._ready: deque[_Waiter] = deque()
+        self._keys: dict[Hashable, deque[_Waiter] | None] = {}
+        self._idle: asyncio.Event | None = None
+
+    def __repr__(self) -> str:
+        state = "OPEN" if self.limit > 0 else "DRAINING"
+        return f"<Mailbox {self.service} [{state}] running={self.running} waiting={self._waiting}>"
+
+    @property
+    def waiting(self) -> int:
+        """How many messages wait."""
+        return self._waiting
+
+    @property
+    def full(self) -> bool:
+        """Whether a message that comes now would be refused for want of room."""
+        return self.running >= self.limit and self._waiting >= self._capacity
+
+    def must_wait(self, key: Hashable = None) -> bool:
+        """Whether a message that comes now could not run at once."""
+        return self.running >= self.limit or (key is not None and key in self._keys)
+
+    async def enter(self, key: Hashable = None) -> None:
+        """Waits for this message's turn.
+
+        Raises:
+            Overloaded: too many wait already.
+            Draining: the instance is stopping.
+        """
+        if self.limit < 0:
+            raise Draining(self.service)
+        if key is not None:
+            if key in self._keys:
+                await self._wait(self._queue_of(key), key)
+            else:
+                self._keys[key] = None
+        if self.running < self.limit and not self._ready:
+            self.running += 1
+            return
+        try:
+            await self._wait(self._ready, None)
+        except BaseException:
+            if key is not None:
+                self._release(key)
+            raise
+
+    def leave(self, key: Hashable = None) -> None:
+        """Ends a message's turn, and begins the next one's."""
+        self.running -= 1
+        if self.must_wake:
+            self.wake()
+        if key is not None:
+            self._release(key)
+
+    def wake(self) -> None:
+        """Lets in who waits, as far as there is room."""
+        while self._ready and self.running < abs(self.limit):
+            waiter = self._ready.popleft()
+            if not waiter.done():
+                self.running += 1
+                waiter.set_result(None)
+        if self._idle is not None and not self.running and not self._waiting:
+            self._idle.set()
+        self.must_wake = bool(self._ready) or self._idle is not None
+
+    async def drain(self) -> None:
+        """Refuses what comes from now on, and returns when what runs or waits is finished."""
+        self.limit = -self.concurrency
+        self._idle = asyncio.Event()
+        self.wake()
+        await self._idle.wait()
+
+    async def _wait(self, queue: "deque[_Waiter]", key: Hashable) -> None:
+        if self._waiting >= self._capacity:
+            raise Overloaded(self.service)
+        waiter: _Waiter = asyncio.get_running_loop().create_future()
+        queue.append(waiter)
+        self._waiting += 1
+        self.must_wake = True
+        try:
+            await waiter
+        except BaseException:
+            if waiter.done() and not waiter.cancelled():  # let in and cancelled in one turn of the loop
+                if key is None:
+                    self.leave()
+                else:
+                    self._release(key)
+            raise
+        finally:
+            self._waiting -= 1
+            if self._idle is not None:
+                self.wake()
+
+    def _queue_of(self, key: Hashable) -> "deque[_Waiter]":
+        queue = self._keys[key]
+        if queue is None:
+            queue = self._keys[key] = deque()
+        return queue
+
+    def _release(self, key: Hashable) -> None:
+        queue = self._keys[key]
+        while queue:
+            waiter = queue.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+        del self._keys[key]

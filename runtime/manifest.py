@@ -1,0 +1,55 @@
+"""Manifests: what an instance announces of itself."""
+
+from typing import Any
+
+import msgspec
+
+from runtime.access import Allow
+from runtime.envelope import Address
+from runtime.rest import HttpBinding
+
+
+class ErrorInfo(msgspec.Struct, frozen=True):
+    """A service error that a request may end in. `schema` describes its fields."""
+
+    code: str
+    status: int
+    title: str
+    schema: dict[str, Any] = {}
+
+
+class RequestInfo(msgspec.Struct, frozen=True):
+    """A request that the instance handles, with JSON Schemas (2020-12) of the message and its reply."""
+
+    name: str
+    allow: Allow
+    http: HttpBinding | None = None
+    idempotent: bool = False
+    once: bool = False
+    key: str | None = None
+    summary: str = ""
+    description: str = ""
+    request: dict[str, Any] = {}
+    reply: dict[str, Any] = {}
+    errors: tuple[ErrorInfo, ...] = ()
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What one instance announces: who it is, what it handles and publishes, and to whom it listens.
+
+    `schemas` holds the named types that the requests' schemas refer to, as `#/components/schemas/<service>.<Type>`.
+    """
+
+    service: str
+    node: str
+    instance: str
+    version: str = "0"
+    requests: tuple[RequestInfo, ...] = ()
+    events: tuple[str, ...] = ()
+    signals: tuple[str, ...] = ()
+    calls: tuple[str, ...] = ()
+    schemas: dict[str, Any] = {}
+
+    @property
+    def address(self) -> Address:
+        return Address(self.service, self.node)

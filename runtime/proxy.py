@@ -1,0 +1,60 @@
+"""What a gateway needs of its node beyond a context: who is there, who a token belongs to, and forwarding as it came."""
+
+from runtime.context import Context
+from runtime.envelope import Envelope
+from runtime.errors import UsageError
+from runtime.identity import Identity
+from runtime.instance import Instance
+from runtime.registry import Registry
+from runtime.rest import Params
+from runtime.telemetry import Metrics, traceparent
+
+
+class Proxy:
+    """A service's way to act for clients outside.
+
+    Args:
+        ctx: a context of the service, as `on_start` gets one.
+    """
+
+    def __init__(self, ctx: Context) -> None:
+        if not isinstance(ctx.host, Instance):
+            raise UsageError("a proxy needs the context of a running service")
+        self._instance = ctx.host
+        self._environment = ctx.host.environment
+
+    @property
+    def registry(self) -> Registry:
+        """Who is there."""
+        return self._environment.registry
+
+    @property
+    def metrics(self) -> Metrics:
+        """What the node counts."""
+        return self._environment.metrics
+
+    def new_trace(self, given: str | None) -> str:
+        """The trace context that a client gave, or a new one."""
+        return traceparent(self._environment.chance, given)
+
+    def new_id(self) -> str:
+        return self._instance.new_id()
+
+    def known_identity(self, token: str) -> Identity | None:
+        """The user of a token that was verified before and still holds."""
+        return self._instance.verifier.cached(token)
+
+    async def identify(self, token: str) -> Identity:
+        """The user of a token. Raises like `Verifier.verify`."""
+        return await self._instance.verifier.verify(token)
+
+    def context(self, request_id: str, token: str | None, trace: str, seconds: float) -> Context:
+        """A context for one client's request, with a deadline `seconds` from now."""
+        ctx = Context(self._instance, None)
+        ctx.envelope = Envelope("request", request_id, "http", token=token, trace=trace)
+        ctx.fixed_deadline = self._environment.clock.monotonic() + seconds
+        return ctx
+
+    async def forward(self, ctx: Context, service: str, request: str, params: Params, body: bytes, key: str | None) -> bytes:
+        """Asks a service with the parts of a REST request, and gives its reply as JSON text. Raises `ServiceError`."""
+        return await self._instance.caller.forward(ctx, service, request, params, body, key)

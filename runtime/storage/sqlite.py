@@ -1,0 +1,367 @@
+"""SQLite through aiosqlite: one connection that writes, one that reads, WAL between them.
+
+A hop to a connection's thread costs more than most statements, and a commit's fsync more than both. So a transaction's
+BEGIN shares the hop of its first statement, and transactions that queue for the writer share one COMMIT: each runs in
+a savepoint, and none is reported as committed before the COMMIT that all of them wait for.
+"""
+
+import asyncio
+import functools
+import re
+import sqlite3
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import UUID
+
+import aiosqlite
+
+from runtime.errors import UsageError
+from runtime.storage.database import ConstraintError, Database, DatabaseError, Guard, Row, Superseded, Transaction
+from runtime.tasks import finish
+
+T = TypeVar("T")
+
+_GROUP = 64
+"""The most transactions that share a COMMIT."""
+
+
+class SqliteDatabase(Database):
+    """A database in one file.
+
+    Args:
+        path: the file; its folder must exist.
+        durable: whether a commit survives a loss of power (`synchronous=FULL`), not only of the process (`NORMAL`).
+    """
+
+    def __init__(self, path: Path | str, *, durable: bool = True) -> None:
+        self.path = Path(path)
+        self._durable = durable
+        self._writer: _Connection | None = None
+        self._reader: _Connection | None = None
+        self._busy = False
+        self._queue: deque[asyncio.Future[None]] = deque()
+        self._group: _Group | None = None
+        self._current: ContextVar[Transaction | None] = ContextVar("current", default=None)
+
+    def __repr__(self) -> str:
+        return f"<SqliteDatabase {self.path} [{'CLOSED' if self._writer is None else 'OPEN'}]>"
+
+    async def open(self) -> None:
+        synchronous = "FULL" if self._durable else "NORMAL"
+        self._writer = await self._connect(f"PRAGMA journal_mode=WAL; PRAGMA synchronous={synchronous}; PRAGMA foreign_keys=ON;")
+        self._reader = await self._connect("PRAGMA query_only=ON;")
+
+    async def _connect(self, pragmas: str) -> "_Connection":
+        connection = _Connection(lambda: sqlite3.connect(self.path, isolation_level=None, timeout=5), 64)
+        try:
+            await connection
+            await connection.run(
+                lambda raw: raw.executescript(f"PRAGMA busy_timeout=5000; {pragmas} SELECT count(*) FROM sqlite_master;")
+            )
+        except sqlite3.Error as error:
+            await connection.close()
+            raise DatabaseError(f"{self.path}: cannot be opened: {error}") from error
+        return connection
+
+    async def close(self) -> None:
+        writer, reader, self._writer, self._reader = self._writer, self._reader, None, None
+        for connection in (writer, reader):
+            if connection is not None:
+                await connection.close()
+
+    def transaction(self, guard: Guard | None = None) -> AbstractAsyncContextManager[Transaction]:
+        return self._transaction(guard)
+
+    @asynccontextmanager
+    async def _transaction(self, guard: Guard | None) -> AsyncGenerator[Transaction, None]:
+        if self._current.get() is not None:
+            raise UsageError(
+                "this task is in a transaction on this database already: use the handler's tx instead of self.db.transaction()"
+            )
+        transaction = _SqliteTransaction(self, guard)
+        token = self._current.set(transaction)
+        try:
+            yield transaction
+        except BaseException:
+            await finish(transaction.roll_back())
+            raise
+        else:
+            await finish(transaction.commit())
+        finally:
+            self._current.reset(token)
+
+    async def execute(self, sql: str, *params: Any) -> int:
+        async with self.transaction() as tx:
+            return await tx.execute(sql, *params)
+
+    async def fetch(self, sql: str, *params: Any) -> list[Row]:
+        if self._reader is None:
+            raise DatabaseError(f"{self.path}: is closed")
+        return await self._translated(self._reader, lambda raw: _fetch(raw, sql, params))
+
+    async def script(self, statements: str) -> None:
+        group = await self.take_turn()
+        try:
+            await self._translated(self.writer, lambda raw: _script(raw, statements))
+        finally:
+            await finish(self._pass_on(group))
+
+    @property
+    def writer(self) -> "_Connection":
+        if self._writer is None:
+            raise DatabaseError(f"{self.path}: is closed")
+        return self._writer
+
+    async def _translated(self, connection: "_Connection", function: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return await connection.run(function)
+        except sqlite3.IntegrityError as error:
+            raise ConstraintError(str(error)) from error
+        except (sqlite3.Error, ValueError, OverflowError) as error:  # ValueError: the connection is closed
+            raise DatabaseError(f"{self.path}: {error}") from error
+
+    # Turns at the writer. Whoever has one may open a savepoint in the group's transaction, and passes the turn on at its end.
+
+    async def take_turn(self) -> "_Group":
+        """Waits for the writer; what begins then is one savepoint of the group returned."""
+        if self._busy:
+            turn = asyncio.get_running_loop().create_future()
+            self._queue.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if not turn.cancelled() and self._group is not None:
+                    await finish(self._pass_on(self._group))
+                raise
+        self._busy = True
+        if self._group is None:
+            self._group = _Group()
+        return self._group
+
+    async def end_turn(self, group: "_Group", final: Callable[[sqlite3.Connection], None]) -> None:
+        """Runs `final`, passes the turn on, and returns when the group is committed.
+
+        Raises:
+            DatabaseError: it could not be committed: nothing of the group was kept.
+        """
+        commit = group.size + 1 >= _GROUP or not self._queue
+        try:
+            await self._translated(self.writer, functools.partial(_end, final, commit))
+        except DatabaseError as error:
+            await self._fail(group, error)
+            raise
+        group.size += 1
+        if commit:
+            self._settle(group)
+        else:
+            await self._pass_on(group)
+        try:
+            await asyncio.shield(group.committed)
+        except DatabaseError as error:
+            raise DatabaseError(str(error)) from error  # each waiter its own: a traceback grows on a shared one
+
+    async def give_up_turn(self, group: "_Group") -> None:
+        """Undoes the savepoint and passes the turn on; what the group has done before stands."""
+        try:
+            if not await self._translated(self.writer, _undo):
+                raise DatabaseError(f"{self.path}: the whole transaction was rolled back")
+        except DatabaseError as error:
+            await self._fail(group, error)
+        else:
+            await self._pass_on(group)
+
+    async def _pass_on(self, group: "_Group") -> None:
+        if self._hand_over():
+            return
+        try:
+            await self._translated(self.writer, _commit if group.size else _roll_back)
+        except DatabaseError as error:
+            await self._fail(group, error)
+        else:
+            self._settle(group)
+
+    def _settle(self, group: "_Group") -> None:
+        self._group = None
+        group.committed.set_result(None)
+        self._hand_over()
+
+    async def _fail(self, group: "_Group", error: DatabaseError) -> None:
+        self._group = None
+        group.committed.set_exception(error)
+        group.committed.exception()  # nobody may be waiting
+        try:
+            await self._translated(self.writer, _roll_back)
+        except DatabaseError:
+            pass  # the connection is gone, and its transaction with it
+        self._hand_over()
+
+    def _hand_over(self) -> bool:
+        while self._queue:
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return True
+        self._busy = False
+        return False
+
+
+class _Group:
+    """Transactions that share one COMMIT; `size` counts those that have ended well."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+class _SqliteTransaction(Transaction):
+    def __init__(self, database: SqliteDatabase, guard: Guard | None) -> None:
+        super().__init__()
+        self._database = database
+        self._guard = guard
+        self._group: _Group | None = None
+        self._lost: DatabaseError | Superseded | None = None
+        self._ended = False
+        self._beginning = asyncio.Lock()
+
+    @property
+    def begun(self) -> bool:
+        return self._group is not None
+
+    async def execute(self, sql: str, *params: Any) -> int:
+        return await self._run(lambda raw: _execute(raw, sql, params))
+
+    async def fetch(self, sql: str, *params: Any) -> list[Row]:
+        return await self._run(lambda raw: _fetch(raw, sql, params))
+
+    async def _run(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        if self._ended:
+            raise UsageError("this transaction has ended: it lives as long as the handler that was given it")
+        if self._lost is not None:
+            raise self._lost
+        if self._group is None:
+            async with self._beginning:  # tasks of the handler may race for the first statement
+                if self._group is None:
+                    self._group = await self._database.take_turn()
+                    return await self._hop(functools.partial(_begin_and, self._guard, function))
+        return await self._hop(function)
+
+    async def _hop(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return await self._database._translated(self._database.writer, function)  # pyright: ignore[reportPrivateUsage]
+        except ConstraintError:
+            raise
+        except (DatabaseError, Superseded) as error:
+            self._lost = error
+            raise
+
+    async def commit(self) -> None:
+        """Ends the transaction well. One that ran no statement and has nothing to write costs nothing."""
+        if self._group is None and (self._guard is not None or self.final):
+            await self._run(_nothing)
+        self._ended = True
+        if self._group is not None:
+            if self._lost is not None:
+                await self._database.give_up_turn(self._group)
+                raise self._lost
+            await self._database.end_turn(self._group, self._write_final)
+        self.committed = True
+
+    async def roll_back(self) -> None:
+        self._ended = True
+        if self._group is not None:
+            await self._database.give_up_turn(self._group)
+
+    def _write_final(self, raw: sqlite3.Connection) -> None:
+        for sql, params in self.final:
+            self.outcome = _fetch(raw, sql, params)
+
+
+class _Connection(aiosqlite.Connection):
+    """The one place that uses aiosqlite's `_execute`: several statements in one hop to the thread."""
+
+    def run(self, function: Callable[[sqlite3.Connection], T]) -> "asyncio.Future[T]":
+        return asyncio.ensure_future(self._execute(function, self._conn))  # type: ignore[no-untyped-call]
+
+
+def _execute(raw: sqlite3.Connection, sql: str, params: Sequence[Any]) -> int:
+    return raw.execute(_numbered(sql), _bound(params)).rowcount
+
+
+def _fetch(raw: sqlite3.Connection, sql: str, params: Sequence[Any]) -> list[Row]:
+    cursor = raw.execute(_numbered(sql), _bound(params))
+    rows = cursor.fetchall()
+    if not rows:
+        return []
+    names = [column[0] for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _begin_and(guard: Guard | None, function: Callable[[sqlite3.Connection], T], raw: sqlite3.Connection) -> T:
+    if not raw.in_transaction:
+        raw.execute("BEGIN IMMEDIATE")
+    raw.execute("SAVEPOINT one")
+    if guard is not None and _execute(raw, guard.sql, guard.params) != 1:
+        raise Superseded("somebody else has done this work")
+    return function(raw)
+
+
+def _nothing(_: sqlite3.Connection) -> None:
+    """The guard alone."""
+
+
+def _end(final: Callable[[sqlite3.Connection], None], commit: bool, raw: sqlite3.Connection) -> None:
+    final(raw)
+    raw.execute("RELEASE one")
+    if commit:
+        raw.execute("COMMIT")
+
+
+def _undo(raw: sqlite3.Connection) -> bool:
+    if raw.in_transaction:
+        raw.execute("ROLLBACK TO one")
+        raw.execute("RELEASE one")
+    return raw.in_transaction
+
+
+def _commit(raw: sqlite3.Connection) -> None:
+    raw.execute("COMMIT")
+
+
+def _roll_back(raw: sqlite3.Connection) -> None:
+    if raw.in_transaction:
+        raw.execute("ROLLBACK")
+
+
+def _script(raw: sqlite3.Connection, statements: str) -> None:
+    try:
+        raw.executescript(f"BEGIN IMMEDIATE;\n{statements}\n;COMMIT;")
+    except sqlite3.Error:
+        if raw.in_transaction:
+            raw.rollback()
+        raise
+
+
+@functools.lru_cache(1024)
+def _numbered(sql: str) -> str:
+    return re.sub(r"\$(\d+)", r"?\1", sql)
+
+
+def _bound(params: Sequence[Any]) -> Sequence[Any]:
+    for value in params:
+        if type(value) not in _PLAIN:
+            return [_plain(value) for value in params]
+    return params
+
+
+_PLAIN = {str, int, float, bytes, bool, type(None)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return str(value) if isinstance(value, UUID) else value

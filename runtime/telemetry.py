@@ -1,0 +1,66 @@
+"""Counters and gauges of a node, and the W3C trace context that travels with messages."""
+
+import re
+from collections.abc import Callable
+
+from runtime.clock import Chance
+
+Labels = tuple[tuple[str, str], ...]
+
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class Metrics:
+    """What a node counts. Names end in `_total` for counters; labels are few and bounded."""
+
+    def __init__(self) -> None:
+        self._counters: dict[str, dict[Labels, int]] = {}
+        self._gauges: dict[str, dict[Labels, Callable[[], float]]] = {}
+
+    def count(self, name: str, amount: int = 1, **labels: str) -> None:
+        """Adds to a counter."""
+        series = self._counters.setdefault(name, {})
+        key = tuple(labels.items())
+        series[key] = series.get(key, 0) + amount
+
+    def gauge(self, name: str, read: Callable[[], float], **labels: str) -> None:
+        """Declares a gauge; `read` is asked whenever the metrics are."""
+        self._gauges.setdefault(name, {})[tuple(labels.items())] = read
+
+    def value(self, name: str, **labels: str) -> float:
+        """What a counter or a gauge stands at; 0 if nothing was counted."""
+        key = tuple(labels.items())
+        if name in self._gauges and key in self._gauges[name]:
+            return self._gauges[name][key]()
+        return self._counters.get(name, {}).get(key, 0)
+
+    def text(self) -> str:
+        """All of them in Prometheus' text format, version 0.0.4."""
+        lines: list[str] = []
+        for name, series in sorted(self._counters.items()):
+            lines.append(f"# TYPE callboard_{name} counter")
+            lines += [f"callboard_{name}{_shown(labels)} {count}" for labels, count in sorted(series.items())]
+        for name, gauges in sorted(self._gauges.items()):
+            lines.append(f"# TYPE callboard_{name} gauge")
+            lines += [
+                f"callboard_{name}{_shown(labels)} {read():g}"
+                for labels, read in sorted(gauges.items(), key=lambda item: item[0])
+            ]
+        return "\n".join(lines) + "\n"
+
+
+def _shown(labels: Labels) -> str:
+    if not labels:
+        return ""
+    escaped = (
+        f'{name}="{value}"'
+        for name, value in ((n, v.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")) for n, v in labels)
+    )
+    return "{" + ",".join(escaped) + "}"
+
+
+def traceparent(chance: Chance, given: str | None = None) -> str:
+    """A trace context (W3C, version 00): the given one if it is well formed, else the root of a new trace."""
+    if given is not None and _TRACEPARENT.fullmatch(given):
+        return given
+    return f"00-{chance.hex(32)}-{chance.hex(16)}-01"

@@ -1,0 +1,121 @@
+"""Faults, injected from a seed: what a network and a crash can do to a node, made to happen."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+from runtime.envelope import Address, Envelope, Topic
+from runtime.manifest import Manifest
+from runtime.messages import Struct
+from runtime.transport import PeerUnreachable, Receiver, Traits, Transport
+
+
+class Faults(Struct):
+    """How a faulty link behaves. Chances are between 0 and 1, delays in seconds."""
+
+    delay: float = 0.0
+    """Each envelope waits up to this long; so envelopes overtake each other."""
+    loss: float = 0.0
+    duplication: float = 0.0
+
+
+class FaultyTransport(Transport):
+    """Another transport whose link loses, delays, duplicates and reorders what one node sends.
+
+    Args:
+        inner: the transport that carries what is not lost.
+        seed: makes a run repeatable.
+    """
+
+    def __init__(self, inner: Transport, faults: Faults, seed: int) -> None:
+        self.faults = faults
+        self.cut = False
+        """A cut link carries nothing, and tells nobody."""
+        self.lost = 0
+        self.traits = Traits(
+            signals=inner.traits.signals,
+            presence=inner.traits.presence,
+            ordered=inner.traits.ordered and not faults.delay,
+            duplicates=faults.duplication > 0,
+            vouches=inner.traits.vouches,
+            max_body=inner.traits.max_body,
+        )
+        self.zero_copy = inner.zero_copy
+        self._inner = inner
+        self._random = random.Random(seed)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def open(self, node: str, receiver: Receiver) -> None:
+        await self._inner.open(node, receiver)
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await self._inner.close()
+
+    async def listen(self, service: str) -> None:
+        await self._inner.listen(service)
+
+    async def subscribe(self, topic: Topic, service: str, *, broadcast: bool) -> None:
+        await self._inner.subscribe(topic, service, broadcast=broadcast)
+
+    async def announce(self, manifest: Manifest) -> None:
+        await self._inner.announce(manifest)
+
+    async def withdraw(self, address: Address) -> None:
+        await self._inner.withdraw(address)
+
+    async def unicast(self, to: Address, envelope: Envelope, sender: str) -> None:
+        await self._send(lambda: self._inner.unicast(to, envelope, sender))
+
+    async def anycast(self, service: str, envelope: Envelope, sender: str) -> None:
+        await self._send(lambda: self._inner.anycast(service, envelope, sender))
+
+    async def multicast(self, topic: Topic, envelope: Envelope, sender: str) -> None:
+        await self._send(lambda: self._inner.multicast(topic, envelope, sender))
+
+    async def _send(self, hand_over: Callable[[], Awaitable[None]]) -> None:
+        copies = 2 if self._random.random() < self.faults.duplication else 1
+        for _ in range(copies):
+            if self.cut or self._random.random() < self.faults.loss:
+                self.lost += 1
+                continue
+            task = asyncio.create_task(self._later(hand_over, self._random.random() * self.faults.delay))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _later(self, hand_over: Callable[[], Awaitable[None]], seconds: float) -> None:
+        if self.faults.delay:
+            await asyncio.sleep(seconds)
+        try:
+            await hand_over()
+        except PeerUnreachable:
+            self.lost += 1
+
+
+class Crash(BaseException):
+    """The process ends here: nothing that follows is done. No handler can catch it as an error."""
+
+
+class CrashPoints:
+    """Crashes a service's database at a chosen place: `arm("before commit")` or `arm("after commit")`."""
+
+    def __init__(self) -> None:
+        self._armed: dict[str, int] = {}
+        self.reached: list[str] = []
+
+    def arm(self, place: str, *, skip: int = 0) -> None:
+        """Lets the next visit of `place`, after `skip` others, crash."""
+        self._armed[place] = skip
+
+    def visit(self, place: str) -> None:
+        """Crashes if this place is armed."""
+        self.reached.append(place)
+        left = self._armed.get(place)
+        if left is None:
+            return
+        if left:
+            self._armed[place] = left - 1
+            return
+        del self._armed[place]
+        raise Crash(place)

@@ -1,0 +1,124 @@
+"""The transport: what carries envelopes between nodes, says who is there, and authenticates the peer.
+
+These docstrings are the specification; `runtime.testing.check_transport` checks it. A transport knows nothing of
+services, handlers or databases. It may lose and, where it declares so, duplicate or reorder envelopes: no guarantee of
+the runtime leans on it beyond what stands here.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Protocol
+
+import msgspec
+
+from runtime.envelope import Address, Envelope, Topic
+from runtime.errors import CallboardError
+from runtime.manifest import Manifest
+
+
+class TransportError(CallboardError):
+    """The transport cannot do what it was asked, and has not done it. Trying again may help."""
+
+
+class PeerUnreachable(TransportError):
+    """The envelope was not handed over: nobody is at that address, or the link to it is down."""
+
+
+class Traits(msgspec.Struct, frozen=True):
+    """What a transport declares about itself; the conformance kit tests it as declared.
+
+    `signals`: multicast works. `presence`: members are seen without being configured. `ordered`: envelopes from one
+    sender to one address arrive in the order they were sent. `duplicates`: an envelope may arrive twice. `vouches`: the
+    receiver's `caller` is proven, not only claimed. `max_body`: bytes that a body may have.
+    """
+
+    signals: bool = True
+    presence: bool = True
+    ordered: bool = True
+    duplicates: bool = False
+    vouches: bool = True
+    max_body: int = 16 * 1024 * 1024
+
+
+class Receiver(Protocol):
+    """A node, as its transport sees it. The methods return at once and never raise."""
+
+    def receive(self, envelope: Envelope, to: str) -> None:
+        """An envelope has come for the service `to` on this node; for a multicast, once per subscribed service."""
+
+    def joined(self, manifest: Manifest) -> None:
+        """An instance is there, or announces itself anew. This node's own instances are told of too."""
+
+    def left(self, address: Address, *, lost: bool) -> None:
+        """An instance is gone: `lost` if it went without a word. Requests to it will not be answered any more."""
+
+
+class Transport(ABC):
+    """Carries envelopes for one node.
+
+    `open` comes first, `close` last; between them everything may be called from the event loop's thread, from several
+    tasks at a time.
+    """
+
+    traits: Traits = Traits()
+    zero_copy: bool = False
+    """Whether messages between instances in this process skip encoding, and with it validation."""
+
+    @abstractmethod
+    async def open(self, node: str, receiver: Receiver) -> None:
+        """Joins the network as `node`.
+
+        From here on `receiver` hears of members that are there already and of those that come and go.
+
+        Raises:
+            TransportError: the network cannot be joined.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Leaves. Withdraws what is still announced; peers see it leave, not as lost. Calling it twice is harmless."""
+
+    @abstractmethod
+    async def listen(self, service: str) -> None:
+        """Takes anycast requests for `service` from now on."""
+
+    @abstractmethod
+    async def subscribe(self, topic: Topic, service: str, *, broadcast: bool) -> None:
+        """Takes multicasts on `topic` for `service` from now on: each on one of its nodes, or on all (`broadcast`).
+
+        A topic without a key (`-`) stands for all keys.
+
+        Raises:
+            TransportError: the traits say that there are no signals.
+        """
+
+    @abstractmethod
+    async def announce(self, manifest: Manifest) -> None:
+        """Tells every node, now and whenever one joins, that the instance is here. Again: replaces what was told."""
+
+    @abstractmethod
+    async def withdraw(self, address: Address) -> None:
+        """Tells every node that the instance has gone, and stops taking anycast requests and multicasts for it."""
+
+    @abstractmethod
+    async def unicast(self, to: Address, envelope: Envelope, sender: str) -> None:
+        """Hands an envelope to one instance's node, at most once, in order with others to the same address.
+
+        Returns when it is handed over, which is no promise that it arrives; waits while the network is congested.
+
+        Args:
+            sender: the service on this node that speaks; the receiver sees it as `envelope.caller`.
+
+        Raises:
+            PeerUnreachable: it was not handed over, and will not arrive.
+        """
+
+    @abstractmethod
+    async def anycast(self, service: str, envelope: Envelope, sender: str) -> None:
+        """Hands an envelope to one listening node of `service`, whichever the network chooses. Else as `unicast`."""
+
+    @abstractmethod
+    async def multicast(self, topic: Topic, envelope: Envelope, sender: str) -> None:
+        """Hands an envelope to the topic's subscribers: at most once to each group, or to each node that broadcasts.
+
+        Nobody listening is no error. Raises `TransportError` where there are no signals, or no link.
+        """

@@ -1,0 +1,43 @@
+"""The runtime's own service on every node: it keeps what the verifier knows of keys and revocations fresh."""
+
+from runtime.context import Context
+from runtime.errors import ServiceError
+from runtime.handlers import every, subscribes
+from runtime.identity import SessionsRevoked, Verifier, identity
+from runtime.messages import Contract
+from runtime.service import Service
+
+_KEYS_SECONDS = 30.0
+
+
+class IdentityWatch(Service):
+    """Asks auth every few seconds for what was revoked, and sooner when it is nudged."""
+
+    contract = Contract("runtime")
+    calls = (identity,)
+
+    def __init__(self, verifier: Verifier, refresh_seconds: float) -> None:
+        self._verifier = verifier
+        self._refresh_seconds = refresh_seconds
+        self._asked_at = float("-inf")
+        self._keys_at = float("-inf")
+
+    @subscribes(broadcast=True)
+    async def on_sessions_revoked(self, signal: SessionsRevoked, ctx: Context) -> None:
+        if self._verifier.used:
+            await self._verifier.learn_revocations()
+
+    @every(seconds=0.5)
+    async def refresh(self, ctx: Context) -> None:
+        if not self._verifier.used:
+            return
+        now = self.clock.monotonic()
+        if now - self._asked_at >= self._refresh_seconds:
+            self._asked_at = now
+            await self._verifier.learn_revocations()
+        if now - self._keys_at >= _KEYS_SECONDS:
+            self._keys_at = now
+            try:
+                await self._verifier.learn_keys()
+            except ServiceError as error:
+                self.log.debug("the key set was not refreshed: %s", error)

@@ -1,0 +1,194 @@
+"""The auth service: users, sessions, and the tokens that every other service verifies by itself."""
+
+from collections import OrderedDict
+from typing import ClassVar
+
+from runtime import ANYONE, SERVICES, Context, Service, Struct, Transaction, every, handles, roles
+from runtime.identity import Keys, KeySet, Revocations, RevokedSessions, SessionsRevoked, TokenSettings
+from services.auth.keys import SigningKeys
+from services.auth.messages import (
+    ROLES,
+    ChangePassword,
+    EmailTaken,
+    GetMe,
+    Login,
+    Logout,
+    Refresh,
+    Register,
+    Role,
+    SessionEnded,
+    Tokens,
+    TooManyAttempts,
+    UnknownUser,
+    UpdateUser,
+    User,
+    UserRegistered,
+    WrongCredentials,
+    WrongPassword,
+    auth,
+)
+from services.auth.passwords import HashSettings, Passwords
+from services.auth.store import Session, Store
+
+_FAILURES = 10
+_WINDOW = 60.0
+
+
+class SeedUser(Struct):
+    """A user who is there from the start, with this role and password."""
+
+    __secret__: ClassVar = frozenset({"password"})
+
+    email: str
+    role: Role
+    password: str
+
+
+class AuthSettings(Struct):
+    """How auth behaves. Durations are in seconds."""
+
+    access_seconds: int = 600
+    """How long an access token lives; at most 900."""
+    session_seconds: int = 30 * 24 * 3600
+    """How long a session lasts without a new login."""
+    rotate_seconds: float = 30 * 24 * 3600
+    """How long a signing key serves."""
+    publish_lead_seconds: float = 60
+    """How long before its first use a new key is published."""
+    hashing: HashSettings = HashSettings()
+    tokens: TokenSettings = TokenSettings()
+    users: tuple[SeedUser, ...] = ()
+
+
+class Auth(Service):
+    """Logs users in. The only service that knows passwords and private keys."""
+
+    contract = auth
+
+    def __init__(self, settings: AuthSettings | None = None) -> None:
+        self.settings = settings or AuthSettings()
+        self.passwords = Passwords(self.settings.hashing)
+        self.failures: OrderedDict[str, list[float]] = OrderedDict()
+
+    async def on_start(self, ctx: Context) -> None:
+        self.store = Store(self.db, self.clock, self.chance)
+        self.keys = SigningKeys(self.db, self.clock, self.settings.publish_lead_seconds)
+        await self.keys.load()
+        for seed in self.settings.users:
+            await self._seed(seed)
+
+    async def _seed(self, seed: SeedUser) -> None:
+        known = await self.store.user_by_email(seed.email)
+        if known is not None and await self.passwords.matches(known[1], seed.password):
+            return
+        password_hash = await self.passwords.hash(seed.password)
+        async with self.db.transaction() as tx:
+            if known is None:
+                user = await self.store.add_user(tx, seed.email, password_hash, seed.email.partition("@")[0].title(), seed.role)
+                await tx.publish(UserRegistered(user.id, user.role))
+            else:
+                await self.store.set_password(tx, known[0].id, password_hash)
+
+    # Users
+
+    @handles(http="POST /users", status=201, allow=ANYONE, raises=(EmailTaken,))
+    async def register(self, message: Register, ctx: Context, tx: Transaction) -> User:
+        password_hash = await self.passwords.hash(message.password)
+        user = await self.store.add_user(tx, message.email, password_hash, message.name, "rider")
+        await tx.publish(UserRegistered(user.id, user.role))
+        return user
+
+    @handles(http="GET /users/me", allow=roles(*ROLES), raises=(UnknownUser,))
+    async def get_me(self, message: GetMe, ctx: Context) -> User:
+        user = await self.store.user(ctx.user.subject)
+        if user is None:
+            raise UnknownUser
+        return user
+
+    @handles(http="POST /users/me/password", status=204, allow=roles(*ROLES), raises=(WrongPassword,))
+    async def change_password(self, message: ChangePassword, ctx: Context, tx: Transaction) -> None:
+        password_hash = await self.store.password_hash(ctx.user.subject)
+        if not await self.passwords.matches(password_hash, message.old):
+            raise WrongPassword
+        await self.store.set_password(tx, ctx.user.subject, await self.passwords.hash(message.new))
+        await self.store.revoke_user(tx, ctx.user.subject)
+        await ctx.publish(SessionsRevoked())
+
+    @handles(http="PATCH /users/{id}", allow=roles("admin"), raises=(UnknownUser,))
+    async def update_user(self, message: UpdateUser, ctx: Context, tx: Transaction) -> User:
+        user = await self.store.update_user(tx, message.id, message.role, message.disabled)
+        if user is None:
+            raise UnknownUser
+        await self.store.revoke_user(tx, user.id)
+        await ctx.publish(SessionsRevoked())
+        return user
+
+    # Sessions
+
+    @handles(http="POST /sessions", status=201, allow=ANYONE, raises=(WrongCredentials, TooManyAttempts))
+    async def login(self, message: Login, ctx: Context, tx: Transaction) -> Tokens:
+        email = message.email.lower()
+        self._refuse_guessing(email)
+        known = await self.store.user_by_email(email)
+        matches = await self.passwords.matches(None if known is None else known[1], message.password)
+        if known is None or not matches or known[0].disabled:
+            self.failures.setdefault(email, []).append(self.clock.timestamp())
+            self.failures.move_to_end(email)
+            raise WrongCredentials
+        self.failures.pop(email, None)
+        sid, refresh_token = await self.store.begin_session(tx, known[0], self.settings.session_seconds)
+        return self._tokens(Session(sid, known[0]), refresh_token)
+
+    def _refuse_guessing(self, email: str) -> None:
+        now = self.clock.timestamp()
+        recent = [at for at in self.failures.get(email, ()) if at > now - _WINDOW]
+        if len(recent) >= _FAILURES:
+            raise TooManyAttempts(int(recent[0] + _WINDOW - now) + 1)
+        if email in self.failures:
+            self.failures[email] = recent
+        while len(self.failures) > 10_000:
+            self.failures.popitem(last=False)
+
+    @handles(http="POST /sessions/refresh", status=201, allow=ANYONE, raises=(SessionEnded,))
+    async def refresh(self, message: Refresh, ctx: Context) -> Tokens:
+        async with self.db.transaction() as tx:  # its own: a session that ends here ends although the answer is an error
+            renewed = await self.store.rotate(tx, message.refresh_token)
+        if renewed is None:
+            await ctx.publish(SessionsRevoked())
+            raise SessionEnded
+        return self._tokens(*renewed)
+
+    @handles(http="DELETE /sessions/current", status=204, allow=roles(*ROLES))
+    async def logout(self, message: Logout, ctx: Context, tx: Transaction) -> None:
+        await self.store.revoke_session(tx, ctx.user.session)
+        await ctx.publish(SessionsRevoked())
+
+    def _tokens(self, session: Session, refresh_token: str) -> Tokens:
+        now = int(self.clock.timestamp())
+        lifetime = min(self.settings.access_seconds, 900)
+        claims = {
+            "iss": self.settings.tokens.issuer,
+            "aud": self.settings.tokens.audience,
+            "sub": session.user.id,
+            "role": session.user.role,
+            "sid": session.sid,
+            "jti": str(self.chance.uuid7()),
+            "iat": now,
+            "exp": now + lifetime,
+        }
+        return Tokens(self.keys.sign(claims), refresh_token, "Bearer", lifetime)
+
+    # What the runtime asks
+
+    @handles(allow=ANYONE, idempotent=True)
+    async def key_set(self, message: KeySet, ctx: Context) -> Keys:
+        return self.keys.published()
+
+    @handles(allow=SERVICES, idempotent=True)
+    async def revocations(self, message: Revocations, ctx: Context) -> RevokedSessions:
+        return await self.store.revoked_since(message.version)
+
+    @every(seconds=60)
+    async def keep_house(self, ctx: Context) -> None:
+        await self.keys.rotate_if_older(self.settings.rotate_seconds)
+        await self.store.prune()

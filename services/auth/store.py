@@ -1,0 +1,151 @@
+"""Auth's tables: users, sessions, refresh tokens, revocations."""
+
+import hashlib
+import hmac
+from datetime import UTC, datetime
+
+from runtime import Chance, Clock, ConstraintError, Database, Row, Struct, Transaction
+from runtime.identity import MAX_LIFETIME, RevokedSession, RevokedSessions
+from services.auth.messages import EmailTaken, Role, User
+
+_GRACE = 10.0
+"""Seconds in which a refresh token that comes twice gets the same successor: two tabs, or a reply that was lost."""
+
+
+class Session(Struct):
+    """A login that lasts until it is revoked or expires."""
+
+    sid: str
+    user: User
+
+
+class Store:
+    """Reads through `db`; everything that changes takes the transaction that it belongs to."""
+
+    def __init__(self, db: Database, clock: Clock, chance: Chance) -> None:
+        self._db = db
+        self._clock = clock
+        self._chance = chance
+
+    # Users
+
+    async def add_user(self, tx: Transaction, email: str, password_hash: str, name: str, role: Role) -> User:
+        user = User(str(self._chance.uuid7()), email.lower(), name, role, False, self._clock.now())
+        try:
+            await tx.execute(
+                "INSERT INTO users (id, email, name, role, disabled, password_hash, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+                user.id, user.email, user.name, user.role, user.disabled, password_hash, user.created_at,
+            )  # fmt: skip
+        except ConstraintError:
+            raise EmailTaken from None
+        return user
+
+    async def user(self, user_id: str) -> User | None:
+        row = await self._db.fetch_one("SELECT * FROM users WHERE id = $1", user_id)
+        return None if row is None else _user(row)
+
+    async def user_by_email(self, email: str) -> tuple[User, str] | None:
+        """The user and the password's hash."""
+        row = await self._db.fetch_one("SELECT * FROM users WHERE email = $1", email.lower())
+        return None if row is None else (_user(row), row["password_hash"])
+
+    async def password_hash(self, user_id: str) -> str | None:
+        row = await self._db.fetch_one("SELECT password_hash FROM users WHERE id = $1", user_id)
+        return None if row is None else row["password_hash"]
+
+    async def set_password(self, tx: Transaction, user_id: str, password_hash: str) -> None:
+        await tx.execute("UPDATE users SET password_hash = $2 WHERE id = $1", user_id, password_hash)
+
+    async def update_user(self, tx: Transaction, user_id: str, role: Role | None, disabled: bool | None) -> User | None:
+        rows = await tx.fetch(
+            "UPDATE users SET role = COALESCE($2, role), disabled = COALESCE($3, disabled) WHERE id = $1 RETURNING *",
+            user_id,
+            role,
+            disabled,
+        )
+        return _user(rows[0]) if rows else None
+
+    # Sessions and refresh tokens
+
+    async def begin_session(self, tx: Transaction, user: User, lifetime: float) -> tuple[str, str]:
+        """A new session: its id and its first refresh token."""
+        sid, token = str(self._chance.uuid7()), self._chance.token()
+        expires = int(self._clock.timestamp() + lifetime)
+        await tx.execute(
+            "INSERT INTO sessions (sid, user_id, secret, expires, revoked) VALUES ($1, $2, $3, $4, $5)",
+            sid,
+            user.id,
+            self._chance.token(),
+            expires,
+            False,
+        )
+        await tx.execute("INSERT INTO refresh_tokens (hash, sid) VALUES ($1, $2)", _hash(token), sid)
+        return sid, token
+
+    async def rotate(self, tx: Transaction, token: str) -> tuple[Session, str] | None:
+        """The session of a refresh token, and the token's successor; None if it does not serve any more.
+
+        An old token that comes again after the grace period was stolen, by one of the two who had it: the session ends.
+        """
+        now = self._clock.timestamp()
+        row = await tx.fetch_one(
+            "SELECT s.sid, s.secret, s.expires, s.revoked, t.used_at, u.* FROM refresh_tokens t "
+            "JOIN sessions s ON s.sid = t.sid JOIN users u ON u.id = s.user_id WHERE t.hash = $1",
+            _hash(token),
+        )
+        if row is None or row["revoked"] or row["disabled"] or row["expires"] <= now:
+            return None
+        successor = hmac.new(row["secret"].encode(), token.encode(), hashlib.sha256).hexdigest()
+        if row["used_at"] is None:
+            await tx.execute("UPDATE refresh_tokens SET used_at = $2 WHERE hash = $1", _hash(token), now)
+            await tx.execute("INSERT INTO refresh_tokens (hash, sid) VALUES ($1, $2)", _hash(successor), row["sid"])
+        else:
+            next_one = await tx.fetch_one("SELECT used_at FROM refresh_tokens WHERE hash = $1", _hash(successor))
+            if now - row["used_at"] > _GRACE or next_one is None or next_one["used_at"] is not None:
+                await self.revoke_session(tx, row["sid"])
+                return None
+        return Session(row["sid"], _user(row)), successor
+
+    # Revocations
+
+    async def revoke_session(self, tx: Transaction, sid: str) -> None:
+        """Ends a session. Its access tokens are refused from now on, its refresh tokens do not serve any more."""
+        if not await tx.execute("UPDATE sessions SET revoked = $2 WHERE sid = $1 AND NOT revoked", sid, True):
+            return
+        until = int(self._clock.timestamp()) + MAX_LIFETIME
+        await tx.execute(
+            "INSERT INTO revocations (version, sid, until) VALUES ((SELECT COALESCE(MAX(version), 0) + 1 FROM revocations), $1, $2)",
+            sid,
+            until,
+        )
+
+    async def revoke_user(self, tx: Transaction, user_id: str) -> None:
+        """Ends all sessions of a user."""
+        for row in await tx.fetch("SELECT sid FROM sessions WHERE user_id = $1 AND NOT revoked", user_id):
+            await self.revoke_session(tx, row["sid"])
+
+    async def revoked_since(self, version: int) -> RevokedSessions:
+        rows = await self._db.fetch("SELECT version, sid, until FROM revocations WHERE version > $1 ORDER BY version", version)
+        now = self._clock.timestamp()
+        sessions = tuple(
+            RevokedSession(row["sid"], datetime.fromtimestamp(row["until"], UTC)) for row in rows if row["until"] > now
+        )
+        return RevokedSessions(rows[-1]["version"] if rows else version, sessions)
+
+    async def prune(self) -> None:
+        """Deletes sessions that have expired; the latest revocation stays, for its version."""
+        now = int(self._clock.timestamp())
+        async with self._db.transaction() as tx:
+            await tx.execute("DELETE FROM revocations WHERE until < $1 AND version < (SELECT MAX(version) FROM revocations)", now)
+            await tx.execute("DELETE FROM refresh_tokens WHERE sid IN (SELECT sid FROM sessions WHERE expires < $1)", now)
+            await tx.execute("DELETE FROM sessions WHERE expires < $1", now)
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _user(row: Row) -> User:
+    return User(
+        row["id"], row["email"], row["name"], row["role"], bool(row["disabled"]), datetime.fromisoformat(row["created_at"])
+    )

@@ -1,0 +1,96 @@
+"""What the wallet publishes: balances, the ledger's entries, and holds. Money is integer cents."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+from uuid import UUID
+
+from msgspec import Meta
+
+from runtime import Contract, Request, ServiceError, Struct
+
+wallet = Contract("wallet")
+
+Cents = Annotated[int, Meta(ge=1, le=1_000_000)]
+Limit = Annotated[int, Meta(ge=1, le=100)]
+
+
+class Balance(Struct):
+    """What a user has, and how much of it is held for rides under way."""
+
+    balance_cents: int
+    held_cents: int
+
+
+class Entry(Struct):
+    """One line of the ledger. The entries of a user sum to the balance; `cents` is negative for a charge."""
+
+    id: UUID
+    kind: Literal["top-up", "ride"]
+    cents: int
+    ride_id: str | None
+    at: datetime
+
+
+class Entries(Struct):
+    """A page of entries, the newest first. `next` is the cursor of the page that follows."""
+
+    items: tuple[Entry, ...]
+    next: str | None
+
+
+class HoldPlaced(Struct):
+    """Money that is set aside until it is settled or released."""
+
+    id: str
+
+
+@wallet.message
+class GetWallet(Request[Balance]):
+    """How much do I have?"""
+
+
+@wallet.message
+class TopUp(Request[Entry]):
+    """Put money into the wallet."""
+
+    amount_cents: Cents
+
+
+@wallet.message
+class ListEntries(Request[Entries]):
+    """What came and went?"""
+
+    cursor: UUID | None = None
+    limit: Limit = 50
+
+
+@wallet.message
+class Hold(Request[HoldPlaced]):
+    """Set money of the user's aside."""
+
+    cents: Cents
+
+
+@wallet.message
+class ReleaseHold(Request[None]):
+    """Give held money back. A hold that is gone already is no error."""
+
+    hold_id: str
+
+
+@wallet.message
+class Settle(Request[Entry]):
+    """Charge a user for a ride, and end its hold. The charge is made whether or not the hold still stands."""
+
+    user_id: str
+    hold_id: str
+    ride_id: str
+    cents: Cents
+
+
+@wallet.message
+class InsufficientFunds(ServiceError):
+    """There is too little money in the wallet."""
+
+    code, status = "insufficient-funds", 402
+    available_cents: int

@@ -1,0 +1,80 @@
+"""The wallet's ledger. Every change of a balance is an entry, and both are written by one transaction."""
+
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from runtime import Chance, Clock, Database, Row, Transaction
+from services.wallet.messages import Balance, Entries, Entry, InsufficientFunds
+
+
+class Store:
+    """Reads through `db`; everything that changes takes the transaction that it belongs to."""
+
+    def __init__(self, db: Database, clock: Clock, chance: Chance) -> None:
+        self._db = db
+        self._clock = clock
+        self._chance = chance
+
+    async def open_account(self, tx: Transaction, user_id: str) -> None:
+        await tx.execute(
+            "INSERT INTO accounts (user_id, balance_cents, held_cents) VALUES ($1, 0, 0) ON CONFLICT DO NOTHING", user_id
+        )
+
+    async def balance(self, user_id: str) -> Balance:
+        row = await self._db.fetch_one("SELECT balance_cents, held_cents FROM accounts WHERE user_id = $1", user_id)
+        return Balance(0, 0) if row is None else Balance(**row)
+
+    async def enter(
+        self, tx: Transaction, user_id: str, kind: Literal["top-up", "ride"], cents: int, ride_id: str | None = None
+    ) -> Entry:
+        """Adds an entry to the ledger, and its signed cents to the balance."""
+        entry = Entry(self._chance.uuid7(), kind, cents, ride_id, self._clock.now())
+        await self.open_account(tx, user_id)
+        await tx.execute(
+            "INSERT INTO entries (id, user_id, kind, cents, ride_id, at) VALUES ($1, $2, $3, $4, $5, $6)",
+            entry.id, user_id, entry.kind, entry.cents, entry.ride_id, entry.at,
+        )  # fmt: skip
+        await tx.execute("UPDATE accounts SET balance_cents = balance_cents + $2 WHERE user_id = $1", user_id, cents)
+        return entry
+
+    async def entry_of_ride(self, tx: Transaction, ride_id: str) -> Entry | None:
+        row = await tx.fetch_one("SELECT * FROM entries WHERE ride_id = $1", ride_id)
+        return None if row is None else _entry(row)
+
+    async def entries(self, user_id: str, cursor: UUID | None, limit: int) -> Entries:
+        """A page of a user's entries, the newest first."""
+        rows = await self._db.fetch(
+            "SELECT * FROM entries WHERE user_id = $1 AND ($2 IS NULL OR id < $2) ORDER BY id DESC LIMIT $3",
+            user_id,
+            cursor,
+            limit + 1,
+        )
+        more = str(rows[limit - 1]["id"]) if len(rows) > limit else None
+        return Entries(tuple(_entry(row) for row in rows[:limit]), more)
+
+    async def hold(self, tx: Transaction, user_id: str, cents: int) -> str:
+        """Sets money aside, if there is enough that is not held."""
+        held = await tx.execute(
+            "UPDATE accounts SET held_cents = held_cents + $2 WHERE user_id = $1 AND balance_cents - held_cents >= $2",
+            user_id,
+            cents,
+        )
+        if not held:
+            row = await tx.fetch_one("SELECT balance_cents - held_cents AS available FROM accounts WHERE user_id = $1", user_id)
+            raise InsufficientFunds(0 if row is None else row["available"])
+        hold_id = str(self._chance.uuid7())
+        await tx.execute(
+            "INSERT INTO holds (id, user_id, cents, at) VALUES ($1, $2, $3, $4)", hold_id, user_id, cents, self._clock.now()
+        )
+        return hold_id
+
+    async def release(self, tx: Transaction, hold_id: str) -> None:
+        """Ends a hold, if it stands."""
+        rows = await tx.fetch("DELETE FROM holds WHERE id = $1 RETURNING user_id, cents", hold_id)
+        for row in rows:
+            await tx.execute("UPDATE accounts SET held_cents = held_cents - $2 WHERE user_id = $1", row["user_id"], row["cents"])
+
+
+def _entry(row: Row) -> Entry:
+    return Entry(UUID(row["id"]), row["kind"], row["cents"], row["ride_id"], datetime.fromisoformat(row["at"]))

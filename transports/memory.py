@@ -1,0 +1,171 @@
+"""The in-memory transport: several nodes in one process, as if a network lay between them.
+
+Envelopes of one sender to one address arrive in order, each in a later turn of the event loop. Bodies are JSON text by
+default, as on every other transport; with `zero_copy` the messages themselves are handed over.
+"""
+
+import asyncio
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from runtime.envelope import Address, Envelope, Topic
+from runtime.manifest import Manifest
+from runtime.messages import Struct
+from runtime.transport import PeerUnreachable, Receiver, Traits, Transport, TransportError
+
+
+class MemorySettings(Struct):
+    """`zero_copy`: messages skip encoding, and with it validation. Safe, for they are deeply immutable."""
+
+    zero_copy: bool = False
+
+
+class MemoryNetwork:
+    """What the nodes of one process join. A transport made without one has it to itself."""
+
+    def __init__(self) -> None:
+        self.joined: dict[str, MemoryTransport] = {}
+        self._turns: dict[tuple[str, Topic | str], int] = {}
+
+    def __repr__(self) -> str:
+        return f"<MemoryNetwork {', '.join(self.joined)}>"
+
+    def turn(self, service: str, topic: Topic | str, nodes: list["MemoryTransport"]) -> "MemoryTransport":
+        """Whose turn it is among the nodes of a group."""
+        count = self._turns[service, topic] = self._turns.get((service, topic), -1) + 1
+        return nodes[count % len(nodes)]
+
+    def others(self, node: str) -> Iterator["MemoryTransport"]:
+        return (transport for transport in list(self.joined.values()) if transport.node != node)
+
+
+class MemoryTransport(Transport):
+    """One node's place in a `MemoryNetwork`."""
+
+    traits = Traits(vouches=True)
+
+    def __init__(self, network: MemoryNetwork | None = None, settings: MemorySettings | None = None) -> None:
+        self.node = ""
+        self.network = network or MemoryNetwork()
+        self.zero_copy = (settings or MemorySettings()).zero_copy
+        self._receiver: Receiver | None = None
+        self._manifests: dict[str, Manifest] = {}
+        self._listening: set[str] = set()
+        self._subscribed: dict[Topic, dict[str, bool]] = {}
+
+    def __repr__(self) -> str:
+        return f"<MemoryTransport {self.node or '-'} [{'CLOSED' if self._receiver is None else 'OPEN'}]>"
+
+    async def open(self, node: str, receiver: Receiver) -> None:
+        if self._receiver is not None or node in self.network.joined:
+            raise TransportError(f"{node} is open already: a transport serves one node")
+        self.node, self._receiver = node, receiver
+        self.network.joined[node] = self
+        for other in self.network.others(node):
+            for manifest in other._manifests.values():
+                self.later_joined(manifest)
+
+    async def close(self) -> None:
+        for manifest in list(self._manifests.values()):
+            await self.withdraw(manifest.address)
+        self._end()
+
+    def crash(self) -> None:
+        """Goes without a word: the others see its instances lost."""
+        addresses = [manifest.address for manifest in self._manifests.values()]
+        self._end()
+        for other in self.network.others(self.node):
+            for address in addresses:
+                other.later_left(address, lost=True)
+
+    def _end(self) -> None:
+        self.network.joined.pop(self.node, None)
+        self._receiver = None
+        self._manifests.clear()
+        self._listening.clear()
+        self._subscribed.clear()
+
+    async def listen(self, service: str) -> None:
+        self._listening.add(service)
+
+    async def subscribe(self, topic: Topic, service: str, *, broadcast: bool) -> None:
+        self._subscribed.setdefault(topic, {})[service] = broadcast
+
+    async def announce(self, manifest: Manifest) -> None:
+        self._opened()
+        self._manifests[manifest.service] = manifest
+        for transport in list(self.network.joined.values()):
+            transport.later_joined(manifest)
+
+    async def withdraw(self, address: Address) -> None:
+        if self._manifests.pop(address.service, None) is None:
+            return
+        self._listening.discard(address.service)
+        for services in self._subscribed.values():
+            services.pop(address.service, None)
+        for transport in list(self.network.joined.values()):
+            transport.later_left(address, lost=False)
+
+    async def unicast(self, to: Address, envelope: Envelope, sender: str) -> None:
+        self._opened()
+        peer = self.network.joined.get(to.node)
+        if peer is None:
+            raise PeerUnreachable(f"{to} is not there")
+        self._hand(peer, envelope, to.service, sender)
+
+    async def anycast(self, service: str, envelope: Envelope, sender: str) -> None:
+        self._opened()
+        able = [transport for transport in self.network.joined.values() if service in transport._listening]
+        if not able:
+            raise PeerUnreachable(f"nobody listens for {service}")
+        self._hand(self.network.turn(service, service, able), envelope, service, sender)
+
+    async def multicast(self, topic: Topic, envelope: Envelope, sender: str) -> None:
+        self._opened()
+        groups: dict[str, list[MemoryTransport]] = {}
+        for transport in self.network.joined.values():
+            for service, broadcast in transport.subscribers(topic):
+                if broadcast:
+                    self._hand(transport, envelope, service, sender)
+                else:
+                    groups.setdefault(service, []).append(transport)
+        for service, nodes in groups.items():
+            self._hand(self.network.turn(service, topic, nodes), envelope, service, sender)
+
+    def subscribers(self, topic: Topic) -> Iterable[tuple[str, bool]]:
+        """Who on this node takes a topic: those of its key, and those of all keys."""
+        found = dict(self._subscribed.get(topic, {}))
+        if topic.key != "-":
+            found |= self._subscribed.get(topic._replace(key="-"), {})
+        return found.items()
+
+    def _opened(self) -> None:
+        if self._receiver is None:
+            raise PeerUnreachable("this transport is closed")
+
+    def _hand(self, peer: "MemoryTransport", envelope: Envelope, service: str, sender: str) -> None:
+        asyncio.get_running_loop().call_soon(peer.take, msgspec.structs.replace(envelope, caller=sender), service)
+
+    def take(self, envelope: Envelope, service: str) -> None:
+        """An envelope has arrived."""
+        if self._receiver is not None:
+            self._receiver.receive(envelope, service)
+
+    def later_joined(self, manifest: Manifest) -> None:
+        """An instance is there; the receiver hears of it in a later turn of the loop, as of everything."""
+
+        def tell() -> None:
+            if self._receiver is not None:
+                self._receiver.joined(manifest)
+
+        asyncio.get_running_loop().call_soon(tell)
+
+    def later_left(self, address: Address, *, lost: bool) -> None:
+        """An instance is gone."""
+
+        def tell() -> None:
+            if self._receiver is not None:
+                self._receiver.left(address, lost=lost)
+
+        asyncio.get_running_loop().call_soon(tell)
