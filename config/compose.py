@@ -1,5 +1,7 @@
 """The composition root: which services run, on which transport, with which databases."""
 
+import importlib
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,59 +16,78 @@ from services.auth.service import Auth
 from services.wallet.service import Wallet
 from transports.memory import MemoryTransport
 
-CATALOGUE: dict[str, Callable[[Settings], Callable[[], Service]]] = {
-    "auth": lambda settings: partial(Auth, settings.auth),
-    "wallet": lambda _: Wallet,
-    "gateway": lambda settings: partial(Gateway, settings.gateway),
-}
-"""Every service that can be run, and how it is made from the settings. The gateway comes last: it starts when the others are there."""
+Factory = Callable[[], Service]
 
 
 class UnknownService(CallboardError):
     """There is no service of this name."""
 
 
-def chosen(names: Sequence[str]) -> list[str]:
-    """The catalogue's names of the services asked for, in starting order; all of them if none is.
+def catalogue(settings: Settings) -> dict[str, Factory]:
+    """Every service that can be run, by its contract's name; the gateway last, for it starts when the others are there.
+
+    Raises:
+        UnknownService: a class that `services` names cannot be imported, or is no service.
+    """
+    found: dict[str, Factory] = {"auth": partial(Auth, settings.auth), "wallet": Wallet}
+    for place in settings.services:
+        cls = _imported(place)
+        found[cls.contract.name] = cls
+    found["gateway"] = partial(Gateway, settings.gateway)
+    return found
+
+
+def _imported(place: str) -> type[Service]:
+    module, colon, name = place.partition(":")
+    if not colon:
+        raise UnknownService(f"services: {place!r}: expected package.module:Class")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as `python -m` would: services stand in the working folder
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UnknownService(f"services: {place!r} cannot be imported: {error}") from error
+    if not isinstance(found, type) or not issubclass(found, Service):
+        raise UnknownService(f"services: {place!r} is no Service class")
+    return found
+
+
+def chosen(settings: Settings, names: Sequence[str]) -> dict[str, Factory]:
+    """The services asked for, in starting order; all of them if none is.
 
     Raises:
         UnknownService: a name is not in the catalogue.
     """
+    known = catalogue(settings)
     for name in names:
-        if name not in CATALOGUE:
-            raise UnknownService(f"no service is called {name!r}: choose from {', '.join(CATALOGUE)}")
-    return [name for name in CATALOGUE if not names or name in names]
+        if name not in known:
+            raise UnknownService(f"no service is called {name!r}: choose from {', '.join(known)}")
+    return {name: factory for name, factory in known.items() if not names or name in names}
 
 
 def node(settings: Settings, names: Sequence[str] = (), *, name: str = "node") -> Node:
     """A node with the services asked for."""
-    factories = [CATALOGUE[service](settings) for service in chosen(names)]
+    factories = list(chosen(settings, names).values())
     return Node(factories, transport(settings), name=name, databases=databases(settings), settings=settings.node)
 
 
 def transport(settings: Settings) -> Transport:
+    """The transport that the settings choose."""
     return MemoryTransport(settings=settings.transport.memory)
 
 
 def databases(settings: Settings) -> Callable[[str], Database]:
-    """Gives each service the file of its own."""
-    folder = Path(settings.database.folder)
+    """Gives each service the database of its own."""
 
     def database(service: str) -> Database:
-        from runtime.storage.sqlite import SqliteDatabase
+        from runtime.storage.sqlite import SqliteFolder
 
-        try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as error:
-            raise CallboardError(
-                f"{folder}: cannot be made ({error.strerror}): choose another folder with CALLBOARD_DATABASE__FOLDER"
-            ) from error
-        return SqliteDatabase(folder / f"{service}.sqlite", durable=settings.database.durable)
+        return SqliteFolder(Path(settings.database.folder), durable=settings.database.durable)(service)
 
     return database
 
 
 def manifests(settings: Settings, names: Sequence[str] = ()) -> list[Manifest]:
     """What the services would announce, without running any."""
-    services = [CATALOGUE[name](settings)() for name in chosen(names)]
+    services = [factory() for factory in chosen(settings, names).values()]
     return [describe(type(service), Address(service.definition.contract.name, "-"), "-") for service in services]

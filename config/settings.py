@@ -42,6 +42,8 @@ class DevSettings(Struct):
 class Settings(Struct):
     """All settings. `CALLBOARD_<SECTION>__<KEY>` sets each of them from the environment."""
 
+    services: tuple[str, ...] = ()
+    """More services than the reference system's, as `package.module:Class`."""
     node: NodeSettings = NodeSettings()
     transport: TransportSettings = TransportSettings()
     database: DatabaseSettings = DatabaseSettings()

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from runtime.access import ANYONE
 from runtime.caller import Caller
@@ -26,6 +26,8 @@ from runtime.tasks import finish
 from runtime.telemetry import Metrics
 from runtime.transport import Transport
 from runtime.watch import IdentityWatch
+
+S = TypeVar("S", bound=Service)
 
 Databases = Callable[[str], Database]
 """Gives a service's own database by the service's name."""
@@ -74,6 +76,10 @@ class Node:
 
     def __repr__(self) -> str:
         return f"<Node {self.id}: {', '.join(s.name for s in self.supervised[1:])}>"
+
+    def service(self, cls: type[S]) -> S | None:
+        """The running service of a class on this node, if there is one."""
+        return next((one.service for one in self.supervised if isinstance(one.service, cls)), None)
 
     @property
     def registry(self) -> Registry:

@@ -16,10 +16,10 @@ from config import compose
 from config.cli.common import loaded, run_loop, set_up_logging, with_config
 from config.cli.run import until_told
 from config.settings import Settings
-from gateway.service import free_port
+from gateway.service import Gateway, free_port
 from runtime import CallboardError
 from services.auth.messages import Role
-from services.auth.service import SeedUser
+from services.auth.service import Auth, SeedUser
 
 _USERS: dict[str, Role] = {"rider@example.com": "rider", "operator@example.com": "operator", "admin@example.com": "admin"}
 _CHILD = "_CALLBOARD_DEV_CHILD"
@@ -27,17 +27,18 @@ _WATCHED = ("runtime", "services", "transports", "gateway", "config")
 
 
 @click.command("dev")
+@click.argument("names", metavar="[SERVICE…]", nargs=-1)
 @click.option("--fresh", is_flag=True, help="Begin with empty databases.")
 @click.option("--debug", is_flag=True, help="For a debugger: deadlines do not run, and nothing restarts.")
 @click.option("--no-reload", is_flag=True, help="Do not start anew when code changes.")
 @with_config
-def dev_command(fresh: bool, debug: bool, no_reload: bool, config_file: Path | None) -> None:
-    """Run everything in one process. Stop it with Ctrl-C."""
+def dev_command(names: tuple[str, ...], fresh: bool, debug: bool, no_reload: bool, config_file: Path | None) -> None:
+    """Run everything (or the services named) in one process. Stop it with Ctrl-C."""
     if os.environ.get(_CHILD) is None and not debug and not no_reload:
         sys.exit(_supervise())
     settings = _prepared(loaded(config_file).settings, fresh and os.environ.get(_CHILD) != "again", debug)
     set_up_logging(settings)
-    run_loop(_serve(settings), debug=debug)
+    run_loop(_serve(settings, names), debug=debug)
 
 
 def _prepared(settings: Settings, fresh: bool, debug: bool) -> Settings:
@@ -81,17 +82,17 @@ def _kept_password(folder: Path) -> str:
     return password
 
 
-async def _serve(settings: Settings) -> None:
-    async with compose.node(settings, name="dev") as node:
-        gateway = next(supervised.service for supervised in node.supervised if supervised.name == "gateway")
-        _welcome(settings, gateway.port)  # type: ignore[attr-defined]
+async def _serve(settings: Settings, names: tuple[str, ...]) -> None:
+    async with compose.node(settings, names, name="dev") as node:
+        gateway = node.service(Gateway)
+        if gateway is not None:
+            _welcome(settings, gateway.port, users=node.service(Auth) is not None)
         await until_told(node)
 
 
-def _welcome(settings: Settings, port: int) -> None:
+def _welcome(settings: Settings, port: int, users: bool) -> None:
     host = f"[{settings.gateway.host}]" if ":" in settings.gateway.host else settings.gateway.host
     url = f"http://{host}:{port}"
-    login = f"""'{{"email":"rider@example.com","password":"{settings.dev.password}"}}'"""
     click.echo(
         f"""
   Callboard is up, in one process.
@@ -100,9 +101,13 @@ def _welcome(settings: Settings, port: int) -> None:
     Docs       {url}/docs
     OpenAPI    {url}/openapi.json
     Health     {url}/healthz  {url}/readyz  {url}/metrics
-    Data       {settings.database.folder}/  (make dev ARGS=--fresh empties it)
-
-  Log in as {", ".join(_USERS)}
+    Data       {settings.database.folder}/  (--fresh begins with empty databases)
+"""
+    )
+    if users:
+        login = f"""'{{"email":"rider@example.com","password":"{settings.dev.password}"}}'"""
+        click.echo(
+            f"""  Log in as {", ".join(_USERS)}
   with the password {settings.dev.password}
 
   Try this:
@@ -110,10 +115,9 @@ def _welcome(settings: Settings, port: int) -> None:
     TOKEN=$(curl -s {url}/sessions -H 'Content-Type: application/json' -d {login} | sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/')
     curl -s {url}/wallet/top-ups -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' -d '{{"amount_cents":2000}}'
     curl -s {url}/wallet -H "Authorization: Bearer $TOKEN"
-
-  Stop with Ctrl-C.
 """
-    )
+        )
+    click.echo("  Stop with Ctrl-C.\n")
 
 
 def _supervise() -> int:

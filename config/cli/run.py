@@ -18,7 +18,7 @@ from runtime import Node
 def run_command(names: tuple[str, ...], config_file: Path | None) -> None:
     """Run one or more services in this process until SIGTERM or Ctrl-C."""
     settings = loaded(config_file).settings
-    compose.chosen(names)
+    compose.chosen(settings, names)
     set_up_logging(settings)
     run_loop(serve(settings, names))
 
@@ -30,7 +30,7 @@ async def serve(settings: Settings, names: tuple[str, ...]) -> None:
         Crashed: a service failed too often.
     """
     async with compose.node(settings, names, name="-".join(names)[:40]) as node:
-        node.environment.log.info("%s: %s", node.id, ", ".join(compose.chosen(names)))
+        node.environment.log.info("%s: %s", node.id, ", ".join(compose.chosen(settings, names)))
         await until_told(node)
 
 

@@ -1,0 +1,1 @@
+"""Storage: a service's own database, and what the runtime keeps in it."""

@@ -210,6 +210,25 @@ class SqliteDatabase(Database):
         return False
 
 
+class SqliteFolder:
+    """Gives each service a database of its own: `<folder>/<service>.sqlite`. What a `Node` takes as `databases=`.
+
+    Raises:
+        DatabaseError: when asked, the folder cannot be made.
+    """
+
+    def __init__(self, folder: Path | str, *, durable: bool = True) -> None:
+        self._folder = Path(folder)
+        self._durable = durable
+
+    def __call__(self, service: str) -> SqliteDatabase:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise DatabaseError(f"{self._folder}: the folder cannot be made: {error.strerror}") from error
+        return SqliteDatabase(self._folder / f"{service}.sqlite", durable=self._durable)
+
+
 class _Group:
     """Transactions that share one COMMIT; `size` counts those that have ended well."""
 
