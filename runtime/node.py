@@ -128,6 +128,11 @@ class Node:
         for task in done:
             task.result()
 
+    @property
+    def crashed(self) -> bool:
+        """Whether a service has ended by itself: the node cannot go on."""
+        return any(task.done() for task in self._running.values())
+
     async def stop(self) -> None:
         """Drains and stops the services, the last started first, and leaves the network. Calling it twice is harmless."""
         for name, task in reversed(self._running.items()):

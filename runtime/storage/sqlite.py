@@ -135,10 +135,13 @@ class SqliteDatabase(Database):
             try:
                 await turn
             except asyncio.CancelledError:
-                if not turn.cancelled() and self._group is not None:
-                    await finish(self._pass_on(self._group))
+                if not turn.cancelled():  # it has the turn already
+                    await finish(self._pass_on(self._entered()))
                 raise
         self._busy = True
+        return self._entered()
+
+    def _entered(self) -> "_Group":
         if self._group is None:
             self._group = _Group()
         return self._group
@@ -281,7 +284,10 @@ class _SqliteTransaction(Transaction):
     async def commit(self) -> None:
         """Ends the transaction well. One that ran no statement and has nothing to write costs nothing."""
         if self._group is None and (self._guard is not None or self.final):
-            await self._run(_nothing)
+            try:
+                await self._run(_nothing)
+            except (DatabaseError, Superseded) as error:
+                self._lost = error
         self._ended = True
         if self._group is not None:
             if self._lost is not None:

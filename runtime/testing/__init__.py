@@ -1,6 +1,6 @@
 """For whoever writes services and transports: the conformance kit, and faults to test with."""
 
 from runtime.testing.conformance import ConformanceError, Kit, check_transport, eventually
-from runtime.testing.faults import Crash, CrashPoints, Faults, FaultyTransport
+from runtime.testing.faults import Crash, CrashingDatabase, CrashPoints, Faults, FaultyTransport
 
-__all__ = ["ConformanceError", "Crash", "CrashPoints", "Faults", "FaultyTransport", "Kit", "check_transport", "eventually"]
+__all__ = ["ConformanceError", "Crash", "CrashPoints", "CrashingDatabase", "Faults", "FaultyTransport", "Kit", "check_transport", "eventually"]

@@ -2,11 +2,14 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
 
 from runtime.envelope import Address, Envelope, Topic
 from runtime.manifest import Manifest
 from runtime.messages import Struct
+from runtime.storage.database import Database, Guard, Row, Transaction
 from runtime.transport import PeerUnreachable, Receiver, Traits, Transport
 
 
@@ -98,7 +101,7 @@ class Crash(BaseException):
 
 
 class CrashPoints:
-    """Crashes a service's database at a chosen place: `arm("before commit")` or `arm("after commit")`."""
+    """Places where a crash can be armed. `CrashingDatabase` visits `before commit` and `after commit`."""
 
     def __init__(self) -> None:
         self._armed: dict[str, int] = {}
@@ -119,3 +122,34 @@ class CrashPoints:
             return
         del self._armed[place]
         raise Crash(place)
+
+
+class CrashingDatabase(Database):
+    """Another database that crashes where its crash points say."""
+
+    def __init__(self, inner: Database, points: CrashPoints) -> None:
+        self._inner = inner
+        self._points = points
+
+    async def open(self) -> None:
+        await self._inner.open()
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+    @asynccontextmanager
+    async def transaction(self, guard: Guard | None = None) -> AsyncGenerator[Transaction, None]:
+        async with self._inner.transaction(guard) as tx:
+            yield tx
+            self._points.visit("before commit")
+        self._points.visit("after commit")
+
+    async def execute(self, sql: str, *params: Any) -> int:
+        async with self.transaction() as tx:
+            return await tx.execute(sql, *params)
+
+    async def fetch(self, sql: str, *params: Any) -> list[Row]:
+        return await self._inner.fetch(sql, *params)
+
+    async def script(self, statements: str) -> None:
+        await self._inner.script(statements)

@@ -1,0 +1,28 @@
+"""Fixtures for all tests."""
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from tests.stage import STAGES, Stage
+
+
+@pytest.fixture(params=STAGES)
+async def stage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Stage, None]:
+    """Every stage in turn."""
+    made = Stage(request.param, tmp_path)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+@pytest.fixture
+async def one_node(tmp_path: Path) -> AsyncGenerator[Stage, None]:
+    """One node with encoding, for what cannot differ between stages."""
+    made = Stage("one-node-serialized", tmp_path)
+    try:
+        yield made
+    finally:
+        await made.close()

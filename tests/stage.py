@@ -1,0 +1,65 @@
+"""The stages on which the same test plays: one node or several, with and without encoding."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+
+from runtime import Context, Contract, Node, NodeSettings, Service
+from runtime.storage.sqlite import SqliteFolder
+from runtime.testing import eventually
+from transports.memory import MemoryNetwork, MemorySettings, MemoryTransport
+
+STAGES = ("one-node-zero-copy", "one-node-serialized", "apart-zero-copy", "apart-serialized")
+
+S = TypeVar("S", bound=Service)
+
+Factory = Callable[[], Service]
+
+
+class Stage:
+    """Runs services on one node (`one-node`), or each on a node of its own (`apart`)."""
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        self.apart = kind.startswith("apart")
+        self.zero_copy = kind.endswith("zero-copy")
+        self.folder = folder
+        self.nodes: list[Node] = []
+        self._network = MemoryNetwork()
+        self._stack = AsyncExitStack()
+
+    async def play(self, *services: Factory, **settings: Any) -> None:
+        """Starts the services, and waits until every node sees all of them."""
+        for group in [[service] for service in services] if self.apart else [list(services)]:
+            self.nodes.append(await self._stack.enter_async_context(self._node(group, settings)))
+        names = [supervised.name for node in self.nodes for supervised in node.supervised]
+        for node in self.nodes:
+            await node.registry.wait_for(*names)
+
+    def _node(self, services: Sequence[Factory], settings: dict[str, Any]) -> Node:
+        transport = MemoryTransport(self._network, MemorySettings(zero_copy=self.zero_copy))
+        return Node(services, transport, databases=SqliteFolder(self.folder, durable=False), settings=NodeSettings(**settings))
+
+    async def client(self, *calls: Contract, name: str = "test", token: str | None = None, **settings: Any) -> Context:
+        """A context that asks these contracts' services: on the same node, or on one of its own."""
+        if self.apart:
+            node = await self._stack.enter_async_context(self._node([], settings))
+            names = {supervised.name for other in self.nodes for supervised in other.supervised}
+            await node.registry.wait_for(*names)
+        else:
+            node = self.nodes[0]
+        return node.client(name, calls, token=token)
+
+    def node_of(self, service: str) -> Node:
+        """The node that hosts a service."""
+        return next(node for node in self.nodes if any(one.name == service for one in node.supervised))
+
+    def service(self, cls: type[S]) -> S:
+        """The running service of a class."""
+        return next(found for node in self.nodes if (found := node.service(cls)) is not None)
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+
+
+__all__ = ["STAGES", "Stage", "eventually"]
