@@ -10,9 +10,10 @@ from runtime.context import Context
 from runtime.endpoint import Endpoint, encode
 from runtime.envelope import Address, Envelope, Head
 from runtime.environment import Environment
-from runtime.errors import DeadlineExceeded, Draining, NoInstance, Overloaded, ServiceError, UnknownRequest
+from runtime.errors import DeadlineExceeded, Draining, InstanceLost, NoInstance, Overloaded, ServiceError, UnknownRequest
 from runtime.instance import Instance
 from runtime.manifest import Manifest
+from runtime.tasks import finish
 from runtime.transport import TransportError
 
 _Work = tuple[str, str]
@@ -28,6 +29,7 @@ class Inbound:
         self._caller = caller
         self._running: dict[_Work, asyncio.Task[None]] = {}
         self._cancelled: dict[_Work, float] = {}
+        self._stopping = False
         environment.metrics.gauge("requests_running", lambda: len(self._running))
 
     def receive(self, envelope: Envelope, to: str) -> None:
@@ -58,7 +60,8 @@ class Inbound:
         """An instance is gone."""
         if self._environment.registry.leave(address) and lost:
             self._environment.metrics.count("instances_lost_total", service=address.service)
-        self._caller.lost(address)
+        if lost:  # one that withdraws still answers what it has begun
+            self._caller.lost(address)
 
     def _request(self, envelope: Envelope, to: str) -> None:
         instance = self.instances.get(to)
@@ -96,6 +99,10 @@ class Inbound:
             await self._answer(envelope, instance.name, "error", error.data())
         except TimeoutError:
             await self._answer(envelope, instance.name, "error", DeadlineExceeded(instance.name).data())
+        except asyncio.CancelledError:
+            if self._stopping:
+                await finish(self._answer(envelope, instance.name, "error", InstanceLost(instance.name).data()))
+            raise
         else:
             await self._answer(envelope, instance.name, "reply", reply)
 
@@ -140,7 +147,8 @@ class Inbound:
             self._environment.metrics.count("hints_malformed_total")
 
     async def cancel_all(self) -> None:
-        """Cancels what is under way, and waits for its end."""
+        """Cancels what is under way, tells those who wait, and returns when all of it has ended."""
+        self._stopping = True
         tasks = list(self._running.values())
         for task in tasks:
             task.cancel()

@@ -49,7 +49,10 @@ class Receiver(Protocol):
         """An instance is there, or announces itself anew. This node's own instances are told of too."""
 
     def left(self, address: Address, *, lost: bool) -> None:
-        """An instance is gone: `lost` if it went without a word. Requests to it will not be answered any more."""
+        """An instance is gone. One that withdrew still answers what it has begun; one that is `lost` will not.
+
+        An instance may first withdraw and then, still busy, be lost: both are told.
+        """
 
 
 class Transport(ABC):

@@ -51,6 +51,7 @@ class MemoryTransport(Transport):
         self.zero_copy = (settings or MemorySettings()).zero_copy
         self._receiver: Receiver | None = None
         self._manifests: dict[str, Manifest] = {}
+        self._withdrawn: set[Address] = set()
         self._listening: set[str] = set()
         self._subscribed: dict[Topic, dict[str, bool]] = {}
 
@@ -73,7 +74,7 @@ class MemoryTransport(Transport):
 
     def crash(self) -> None:
         """Goes without a word: the others see its instances lost."""
-        addresses = [manifest.address for manifest in self._manifests.values()]
+        addresses = {manifest.address for manifest in self._manifests.values()} | self._withdrawn
         self._end()
         for other in self.network.others(self.node):
             for address in addresses:
@@ -83,6 +84,7 @@ class MemoryTransport(Transport):
         self.network.joined.pop(self.node, None)
         self._receiver = None
         self._manifests.clear()
+        self._withdrawn.clear()
         self._listening.clear()
         self._subscribed.clear()
 
@@ -95,12 +97,14 @@ class MemoryTransport(Transport):
     async def announce(self, manifest: Manifest) -> None:
         self._opened()
         self._manifests[manifest.service] = manifest
+        self._withdrawn.discard(manifest.address)
         for transport in list(self.network.joined.values()):
             transport.later_joined(manifest)
 
     async def withdraw(self, address: Address) -> None:
         if self._manifests.pop(address.service, None) is None:
             return
+        self._withdrawn.add(address)
         self._listening.discard(address.service)
         for services in self._subscribed.values():
             services.pop(address.service, None)

@@ -93,7 +93,7 @@ class Once:
 
         Raises:
             KeyReused: the key was used with another body.
-            ServiceError: the handler's answer, stored like a reply unless it is retryable.
+            ServiceError: the handler's answer, stored like a reply unless it is retryable or the runtime's own.
         """
         digest = hashlib.sha256(body).hexdigest()
         guard = Guard(
@@ -111,7 +111,7 @@ class Once:
             except Superseded:
                 overtaken = True
             except ServiceError as error:
-                if not error.retryable:
+                if _is_answer(error):
                     await self._database.execute(
                         "INSERT INTO callboard_once (caller, subject, request, key, digest, state, attempt, owner, lease, answer) "
                         "VALUES ($1, $2, $3, $4, $5, 'error', 1, $6, $7, $8) ON CONFLICT DO NOTHING",
@@ -145,7 +145,7 @@ class Once:
             except Superseded:
                 self._log.warning("attempt %d at %s was overtaken: its claim was over", claim.attempt, scope.request)
             except ServiceError as error:
-                await self._settle(claim, None if error.retryable else error)
+                await self._settle(claim, error if _is_answer(error) else None)
                 raise
             except BaseException:
                 await self._settle(claim, None)
@@ -229,6 +229,11 @@ def _answer(row: Row, digest: str) -> Answer | None:
     if row["digest"] != digest:
         raise KeyReused
     return Answer(row["state"], row["answer"]) if row["state"] in ("reply", "error") else None
+
+
+def _is_answer(error: ServiceError) -> bool:
+    """Whether an error is a service's own answer, which asking again would not change."""
+    return not error.retryable and error.contract != "callboard"
 
 
 def _text(value: Any) -> str:
