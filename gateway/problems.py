@@ -42,7 +42,7 @@ def of_error(error: ServiceError, request_id: str) -> tuple[int, Headers, bytes]
     headers: Headers = []
     if data.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    if data.status in (429, 503):
+    if "retry_after" in fields or data.status == 503:
         headers.append((b"retry-after", str(fields.get("retry_after", 1)).encode()))
     extra = _own(data, fields) if data.contract == "callboard" else fields
     return _answer(data.status, data.contract, data.code, data.title, request_id, extra, headers)

@@ -35,7 +35,7 @@ from runtime.identity import Identity, TokenSettings
 from runtime.messages import Contract, Event, Request, Signal, Struct
 from runtime.node import Node
 from runtime.service import Service
-from runtime.storage.database import ConstraintError, Database, DatabaseError, Row, Transaction
+from runtime.storage.database import ConstraintError, Database, DatabaseError, Row, StatementError, Transaction
 from runtime.supervisor import Crashed
 from runtime.transport import Receiver, Traits, Transport
 
@@ -80,6 +80,7 @@ __all__ = [
     "Service",
     "ServiceError",
     "Signal",
+    "StatementError",
     "Struct",
     "TokenSettings",
     "Traits",

@@ -61,7 +61,7 @@ class Context:
     def __repr__(self) -> str:
         return f"<Context of {self.host.name}, called by {self.caller or 'nobody'}>"
 
-    async def request(self, message: Request[R], *, timeout: float | None = None) -> R:
+    async def request(self, message: Request[R], *, timeout: float | None = None, key: str | None = None) -> R:
         """Asks another service and waits for its reply.
 
         The handler runs at most once; what remains of this handler's deadline is the callee's budget. Whoever stops
@@ -69,6 +69,7 @@ class Context:
 
         Args:
             timeout: seconds to wait at most, within what remains here.
+            key: the idempotency key of a `once` request; by default one is drawn, or derived from this handler's own.
 
         Raises:
             ServiceError: the callee's own answer, as the class that its contract defines.
@@ -81,10 +82,11 @@ class Context:
             route is None
             or self.work is not None
             or timeout is not None
+            or key is not None
             or route.mailbox.running >= route.mailbox.limit
             or (route.checks_user and self.token is not None)
         ):
-            reply: R = await self.host.request(self, message, timeout, None)
+            reply: R = await self.host.request(self, message, timeout, key)
             return reply
         # The quick way, for a handler in this process that needs no transaction, no key and no look at the user. It runs
         # in the caller's own task, up to its first real wait without any timer.
@@ -137,9 +139,11 @@ class Context:
 
     @property
     def user(self) -> Identity:
-        """The same where `allow=roles(…)` has made sure that there is one."""
+        """The user whose token came with the message, where `allow=roles(…)` has made sure that there is one."""
         if self.identity is None:
-            raise UsageError("nobody is logged in here: ctx.user is for handlers whose allow= asks for a role")
+            raise UsageError(
+                "no user's token came with this message: where allow= lets services in too, look at ctx.identity, which may be None, and ctx.caller"
+            )
         return self.identity
 
     @property

@@ -6,22 +6,28 @@ from typing import Any
 import msgspec
 
 from runtime.envelope import Envelope
-from runtime.errors import Invalid, Violation
+from runtime.errors import CallboardError, Invalid, Violation
 from runtime.handlers import Handler
 from runtime.rest import RestDecoder, decode_json
 
 encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
 
 
+class WrongReply(CallboardError):
+    """A handler returned something else than its contract says."""
+
+
 class Endpoint:
     """One handler, ready to run."""
 
-    __slots__ = ("_decoder", "_rest", "handler", "method", "name", "reply")
+    __slots__ = ("_decoder", "_rest", "handler", "method", "name", "place", "reply")
 
     def __init__(self, handler: Handler, method: Callable[..., Awaitable[Any]]) -> None:
         self.handler = handler
         self.name = handler.spec.full_name
         self.method = method
+        self.place = getattr(method, "__qualname__", handler.name)
+        """Class and method, for logs."""
         self._decoder = msgspec.json.Decoder(handler.spec.cls)
         self._rest = None if handler.http is None else RestDecoder(handler.spec.cls, handler.http)
         self.reply: msgspec.json.Decoder[Any] = msgspec.json.Decoder(handler.spec.reply)
@@ -45,6 +51,27 @@ class Endpoint:
         """The message in a REST request's parts. Raises like `message`."""
         assert self._rest is not None, "the gateway routes only to handlers with a route"
         return self._rest(params, body)
+
+    def check(self, reply: Any, *, quickly: bool) -> None:
+        """Looks whether the handler returned what its contract says, before anything is committed.
+
+        Args:
+            quickly: at the class alone, not at the fields.
+
+        Raises:
+            WrongReply: it did not.
+        """
+        expected = self.handler.spec.reply
+        if expected is None or isinstance(expected, type):
+            if isinstance(reply, type(None) if expected is None else expected):
+                if quickly:
+                    return
+            else:
+                raise WrongReply(f"{self.place} returned {reply!r:.100}, expected {getattr(expected, '__name__', expected)}")
+        try:
+            self.copy_reply(reply)
+        except (msgspec.MsgspecError, TypeError, ValueError) as error:
+            raise WrongReply(f"{self.place} returned {reply!r:.100}, which does not fit {expected}: {error}") from None
 
     def copy(self, message: Any) -> Any:
         """The message as it would arrive across a network."""

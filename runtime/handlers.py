@@ -64,6 +64,8 @@ class Timer(msgspec.Struct, frozen=True, eq=False):
 
 
 def handles(
+    function: Any = None,
+    /,
     *,
     allow: Allow | None = None,
     http: str | None = None,
@@ -90,16 +92,27 @@ def handles(
     """
 
     def mark(function: F) -> F:
-        if allow is None:
+        if not isinstance(allow, Allow):
             raise DefinitionError(
                 f"{function.__qualname__}: say who may call, as @handles(allow=roles('rider')): "
-                "ANYONE, roles(…), services(…) or SERVICES"
+                f"ANYONE, roles(…), services(…) or SERVICES, not {allow!r}"
             )
+        if not isinstance(raises, tuple) or not all(
+            isinstance(error, type) and issubclass(error, ServiceError) for error in raises
+        ):
+            raise DefinitionError(
+                f"{function.__qualname__}: raises={raises!r}: expected a tuple of ServiceError classes, as raises=(TooRude,)"
+            )
+        for error in raises:
+            if "code" not in vars(error) or (error.contract == "callboard" and error.__module__ != ServiceError.__module__):
+                raise DefinitionError(
+                    f"{function.__qualname__}: {error.__qualname__} belongs to no contract: decorate it with @contract.message"
+                )
         setattr(function, _MARK, _Handles(allow, http, status, once, idempotent, key, raises))
         return function
 
-    if callable(allow):
-        raise DefinitionError(f"{allow.__qualname__}: @handles needs arguments, at least allow=")
+    if function is not None:
+        mark(function)  # bare, without arguments: says what is missing
     return mark
 
 
@@ -125,15 +138,17 @@ def subscribes(function: Any = None, /, *, broadcast: bool = False, attempts: in
     return mark if function is None else mark(function)
 
 
-def every(*, seconds: float) -> Callable[[F], F]:
+def every(function: Any = None, /, *, seconds: float = 0) -> Callable[[F], F]:
     """Runs a method `async def name(self, ctx: Context) -> None` again and again, `seconds` after it last returned."""
 
     def mark(function: F) -> F:
         if seconds <= 0:
-            raise DefinitionError(f"{function.__qualname__}: seconds={seconds}: expected more than 0")
+            raise DefinitionError(f"{function.__qualname__}: seconds={seconds}: expected more than 0, as @every(seconds=30)")
         setattr(function, _MARK, _Every(seconds))
         return function
 
+    if function is not None:
+        mark(function)
     return mark
 
 

@@ -100,6 +100,8 @@ class TokenSettings(Struct):
     audience: str = "callboard"
     refresh_seconds: float = 2.0
     """How often each node asks for new revocations."""
+    keys_seconds: float = 30.0
+    """How often each node asks for new keys; shorter than the time between a key's publication and its use."""
 
 
 class IdentitySource(Protocol):

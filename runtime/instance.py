@@ -26,7 +26,7 @@ from runtime.identity import Identity, Verifier
 from runtime.mailbox import Mailbox
 from runtime.messages import Contract, Signal, spec_of
 from runtime.service import Service
-from runtime.storage.database import ConstraintError, Database, DatabaseError, Guard, Statement, Superseded, Transaction
+from runtime.storage.database import Database, DatabaseError, Guard, Statement, StatementError, Superseded, Transaction
 from runtime.storage.once import Claim, Once, Scope, derived_key
 from runtime.storage.stream import Batch, Position, Pull, Stream, StreamEvent, StreamHead
 from runtime.storage.subscription import Source, Subscription
@@ -122,7 +122,7 @@ class Instance:
                     f"{spec.full_name} is asked for after the transaction has begun: make requests first, write afterwards "
                     "(nobody holds a lock while waiting for the network)"
                 )
-            key = work.key_for(spec.full_name)
+            key = key or work.key_for(spec.full_name)
         return await self.caller.request(ctx, spec.contract.name, message, timeout, key, self.definition.known_error)
 
     async def publish(self, ctx: Context, signal: Signal) -> None:
@@ -191,11 +191,13 @@ class Instance:
                     return await self._run_once(endpoint, message, ctx)
                 if handler.takes_tx:
                     return await self._transact(endpoint, message, ctx)
-                return await endpoint.method(message, ctx)
+                reply = await endpoint.method(message, ctx)
+                endpoint.check(reply, quickly=True)
+                return reply
             finally:
                 self.mailbox.leave(key)
         except BaseException as error:
-            raise await self.failed(error, ctx) from None
+            raise await self.failed(error, ctx, endpoint.place) from None
 
     async def _authorize(self, allow: Allow, ctx: Context) -> None:
         if allow.anyone:
@@ -240,6 +242,7 @@ class Instance:
                 work = HandlerWork(tx, claim)
                 ctx.work = work
                 reply = await endpoint.method(message, ctx, tx)
+                endpoint.check(reply, quickly=self.environment.transport.zero_copy)
                 if final is not None:
                     tx.final.append(final(reply))
                 self._append(tx, ctx)
@@ -294,13 +297,13 @@ class Instance:
             try:
                 return await self._transact(endpoint, message, ctx, guard, final, claim)
             except BaseException as error:  # compensations go before the claim is free for the next attempt
-                raise await self.failed(error, ctx) from None
+                raise await self.failed(error, ctx, endpoint.place) from None
 
         if not self.definition.calls:
             return await self._once.run(scope, encode(message), endpoint.reply, run)
         return await self._once.run_claimed(scope, encode(message), endpoint.reply, run, lambda: ctx.remaining)
 
-    async def failed(self, error: BaseException, ctx: Context) -> BaseException:
+    async def failed(self, error: BaseException, ctx: Context, place: str) -> BaseException:
         """Compensates what a failed handler asked others for, and gives the error as callers may see it."""
         if isinstance(error, GeneratorExit):
             return error
@@ -318,13 +321,13 @@ class Instance:
                 return error  # somebody stopped waiting; else the handler awaited something that was cancelled
         elif not isinstance(error, Exception):
             return error
-        if isinstance(error, DatabaseError) and not isinstance(error, ConstraintError):
-            self.log.error("the database failed: %s", error)
+        if isinstance(error, DatabaseError) and not isinstance(error, StatementError):
+            self.log.error("%s: the database failed: %s", place, error)
             self.metrics.count("database_errors_total", service=self.name)
             return DatabaseUnavailable(self.name)
         incident = self.chance.hex(16)
         self.metrics.count("incidents_total", service=self.name)
-        self.log.error("incident %s: a handler of %s failed: %r", incident, self.name, error, exc_info=error)
+        self.log.error("incident %s: %s failed: %r", incident, place, error, exc_info=error)
         return InternalError(incident)
 
     async def _compensate(self, undo: list[Any]) -> None:
@@ -359,7 +362,7 @@ class Instance:
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            await self.failed(error, ctx)
+            await self.failed(error, ctx, endpoint.place)
             self.metrics.count("signals_failed_total", service=self.name)
 
     def _limit(self) -> float | None:

@@ -21,13 +21,13 @@ class Target(Protocol):
     name: str
     mailbox: Mailbox
 
-    async def failed(self, error: BaseException, ctx: Context) -> BaseException: ...
+    async def failed(self, error: BaseException, ctx: Context, place: str) -> BaseException: ...
 
 
 class LocalRoute:
     """The way from one instance to a handler of another on the same node."""
 
-    __slots__ = ("_deadlines", "_known", "call", "checks_user", "copy_reply", "copy_request", "host", "mailbox")
+    __slots__ = ("_deadlines", "_known", "_place", "call", "checks_user", "copy_reply", "copy_request", "host", "mailbox")
 
     def __init__(self, target: Target, endpoint: Endpoint, known: KnownErrors, *, zero_copy: bool, deadlines: bool) -> None:
         self.host = target
@@ -37,6 +37,7 @@ class LocalRoute:
         self.copy_request = None if zero_copy else endpoint.copy
         self.copy_reply = None if zero_copy else endpoint.copy_reply
         self._known = known
+        self._place = endpoint.place
         self._deadlines = deadlines
 
     async def resume(self, work: Coroutine[Any, Any, Any], waits_for: Any, ctx: Context) -> Any:
@@ -45,7 +46,7 @@ class LocalRoute:
 
     async def failed(self, error: BaseException, ctx: Context) -> BaseException:
         """What the caller gets to see of an error."""
-        error = await self.host.failed(error, ctx)
+        error = await self.host.failed(error, ctx, self._place)
         if isinstance(error, ServiceError):
             return as_seen(error, self._known, copy=self.copy_request is not None)
         return error

@@ -13,7 +13,7 @@ from msgspec import inspect
 
 from runtime.errors import DefinitionError, ServiceError, error_fields
 
-R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 M = TypeVar("M", bound="type[Request[Any] | Event | Signal | ServiceError]")
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
@@ -56,8 +56,8 @@ class _Message(Struct):
     __message__: ClassVar[MessageSpec | None] = None
 
 
-class Request(_Message, Generic[R]):
-    """A message that gets one reply of type `R`, or an error."""
+class Request(_Message, Generic[R_co]):
+    """A message that gets one reply of the type in brackets, or an error."""
 
 
 class Event(_Message):
@@ -148,6 +148,8 @@ class Contract:
     def _add_error(self, cls: type[ServiceError]) -> None:
         if not isinstance(getattr(cls, "code", None), str) or not isinstance(getattr(cls, "status", None), int):
             raise DefinitionError(f"{self.name}.{cls.__name__}: an error needs `code, status = 'some-code', 409`")
+        if not 400 <= cls.status <= 599:
+            raise DefinitionError(f"{self.name}.{cls.__name__}: status={cls.status}: expected an error's, from 400 to 599")
         if cls.code in self.errors:
             raise DefinitionError(f"{self.name}: error code {cls.code!r} is defined twice")
         for place, found in mutable_parts(error_fields(cls)):

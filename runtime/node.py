@@ -68,7 +68,7 @@ class Node:
         self.verifier = Verifier(settings.tokens, clock, self.environment.metrics, self._ask_auth)
         self._hosts: list[Instance] = []
         self._databases = databases
-        watch: Factory = lambda: IdentityWatch(self.verifier, settings.tokens.refresh_seconds)  # noqa: E731
+        watch: Factory = lambda: IdentityWatch(self.verifier, settings.tokens)  # noqa: E731
         self.supervised = [self._supervise(factory) for factory in (watch, *services)]
         self._running: dict[str, asyncio.Task[None]] = {}
         self._asker = self.client("runtime", IdentityWatch.calls)

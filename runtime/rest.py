@@ -290,6 +290,8 @@ def decode_json(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
 def _malformed(body: bytes, error: Exception) -> Malformed | Invalid:
     if isinstance(error, UnicodeDecodeError):
         return Malformed(f"the body is not UTF-8 ({error.reason} at byte {error.start})")
+    if not body:
+        return Malformed("the body is empty: expected a JSON object")
     if isinstance(error, RecursionError):
         return Malformed("the body is nested too deeply")
     pointer = _not_finite(body)

@@ -117,8 +117,9 @@ def define(cls: type[Service]) -> Definition:
         raise DefinitionError(
             f"{cls.__qualname__}: calls={cls.calls!r}: expected a tuple of contracts, as calls = (fleet, wallet)"
         )
-    if cls.concurrency < 1 or cls.capacity < 0:
-        raise DefinitionError(f"{cls.__qualname__}: expected concurrency of at least 1 and capacity of at least 0")
+    for name, value, least in (("concurrency", cls.concurrency, 1), ("capacity", cls.capacity, 0)):
+        if not isinstance(value, int) or value < least:
+            raise DefinitionError(f"{cls.__qualname__}: {name}={value!r}: expected an integer of at least {least}")
     requests: dict[str, Handler] = {}
     events: dict[str, Handler] = {}
     signals: dict[str, Handler] = {}

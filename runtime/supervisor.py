@@ -13,7 +13,7 @@ from runtime.caller import Caller
 from runtime.describe import describe
 from runtime.envelope import Topic
 from runtime.environment import Environment
-from runtime.errors import CallboardError
+from runtime.errors import CallboardError, ServiceError
 from runtime.handlers import Timer
 from runtime.identity import Verifier
 from runtime.inbound import Inbound
@@ -21,6 +21,7 @@ from runtime.instance import Instance
 from runtime.service import Service
 from runtime.storage.database import Database, DatabaseError
 from runtime.storage.migrations import SCHEMA, migrate
+from runtime.storage.subscription import is_transient
 from runtime.tasks import finish
 
 Factory = Callable[[], Service]
@@ -161,7 +162,12 @@ class Supervised:
         method = getattr(instance.service, timer.name)
         while True:
             await self._house.environment.clock.sleep(timer.seconds)
-            await method(instance.context())
+            try:
+                await method(instance.context())
+            except (ServiceError, DatabaseError) as error:
+                if not is_transient(error):
+                    raise
+                instance.log.warning("%s.%s failed, and is tried again in %g s: %s", self.name, timer.name, timer.seconds, error)
 
     async def _keep_house(self, instance: Instance) -> None:
         """Tells the stream's head again and again, and now and then deletes what need not be kept."""

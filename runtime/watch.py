@@ -3,11 +3,9 @@
 from runtime.context import Context
 from runtime.errors import ServiceError
 from runtime.handlers import every, subscribes
-from runtime.identity import SessionsRevoked, Verifier, identity
+from runtime.identity import SessionsRevoked, TokenSettings, Verifier, identity
 from runtime.messages import Contract
 from runtime.service import Service
-
-_KEYS_SECONDS = 30.0
 
 
 class IdentityWatch(Service):
@@ -16,9 +14,9 @@ class IdentityWatch(Service):
     contract = Contract("runtime")
     calls = (identity,)
 
-    def __init__(self, verifier: Verifier, refresh_seconds: float) -> None:
+    def __init__(self, verifier: Verifier, settings: TokenSettings) -> None:
         self._verifier = verifier
-        self._refresh_seconds = refresh_seconds
+        self._settings = settings
         self._asked_at = float("-inf")
         self._keys_at = float("-inf")
 
@@ -32,10 +30,10 @@ class IdentityWatch(Service):
         if not self._verifier.used:
             return
         now = self.clock.monotonic()
-        if now - self._asked_at >= self._refresh_seconds:
+        if now - self._asked_at >= self._settings.refresh_seconds:
             self._asked_at = now
             await self._verifier.learn_revocations()
-        if now - self._keys_at >= _KEYS_SECONDS:
+        if now - self._keys_at >= self._settings.keys_seconds:
             self._keys_at = now
             try:
                 await self._verifier.learn_keys()

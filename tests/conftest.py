@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.house import House, open_house, settings
 from tests.stage import STAGES, Stage
 
 
@@ -26,3 +27,10 @@ async def one_node(tmp_path: Path) -> AsyncGenerator[Stage, None]:
         yield made
     finally:
         await made.close()
+
+
+@pytest.fixture(params=[False, True], ids=["serialized", "zero-copy"])
+async def house(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[House, None]:
+    """The whole system behind its gateway."""
+    async with open_house(settings(tmp_path, zero_copy=request.param)) as made:
+        yield made

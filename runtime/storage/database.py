@@ -24,11 +24,15 @@ class DatabaseError(CallboardError):
     """The database refused or failed: locked, full, broken or unreachable. Nothing of the transaction was kept."""
 
 
-class ConstraintError(DatabaseError):
-    """A row breaks a constraint (unique, foreign key, check): the statement's fault, and the same if tried again.
+class StatementError(DatabaseError):
+    """The statement is wrong (its syntax, a name, a parameter's type), and would be if tried again.
 
     The statement alone was undone; the transaction can go on.
     """
+
+
+class ConstraintError(StatementError):
+    """A row breaks a constraint (unique, foreign key, check)."""
 
 
 class Superseded(CallboardError):
@@ -66,7 +70,7 @@ class Transaction(ABC):
         """Runs a statement and says how many rows it changed.
 
         Raises:
-            ConstraintError: the statement breaks a constraint; only it was undone.
+            StatementError: the statement is wrong or (`ConstraintError`) breaks a constraint; only it was undone.
             DatabaseError: the database failed; the whole transaction is lost.
         """
 

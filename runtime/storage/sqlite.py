@@ -21,7 +21,7 @@ from uuid import UUID
 import aiosqlite
 
 from runtime.errors import UsageError
-from runtime.storage.database import ConstraintError, Database, DatabaseError, Guard, Row, Superseded, Transaction
+from runtime.storage.database import ConstraintError, Database, DatabaseError, Guard, Row, StatementError, Superseded, Transaction
 from runtime.tasks import finish
 
 T = TypeVar("T")
@@ -120,10 +120,8 @@ class SqliteDatabase(Database):
     async def _translated(self, connection: "_Connection", function: Callable[[sqlite3.Connection], T]) -> T:
         try:
             return await connection.run(function)
-        except sqlite3.IntegrityError as error:
-            raise ConstraintError(str(error)) from error
-        except (sqlite3.Error, ValueError, OverflowError) as error:  # ValueError: the connection is closed
-            raise DatabaseError(f"{self.path}: {error}") from error
+        except (sqlite3.Error, ValueError, OverflowError) as error:
+            raise _translation(self.path, error) from error
 
     # Turns at the writer. Whoever has one may open a savepoint in the group's transaction, and passes the turn on at its end.
 
@@ -275,7 +273,7 @@ class _SqliteTransaction(Transaction):
     async def _hop(self, function: Callable[[sqlite3.Connection], T]) -> T:
         try:
             return await self._database._translated(self._database.writer, function)  # pyright: ignore[reportPrivateUsage]
-        except ConstraintError:
+        except StatementError:
             raise
         except (DatabaseError, Superseded) as error:
             self._lost = error
@@ -311,6 +309,21 @@ class _Connection(aiosqlite.Connection):
 
     def run(self, function: Callable[[sqlite3.Connection], T]) -> "asyncio.Future[T]":
         return asyncio.ensure_future(self._execute(function, self._conn))  # type: ignore[no-untyped-call]
+
+
+def _translation(path: Path, error: Exception) -> DatabaseError:
+    """SQLite's errors as ours: by cause, from its result codes (sqlite.org/rescode.html)."""
+    if isinstance(error, sqlite3.IntegrityError):
+        return ConstraintError(str(error))
+    code = getattr(error, "sqlite_errorcode", None)
+    if code == sqlite3.SQLITE_READONLY:
+        return StatementError(f"{error}: fetch() only reads: write through tx, or with self.db.execute")
+    wrong = code in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_RANGE, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG)
+    if wrong or isinstance(error, sqlite3.InterfaceError | sqlite3.DataError | OverflowError):
+        return StatementError(str(error))
+    if isinstance(error, sqlite3.ProgrammingError) and "closed" not in str(error):
+        return StatementError(str(error))
+    return DatabaseError(f"{path}: {error}")  # a ValueError: the connection is closed
 
 
 def _execute(raw: sqlite3.Connection, sql: str, params: Sequence[Any]) -> int:

@@ -15,7 +15,7 @@ import msgspec
 from runtime.clock import Chance, Clock
 from runtime.envelope import Head
 from runtime.errors import ServiceError
-from runtime.storage.database import ConstraintError, Database, DatabaseError, Guard, Row, Superseded
+from runtime.storage.database import Database, DatabaseError, Guard, Row, StatementError, Superseded
 from runtime.storage.stream import Batch, Diverged, Position, Pull, StreamEvent, StreamHead, TooLate
 from runtime.telemetry import Metrics
 
@@ -350,7 +350,7 @@ def is_transient(error: BaseException) -> bool:
     """Whether an error says nothing about the event itself: it waits, and is never counted."""
     if isinstance(error, ServiceError):
         return error.retryable
-    return isinstance(error, DatabaseError) and not isinstance(error, ConstraintError)
+    return isinstance(error, DatabaseError) and not isinstance(error, StatementError)
 
 
 def _types(types: Mapping[str, int]) -> str:

@@ -50,7 +50,7 @@ class SigningKeys:
     def sign(self, claims: dict[str, Any]) -> str:
         """A token with these claims, signed with the newest key that may be used."""
         now = self._clock.timestamp()
-        kid, key, _, _ = max((entry for entry in self._loaded if entry[2] <= now), key=lambda entry: entry[2])
+        kid, key, _, _ = next(entry for entry in reversed(self._loaded) if entry[2] <= now)
         return jwt.encode(claims, key, algorithm="EdDSA", headers={"typ": "at+jwt", "kid": kid})
 
     async def _make(self, signs_from: int) -> None:
@@ -63,7 +63,9 @@ class SigningKeys:
         await self._read()
 
     async def _read(self) -> None:
-        rows = await self._db.fetch("SELECT kid, private, signs_from, retires FROM signing_keys ORDER BY signs_from")
+        rows = await self._db.fetch(
+            "SELECT kid, private, signs_from, retires FROM signing_keys ORDER BY signs_from, retires IS NULL"
+        )
         self._loaded = [
             (
                 row["kid"],

@@ -221,7 +221,12 @@ async def test_an_error_of_a_contract_that_is_not_imported_is_remote(stage: Stag
     with pytest.raises(RemoteError) as caught:
         await ctx.request(Buy("broke"))
     error = caught.value
-    assert (error.contract, error.status, error.code, error.fields) == ("bank", 402, "broke", {"missing_cents": 5, "hints": ["save"]})
+    assert (error.contract, error.status, error.code, error.fields) == (
+        "bank",
+        402,
+        "broke",
+        {"missing_cents": 5, "hints": ["save"]},
+    )
 
 
 async def test_a_crash_fails_the_message_alone_and_tells_no_detail(stage: Stage) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from runtime import (
     ANYONE,
@@ -74,8 +74,10 @@ class Board(Service):
     """Writes down every word it hears, in order; does as the word says."""
 
     contract = board
-    calls = (press,)  # so that `ctx.caught_up(press)` and requests are possible: one event a transaction
-    ills: dict[str, Callable[[], BaseException]] = {}  # noqa: RUF012  # set by tests
+    calls: ClassVar[tuple[Contract, ...]] = (
+        press,
+    )  # so that `ctx.caught_up(press)` and requests are possible: one event a transaction
+    ills: dict[str, Callable[[], BaseException]] = {}  # set by tests
 
     async def on_start(self, ctx: Context) -> None:
         async with self.db.transaction() as tx:
@@ -122,12 +124,11 @@ class Pair:
         return CrashingDatabase(inner, self.points[service]) if service in self.points else inner
 
     async def start(self, *services: type[Service], name: str = "") -> Node:
-        node: Any = None
         for service in services:
             node = Node([service], MemoryTransport(self.network), databases=self.database, settings=self.settings)
             await node.__aenter__()
             self.nodes[name or service.contract.name] = node
-        return node
+        return self.nodes[name or services[-1].contract.name]
 
     async def crash(self, name: str) -> None:
         node = self.nodes.pop(name)

@@ -79,11 +79,13 @@ class Till(Service):
     """Calls nobody: the key's row and the effect are one transaction."""
 
     contract = till
-    behaves: dict[str, int] = {}  # noqa: RUF012  # how often each behaviour ran
+    behaves: dict[str, int] = {}  # how often each behaviour ran
 
     async def on_start(self, ctx: Context) -> None:
         async with self.db.transaction() as tx:
-            await tx.execute("CREATE TABLE IF NOT EXISTS payments (number INTEGER PRIMARY KEY AUTOINCREMENT, cents INT, refunded INT DEFAULT 0)")
+            await tx.execute(
+                "CREATE TABLE IF NOT EXISTS payments (number INTEGER PRIMARY KEY AUTOINCREMENT, cents INT, refunded INT DEFAULT 0)"
+            )
 
     @handles(allow=ANYONE, once=True, raises=(Rejected,))
     async def pay(self, message: Pay, ctx: Context, tx: Transaction) -> Receipt:
@@ -112,7 +114,7 @@ class Trip(Service):
 
     contract = trip
     calls = (till,)
-    ran: dict[str, int] = {}  # noqa: RUF012
+    ran: dict[str, int] = {}
     gate: asyncio.Event
 
     async def on_start(self, ctx: Context) -> None:
@@ -166,7 +168,9 @@ class Theatre:
             await node.crash()
         self.nodes.clear()
 
-    async def ask(self, message: Request[Any], key: str, *, node: Node | None = None, caller: str = "test", **options: Any) -> Any:
+    async def ask(
+        self, message: Request[Any], key: str, *, node: Node | None = None, caller: str = "test", **options: Any
+    ) -> Any:
         """Makes a request with an idempotency key, as a gateway does."""
         node = node or self.nodes[-1]
         ctx = node.client(caller, (till, trip))
@@ -302,7 +306,9 @@ async def test_what_was_asked_for_is_undone_when_the_booking_fails(theatre: Thea
 
 
 @pytest.mark.parametrize(("behaviour", "error"), [("overloaded at first", Overloaded), ("crash at first", InternalError)])
-async def test_a_booking_that_may_succeed_later_takes_everything_afresh(theatre: Theatre, behaviour: str, error: type[ServiceError]) -> None:
+async def test_a_booking_that_may_succeed_later_takes_everything_afresh(
+    theatre: Theatre, behaviour: str, error: type[ServiceError]
+) -> None:
     await theatre.start()
     with pytest.raises(error):
         await theatre.ask(Book(5, behaviour), "k")
@@ -408,4 +414,7 @@ async def test_answers_are_forgotten_after_a_day(theatre: Theatre) -> None:
 
 
 def test_an_envelope_shows_neither_body_nor_token() -> None:
-    assert repr(Envelope("request", "1", "till.Pay", b"secret", token="secret", caller="x")) == "<Envelope request till.Pay 1 from x>"
+    assert (
+        repr(Envelope("request", "1", "till.Pay", b"secret", token="secret", caller="x"))
+        == "<Envelope request till.Pay 1 from x>"
+    )

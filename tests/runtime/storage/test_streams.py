@@ -422,5 +422,3 @@ async def test_caught_up_with_somebody_who_is_not_listened_to(pair: Pair) -> Non
     ctx = pair.nodes["press"].inbound.instances["press"].context()
     with pytest.raises(UsageError, match="nothing to catch up with"):
         await ctx.caught_up(press)
-
-

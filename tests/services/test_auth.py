@@ -1,0 +1,364 @@
+"""Users, sessions and tokens, as a REST client sees them."""
+
+import asyncio
+import base64
+import hmac
+import json
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from runtime import NodeSettings, TokenSettings
+from services.auth.service import Auth
+from tests.house import PASSWORD, House, open_house, settings
+
+NEW = {"email": "New.User@example.com", "password": "long enough", "name": "New"}
+
+
+async def test_register_log_in_and_look(house: House) -> None:
+    user = (await house.client.post("/users", json=NEW)).json()
+    assert {**user, "id": None, "created_at": None} == {
+        "id": None, "email": "new.user@example.com", "name": "New", "role": "rider", "disabled": False, "created_at": None,
+    }  # fmt: skip
+    assert user["created_at"].endswith("Z")
+    assert user["id"][14] == "7", "ids are UUIDv7"
+    tokens = await house.log_in("new.user@EXAMPLE.com", "long enough")
+    assert set(tokens) == {"access_token", "refresh_token", "token_type", "expires_in"}
+    assert (tokens["token_type"], tokens["expires_in"]) == ("Bearer", 600)
+    me = await house.client.get("/users/me", headers={"Authorization": f"bearer {tokens['access_token']}"})
+    assert me.json() == user
+
+
+async def test_an_address_is_registered_once(house: House) -> None:
+    assert (await house.client.post("/users", json=NEW)).status_code == 201
+    again = await house.client.post("/users", json={**NEW, "email": "NEW.user@example.com"})
+    assert (again.status_code, again.json()["code"]) == (409, "email-taken")
+
+
+async def test_wrong_password_and_unknown_user_look_alike(house: House) -> None:
+    wrong = await house.client.post("/sessions", json={"email": "rider@example.com", "password": "wrong"})
+    unknown = await house.client.post("/sessions", json={"email": "nobody@example.com", "password": "wrong"})
+    assert wrong.status_code == unknown.status_code == 401
+    strip = {"request_id": None}
+    assert {**wrong.json(), **strip} == {**unknown.json(), **strip}
+    assert wrong.headers["www-authenticate"] == "Bearer"
+
+
+async def test_guessing_is_slowed_down(house: House) -> None:
+    guess = {"email": "rider@example.com", "password": "wrong"}
+    statuses = [(await house.client.post("/sessions", json=guess)).status_code for _ in range(10)]
+    assert statuses == [401] * 10
+    refused = await house.client.post("/sessions", json=guess)
+    assert (refused.status_code, refused.json()["code"]) == (429, "too-many-attempts")
+    assert 1 <= int(refused.headers["retry-after"]) <= 61
+    assert (await house.client.post("/sessions", json={"email": "admin@example.com", "password": PASSWORD})).status_code == 201
+
+
+# Refresh tokens
+
+
+async def refresh(house: House, token: str) -> httpx.Response:
+    return await house.client.post("/sessions/refresh", json={"refresh_token": token})
+
+
+async def test_a_refresh_token_is_exchanged_for_a_new_one(house: House) -> None:
+    first = await house.log_in()
+    second = (await refresh(house, first["refresh_token"])).json()
+    assert second["refresh_token"] != first["refresh_token"]
+    third = await refresh(house, second["refresh_token"])
+    assert third.status_code == 201
+    ok = await house.client.get("/wallet", headers={"Authorization": f"Bearer {third.json()['access_token']}"})
+    assert ok.status_code == 200
+
+
+async def test_two_at_once_get_the_same_successor(house: House) -> None:
+    first = await house.log_in()
+    answers = await asyncio.gather(*(refresh(house, first["refresh_token"]) for _ in range(5)))
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.json()["refresh_token"] for answer in answers}) == 1
+    assert (await refresh(house, answers[0].json()["refresh_token"])).status_code == 201
+
+
+async def test_an_old_refresh_token_ends_the_session(house: House) -> None:
+    first = await house.log_in()
+    second = (await refresh(house, first["refresh_token"])).json()
+    third = (await refresh(house, second["refresh_token"])).json()
+    stolen = await refresh(house, first["refresh_token"])
+    assert (stolen.status_code, stolen.json()["code"]) == (401, "session-ended")
+    assert (await refresh(house, third["refresh_token"])).status_code == 401
+    await until_refused(house, third["access_token"])
+
+
+async def test_a_made_up_refresh_token(house: House) -> None:
+    assert (await refresh(house, "made-up")).status_code == 401
+
+
+async def test_refresh_tokens_and_passwords_are_stored_as_hashes(house: House, tmp_path: Path) -> None:
+    tokens = await house.log_in()
+    stored = b"".join(path.read_bytes() for path in tmp_path.glob("auth.sqlite*"))  # noqa: ASYNC240
+    assert tokens["refresh_token"].encode() not in stored
+    assert PASSWORD.encode() not in stored
+
+
+# Revocation: every node refuses within five seconds
+
+
+async def until_refused(house: House, token: str) -> None:
+    headers = {"Authorization": f"Bearer {token}"}
+    async with asyncio.timeout(5):
+        while (await house.client.get("/wallet", headers=headers)).status_code != 401:
+            await asyncio.sleep(0.02)
+
+
+async def test_logout_ends_this_session_and_no_other(house: House) -> None:
+    one, two = await house.log_in(), await house.log_in()
+    headers = {"Authorization": f"Bearer {one['access_token']}"}
+    assert (await house.client.get("/wallet", headers=headers)).status_code == 200
+    gone = await house.client.delete("/sessions/current", headers=headers)
+    assert (gone.status_code, gone.content) == (204, b"")
+    await until_refused(house, one["access_token"])
+    assert (await refresh(house, one["refresh_token"])).status_code == 401
+    assert (await house.client.get("/wallet", headers={"Authorization": f"Bearer {two['access_token']}"})).status_code == 200
+
+
+async def test_another_password_ends_all_sessions(house: House) -> None:
+    one, two = await house.log_in(), await house.log_in()
+    headers = {"Authorization": f"Bearer {one['access_token']}"}
+    wrong = await house.client.post("/users/me/password", json={"old": "wrong", "new": "another one"}, headers=headers)
+    assert (wrong.status_code, wrong.json()["code"]) == (403, "wrong-password")
+    changed = await house.client.post("/users/me/password", json={"old": PASSWORD, "new": "another one"}, headers=headers)
+    assert changed.status_code == 204
+    for tokens in (one, two):
+        await until_refused(house, tokens["access_token"])
+        assert (await refresh(house, tokens["refresh_token"])).status_code == 401
+    await house.log_in(password="another one")
+    old = await house.client.post("/sessions", json={"email": "rider@example.com", "password": PASSWORD})
+    assert old.status_code == 401
+
+
+async def test_another_role_ends_all_sessions_and_counts_at_the_next_login(house: House) -> None:
+    admin = await house.bearer("admin@example.com")
+    rider = await house.log_in()
+    user_id = jwt.decode(rider["access_token"], options={"verify_signature": False})["sub"]
+    answer = await house.client.patch(f"/users/{user_id}", json={"role": "operator"}, headers=admin)
+    assert (answer.status_code, answer.json()["role"]) == (200, "operator")
+    await until_refused(house, rider["access_token"])
+    again = await house.log_in()
+    assert jwt.decode(again["access_token"], options={"verify_signature": False})["role"] == "operator"
+
+
+async def test_a_disabled_user_is_out(house: House) -> None:
+    admin = await house.bearer("admin@example.com")
+    rider = await house.log_in()
+    user_id = jwt.decode(rider["access_token"], options={"verify_signature": False})["sub"]
+    assert (await house.client.patch(f"/users/{user_id}", json={"disabled": True}, headers=admin)).json()["disabled"] is True
+    await until_refused(house, rider["access_token"])
+    assert (await refresh(house, rider["refresh_token"])).status_code == 401
+    login = await house.client.post("/sessions", json={"email": "rider@example.com", "password": PASSWORD})
+    assert login.status_code == 401
+    await house.client.patch(f"/users/{user_id}", json={"disabled": False}, headers=admin)
+    await house.log_in()
+
+
+async def test_only_an_admin_may_change_users(house: House) -> None:
+    for email in ("rider@example.com", "operator@example.com"):
+        headers = await house.bearer(email)
+        assert (await house.client.patch("/users/whoever", json={"role": "admin"}, headers=headers)).status_code == 403
+    admin = await house.bearer("admin@example.com")
+    assert (await house.client.patch("/users/whoever", json={"role": "admin"}, headers=admin)).status_code == 404
+
+
+# Tokens
+
+
+async def test_the_key_set_verifies_tokens(house: House) -> None:
+    tokens = await house.log_in()
+    answer = await house.client.get("/.well-known/jwks.json")
+    assert answer.headers["content-type"] == "application/jwk-set+json"
+    keys = jwt.PyJWKSet.from_dict(answer.json())
+    header = jwt.get_unverified_header(tokens["access_token"])
+    assert (header["typ"], header["alg"]) == ("at+jwt", "EdDSA")
+    claims = jwt.decode(
+        tokens["access_token"], keys[header["kid"]], algorithms=["EdDSA"], audience="callboard", issuer="callboard"
+    )
+    assert set(claims) == {"iss", "aud", "sub", "role", "sid", "jti", "iat", "exp"}
+    assert claims["exp"] - claims["iat"] <= 900
+
+
+def forged(claims: dict[str, Any], header: dict[str, Any], key: Ed25519PrivateKey | None = None) -> str:
+    return jwt.encode(claims, key or Ed25519PrivateKey.generate(), algorithm="EdDSA", headers=header)
+
+
+def raw(header: object, claims: object, signature: bytes = b"x") -> str:
+    def part(value: object) -> str:
+        text = value if isinstance(value, bytes) else json.dumps(value).encode()
+        return base64.urlsafe_b64encode(text).decode().rstrip("=")
+
+    return f"{part(header)}.{part(claims)}.{part(signature)}"
+
+
+def hmac_signed(header: dict[str, Any], claims: dict[str, Any], secret: bytes) -> str:
+    unsigned = raw(header, claims).rpartition(".")[0]
+    return f"{unsigned}.{raw(b'', b'', hmac.digest(secret, unsigned.encode(), 'sha256')).rpartition('.')[2]}"
+
+
+async def test_tokens_that_auth_did_not_sign_are_refused(house: House) -> None:
+    tokens = await house.log_in()
+    good = jwt.decode(tokens["access_token"], options={"verify_signature": False})
+    header = jwt.get_unverified_header(tokens["access_token"])
+    public = (await house.client.get("/.well-known/jwks.json")).json()["keys"][0]["x"]
+    body = tokens["access_token"].split(".")
+    wrong = {
+        "another key": forged(good, header),
+        "an unknown key": forged(good, {**header, "kid": "unknown"}),
+        "a key by URL": forged(good, {**header, "kid": "u", "jku": "http://127.0.0.1:1/keys"}),
+        "alg none": raw({**header, "alg": "none"}, good, b""),
+        "HMAC with the public key": hmac_signed({**header, "alg": "HS256"}, good, base64.urlsafe_b64decode(public + "=")),
+        "another type": forged(good, {**header, "typ": "JWT"}),
+        "no kid": raw({"alg": "EdDSA", "typ": "at+jwt"}, good),
+        "a kid twice": raw(b'{"alg":"EdDSA","typ":"at+jwt","kid":"a","kid":"' + header["kid"].encode() + b'"}', good),
+        "a changed claim": f"{body[0]}.{raw({}, {**good, 'role': 'admin'}).split('.')[1]}.{body[2]}",
+        "no signature": f"{body[0]}.{body[1]}.",
+        "two parts": f"{body[0]}.{body[1]}",
+        "rubbish": "rubbish",
+        "too large": "x" * 9000,
+    }
+    for name, token in wrong.items():
+        answer = await house.client.get("/wallet", headers={"Authorization": f"Bearer {token}"})
+        assert answer.status_code == 401, name
+        assert answer.headers["www-authenticate"] == "Bearer", name
+    for value in ("", "Bearer", "Basic cmlkZXI6eA==", "Bearer x y", tokens["access_token"]):
+        answer = await house.client.get("/wallet", headers={"Authorization": value})
+        assert answer.status_code == 401, value
+
+
+@pytest.mark.parametrize(
+    ("change", "detail"),
+    [
+        ({"exp": -10}, "expired"),
+        ({"iat": 1000}, "lifetime"),
+        ({"exp": 10_000}, "lifetime"),
+        ({"iss": "somebody"}, "issuer"),
+        ({"aud": "somebody"}, "udience"),
+        ({"role": None}, "role"),
+        ({"sid": None}, "sid"),
+        ({"jti": None}, "jti"),
+        ({"sub": None}, "sub"),
+        ({"exp": None}, "exp"),
+        ({"role": 5}, "strings"),
+    ],
+)
+async def test_every_claim_is_looked_at(tmp_path: Path, change: dict[str, Any], detail: str) -> None:
+    async with open_house(settings(tmp_path)) as house:
+        auth = house.node.service(Auth)
+        assert auth is not None
+        now = int(time.time())
+        claims: dict[str, Any] = {
+            "iss": "callboard", "aud": "callboard", "sub": "u", "role": "rider", "sid": "s", "jti": "j", "iat": now, "exp": now + 60,
+        }  # fmt: skip
+        ok = await house.client.get("/wallet", headers={"Authorization": f"Bearer {auth.keys.sign(claims)}"})
+        assert ok.status_code == 200
+        for name, value in change.items():
+            if value is None:
+                del claims[name]
+            else:
+                claims[name] = now + value if name in ("exp", "iat") else value
+        answer = await house.client.get("/wallet", headers={"Authorization": f"Bearer {auth.keys.sign(claims)}"})
+        assert answer.status_code == 401
+        assert detail in answer.json()["detail"]
+
+
+async def test_a_token_expires_also_where_it_is_cached(tmp_path: Path) -> None:
+    async with open_house(settings(tmp_path, auth={"access_seconds": 1})) as house:
+        headers = await house.bearer()
+        assert (await house.client.get("/wallet", headers=headers)).status_code == 200
+        async with asyncio.timeout(5):
+            while (await house.client.get("/wallet", headers=headers)).status_code == 200:
+                await asyncio.sleep(0.05)
+
+
+# Keys
+
+
+async def test_keys_rotate_without_a_refused_request(tmp_path: Path) -> None:
+    chosen = settings(tmp_path, auth={"publish_lead_seconds": 2.0})
+    chosen = msgspec.structs.replace(chosen, node=NodeSettings(tokens=TokenSettings(keys_seconds=0.2)))
+    async with open_house(chosen) as house:
+        old = await house.bearer()
+        auth = house.node.service(Auth)
+        assert auth is not None
+        before = jwt.get_unverified_header(old["Authorization"].split()[1])["kid"]
+        statuses: list[int] = []
+
+        async def ride() -> None:
+            while len(kids) < 2 or len(statuses) < 60:
+                statuses.append((await house.client.get("/wallet", headers=old)).status_code)
+                fresh = await house.bearer()
+                statuses.append((await house.client.get("/wallet", headers=fresh)).status_code)
+                kids.add(jwt.get_unverified_header(fresh["Authorization"].split()[1])["kid"])
+
+        kids = {before}
+        riding = asyncio.create_task(ride())
+        await auth.keys.rotate()
+        async with asyncio.timeout(20):
+            await riding
+        assert set(statuses) == {200}
+        published = [key["kid"] for key in (await house.client.get("/.well-known/jwks.json")).json()["keys"]]
+        assert sorted(published) == sorted(kids)
+
+
+async def test_a_new_key_is_published_before_it_signs_and_an_old_one_retires(tmp_path: Path) -> None:
+    from runtime import ManualClock
+    from runtime.storage.migrations import migrate
+    from runtime.storage.sqlite import SqliteDatabase
+    from services.auth.keys import SigningKeys
+
+    clock = ManualClock()
+    database = SqliteDatabase(tmp_path / "keys.sqlite", durable=False)
+    await database.open()
+    try:
+        assert Auth.definition.migrations is not None
+        await migrate(database, Auth.definition.migrations, "auth")
+        keys = SigningKeys(database, clock, lead=60)
+        await keys.load()
+
+        def signer() -> str:
+            kid: str = jwt.get_unverified_header(keys.sign({}))["kid"]
+            return kid
+
+        first = signer()
+        await keys.rotate_if_older(3600)
+        assert len(keys.published().keys) == 1
+        clock.advance(timedelta(hours=2))
+        await keys.rotate_if_older(3600)
+        assert len(keys.published().keys) == 2
+        assert signer() == first, "published first, used later"
+        clock.advance(timedelta(seconds=61))
+        second = signer()
+        assert second != first
+        assert len(keys.published().keys) == 2, "tokens of the first are still about"
+        clock.advance(timedelta(minutes=20))
+        await keys.rotate_if_older(3600)
+        assert [key.kid for key in keys.published().keys] == [second]
+    finally:
+        await database.close()
+
+
+async def test_auth_being_down_stops_logins_and_nothing_else(house: House) -> None:
+    headers = await house.bearer()
+    assert (await house.client.get("/wallet", headers=headers)).status_code == 200
+    supervised = next(one for one in house.node.supervised if one.name == "auth")
+    supervised.stop()
+    async with asyncio.timeout(5):
+        while house.node.registry.members("auth"):
+            await asyncio.sleep(0.01)
+    assert (await house.client.get("/wallet", headers=headers)).status_code == 200
+    login = await house.client.post("/sessions", json={"email": "rider@example.com", "password": PASSWORD})
+    assert login.status_code in (404, 503)
