@@ -32,7 +32,10 @@ def catalogue(settings: Settings) -> dict[str, Factory]:
     found: dict[str, Factory] = {"auth": partial(Auth, settings.auth), "wallet": Wallet}
     for place in settings.services:
         cls = _imported(place)
-        found[cls.contract.name] = cls
+        name = cls.contract.name
+        if name in found or name in ("gateway", "runtime"):
+            raise UnknownService(f"services: {place!r} has the contract {name!r}, which is taken: choose another name")
+        found[name] = cls
     found["gateway"] = partial(Gateway, settings.gateway)
     return found
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode
@@ -11,31 +12,37 @@ from urllib.request import urlopen
 import msgspec
 import rich_click as click
 
+from config.cli.common import loaded, with_config
+from config.settings import Settings
 from runtime import CallboardError
 
 
 @click.command("call")
 @click.argument("request")
 @click.argument("fields", nargs=-1, metavar="[FIELD=VALUE…|JSON]")
-@click.option("--url", default="", help="The gateway (default: $CALLBOARD_URL, else http://127.0.0.1:8000).")
+@click.option("--url", default="", help="The gateway (default: $CALLBOARD_URL, else as the settings say).")
 @click.option(
     "--as",
     "email",
-    help="Log in as this user first; the password comes from $CALLBOARD_DEV__PASSWORD, .callboard/password or a prompt.",
+    help="Log in as this user first; the password is the one of `callboard dev`, or asked for.",
 )
 @click.option("--key", help="An Idempotency-Key.")
 @click.option("--json", "as_json", is_flag=True, help="The reply on one line.")
-def call_command(request: str, fields: tuple[str, ...], url: str, email: str | None, key: str | None, as_json: bool) -> None:
+@with_config
+def call_command(
+    request: str, fields: tuple[str, ...], url: str, email: str | None, key: str | None, as_json: bool, config_file: Path | None
+) -> None:
     """Make a REQUEST, as in `callboard call wallet.TopUp amount_cents=500 --as rider@example.com`.
 
     An access token is taken from $CALLBOARD_TOKEN if there is one. The exit status is 1 when the answer is an error.
     """
-    base = (url or os.environ.get("CALLBOARD_URL") or "http://127.0.0.1:8000").rstrip("/")
+    settings = loaded(config_file).settings
+    base = (url or os.environ.get("CALLBOARD_URL") or f"http://{settings.gateway.host}:{settings.gateway.port}").rstrip("/")
     if not base.startswith(("http://", "https://")):
         raise CallboardError(f"--url {base}: expected http:// or https://")
     _, openapi = _http("GET", f"{base}/openapi.json", None, {})
     method, path, operation = _find(openapi, request)
-    token = _log_in(base, email) if email else os.environ.get("CALLBOARD_TOKEN")
+    token = _log_in(base, email, settings) if email else os.environ.get("CALLBOARD_TOKEN")
     values = _values(fields, operation)
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     if key is not None:
@@ -65,7 +72,7 @@ def _values(fields: tuple[str, ...], operation: dict[str, Any]) -> dict[str, Any
             return msgspec.json.decode(fields[0], type=dict[str, Any])
         except msgspec.DecodeError as error:
             raise CallboardError(f"the fields are no JSON object: {error}") from None
-    body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {}).get("properties", {})
+    body = _body_fields(operation)
     values: dict[str, Any] = {}
     for field in fields:
         name, equals, text = field.partition("=")
@@ -80,6 +87,12 @@ def _values(fields: tuple[str, ...], operation: dict[str, Any]) -> dict[str, Any
     return values
 
 
+def _body_fields(operation: dict[str, Any]) -> dict[str, Any]:
+    content = operation.get("requestBody", {}).get("content", {})
+    properties: dict[str, Any] = content.get("application/json", {}).get("schema", {}).get("properties", {})
+    return properties
+
+
 def _takes_text(schema: dict[str, Any]) -> bool:
     variants: list[dict[str, Any]] = schema.get("anyOf", [schema])
     return any(variant.get("type") == "string" or "enum" in variant for variant in variants)
@@ -88,6 +101,12 @@ def _takes_text(schema: dict[str, Any]) -> bool:
 def _address(base: str, path: str, operation: dict[str, Any], values: dict[str, Any]) -> tuple[str, bytes | None]:
     """The URL and the body."""
     left = dict(values)
+    known = {parameter["name"] for parameter in operation.get("parameters", ())} | _body_fields(operation).keys()
+    for name in left:
+        if name not in known:
+            raise CallboardError(
+                f"{operation['operationId']} has no field {name}: it takes {', '.join(sorted(known - {'Idempotency-Key'})) or 'none'}"
+            )
     query: dict[str, Any] = {}
     for parameter in operation.get("parameters", ()):
         name = parameter["name"]
@@ -103,10 +122,8 @@ def _address(base: str, path: str, operation: dict[str, Any], values: dict[str, 
     return url, msgspec.json.encode(left) if "requestBody" in operation else None
 
 
-def _log_in(base: str, email: str) -> str:
-    password = (
-        os.environ.get("CALLBOARD_DEV__PASSWORD") or _kept_password() or click.prompt("Password", hide_input=True, err=True)
-    )
+def _log_in(base: str, email: str, settings: Settings) -> str:
+    password: str = settings.dev.password or _kept_password(settings) or click.prompt("Password", hide_input=True, err=True)
     status, answer = _http("POST", f"{base}/sessions", msgspec.json.encode({"email": email, "password": password}), {})
     if status != 201:
         raise CallboardError(f"cannot log in as {email}: {answer.get('title', status)}")
@@ -114,10 +131,9 @@ def _log_in(base: str, email: str) -> str:
     return token
 
 
-def _kept_password() -> str | None:
+def _kept_password(settings: Settings) -> str | None:
     try:
-        with open(".callboard/password", encoding="utf-8") as file:
-            return file.read().strip()
+        return (Path(settings.database.folder) / "password").read_text(encoding="utf-8").strip()
     except OSError:
         return None
 

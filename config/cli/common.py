@@ -34,7 +34,8 @@ def set_up_logging(settings: Settings) -> None:
     logging.basicConfig(
         level=settings.log.level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", datefmt="%H:%M:%S"
     )
-    logging.getLogger("aiosqlite").setLevel(logging.WARNING)
+    for chatty in ("aiosqlite", "watchfiles"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def run_loop(work: Coroutine[Any, Any, T], *, debug: bool = False) -> T:

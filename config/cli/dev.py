@@ -1,29 +1,29 @@
 """`callboard dev`: the whole system in one process, with users to try it with, started anew when code changes."""
 
-import os
+import asyncio
 import secrets
 import shutil
-import signal
-import subprocess
-import sys
+import traceback
 from pathlib import Path
-from types import FrameType
 
 import msgspec
 import rich_click as click
 
 from config import compose
+from config.cli import reload
 from config.cli.common import loaded, run_loop, set_up_logging, with_config
 from config.cli.run import until_told
 from config.settings import Settings
-from gateway.service import Gateway, free_port
-from runtime import CallboardError
+from gateway.service import Gateway, PortTaken, free_port
+from runtime import CallboardError, DatabaseError
 from services.auth.messages import Role
 from services.auth.service import Auth, SeedUser
+from services.wallet.service import Wallet
+
+_HOPELESS = (PortTaken, DatabaseError, compose.UnknownService)
+"""What a change of code does not mend."""
 
 _USERS: dict[str, Role] = {"rider@example.com": "rider", "operator@example.com": "operator", "admin@example.com": "admin"}
-_CHILD = "_CALLBOARD_DEV_CHILD"
-_WATCHED = ("runtime", "services", "transports", "gateway", "config")
 
 
 @click.command("dev")
@@ -34,11 +34,23 @@ _WATCHED = ("runtime", "services", "transports", "gateway", "config")
 @with_config
 def dev_command(names: tuple[str, ...], fresh: bool, debug: bool, no_reload: bool, config_file: Path | None) -> None:
     """Run everything (or the services named) in one process. Stop it with Ctrl-C."""
-    if os.environ.get(_CHILD) is None and not debug and not no_reload:
-        sys.exit(_supervise())
-    settings = _prepared(loaded(config_file).settings, fresh and os.environ.get(_CHILD) != "again", debug)
-    set_up_logging(settings)
-    run_loop(_serve(settings, names), debug=debug)
+    settings = loaded(config_file).settings
+    watched = [] if debug or no_reload else reload.folders(settings.services)
+    try:
+        settings = _prepared(settings, fresh and not reload.is_again(), debug)
+        set_up_logging(settings)
+        again = run_loop(_serve(settings, names, watched), debug=debug)
+    except Exception as error:
+        if not watched or (isinstance(error, _HOPELESS) and not reload.is_again()):
+            raise
+        if isinstance(error, CallboardError):
+            click.echo(f"callboard: {error}", err=True)
+        else:
+            traceback.print_exc()
+        reload.wait_and_start_anew(watched)
+    else:
+        if again:
+            reload.start_anew()
 
 
 def _prepared(settings: Settings, fresh: bool, debug: bool) -> Settings:
@@ -82,15 +94,29 @@ def _kept_password(folder: Path) -> str:
     return password
 
 
-async def _serve(settings: Settings, names: tuple[str, ...]) -> None:
+async def _serve(settings: Settings, names: tuple[str, ...], watched: list[Path]) -> bool:
+    """Runs the system until it is told to stop (False) or its code has changed (True)."""
     async with compose.node(settings, names, name="dev") as node:
         gateway = node.service(Gateway)
-        if gateway is not None:
-            _welcome(settings, gateway.port, users=node.service(Auth) is not None)
-        await until_told(node)
+        if gateway is not None and not reload.is_again():
+            _welcome(settings, gateway.port, users=node.service(Auth) is not None, wallet=node.service(Wallet) is not None)
+        elif gateway is not None:
+            click.echo(f"callboard: up again, on port {gateway.port}")
+        else:
+            click.echo(f"\n  {', '.join(compose.chosen(settings, names))} run without a gateway. Stop with Ctrl-C.\n")
+        waiting = {asyncio.create_task(until_told(node))}
+        if watched:
+            waiting.add(asyncio.create_task(reload.changed(watched), name="changed"))
+        done, rest = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+        for task in done:
+            task.result()
+        return any(task.get_name() == "changed" for task in done)
 
 
-def _welcome(settings: Settings, port: int, users: bool) -> None:
+def _welcome(settings: Settings, port: int, *, users: bool, wallet: bool) -> None:
     host = f"[{settings.gateway.host}]" if ":" in settings.gateway.host else settings.gateway.host
     url = f"http://{host}:{port}"
     click.echo(
@@ -113,68 +139,13 @@ def _welcome(settings: Settings, port: int, users: bool) -> None:
   Try this:
 
     TOKEN=$(curl -s {url}/sessions -H 'Content-Type: application/json' -d {login} | sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/')
-    curl -s {url}/wallet/top-ups -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' -d '{{"amount_cents":2000}}'
-    curl -s {url}/wallet -H "Authorization: Bearer $TOKEN"
-"""
+    curl -s {url}/users/me -H "Authorization: Bearer $TOKEN\""""
         )
-    click.echo("  Stop with Ctrl-C.\n")
-
-
-def _supervise() -> int:
-    """Runs `dev` in a child process, and starts it anew when code changes; also after a syntax error."""
-    from watchfiles import PythonFilter, watch
-
-    folders = [path for path in _code_folders() if path.exists()]
-    stopping = False
-    child: subprocess.Popen[bytes] | None = None
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal stopping
-        stopping = True
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    generation = "first"
-    while True:
-        child = subprocess.Popen(_command(), env={**os.environ, _CHILD: generation})
-        generation = "again"
-        for changes in watch(
-            *folders,
-            watch_filter=PythonFilter(extra_extensions=(".sql", ".toml")),
-            yield_on_timeout=True,
-            rust_timeout=200,
-            raise_interrupt=False,
-        ):
-            if stopping:
-                return _end(child)
-            if changes:
-                click.echo(f"callboard: {Path(next(iter(changes))[1]).name} changed, starting anew")
-                break
-            code = child.poll()
-            if code in (0, 2):  # what a change of code cannot mend
-                return code
-            if code is not None and child.returncode is not None and not getattr(child, "told", False):
-                click.echo("callboard: waiting for a change of code", err=True)
-                child.told = True  # type: ignore[attr-defined]
-        _end(child)
-
-
-def _command() -> list[str]:
-    return [sys.executable, "-m", "config.cli", *sys.argv[1:]]
-
-
-def _code_folders() -> list[Path]:
-    root = Path(__file__).parent.parent.parent
-    return [root / name for name in _WATCHED]
-
-
-def _end(child: "subprocess.Popen[bytes]") -> int:
-    """Stops the child as Ctrl-C would, and gives its exit status."""
-    if child.poll() is None:
-        child.send_signal(signal.SIGTERM)
-        try:
-            child.wait(15)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-    return 0
+        if wallet:
+            click.echo(
+                f"""    curl -s {url}/wallet/top-ups -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' -d '{{"amount_cents":2000}}'
+    curl -s {url}/wallet -H "Authorization: Bearer $TOKEN\""""
+            )
+    else:
+        click.echo("  Nobody can log in: the auth service is not among those named.")
+    click.echo("\n  Stop with Ctrl-C.\n")

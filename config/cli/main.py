@@ -1,7 +1,9 @@
 """The `callboard` command. Each command stands in a module of its own, loaded when it is used."""
 
 import importlib
+import os
 import sys
+import traceback
 
 import rich_click as click
 
@@ -54,3 +56,15 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
+    except Exception:
+        if "_CALLBOARD_DEV_AGAIN" not in os.environ:
+            raise
+        _after_a_change()
+
+
+def _after_a_change() -> None:
+    """`dev` could not even be imported after a change of code: waits for the next."""
+    from config.cli import reload
+
+    traceback.print_exc()
+    reload.wait_and_start_anew(reload.folders(()))

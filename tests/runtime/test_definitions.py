@@ -117,7 +117,7 @@ def test_a_type_that_cannot_be_resolved_is_named() -> None:
 def test_a_message_belongs_to_one_of_four_kinds() -> None:
     refused(
         lambda: Contract("x").message(type("Plain", (Struct,), {})), "x.Plain", "Request[Reply], Event, Signal or ServiceError"
-    )  # type: ignore[type-var]
+    )
 
 
 def test_a_name_is_defined_once() -> None:

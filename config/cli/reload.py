@@ -1,0 +1,65 @@
+"""Starting anew when code changes: the process replaces itself, so it keeps its id, its terminal and its debugger."""
+
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import rich_click as click
+from watchfiles import PythonFilter, awatch, watch  # pyright: ignore[reportUnknownVariableType]
+
+ROOT = Path(__file__).parent.parent.parent
+_AGAIN = "_CALLBOARD_DEV_AGAIN"
+_OURS = ("runtime", "services", "transports", "gateway", "config")
+_FILTER = PythonFilter(extra_extensions=(".sql", ".toml"))
+
+
+def is_again() -> bool:
+    """Whether this process has replaced an earlier one."""
+    return _AGAIN in os.environ
+
+
+def folders(services: Sequence[str]) -> list[Path]:
+    """Where code lies: the project's folders, and those of the user's services (as `package.module:Class`)."""
+    packages = {Path.cwd() / place.partition(":")[0].split(".")[0] for place in services}
+    files = {package.with_suffix(".py") for package in packages}
+    return [path for path in {*(ROOT / name for name in _OURS), *packages, *files} if path.exists()]
+
+
+async def changed(watched: Iterable[Path]) -> None:
+    """Returns when code has changed, and can be compiled. A syntax error is shown, and the old code runs on."""
+    async for changes in awatch(*watched, watch_filter=_FILTER, recursive=True):
+        if _compiles(Path(path) for _, path in changes):
+            return
+
+
+def wait_and_start_anew(watched: Iterable[Path]) -> None:
+    """Waits for a change of code after a start that failed, then replaces this process."""
+    click.echo("callboard: waiting for a change of code", err=True)
+    for changes in watch(*watched, watch_filter=_FILTER, raise_interrupt=True):
+        if _compiles(Path(path) for _, path in changes):
+            break
+    start_anew()
+
+
+def start_anew() -> None:
+    """Replaces this process by a fresh one with the same arguments."""
+    click.echo("callboard: code has changed, starting anew")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.environ[_AGAIN] = "1"
+    os.execv(sys.executable, [sys.executable, "-m", "config.cli", *sys.argv[1:]])  # noqa: S606
+
+
+def _compiles(paths: Iterable[Path]) -> bool:
+    for path in paths:
+        if path.suffix != ".py" or not path.exists():
+            continue
+        try:
+            compile(path.read_bytes(), str(path), "exec")
+        except (SyntaxError, ValueError):
+            traceback.print_exc(limit=0)
+            click.echo("callboard: the code before the change runs on", err=True)
+            return False
+    return True
