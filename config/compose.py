@@ -48,7 +48,7 @@ def _imported(place: str) -> type[Service]:
         sys.path.insert(0, "")  # as `python -m` would: services stand in the working folder
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UnknownService(f"services: {place!r} cannot be imported: {error}") from error
     if not isinstance(found, type) or not issubclass(found, Service):
         raise UnknownService(f"services: {place!r} is no Service class")

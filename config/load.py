@@ -91,8 +91,8 @@ def _set(tree: dict[str, Any], variable: str, value: str, sources: dict[str, str
         words = words.removesuffix("_file")
         try:
             value = Path(value).read_text(encoding="utf-8").rstrip("\r\n")
-        except OSError as error:
-            raise SettingsError(f"{variable}={value}: the file cannot be read: {error.strerror}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{variable}={value}: the file cannot be read: {error}") from error
     keys = words.split("__")
     node: Any = tree
     for key in keys[:-1]:
@@ -130,9 +130,8 @@ def _check_name(name: str, source: str) -> None:
         return
     where = source if source.startswith(PREFIX) else f"{source}: {name}"
     if name in fields:
-        raise SettingsError(
-            f"{where}: {name} is a section: set one of {', '.join(f'{name}.{key}' for key in msgspec.structs.asdict(Settings()))[:120]}"
-        )
+        inner = [field for field in fields if field.startswith(f"{name}.")]
+        raise SettingsError(f"{where}: {name} is a section: set one of {', '.join(inner)}")
 
     near = difflib.get_close_matches(name, [field for field, section in fields.items() if section is None], 1)
     hint = f": did you mean {near[0]} ({variable(near[0])})?" if near else ": `callboard config show` lists all"

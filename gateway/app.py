@@ -1,18 +1,22 @@
 """The gateway's own pages: a Litestar application under the reserved prefixes."""
 
+import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+import anyio
 import msgspec
 from litestar import Litestar, MediaType, Request, Response, get
-from litestar.exceptions import HTTPException
-from litestar.static_files import create_static_files_router  # pyright: ignore[reportUnknownVariableType]
+from litestar.exceptions import HTTPException, NotFoundException
 
 from gateway.problems import Problem, of_error, of_problem
-from runtime import Context, ServiceError
+from runtime import Context, InternalError, ServiceError
 from runtime.identity import Keys, KeySet
 from runtime.proxy import Proxy
+
+_log = logging.getLogger("callboard.gateway")
+
+_ASSETS = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript", "favicon-32x32.png": "image/png"}
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -84,28 +88,36 @@ def pages(
             msgspec.json.encode(keys), media_type="application/jwk-set+json", headers={"cache-control": "public, max-age=30"}
         )
 
-    import swagger_ui
+    @get("/docs/assets/{name:str}")
+    async def asset(request: Request[Any, Any, Any]) -> Response[bytes]:
+        import swagger_ui
 
-    assets = create_static_files_router(
-        path="/docs/assets", directories=[Path(swagger_ui.__file__).parent / "static"], cache_control=None
-    )
+        name = request.path_params["name"]
+        if name not in _ASSETS:
+            raise NotFoundException
+        path = anyio.Path(swagger_ui.__file__).parent / "static" / name
+        return Response(await path.read_bytes(), media_type=_ASSETS[name], headers={"cache-control": "public, max-age=86400"})
+
+    def service_error(_: Request[Any, Any, Any], error: ServiceError) -> Response[bytes]:
+        return _response(*of_error(error, proxy.new_id()))
+
+    def http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+        if error.status_code == 404:
+            return _response(*of_problem(Problem(404, "not-found", "There is nothing here."), proxy.new_id()))
+        headers = [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
+        code = "method-not-allowed" if error.status_code == 405 else "refused"
+        return _response(*of_problem(Problem(error.status_code, code, error.detail, headers), proxy.new_id()))
+
+    def failure(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+        incident = proxy.new_id()
+        _log.error("incident %s: a page of the gateway failed: %r", incident, error, exc_info=error)
+        return _response(*of_error(InternalError(incident), incident))
+
     return Litestar(
-        [openapi, docs, start, healthz, readyz, metrics, jwks, assets],
+        [openapi, docs, start, healthz, readyz, metrics, jwks, asset],
         openapi_config=None,
         logging_config=None,
-        exception_handlers={ServiceError: _service_error, HTTPException: _http_error},
-    )
-
-
-def _service_error(request: Request[Any, Any, Any], error: ServiceError) -> Response[bytes]:
-    return _response(*of_error(error, request.headers.get("x-request-id", "")))
-
-
-def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    detail = "There is nothing here." if error.status_code == 404 else error.detail
-    headers = [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
-    return _response(
-        *of_problem(Problem(error.status_code, "not-found" if error.status_code == 404 else "refused", detail, headers), "")
+        exception_handlers={ServiceError: service_error, HTTPException: http_error, Exception: failure},
     )
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from gateway import problems
@@ -72,11 +72,8 @@ class Dispatcher:
     async def _limited(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, request_id: str) -> Answer:
         try:
             client = scope.get("client")
-            self._limits.enter(client[0] if client else "")
-            try:
-                return await self._answer(scope, headers, receive, request_id)
-            finally:
-                self._limits.leave()
+            self._limits.arrive(client[0] if client else "")
+            return await self._answer(scope, headers, receive, request_id)
         except Problem as problem:
             return problems.of_problem(problem, request_id)
         except ServiceError as error:
@@ -105,13 +102,17 @@ class Dispatcher:
         trace = self._proxy.new_trace(headers.get(b"traceparent", b"").decode("latin-1") or None)
         ctx = self._proxy.context(request_id, token, trace, self._settings.request_timeout)
         key = _idempotency_key(headers)
-        work = self._proxy.forward(ctx, route.service, route.info.name, params, body, key)
+        self._limits.enter()
+        work: Coroutine[Any, Any, bytes] = self._proxy.forward(ctx, route.service, route.info.name, params, body, key)
         try:
-            waits_for = work.send(None)
-        except StopIteration as done:
-            reply: bytes = done.value
-        else:
-            reply = await _until_gone(Started(work, waits_for), receive)
+            try:
+                waits_for = work.send(None)
+            except StopIteration as done:
+                reply: bytes = done.value
+            else:
+                reply = await _until_gone(Started(work, waits_for), receive)
+        finally:
+            self._limits.leave()
         return (204, [], b"") if route.status == 204 else (route.status, _JSON, reply)
 
     def _check_size(self, scope: Scope) -> None:
@@ -136,11 +137,11 @@ class Dispatcher:
         chunks: list[bytes] = []
         size = 0
         try:
-            async with asyncio.timeout(self._settings.request_timeout):
+            async with asyncio.timeout(self._settings.body_timeout):
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        raise Gone
+                        raise Problem(400, "incomplete", "The body ended before it was complete.", [(b"connection", b"close")])
                     size += len(message.get("body", b""))
                     if size > limit:
                         raise Problem(413, "too-large", f"The body has more than {limit} bytes.", [(b"connection", b"close")])

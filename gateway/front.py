@@ -60,8 +60,13 @@ class Front:
             await send({"type": "http.response.start", "status": 204, "headers": [*cors, *_preflight()]})
             await send({"type": "http.response.body", "body": b""})
             return
-        app = self._pages if raw_path.split(b"/", 2)[1:2] and raw_path.split(b"/", 2)[1] in _RESERVED else self._api
-        edge = _Edge(send, cors, accepts is not None and b"gzip" in accepts)
+        edge = _Edge(send, cors, accepts is not None and _takes_gzip(accepts))
+        app = self._api
+        if raw_path[1:].partition(b"/")[0] in _RESERVED:
+            app, edge.of_pages = self._pages, True
+            if scope["method"] == "HEAD":
+                scope = {**scope, "method": "GET"}
+                edge.head_only = True
         try:
             await app(scope, receive, edge)
         except Exception:
@@ -91,13 +96,15 @@ def _preflight() -> Headers:
 class _Edge:
     """The layer around an answer. A body that comes whole is compressed if that is worth it and wanted."""
 
-    __slots__ = ("_cors", "_gzip", "_head", "_send", "started")
+    __slots__ = ("_cors", "_gzip", "_head", "_send", "head_only", "of_pages", "started")
 
     def __init__(self, send: Send, cors: Headers, gzip_wanted: bool) -> None:
         self._send = send
         self._cors = cors
         self._gzip = gzip_wanted
         self._head: Message | None = None
+        self.head_only = False
+        self.of_pages = False
         self.started = False
 
     async def __call__(self, message: Message) -> None:
@@ -117,11 +124,23 @@ class _Edge:
                     (b"content-length", str(len(body)).encode()),
                 ]
                 message = {"type": "http.response.body", "body": body}
-            given = {name for name, _ in headers}
-            headers += [pair for pair in _SECURITY if pair[0] not in given] if len(given) > 3 else _SECURITY
+            if self.of_pages:
+                given = {name for name, _ in headers}
+                headers += [pair for pair in _SECURITY if pair[0] not in given]
+            else:
+                headers += _SECURITY
             self.started = True
             await self._send({"type": "http.response.start", "status": head["status"], "headers": headers + self._cors})
-        await self._send(message)
+        await self._send({**message, "body": b""} if self.head_only else message)
+
+
+def _takes_gzip(accepts: bytes) -> bool:
+    """Whether an Accept-Encoding field (RFC 9110, section 12.5.3) has gzip, and not to exclude it."""
+    for part in accepts.split(b","):
+        coding, _, weight = part.replace(b" ", b"").partition(b";q=")
+        if coding.lower() == b"gzip":
+            return weight.strip(b"0.") != b"" or weight == b""
+    return False
 
 
 def _compressible(headers: Headers) -> bool:
@@ -130,7 +149,7 @@ def _compressible(headers: Headers) -> bool:
     return (
         not encoded
         and bool(kinds)
-        and kinds[0].startswith((b"application/json", b"application/problem+json", b"text/", b"application/javascript"))
+        and kinds[0].startswith((b"application/json", b"application/problem+json", b"text/", b"image/svg"))
     )
 
 

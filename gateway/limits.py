@@ -23,11 +23,11 @@ class Limits:
         self._now = now
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def enter(self, address: str) -> None:
-        """Takes a request in; `leave` follows.
+    def arrive(self, address: str) -> None:
+        """A request has come.
 
         Raises:
-            Problem: there are too many (503), or too many from this address (429), or the gateway is stopping (503).
+            Problem: there are too many from this address (429), or the gateway is stopping (503).
         """
         if self.draining:
             raise Problem(
@@ -36,10 +36,17 @@ class Limits:
                 "The gateway is stopping: try again elsewhere.",
                 [(b"retry-after", b"1"), (b"connection", b"close")],
             )
-        if self.running >= self._settings.max_requests:
-            raise Problem(503, "overloaded", "Too many requests are under way: try again.", [(b"retry-after", b"1")])
         if self._settings.rate:
             self._spend(address)
+
+    def enter(self) -> None:
+        """Takes a request in, once it is wholly there; `leave` follows.
+
+        Raises:
+            Problem: too many are under way (503).
+        """
+        if self.running >= self._settings.max_requests:
+            raise Problem(503, "overloaded", "Too many requests are under way: try again.", [(b"retry-after", b"1")])
         self.running += 1
 
     def leave(self) -> None:

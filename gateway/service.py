@@ -14,14 +14,14 @@ from gateway.front import Front
 from gateway.limits import Limits
 from gateway.openapi import document
 from gateway.settings import GatewaySettings
-from runtime import CallboardError, Context, Contract, Service
+from runtime import CallboardError, Context, Contract, Service, StartError
 from runtime.identity import identity
 from runtime.proxy import Proxy
 
 _DRAIN = 10.0
 
 
-class PortTaken(CallboardError):
+class PortTaken(StartError):
     """Somebody else listens where the gateway should."""
 
 

@@ -15,6 +15,8 @@ class GatewaySettings(Struct):
     """Where it listens; 0 takes a free port."""
     request_timeout: Annotated[float, Meta(gt=0)] = 30.0
     """The deadline of a request, carried to the services."""
+    body_timeout: Annotated[float, Meta(gt=0)] = 10.0
+    """How long a body may take to come."""
     max_body: Annotated[int, Meta(ge=1)] = 1024 * 1024
     max_header: Annotated[int, Meta(ge=1024)] = 16 * 1024
     """All header fields of a request together."""

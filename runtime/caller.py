@@ -18,6 +18,7 @@ from runtime.errors import (
     Draining,
     ErrorData,
     InstanceLost,
+    InternalError,
     KnownErrors,
     NoInstance,
     ServiceError,
@@ -31,7 +32,7 @@ from runtime.registry import Member
 from runtime.rest import Params
 from runtime.transport import PeerUnreachable, TransportError
 
-_ELSEWHERE = (InstanceLost, Unreachable, Draining)
+_ELSEWHERE = (InstanceLost, Unreachable, Draining, NoInstance)
 """Errors after which another instance may be asked."""
 
 
@@ -92,7 +93,14 @@ class Caller:
         decoder = self._decoders.get(spec)
         if decoder is None:
             decoder = self._decoders[spec] = msgspec.json.Decoder(spec.reply)
-        return decoder.decode(answer)
+        try:
+            return decoder.decode(answer)
+        except msgspec.MsgspecError as error:
+            incident = self._environment.chance.hex(16)
+            self._environment.log.error(
+                "incident %s: %s answered %s with something else: %s", incident, service, spec.full_name, error
+            )
+            raise InternalError(incident) from None
 
     async def forward(self, ctx: Context, service: str, request: str, params: Params, body: bytes, key: str | None) -> bytes:
         """Asks a service with the parts of a REST request, and gives its reply as JSON text.
@@ -107,6 +115,7 @@ class Caller:
         endpoint = target.endpoints[request]
         child = Context(target, ctx)  # type: ignore[arg-type]
         child.given_key = key
+        child.fixed_deadline = ctx.deadline  # nobody has armed a timer for it yet
         return encode(
             await within(child, target.handle(endpoint, lambda: endpoint.rest_message(params, body), child), self._deadlines)
         )
@@ -193,7 +202,7 @@ class Caller:
         environment = self._environment
         to = member.address
         remaining = deadline - environment.clock.monotonic()
-        if remaining <= 0:
+        if remaining <= 0 and self._deadlines:
             raise DeadlineExceeded(to.service)
         sender = ctx.host.name
         envelope = Envelope(

@@ -223,6 +223,8 @@ class Context:
     @property
     def path(self) -> tuple[str, ...]:
         """The instances that wait for this handler, the first caller first."""
+        if self.unbounded:
+            return ()  # a timer waits for nobody's mailbox
         before = self.parent.path if self.parent is not None else self.envelope.path if self.envelope is not None else ()
         return (*before, self.place)
 

@@ -20,6 +20,10 @@ class DefinitionError(CallboardError):
     """A service, message or handler is defined wrongly. Found when the class is defined or the node starts."""
 
 
+class StartError(CallboardError):
+    """A service cannot start, and trying again would not help: something outside has to be mended first."""
+
+
 class UsageError(CallboardError):
     """The runtime's API is used wrongly inside a handler, as by a request in an open transaction."""
 

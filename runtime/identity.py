@@ -4,6 +4,7 @@ Whoever receives a token verifies it by itself, with keys that come only from th
 down stops logins and nothing else: keys once learnt stay.
 """
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -122,9 +123,10 @@ class Verifier:
         self._learnt_at = float("-inf")
         self._revoked: dict[str, float] = {}
         self._version = 0
-        self._confirmed_at: float | None = None
+        self._confirmed_at = float("-inf")
         self._cache: OrderedDict[bytes, tuple[Identity, float]] = OrderedDict()
         self._used = False
+        self._beginning = asyncio.Lock()
         metrics.gauge("revocations_age_seconds", self._age)
 
     @property
@@ -157,8 +159,10 @@ class Verifier:
         if found is not None:
             return found
         if not self._used:
-            self._used = True
-            await self.learn_revocations()
+            async with self._beginning:  # nobody is let in before the first answer, or its failure
+                if not self._used:
+                    await self.learn_revocations()
+                    self._used = True
         found = self._decode(token, await self._key_for(token))
         if found.session in self._revoked:
             raise Unauthenticated("the session has ended")
@@ -189,7 +193,7 @@ class Verifier:
         self._revoked |= {session.sid: session.until.timestamp() for session in answer.sessions}
 
     def _age(self) -> float:
-        return 0.0 if self._confirmed_at is None else self._clock.monotonic() - self._confirmed_at
+        return 0.0 if not self._used else self._clock.monotonic() - self._confirmed_at
 
     async def _key_for(self, token: str) -> "PyJWK":
         kid = _header(token).get("kid")

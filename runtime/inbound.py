@@ -8,7 +8,7 @@ import msgspec
 from runtime.caller import Caller
 from runtime.context import Context
 from runtime.endpoint import Endpoint, encode
-from runtime.envelope import Address, Envelope, Head
+from runtime.envelope import Address, Envelope, EnvelopeKind, Head
 from runtime.environment import Environment
 from runtime.errors import DeadlineExceeded, Draining, InstanceLost, NoInstance, Overloaded, ServiceError, UnknownRequest
 from runtime.instance import Instance
@@ -29,6 +29,7 @@ class Inbound:
         self._caller = caller
         self._running: dict[_Work, asyncio.Task[None]] = {}
         self._cancelled: dict[_Work, float] = {}
+        self._done: dict[_Work, float] = {}
         self._stopping = False
         environment.metrics.gauge("requests_running", lambda: len(self._running))
 
@@ -78,12 +79,26 @@ class Inbound:
         work = (envelope.reply_to.node if envelope.reply_to is not None else "", envelope.id)
         if self._cancelled and self._cancelled.pop(work, None) is not None:
             return  # its cancel came first
-        if work in self._running:
+        if work in self._running or work in self._done:
             self._environment.metrics.count("duplicate_requests_total", service=to)
             return
         task = asyncio.get_running_loop().create_task(self._serve(envelope, instance, endpoint))
         self._running[work] = task
-        task.add_done_callback(lambda _: self._running.pop(work, None))
+        task.add_done_callback(lambda _: self._ended(work))
+
+    def _ended(self, work: _Work) -> None:
+        self._running.pop(work, None)
+        if self._environment.transport.traits.duplicates:  # a second copy may still be on its way
+            self._remember(self._done, work)
+
+    def _remember(self, tombstones: dict[_Work, float], work: _Work) -> None:
+        """Keeps a request's id until nobody can wait for it any more."""
+        now = self._environment.clock.monotonic()
+        if len(tombstones) >= 1024:
+            for other in [other for other, until in tombstones.items() if until <= now]:
+                del tombstones[other]
+        if len(tombstones) < 65536:
+            tombstones[work] = now + self._environment.settings.request_timeout
 
     async def _serve(self, envelope: Envelope, instance: Instance, endpoint: Endpoint) -> None:
         settings = self._environment.settings
@@ -95,22 +110,26 @@ class Inbound:
         try:
             async with timer:
                 reply = await instance.handle(endpoint, lambda: endpoint.message(envelope), ctx)
+                if not self._environment.transport.zero_copy:
+                    reply = encode(reply)
         except ServiceError as error:
-            await self._answer(envelope, instance.name, "error", error.data())
+            await self._fail(envelope, instance.name, error)
         except TimeoutError:
-            await self._answer(envelope, instance.name, "error", DeadlineExceeded(instance.name).data())
+            await self._fail(envelope, instance.name, DeadlineExceeded(instance.name))
         except asyncio.CancelledError:
             if self._stopping:
-                await finish(self._answer(envelope, instance.name, "error", InstanceLost(instance.name).data()))
+                await finish(self._fail(envelope, instance.name, InstanceLost(instance.name)))
             raise
         else:
             await self._answer(envelope, instance.name, "reply", reply)
 
-    async def _answer(self, request: Envelope, service: str, kind: Any, body: Any) -> None:
+    async def _fail(self, request: Envelope, service: str, error: ServiceError) -> None:
+        data = error.data()
+        await self._answer(request, service, "error", data if self._environment.transport.zero_copy else encode(data))
+
+    async def _answer(self, request: Envelope, service: str, kind: EnvelopeKind, body: Any) -> None:
         if request.reply_to is None:
             return  # one-way
-        if not self._environment.transport.zero_copy:
-            body = encode(body)
         try:
             await self._environment.transport.unicast(
                 request.reply_to, Envelope(kind, request.id, request.subject, body), service
@@ -120,7 +139,7 @@ class Inbound:
 
     def _refuse(self, envelope: Envelope, service: str, error: ServiceError) -> None:
         self._environment.metrics.count("requests_refused_total", service=service, code=error.code)
-        self._environment.spawn(self._answer(envelope, service, "error", error.data()))
+        self._environment.spawn(self._fail(envelope, service, error))
 
     def _cancel(self, envelope: Envelope) -> None:
         work = (envelope.reply_to.node if envelope.reply_to is not None else "", envelope.id)
@@ -128,11 +147,7 @@ class Inbound:
         if task is not None:
             task.cancel()
             return
-        now = self._environment.clock.monotonic()
-        if len(self._cancelled) >= 1024:
-            self._cancelled = {other: until for other, until in self._cancelled.items() if until > now}
-        if len(self._cancelled) < 65536:
-            self._cancelled[work] = now + self._environment.settings.request_timeout
+        self._remember(self._cancelled, work)
 
     def _head(self, envelope: Envelope, to: str) -> None:
         instance = self.instances.get(to)

@@ -123,7 +123,16 @@ class Instance:
                     "(nobody holds a lock while waiting for the network)"
                 )
             key = key or work.key_for(spec.full_name)
-        return await self.caller.request(ctx, spec.contract.name, message, timeout, key, self.definition.known_error)
+            # whoever is asked, perhaps this service itself, is not in this handler's transaction
+            token = self.database.current.set(None)
+            try:
+                return await self._ask(ctx, spec.contract.name, message, timeout, key)
+            finally:
+                self.database.current.reset(token)
+        return await self._ask(ctx, spec.contract.name, message, timeout, key)
+
+    async def _ask(self, ctx: Context, service: str, message: Any, timeout: float | None, key: str | None) -> Any:
+        return await self.caller.request(ctx, service, message, timeout, key, self.definition.known_error)
 
     async def publish(self, ctx: Context, signal: Signal) -> None:
         spec = spec_of(type(signal))
@@ -192,7 +201,7 @@ class Instance:
                 if handler.takes_tx:
                     return await self._transact(endpoint, message, ctx)
                 reply = await endpoint.method(message, ctx)
-                endpoint.check(reply, quickly=True)
+                endpoint.check(reply, quickly=self.environment.transport.zero_copy)
                 return reply
             finally:
                 self.mailbox.leave(key)
@@ -313,6 +322,9 @@ class Instance:
                 await finish(self._compensate(undo))
             except asyncio.CancelledError as cancelled:
                 error = cancelled
+        if isinstance(error, ExceptionGroup):  # of a task group in the handler
+            group = cast("ExceptionGroup[Exception]", error)
+            error = next(iter(_leaves(group)), group)
         if isinstance(error, ServiceError | Superseded):
             return error
         if isinstance(error, asyncio.CancelledError):
@@ -335,7 +347,7 @@ class Instance:
         for request in reversed(undo):
             try:
                 await ctx.request(request, timeout=self.environment.settings.undo_timeout)
-            except ServiceError as error:
+            except Exception as error:  # the others are still to be made
                 self.metrics.count("undo_failed_total", service=self.name)
                 self.log.warning("%s could not be undone and is left to expire: %s", type(request).__name__, error)
 
@@ -370,9 +382,7 @@ class Instance:
 
     async def ask(self, publisher: str, message: Pull | StreamHead) -> Batch | Position:
         """Asks a publisher about its stream."""
-        answer: Batch | Position = await self.caller.request(
-            self.context(), publisher, message, None, None, self.definition.known_error
-        )
+        answer: Batch | Position = await self._ask(self.context(), publisher, message, None, None)
         return answer
 
     async def apply(self, source: Source, events: Sequence[StreamEvent], guard: Guard) -> None:
@@ -382,9 +392,13 @@ class Instance:
         last: Context | None = None
         tx: Transaction | None = None
         try:
-            async with asyncio.timeout(self._limit()), self.database.transaction(guard) as tx:
+            limit = self._limit()
+            # requests end first, as errors that say nothing about the event; a handler that hangs by itself is the event's fault
+            async with asyncio.timeout(None if limit is None else limit + 1), self.database.transaction(guard) as tx:
+                deadline = self.clock.monotonic() + self.environment.settings.request_timeout
                 for event in events:
                     last = ctx = Context(self, None)
+                    ctx.fixed_deadline = deadline
                     ctx.envelope = Envelope(
                         "signal", event.id, event.type, event.body.encode(), source.publisher, trace=event.trace
                     )
@@ -403,13 +417,24 @@ class Instance:
             self.mailbox.leave()
             if tx is not None and tx.committed and last is not None:
                 last.work = None
-                for work in works[:-1]:
-                    works[-1].signals[:0] = work.signals
+                works[-1].signals = [signal for work in works for signal in work.signals]
                 self._committed(tx, works[-1], last)
 
     async def _stream_head(self, message: StreamHead, ctx: Context) -> Position:
         assert self.stream is not None
         return await self.stream.position()
+
+
+def _leaves(group: "ExceptionGroup[Exception]") -> list[ServiceError]:
+    """The errors in a group, if all of them are services' own."""
+    found: list[ServiceError] = []
+    for error in group.exceptions:
+        inner = _leaves(cast("ExceptionGroup[Exception]", error)) if isinstance(error, ExceptionGroup) else [error]
+        services = [leaf for leaf in inner if isinstance(leaf, ServiceError)]
+        if not services:
+            return []
+        found += services
+    return found
 
 
 class EventKeys:

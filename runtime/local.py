@@ -5,14 +5,16 @@ deadline's timer is armed only if it waits for something.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol, TypeVar
 
 from runtime.context import Context
 from runtime.endpoint import Endpoint
 from runtime.errors import DeadlineExceeded, KnownErrors, ServiceError, rebuild_error
 from runtime.mailbox import Mailbox
 from runtime.tasks import Started
+
+T = TypeVar("T")
 
 
 class Target(Protocol):
@@ -42,7 +44,7 @@ class LocalRoute:
 
     async def resume(self, work: Coroutine[Any, Any, Any], waits_for: Any, ctx: Context) -> Any:
         """Goes on with a handler that waits for something, until its deadline."""
-        return await within(ctx, Started(work, waits_for), self._deadlines)
+        return await timed(ctx, Started(work, waits_for), self._deadlines)
 
     async def failed(self, error: BaseException, ctx: Context) -> BaseException:
         """What the caller gets to see of an error."""
@@ -52,14 +54,22 @@ class LocalRoute:
         return error
 
 
-async def within(ctx: Context, work: Any, deadlines: bool) -> Any:
-    """Awaits work in this task until the context's deadline.
-
-    A context that shares its caller's deadline needs no timer of its own: the caller's is armed.
+async def within(ctx: Context, work: Coroutine[Any, Any, T], deadlines: bool) -> T:
+    """Awaits work in this task until the context's deadline. The timer is armed when it first waits for something.
 
     Raises:
         DeadlineExceeded: it was cancelled, because the deadline has come.
     """
+    try:
+        waits_for = work.send(None)
+    except StopIteration as done:
+        reply: T = done.value
+        return reply
+    return await timed(ctx, Started(work, waits_for), deadlines)
+
+
+async def timed(ctx: Context, work: Awaitable[T], deadlines: bool) -> T:
+    """The same for work that has begun. A context that shares its caller's deadline needs no timer: the caller's is armed."""
     if not deadlines or ctx.shares_deadline:
         return await work
     timer = asyncio.timeout_at(ctx.deadline)

@@ -59,17 +59,57 @@ class Mailbox:
         """
         if self.limit < 0:
             raise Draining(self.service)
-        if key is not None:
-            if key in self._keys:
-                await self._wait(self._queue_of(key), key)
-            else:
+        held = key is not None and key in self._keys
+        if not held and self._has_room():
+            self.running += 1
+            if key is not None:
                 self._keys[key] = None
-        if self.running < self.limit and not self._ready:
+            return
+        if self._waiting >= self._capacity:
+            raise Overloaded(self.service)
+        if key is not None and not held:
+            self._keys[key] = None
+        self._waiting += 1
+        self.must_wake = True
+        try:
+            if held:
+                await self._wait_for_key(key)
+            await self._wait_for_room(key)
+        finally:
+            self._waiting -= 1
+            self.wake()
+
+    def _has_room(self) -> bool:
+        return self.running < abs(self.limit) and not self._ready
+
+    async def _wait_for_key(self, key: Hashable) -> None:
+        queue = self._keys[key]
+        if queue is None:
+            queue = self._keys[key] = deque()
+        waiter: _Waiter = asyncio.get_running_loop().create_future()
+        queue.append(waiter)
+        try:
+            await waiter
+        except BaseException:
+            if waiter.done() and not waiter.cancelled():  # it got the key and was cancelled in one turn of the loop
+                self._release(key)
+            else:
+                queue.remove(waiter)
+            raise
+
+    async def _wait_for_room(self, key: Hashable) -> None:
+        if self._has_room():
             self.running += 1
             return
+        waiter: _Waiter = asyncio.get_running_loop().create_future()
+        self._ready.append(waiter)
         try:
-            await self._wait(self._ready, None)
+            await waiter
         except BaseException:
+            if waiter.done() and not waiter.cancelled():
+                self.running -= 1
+            else:
+                self._ready.remove(waiter)
             if key is not None:
                 self._release(key)
             raise
@@ -99,33 +139,6 @@ class Mailbox:
         self._idle = asyncio.Event()
         self.wake()
         await self._idle.wait()
-
-    async def _wait(self, queue: "deque[_Waiter]", key: Hashable) -> None:
-        if self._waiting >= self._capacity:
-            raise Overloaded(self.service)
-        waiter: _Waiter = asyncio.get_running_loop().create_future()
-        queue.append(waiter)
-        self._waiting += 1
-        self.must_wake = True
-        try:
-            await waiter
-        except BaseException:
-            if waiter.done() and not waiter.cancelled():  # let in and cancelled in one turn of the loop
-                if key is None:
-                    self.leave()
-                else:
-                    self._release(key)
-            raise
-        finally:
-            self._waiting -= 1
-            if self._idle is not None:
-                self.wake()
-
-    def _queue_of(self, key: Hashable) -> "deque[_Waiter]":
-        queue = self._keys[key]
-        if queue is None:
-            queue = self._keys[key] = deque()
-        return queue
 
     def _release(self, key: Hashable) -> None:
         queue = self._keys[key]

@@ -147,6 +147,8 @@ class Node:
 
     async def crash(self) -> None:
         """Ends at once, as a killed process would: nothing is drained, withdrawn or committed. For tests."""
+        for supervised in self.supervised:
+            supervised.crash()
         for task in self._running.values():
             task.cancel()
         await asyncio.gather(*self._running.values(), return_exceptions=True)
@@ -174,7 +176,7 @@ class Node:
         return ctx
 
     async def _ask_auth(self, request: Any) -> Any:
-        return await self._asker.request(request)
+        return await self._asker.request(request, timeout=max(self.environment.settings.tokens.refresh_seconds, 1.0))
 
     # Ways between instances on this node
 
@@ -187,14 +189,20 @@ class Node:
             self._link_one(host, instance)
             self._link_one(instance, host)
 
-    def unlink(self, instance: Instance) -> None:
-        """Closes an instance."""
-        self._hosts.remove(instance)
-        self.inbound.instances.pop(instance.name, None)
-        self.caller.local.pop(instance.name, None)
+    def close_door(self, instance: Instance) -> None:
+        """Sends what is asked on this node to other nodes' instances, if there are any."""
+        if self.caller.local.get(instance.name) is instance:
+            del self.caller.local[instance.name]
         for host in self._hosts:
             for cls in [cls for cls, route in host.local.items() if route.host is instance]:
                 del host.local[cls]
+
+    def unlink(self, instance: Instance) -> None:
+        """Closes an instance."""
+        self.close_door(instance)
+        self._hosts.remove(instance)
+        if self.inbound.instances.get(instance.name) is instance:
+            del self.inbound.instances[instance.name]
 
     def _link_one(self, host: Instance, target: Instance) -> None:
         if self.inbound.instances.get(target.name) is not target:

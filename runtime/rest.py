@@ -133,7 +133,7 @@ class RestDecoder:
         for name, texts in given.items():
             convert = self._converters.get(name)
             if convert is None:
-                faults.append(Violation(f"/{name}", "unknown parameter"))
+                faults.append(Violation(f"/{_escape(name)}", "unknown parameter"))
                 continue
             try:
                 values[name] = convert(texts)
@@ -204,7 +204,7 @@ def _converter(info: inspect.Type) -> Converter | None:
 def _scalar(info: inspect.Type) -> Callable[[str], Any] | None:
     check = _constraints(info)
     if isinstance(info, inspect.IntType):
-        return lambda text: check(int(_matched(_INT, text, "an integer")))
+        return lambda text: check(_int64(int(_matched(_INT, text, "an integer"))))
     if isinstance(info, inspect.FloatType):
         return lambda text: check(_finite(float(_matched(_FLOAT, text, "a number"))))
     if isinstance(info, inspect.BoolType):
@@ -245,6 +245,12 @@ def _matched(pattern: re.Pattern[str], text: str, expected: str) -> str:
     return text
 
 
+def _int64(value: int) -> int:
+    if not -(2**63) <= value < 2**63:
+        raise ValueError("expected an integer of 64 bits")
+    return value
+
+
 def _finite(value: float) -> float:
     if not math.isfinite(value):
         raise ValueError("expected a finite number")
@@ -263,8 +269,10 @@ def _one_of(values: dict[str, Any], text: str) -> Any:
     return values[text]
 
 
-_AT = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?(?P<path>\$.*)`)?$", re.DOTALL)
-_FIELD = re.compile(r"^Object (?:missing required|contains unknown) field `(?P<name>.*)`$", re.DOTALL)
+_FIELD = re.compile(r"Object (?:missing required|contains unknown) field `(?P<name>[^`]*)`")
+_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\[(?:\.\.\.)?\]")
+_LONGEST = 300
+"""Characters of msgspec's text that are read; a field's name, which the client chooses, stands in it."""
 
 
 def decode_json(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
@@ -301,18 +309,14 @@ def _malformed(body: bytes, error: Exception) -> Malformed | Invalid:
 
 
 def _violation(text: str) -> Violation:
-    found = _AT.match(text)
-    assert found is not None
-    what, pointer = found["what"], _pointer(found["path"] or "$")
-    field = _FIELD.match(what)
-    if field is not None:
-        pointer += "/" + _escape(field["name"])
-    return Violation(pointer, what)
-
-
-def _pointer(path: str) -> str:
-    """A JSON Pointer (RFC 6901) from msgspec's `$.items[0].name`."""
-    return "".join("/" + _escape(part.strip("[]")) for part in re.findall(r"\.[^.\[]+|\[[^\]]*\]", path)).replace("/.", "/")
+    if len(text) > _LONGEST:
+        return Violation("", text[:_LONGEST] + "…")
+    what, at, path = text.rpartition(" - at `$")
+    if not at or not path.endswith("`"):
+        what, path = text, ""
+    pointer = "".join("/" + _escape(name or index or "-") for name, index in _STEP.findall(path[:-1]))
+    field = _FIELD.fullmatch(what)
+    return Violation(f"{pointer}/{_escape(field['name'])}" if field else pointer, what)
 
 
 def _escape(name: str) -> str:

@@ -6,14 +6,14 @@ crash in a handler fails that message only.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from typing import Protocol, cast
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, cast
 
 from runtime.caller import Caller
 from runtime.describe import describe
 from runtime.envelope import Topic
 from runtime.environment import Environment
-from runtime.errors import CallboardError, ServiceError
+from runtime.errors import CallboardError, DefinitionError, ServiceError, StartError
 from runtime.handlers import Timer
 from runtime.identity import Verifier
 from runtime.inbound import Inbound
@@ -44,6 +44,7 @@ class House(Protocol):
     inbound: Inbound
 
     def link(self, instance: Instance) -> None: ...
+    def close_door(self, instance: Instance) -> None: ...
     def unlink(self, instance: Instance) -> None: ...
 
 
@@ -60,6 +61,7 @@ class Supervised:
         self._house = house
         self._crashes: deque[float] = deque()
         self._stopping = asyncio.Event()
+        self._crashing = False
 
     def __repr__(self) -> str:
         return f"<Supervised {self.name} [{'READY' if self.ready.is_set() else 'DOWN'}] crashes={len(self._crashes)}>"
@@ -69,19 +71,19 @@ class Supervised:
 
         Raises:
             Crashed: the restart budget is spent.
-            CallboardError: the service cannot start: its database or its definition is wrong.
+            CallboardError: the service cannot start: its database or its definition is wrong, or what it needs is taken.
         """
         try:
             if self._database is not None:
                 await self._open_database(self._database)
-            while True:
+            while not self._stopping.is_set():
                 try:
-                    return await self._run_instance()
-                except* CallboardError as group:
+                    await self._run_instance()
+                except* (DefinitionError, StartError) as group:
                     raise _first(group) from None
                 except* Exception as group:
                     await self._crashed(_first(group))
-                self.service = self._factory()
+                    self.service = self._factory()
         finally:
             if self._database is not None:
                 await finish(self._database.close())
@@ -94,13 +96,28 @@ class Supervised:
             self._crashes.popleft()
         environment.metrics.count("instance_restarts_total", service=self.name)
         environment.log.error("%s crashed (%d times within a minute): %r", self.name, len(self._crashes), error, exc_info=error)
+        if self._stopping.is_set():
+            return
         if len(self._crashes) > environment.settings.restarts:
             raise Crashed(f"{self.name} crashed {len(self._crashes)} times within a minute, the last time by {error!r}")
-        await environment.clock.sleep(environment.chance.jitter(min(0.1 * 2 ** len(self._crashes), 10.0)))
+        await self._unless_stopping(environment.clock.sleep(environment.chance.jitter(min(0.1 * 2 ** len(self._crashes), 10.0))))
+
+    async def _unless_stopping(self, work: Coroutine[Any, Any, None]) -> None:
+        """Awaits something, but no longer than until it is time to stop."""
+        async with asyncio.TaskGroup() as tasks:
+            waiting = tasks.create_task(work)
+            stopping = tasks.create_task(self._stopping.wait())
+            await asyncio.wait((waiting, stopping), return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+            stopping.cancel()
 
     def stop(self) -> None:
         """Lets the instance finish what it has begun; then `run` returns."""
         self._stopping.set()
+
+    def crash(self) -> None:
+        """Lets nothing be finished or withdrawn when `run` is cancelled. For tests."""
+        self._crashing = True
 
     async def _open_database(self, database: Database) -> None:
         await database.open()
@@ -114,7 +131,9 @@ class Supervised:
         service.attach(instance, self._database)
         if instance.stream is not None:
             await instance.stream.open()
-        await service.on_start(instance.context())
+        await self._unless_stopping(service.on_start(instance.context()))
+        if self._stopping.is_set():
+            return
         async with asyncio.TaskGroup() as tasks:
             try:
                 await self._join(instance)
@@ -126,7 +145,10 @@ class Supervised:
                 await self._stopping.wait()
             finally:
                 self.ready.clear()
-                await finish(self._leave(instance))
+                if self._crashing:
+                    self._house.unlink(instance)
+                else:
+                    await finish(self._leave(instance))
             for task in running:
                 task.cancel()
         await service.on_stop(instance.context())
@@ -150,6 +172,7 @@ class Supervised:
     async def _leave(self, instance: Instance) -> None:
         """Withdraws the instance, and lets it finish what it has begun."""
         environment = self._house.environment
+        self._house.close_door(instance)
         await environment.transport.withdraw(instance.address)
         try:
             async with asyncio.timeout(environment.settings.drain_timeout):

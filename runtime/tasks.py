@@ -10,20 +10,22 @@ T = TypeVar("T")
 async def finish(work: Awaitable[T]) -> T:
     """Awaits `work` to its end whatever is cancelled meanwhile; a cancellation is raised afterwards."""
     task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            if not task.done():
-                cancelled = error
-        except Exception:
-            break
-    if cancelled is not None:
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if task.cancelled():
+            raise
+        import anyio
+
+        with anyio.CancelScope(shield=True):  # anyio would cancel again at every turn of the loop
+            while not task.done():
+                try:
+                    await asyncio.wait((task,))
+                except asyncio.CancelledError:
+                    continue
         if not task.cancelled():
             task.exception()  # looked at: the cancellation takes precedence
-        raise cancelled
-    return task.result()
+        raise
 
 
 class Started(Awaitable[T]):

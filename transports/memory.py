@@ -6,6 +6,7 @@ default, as on every other transport; with `zero_copy` the messages themselves a
 
 import asyncio
 from collections.abc import Iterable, Iterator
+from contextvars import Context
 
 import msgspec
 
@@ -149,7 +150,10 @@ class MemoryTransport(Transport):
             raise PeerUnreachable("this transport is closed")
 
     def _hand(self, peer: "MemoryTransport", envelope: Envelope, service: str, sender: str) -> None:
-        asyncio.get_running_loop().call_soon(peer.take, msgspec.structs.replace(envelope, caller=sender), service)
+        arrived = msgspec.structs.replace(envelope, caller=sender)
+        asyncio.get_running_loop().call_soon(
+            peer.take, arrived, service, context=Context()
+        )  # nothing of the sender's comes along
 
     def take(self, envelope: Envelope, service: str) -> None:
         """An envelope has arrived."""

@@ -7,6 +7,7 @@ UUID its text, and both come back as text.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
 from typing import Any
 
 import msgspec
@@ -92,6 +93,10 @@ class Transaction(ABC):
 
 class Database(ABC):
     """A service's own database. Nobody else opens it."""
+
+    def __init__(self) -> None:
+        self.current: ContextVar[Transaction | None] = ContextVar("current", default=None)
+        """The transaction that the current task is in, in its current handler."""
 
     @abstractmethod
     async def open(self) -> None:

@@ -6,6 +6,7 @@ the claim is still its own; if its owner is gone, or the lease over, the next ar
 afresh. So a zombie can neither commit nor undo what another attempt holds.
 """
 
+import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable
@@ -16,6 +17,7 @@ import msgspec
 from runtime.clock import Chance, Clock
 from runtime.errors import ErrorData, InProgress, KeyReused, KnownErrors, ServiceError, rebuild_error
 from runtime.storage.database import Database, Guard, Row, Statement, Superseded
+from runtime.tasks import finish
 
 KEEP_SECONDS = 24 * 3600
 """How long answers are kept for replay."""
@@ -111,12 +113,13 @@ class Once:
             except Superseded:
                 overtaken = True
             except ServiceError as error:
-                if _is_answer(error):
-                    await self._database.execute(
+                if _is_answer(error) and not await self._database.execute(
                         "INSERT INTO callboard_once (caller, subject, request, key, digest, state, attempt, owner, lease, answer) "
                         "VALUES ($1, $2, $3, $4, $5, 'error', 1, $6, $7, $8) ON CONFLICT DO NOTHING",
                         *scope, digest, self._owner, self._keep_until(), _text(error.data()),
-                    )  # fmt: skip
+                    ):  # fmt: skip
+                    overtaken = True
+                    continue  # a duplicate has stored another answer meanwhile: that one is everybody\'s
                 raise
 
     async def run_claimed(
@@ -132,7 +135,7 @@ class Once:
         """
         digest = hashlib.sha256(body).hexdigest()
         while True:
-            claim = await self._claim(scope, digest, deadline())
+            claim = await self._claim_or_let_go(scope, digest, deadline())
             if isinstance(claim, Answer):
                 return self._replayed(claim, reply)
             if claim is None:
@@ -145,11 +148,23 @@ class Once:
             except Superseded:
                 self._log.warning("attempt %d at %s was overtaken: its claim was over", claim.attempt, scope.request)
             except ServiceError as error:
-                await self._settle(claim, error if _is_answer(error) else None)
+                await finish(self._settle(claim, error if _is_answer(error) else None))
                 raise
             except BaseException:
-                await self._settle(claim, None)
+                await finish(self._settle(claim, None))
                 raise
+
+    async def _claim_or_let_go(self, scope: Scope, digest: str, remaining: float) -> Claim | Answer | None:
+        """The same as `_claim`; a claim that was committed while its asker was cancelled is freed."""
+        claiming = asyncio.ensure_future(self._claim(scope, digest, remaining))
+        try:
+            return await finish(claiming)
+        except asyncio.CancelledError:
+            if claiming.done() and not claiming.cancelled() and claiming.exception() is None:
+                claim = claiming.result()
+                if isinstance(claim, Claim):
+                    await finish(self._settle(claim, None))
+            raise
 
     async def _claim(self, scope: Scope, digest: str, remaining: float) -> Claim | Answer | None:
         """Takes the claim if it is free; else the stored answer; else None, for somebody else is at work."""
@@ -182,13 +197,18 @@ class Once:
             return Claim(scope, attempt, {})
 
     async def _stored(self, scope: Scope, digest: str, overtaken: bool) -> Answer | None:
-        sql = f"SELECT digest, state, answer FROM callboard_once WHERE {_WHERE}"
-        if overtaken:  # the other's answer may not be committed yet: this one's turn at the writer, and its end, wait for that
-            async with self._database.transaction() as tx:
-                row = await tx.fetch_one(sql, *scope)
-        else:
-            row = await self._database.fetch_one(sql, *scope)
-        return None if row is None else _answer(row, digest)
+        if not overtaken:
+            row = await self._database.fetch_one(f"SELECT digest, state, answer FROM callboard_once WHERE {_WHERE}", *scope)
+            return None if row is None else _answer(row, digest)
+        # The other's answer may not be committed yet: this one's turn at the writer, and its end, wait for that
+        async with self._database.transaction() as tx:
+            row = await tx.fetch_one(f"SELECT digest, state, answer, lease, owner FROM callboard_once WHERE {_WHERE}", *scope)
+            answer = None if row is None else _answer(row, digest)
+            if row is not None and answer is None and (row["state"] == "free" or not self._alive(row["owner"])):
+                await tx.execute(f"DELETE FROM callboard_once WHERE {_WHERE}", *scope)  # left by a version that made claims
+        if row is not None and answer is None:
+            await self._clock.sleep(self._chance.jitter(0.05))
+        return answer
 
     def _still_ours(self, claim: Claim) -> Guard:
         return Guard(

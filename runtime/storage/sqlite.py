@@ -12,7 +12,6 @@ import sqlite3
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +38,7 @@ class SqliteDatabase(Database):
     """
 
     def __init__(self, path: Path | str, *, durable: bool = True) -> None:
+        super().__init__()
         self.path = Path(path)
         self._durable = durable
         self._writer: _Connection | None = None
@@ -46,7 +46,6 @@ class SqliteDatabase(Database):
         self._busy = False
         self._queue: deque[asyncio.Future[None]] = deque()
         self._group: _Group | None = None
-        self._current: ContextVar[Transaction | None] = ContextVar("current", default=None)
 
     def __repr__(self) -> str:
         return f"<SqliteDatabase {self.path} [{'CLOSED' if self._writer is None else 'OPEN'}]>"
@@ -79,12 +78,12 @@ class SqliteDatabase(Database):
 
     @asynccontextmanager
     async def _transaction(self, guard: Guard | None) -> AsyncGenerator[Transaction, None]:
-        if self._current.get() is not None:
+        if self.current.get() is not None:
             raise UsageError(
                 "this task is in a transaction on this database already: use the handler's tx instead of self.db.transaction()"
             )
         transaction = _SqliteTransaction(self, guard)
-        token = self._current.set(transaction)
+        token = self.current.set(transaction)
         try:
             yield transaction
         except BaseException:
@@ -93,7 +92,7 @@ class SqliteDatabase(Database):
         else:
             await finish(transaction.commit())
         finally:
-            self._current.reset(token)
+            self.current.reset(token)
 
     async def execute(self, sql: str, *params: Any) -> int:
         async with self.transaction() as tx:
@@ -102,14 +101,18 @@ class SqliteDatabase(Database):
     async def fetch(self, sql: str, *params: Any) -> list[Row]:
         if self._reader is None:
             raise DatabaseError(f"{self.path}: is closed")
-        return await self._translated(self._reader, lambda raw: _fetch(raw, sql, params))
+        return await self._on(self._reader, lambda raw: _fetch(raw, sql, params))
 
     async def script(self, statements: str) -> None:
         group = await self.take_turn()
         try:
-            await self._translated(self.writer, lambda raw: _script(raw, statements))
+            if group.size:  # a script has a transaction of its own
+                await self.hop(_commit)
+                group.committed.set_result(None)
+                self._group = group = _Group()
+            await self.hop(lambda raw: _script(raw, statements))
         finally:
-            await finish(self._pass_on(group))
+            await finish(self.pass_on(group))
 
     @property
     def writer(self) -> "_Connection":
@@ -117,11 +120,15 @@ class SqliteDatabase(Database):
             raise DatabaseError(f"{self.path}: is closed")
         return self._writer
 
-    async def _translated(self, connection: "_Connection", function: Callable[[sqlite3.Connection], T]) -> T:
+    async def _on(self, connection: "_Connection", function: Callable[[sqlite3.Connection], T]) -> T:
         try:
             return await connection.run(function)
         except (sqlite3.Error, ValueError, OverflowError) as error:
             raise _translation(self.path, error) from error
+
+    async def hop(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Runs a function in the writer's thread. Raises our errors."""
+        return await self._on(self.writer, function)
 
     # Turns at the writer. Whoever has one may open a savepoint in the group's transaction, and passes the turn on at its end.
 
@@ -134,7 +141,7 @@ class SqliteDatabase(Database):
                 await turn
             except asyncio.CancelledError:
                 if not turn.cancelled():  # it has the turn already
-                    await finish(self._pass_on(self._entered()))
+                    await finish(self.pass_on(self._entered()))
                 raise
         self._busy = True
         return self._entered()
@@ -152,15 +159,18 @@ class SqliteDatabase(Database):
         """
         commit = group.size + 1 >= _GROUP or not self._queue
         try:
-            await self._translated(self.writer, functools.partial(_end, final, commit))
+            await self.hop(functools.partial(_end, final, commit))
         except DatabaseError as error:
-            await self._fail(group, error)
-            raise
+            alone = group.size == 0
+            await self._fail(group, DatabaseError(f"{self.path}: the commit failed: {error}"))
+            if alone:
+                raise
+            raise DatabaseError(f"{self.path}: the commit failed: {error}") from error
         group.size += 1
         if commit:
             self._settle(group)
         else:
-            await self._pass_on(group)
+            await self.pass_on(group)
         try:
             await asyncio.shield(group.committed)
         except DatabaseError as error:
@@ -169,18 +179,19 @@ class SqliteDatabase(Database):
     async def give_up_turn(self, group: "_Group") -> None:
         """Undoes the savepoint and passes the turn on; what the group has done before stands."""
         try:
-            if not await self._translated(self.writer, _undo):
+            if not await self.hop(_undo):
                 raise DatabaseError(f"{self.path}: the whole transaction was rolled back")
         except DatabaseError as error:
             await self._fail(group, error)
         else:
-            await self._pass_on(group)
+            await self.pass_on(group)
 
-    async def _pass_on(self, group: "_Group") -> None:
-        if self._hand_over():
+    async def pass_on(self, group: "_Group") -> None:
+        """Gives the turn to who waits, or ends the group's transaction."""
+        if self._wake_next():
             return
         try:
-            await self._translated(self.writer, _commit if group.size else _roll_back)
+            await self.hop(_commit if group.size else _roll_back)
         except DatabaseError as error:
             await self._fail(group, error)
         else:
@@ -196,18 +207,21 @@ class SqliteDatabase(Database):
         group.committed.set_exception(error)
         group.committed.exception()  # nobody may be waiting
         try:
-            await self._translated(self.writer, _roll_back)
+            await self.hop(_roll_back)
         except DatabaseError:
             pass  # the connection is gone, and its transaction with it
         self._hand_over()
 
-    def _hand_over(self) -> bool:
+    def _hand_over(self) -> None:
+        if not self._wake_next():
+            self._busy = False
+
+    def _wake_next(self) -> bool:
         while self._queue:
             turn = self._queue.popleft()
             if not turn.done():
                 turn.set_result(None)
                 return True
-        self._busy = False
         return False
 
 
@@ -266,13 +280,26 @@ class _SqliteTransaction(Transaction):
         if self._group is None:
             async with self._beginning:  # tasks of the handler may race for the first statement
                 if self._group is None:
-                    self._group = await self._database.take_turn()
-                    return await self._hop(functools.partial(_begin_and, self._guard, function))
+                    return await self._begin(function)
         return await self._hop(function)
+
+    async def _begin(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        group = await self._database.take_turn()
+        if self._ended:  # a task that the handler left behind
+            await finish(self._database.pass_on(group))
+            raise UsageError("this transaction has ended while a statement waited for its turn")
+        self._group = group
+        try:
+            return await self._hop(functools.partial(_begin_and, self._guard, function))
+        except asyncio.CancelledError:
+            self._lost = DatabaseError(
+                "the transaction's first statement was cancelled"
+            )  # and with it, perhaps, the guard's answer
+            raise
 
     async def _hop(self, function: Callable[[sqlite3.Connection], T]) -> T:
         try:
-            return await self._database._translated(self._database.writer, function)  # pyright: ignore[reportPrivateUsage]
+            return await self._database.hop(functools.partial(_inside, function))
         except StatementError:
             raise
         except (DatabaseError, Superseded) as error:
@@ -307,8 +334,10 @@ class _SqliteTransaction(Transaction):
 class _Connection(aiosqlite.Connection):
     """The one place that uses aiosqlite's `_execute`: several statements in one hop to the thread."""
 
-    def run(self, function: Callable[[sqlite3.Connection], T]) -> "asyncio.Future[T]":
-        return asyncio.ensure_future(self._execute(function, self._conn))  # type: ignore[no-untyped-call]
+    async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Runs a function in the connection's thread. Once awaited it runs, also if the wait is cancelled."""
+        found: T = await self._execute(function, self._conn)  # type: ignore[no-untyped-call]
+        return found
 
 
 def _translation(path: Path, error: Exception) -> DatabaseError:
@@ -321,7 +350,7 @@ def _translation(path: Path, error: Exception) -> DatabaseError:
     wrong = code in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_RANGE, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG)
     if wrong or isinstance(error, sqlite3.InterfaceError | sqlite3.DataError | OverflowError):
         return StatementError(str(error))
-    if isinstance(error, sqlite3.ProgrammingError) and "closed" not in str(error):
+    if isinstance(error, UnicodeError) or (isinstance(error, sqlite3.ProgrammingError) and "closed" not in str(error)):
         return StatementError(str(error))
     return DatabaseError(f"{path}: {error}")  # a ValueError: the connection is closed
 
@@ -350,6 +379,16 @@ def _begin_and(guard: Guard | None, function: Callable[[sqlite3.Connection], T],
 
 def _nothing(_: sqlite3.Connection) -> None:
     """The guard alone."""
+
+
+def _inside(function: Callable[[sqlite3.Connection], T], raw: sqlite3.Connection) -> T:
+    """A statement that ends the whole transaction when it fails (disk full, ON CONFLICT ROLLBACK) is no statement's error."""
+    try:
+        return function(raw)
+    except sqlite3.Error as error:
+        if not raw.in_transaction:
+            raise DatabaseError(f"the database rolled the transaction back: {error}") from error
+        raise
 
 
 def _end(final: Callable[[sqlite3.Connection], None], commit: bool, raw: sqlite3.Connection) -> None:

@@ -156,6 +156,11 @@ class Stream:
         rows = await self._database.fetch(
             "SELECT seq, id, type, body, at, trace FROM callboard_stream WHERE seq > $1 ORDER BY seq LIMIT $2", after.seq, limit
         )
+        first = rows[0]["seq"] if rows else max(limits["seq"], after.seq) + 1
+        if first != after.seq + 1:  # pruned since the limits were read
+            if message.after.epoch:
+                raise TooLate(self.epoch, first - 1)
+            after = Position(self.epoch, first - 1)
         events: list[StreamEvent] = []
         scanned, size = after, 0
         types = set(message.types)

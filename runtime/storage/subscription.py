@@ -8,7 +8,7 @@ was slower moves no row and stops quietly. This compare-and-set is the whole of 
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import msgspec
 
@@ -145,7 +145,8 @@ class Subscription:
                 self.publisher, batch.forked_at.seq + 1, position.seq, position.epoch, batch.forked_at.seq,
             )  # fmt: skip
             self._count("stream_forks_total")
-            position = await self._move(position, batch.forked_at)
+            position = await self._fork(cursor, batch.forked_at)
+            cursor = await self._cursor()
         await self._apply(position, batch, cursor.types)
         return batch.scanned.seq < batch.head
 
@@ -203,6 +204,13 @@ class Subscription:
             pass
         return after
 
+    async def _fork(self, cursor: Cursor, after: Position) -> Position:
+        """Moves to the publisher's new branch. What is new there is new to every type."""
+        types = {name: min(start, after.seq) for name, start in cursor.types.items()}
+        async with self._database.transaction(self._guard(cursor.position, after)) as tx:
+            await tx.execute("UPDATE callboard_cursors SET types = $2 WHERE publisher = $1", self.publisher, _types(types))
+        return after
+
     # The cursor
 
     async def open(self) -> None:
@@ -233,15 +241,18 @@ class Subscription:
         return (await self._cursor()).position
 
     async def resume(self, *, skip: bool = False) -> None:
-        """Lets a stopped stream go on, as an operator decides: from the oldest event kept, or (`skip`) from now."""
+        """Lets a stopped stream go on, as an operator decides: from the oldest event kept, or (`skip`) from now.
+
+        The types taken are from then on those of this version: one that a newer version took no longer holds it up.
+        """
         position = Position("", 0)
         if skip:
             head = await self._subscriber.ask(self.publisher, StreamHead())
             assert isinstance(head, Position)
             position = head
         await self._database.execute(
-            "UPDATE callboard_cursors SET epoch = $2, seq = $3, event_id = $4, stopped = NULL WHERE publisher = $1",
-            self.publisher, position.epoch, position.seq, position.event_id,
+            "UPDATE callboard_cursors SET epoch = $2, seq = $3, event_id = $4, types = $5, stopped = NULL WHERE publisher = $1",
+            self.publisher, position.epoch, position.seq, position.event_id, _types(dict.fromkeys(self._attempts, 0)),
         )  # fmt: skip
         self.nudge()
 
@@ -293,7 +304,8 @@ class Subscription:
         async with self._database.transaction(self._guard(position, target)) as tx:
             await tx.execute(
                 "INSERT INTO callboard_dead_letters (publisher, epoch, seq, event_id, type, body, at, trace, attempts, error) "
-                "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+                "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) "
+                "ON CONFLICT (publisher, epoch, seq) DO UPDATE SET attempts = $9, error = $10",
                 self.publisher, target.epoch, event.seq, event.id, event.type, event.body, event.at, event.trace, attempts, repr(error)[:2000],
             )  # fmt: skip
         self._count("dead_letters_total")
@@ -327,7 +339,9 @@ class Subscription:
         if self._failures in (1, 10) or self._failures % 100 == 0:
             self._subscriber.log.warning("the events of %s wait (%d tries so far): %s", self.publisher, self._failures, error)
         self._count("stream_retries_total")
-        await self._wait(self._subscriber.chance.jitter(min(0.05 * 2 ** min(self._failures, 10), _LONGEST_PAUSE)))
+        await self._subscriber.clock.sleep(
+            self._subscriber.chance.jitter(min(0.05 * 2 ** min(self._failures, 10), _LONGEST_PAUSE))
+        )
 
     async def _wait(self, seconds: float) -> None:
         try:
@@ -348,6 +362,8 @@ class Subscription:
 
 def is_transient(error: BaseException) -> bool:
     """Whether an error says nothing about the event itself: it waits, and is never counted."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(is_transient(part) for part in cast("BaseExceptionGroup[BaseException]", error).exceptions)
     if isinstance(error, ServiceError):
         return error.retryable
     return isinstance(error, DatabaseError) and not isinstance(error, StatementError)

@@ -128,6 +128,8 @@ class CrashingDatabase(Database):
     """Another database that crashes where its crash points say."""
 
     def __init__(self, inner: Database, points: CrashPoints) -> None:
+        super().__init__()
+        self.current = inner.current
         self._inner = inner
         self._points = points
 

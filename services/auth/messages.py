@@ -13,10 +13,13 @@ auth = Contract("auth", extends=identity)
 Role = Literal["rider", "operator", "admin"]
 ROLES = ("rider", "operator", "admin")
 
-Email = Annotated[str, Meta(pattern=r"^[^@\s]{1,64}@[^@\s]{1,180}\.[^@\s.]{1,63}$", max_length=254)]
+# `$` alone would let a last newline through
+Email = Annotated[
+    str, Meta(pattern=r"^[^@\s\x00-\x1f]{1,64}@[^@\s\x00-\x1f]{1,180}\.[^@\s.\x00-\x1f]{1,63}$(?!\n)", max_length=254)
+]
 NewPassword = Annotated[str, Meta(min_length=8, max_length=256)]
 Password = Annotated[str, Meta(max_length=256)]
-Name = Annotated[str, Meta(min_length=1, max_length=100)]
+Name = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$(?!\n)")]
 
 
 class User(Struct):

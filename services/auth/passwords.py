@@ -1,12 +1,13 @@
 """Passwords: Argon2id in a small pool of threads, and the same time for a user who does not exist."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import anyio
 from anyio import to_thread
 from argon2 import PasswordHasher
 from argon2.exceptions import VerificationError
+from msgspec import Meta
 
 from runtime import Overloaded, Struct
 
@@ -16,9 +17,9 @@ T = TypeVar("T")
 class HashSettings(Struct):
     """Argon2id's cost (RFC 9106, section 4, second recommended option by default)."""
 
-    memory_kib: int = 64 * 1024
-    iterations: int = 3
-    lanes: int = 4
+    memory_kib: Annotated[int, Meta(ge=64)] = 64 * 1024
+    iterations: Annotated[int, Meta(ge=1)] = 3
+    lanes: Annotated[int, Meta(ge=1, le=8)] = 4
 
 
 class Passwords:

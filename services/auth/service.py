@@ -1,10 +1,10 @@
 """The auth service: users, sessions, and the tokens that every other service verifies by itself."""
 
-from collections import OrderedDict
 from typing import ClassVar
 
 from runtime import ANYONE, SERVICES, Context, Service, Struct, Transaction, every, handles, roles
 from runtime.identity import Keys, KeySet, Revocations, RevokedSessions, SessionsRevoked, TokenSettings
+from services.auth.guesses import Guesses
 from services.auth.keys import SigningKeys
 from services.auth.messages import (
     ROLES,
@@ -29,9 +29,6 @@ from services.auth.messages import (
 )
 from services.auth.passwords import HashSettings, Passwords
 from services.auth.store import Session, Store
-
-_FAILURES = 10
-_WINDOW = 60.0
 
 
 class SeedUser(Struct):
@@ -68,9 +65,9 @@ class Auth(Service):
     def __init__(self, settings: AuthSettings | None = None) -> None:
         self.settings = settings or AuthSettings()
         self.passwords = Passwords(self.settings.hashing)
-        self.failures: OrderedDict[str, list[float]] = OrderedDict()
 
     async def on_start(self, ctx: Context) -> None:
+        self.guesses = Guesses(self.clock)
         self.store = Store(self.db, self.clock, self.chance)
         self.keys = SigningKeys(self.db, self.clock, self.settings.publish_lead_seconds)
         await self.keys.load()
@@ -87,7 +84,7 @@ class Auth(Service):
                 user = await self.store.add_user(tx, seed.email, password_hash, seed.email.partition("@")[0].title(), seed.role)
                 await tx.publish(UserRegistered(user.id, user.role))
             else:
-                await self.store.set_password(tx, known[0].id, password_hash)
+                await self.store.change_password(tx, known[0].id, known[1], password_hash)
 
     # Users
 
@@ -105,12 +102,15 @@ class Auth(Service):
             raise UnknownUser
         return user
 
-    @handles(http="POST /users/me/password", status=204, allow=roles(*ROLES), raises=(WrongPassword,))
+    @handles(http="POST /users/me/password", status=204, allow=roles(*ROLES), raises=(WrongPassword, TooManyAttempts))
     async def change_password(self, message: ChangePassword, ctx: Context, tx: Transaction) -> None:
-        password_hash = await self.store.password_hash(ctx.user.subject)
-        if not await self.passwords.matches(password_hash, message.old):
+        self.guesses.begin(ctx.user.subject)
+        old_hash = await self.store.password_hash(ctx.user.subject)
+        if old_hash is None or not await self.passwords.matches(old_hash, message.old):
             raise WrongPassword
-        await self.store.set_password(tx, ctx.user.subject, await self.passwords.hash(message.new))
+        self.guesses.right(ctx.user.subject)
+        if not await self.store.change_password(tx, ctx.user.subject, old_hash, await self.passwords.hash(message.new)):
+            raise WrongPassword
         await self.store.revoke_user(tx, ctx.user.subject)
         await ctx.publish(SessionsRevoked())
 
@@ -128,26 +128,18 @@ class Auth(Service):
     @handles(http="POST /sessions", status=201, allow=ANYONE, raises=(WrongCredentials, TooManyAttempts))
     async def login(self, message: Login, ctx: Context, tx: Transaction) -> Tokens:
         email = message.email.lower()
-        self._refuse_guessing(email)
+        self.guesses.begin(email)
         known = await self.store.user_by_email(email)
         matches = await self.passwords.matches(None if known is None else known[1], message.password)
         if known is None or not matches or known[0].disabled:
-            self.failures.setdefault(email, []).append(self.clock.timestamp())
-            self.failures.move_to_end(email)
             raise WrongCredentials
-        self.failures.pop(email, None)
-        sid, refresh_token = await self.store.begin_session(tx, known[0], self.settings.session_seconds)
-        return self._tokens(Session(sid, known[0]), refresh_token)
-
-    def _refuse_guessing(self, email: str) -> None:
-        now = self.clock.timestamp()
-        recent = [at for at in self.failures.get(email, ()) if at > now - _WINDOW]
-        if len(recent) >= _FAILURES:
-            raise TooManyAttempts(int(recent[0] + _WINDOW - now) + 1)
-        if email in self.failures:
-            self.failures[email] = recent
-        while len(self.failures) > 10_000:
-            self.failures.popitem(last=False)
+        user, password_hash = known
+        begun = await self.store.begin_session(tx, user, password_hash, self.settings.session_seconds)
+        if begun is None:
+            raise WrongCredentials
+        self.guesses.right(email)
+        sid, refresh_token = begun
+        return self._tokens(Session(sid, user), refresh_token)
 
     @handles(http="POST /sessions/refresh", status=201, allow=ANYONE, raises=(SessionEnded,))
     async def refresh(self, message: Refresh, ctx: Context) -> Tokens:

@@ -53,8 +53,13 @@ class Store:
         row = await self._db.fetch_one("SELECT password_hash FROM users WHERE id = $1", user_id)
         return None if row is None else row["password_hash"]
 
-    async def set_password(self, tx: Transaction, user_id: str, password_hash: str) -> None:
-        await tx.execute("UPDATE users SET password_hash = $2 WHERE id = $1", user_id, password_hash)
+    async def change_password(self, tx: Transaction, user_id: str, old_hash: str, new_hash: str) -> bool:
+        """Sets another password, if the old one is still what it was when it was looked at."""
+        return bool(
+            await tx.execute(
+                "UPDATE users SET password_hash = $3 WHERE id = $1 AND password_hash = $2", user_id, old_hash, new_hash
+            )
+        )
 
     async def update_user(self, tx: Transaction, user_id: str, role: Role | None, disabled: bool | None) -> User | None:
         rows = await tx.fetch(
@@ -67,18 +72,17 @@ class Store:
 
     # Sessions and refresh tokens
 
-    async def begin_session(self, tx: Transaction, user: User, lifetime: float) -> tuple[str, str]:
-        """A new session: its id and its first refresh token."""
+    async def begin_session(self, tx: Transaction, user: User, password_hash: str, lifetime: float) -> tuple[str, str] | None:
+        """A new session: its id and its first refresh token. None if the user is no longer as they were when looked at."""
         sid, token = str(self._chance.uuid7()), self._chance.token()
         expires = int(self._clock.timestamp() + lifetime)
-        await tx.execute(
-            "INSERT INTO sessions (sid, user_id, secret, expires, revoked) VALUES ($1, $2, $3, $4, $5)",
-            sid,
-            user.id,
-            self._chance.token(),
-            expires,
-            False,
-        )
+        begun = await tx.execute(
+            "INSERT INTO sessions (sid, user_id, secret, expires, revoked) SELECT $1, id, $2, $3, $4 FROM users "
+            "WHERE id = $5 AND password_hash = $6 AND role = $7 AND NOT disabled",
+            sid, self._chance.token(), expires, False, user.id, password_hash, user.role,
+        )  # fmt: skip
+        if not begun:
+            return None
         await tx.execute("INSERT INTO refresh_tokens (hash, sid) VALUES ($1, $2)", _hash(token), sid)
         return sid, token
 
