@@ -115,7 +115,6 @@ class Caller:
         endpoint = target.endpoints[request]
         child = Context(target, ctx)  # type: ignore[arg-type]
         child.given_key = key
-        child.fixed_deadline = ctx.deadline  # nobody has armed a timer for it yet
         return encode(
             await within(child, target.handle(endpoint, lambda: endpoint.rest_message(params, body), child), self._deadlines)
         )

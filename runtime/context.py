@@ -47,6 +47,7 @@ class Context:
     envelope: Envelope | None = None
     fixed_deadline: float | None = None
     unbounded = False
+    timed = True
     work: Work | None = None
     compensations: list[Request[Any]] | None = None
     held_key: str | None = None
@@ -180,8 +181,9 @@ class Context:
 
     @property
     def shares_deadline(self) -> bool:
-        """Whether the deadline is the calling handler's, who waits in this same task."""
-        return self.fixed_deadline is None and self.parent is not None and not self.parent.unbounded
+        """Whether the deadline is the calling handler's, for which a timer is armed already."""
+        parent = self.parent
+        return self.fixed_deadline is None and parent is not None and parent.timed and not parent.unbounded
 
     @property
     def service(self) -> str:

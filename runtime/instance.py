@@ -399,6 +399,7 @@ class Instance:
                 for event in events:
                     last = ctx = Context(self, None)
                     ctx.fixed_deadline = deadline
+                    ctx.timed = False
                     ctx.envelope = Envelope(
                         "signal", event.id, event.type, event.body.encode(), source.publisher, trace=event.trace
                     )

@@ -53,6 +53,7 @@ class Proxy:
         ctx = Context(self._instance, None)
         ctx.envelope = Envelope("request", request_id, "http", token=token, trace=trace)
         ctx.fixed_deadline = self._environment.clock.monotonic() + seconds
+        ctx.timed = False
         return ctx
 
     async def forward(self, ctx: Context, service: str, request: str, params: Params, body: bytes, key: str | None) -> bytes:

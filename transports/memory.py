@@ -5,8 +5,8 @@ default, as on every other transport; with `zero_copy` the messages themselves a
 """
 
 import asyncio
+import contextvars
 from collections.abc import Iterable, Iterator
-from contextvars import Context
 
 import msgspec
 
@@ -152,7 +152,7 @@ class MemoryTransport(Transport):
     def _hand(self, peer: "MemoryTransport", envelope: Envelope, service: str, sender: str) -> None:
         arrived = msgspec.structs.replace(envelope, caller=sender)
         asyncio.get_running_loop().call_soon(
-            peer.take, arrived, service, context=Context()
+            peer.take, arrived, service, context=contextvars.Context()
         )  # nothing of the sender's comes along
 
     def take(self, envelope: Envelope, service: str) -> None:

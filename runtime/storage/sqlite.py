@@ -383,10 +383,11 @@ def _nothing(_: sqlite3.Connection) -> None:
 
 def _inside(function: Callable[[sqlite3.Connection], T], raw: sqlite3.Connection) -> T:
     """A statement that ends the whole transaction when it fails (disk full, ON CONFLICT ROLLBACK) is no statement's error."""
+    begun = raw.in_transaction
     try:
         return function(raw)
     except sqlite3.Error as error:
-        if not raw.in_transaction:
+        if begun and not raw.in_transaction:
             raise DatabaseError(f"the database rolled the transaction back: {error}") from error
         raise
 
