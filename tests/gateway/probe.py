@@ -1,0 +1,116 @@
+"""A service that behaves as its path says: what the gateway's tests ask."""
+
+import asyncio
+from typing import Annotated, Literal
+from uuid import UUID
+
+from msgspec import Meta
+
+from runtime import ANYONE, Context, Contract, Overloaded, Request, Service, ServiceError, Struct, handles, roles
+
+probe = Contract("probe")
+
+
+class Inner(Struct):
+    number: int
+
+
+class Seen(Struct):
+    """What arrived."""
+
+    path: str = ""
+    text: str | None = None
+    number: int | None = None
+    ratio: float | None = None
+    flag: bool | None = None
+    kind: Literal["a", "b"] | None = None
+    uuid: UUID | None = None
+    tags: tuple[str, ...] = ()
+    trace: str = ""
+    budget: float = 0.0
+
+
+@probe.message
+class Look(Request[Seen]):
+    path: str
+    text: str | None = None
+    number: int | None = None
+    ratio: float | None = None
+    flag: bool | None = None
+    kind: Literal["a", "b"] | None = None
+    uuid: UUID | None = None
+    tags: tuple[str, ...] = ()
+
+
+@probe.message
+class Behave(Request[str]):
+    how: str
+
+
+@probe.message
+class Put(Request[int]):
+    inner: Inner
+    ratio: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    note: str = ""
+
+
+@probe.message
+class Big(Request[str]):
+    size: Annotated[int, Meta(ge=0)]
+
+
+@probe.message
+class Guarded(Request[str]):
+    pass
+
+
+@probe.message
+class Teapot(ServiceError):
+    """I am a teapot."""
+
+    code, status = "teapot", 418
+    volume: int
+
+
+class Probe(Service):
+    contract = probe
+
+    def __init__(self) -> None:
+        self.log_of: list[str] = []
+
+    @handles(http="GET /look/{path}", allow=ANYONE)
+    async def look(self, message: Look, ctx: Context) -> Seen:
+        return Seen(
+            message.path, message.text, message.number, message.ratio, message.flag, message.kind, message.uuid, message.tags,
+            ctx.trace, ctx.remaining,
+        )  # fmt: skip
+
+    @handles(http="POST /behave/{how}", allow=ANYONE, raises=(Teapot,))
+    async def behave(self, message: Behave, ctx: Context) -> str:
+        match message.how:
+            case "teapot":
+                raise Teapot(3)
+            case "crash":
+                raise RuntimeError("the secret plan")
+            case "overloaded":
+                raise Overloaded("probe")
+            case "hang":
+                self.log_of.append("begun")
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    self.log_of.append("cancelled")
+                    raise
+        return message.how
+
+    @handles(http="PUT /put", allow=ANYONE)
+    async def put(self, message: Put, ctx: Context) -> int:
+        return message.inner.number
+
+    @handles(http="GET /big", allow=ANYONE)
+    async def big(self, message: Big, ctx: Context) -> str:
+        return "x" * message.size
+
+    @handles(http="GET /guarded", allow=roles("rider"))
+    async def guarded(self, message: Guarded, ctx: Context) -> str:
+        return ctx.user.subject
