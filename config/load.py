@@ -57,11 +57,11 @@ def load(file: Path | None = None, environment: Mapping[str, str] | None = None)
     path = file or Path(DEFAULT_FILE)
     if file is not None or path.exists():
         _merge(tree, _read_toml(path), "", str(path), sources)
+        for name in sources:
+            _check_name(name, str(path))
     for name, value in sorted((environment or {}).items()):
         if name.startswith(PREFIX) and name not in _NOT_SETTINGS:
             _set(tree, name, value, sources)
-    for name, source in sources.items():
-        _check_name(name, source)
     return Loaded(_convert(tree, sources), sources)
 
 
@@ -94,11 +94,10 @@ def _set(tree: dict[str, Any], variable: str, value: str, sources: dict[str, str
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(f"{variable}={value}: the file cannot be read: {error}") from error
     keys = words.split("__")
-    node: Any = tree
+    _check_name(".".join(keys), variable)
+    node = tree
     for key in keys[:-1]:
-        node = node.setdefault(key, {})  # pyright: ignore[reportUnknownVariableType]
-        if not isinstance(node, dict):
-            raise SettingsError(f"{variable}: unknown setting: {'.'.join(keys[:-1])} is no section")
+        node = node.setdefault(key, {})
     node[keys[-1]] = value
     sources[".".join(keys)] = variable
 

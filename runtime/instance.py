@@ -83,6 +83,7 @@ class Instance:
         if self._database is None:
             return
         self.stream = stream = Stream(self._database, self.clock, self.chance)
+        self._database.publisher = self
         for spec, method in ((spec_of(Pull), stream.pull), (spec_of(StreamHead), self._stream_head)):
             self.endpoints[spec.full_name] = Endpoint(Handler(spec.name, method, spec, False, idempotent=True), method)
         self._once = Once(
@@ -250,20 +251,19 @@ class Instance:
             async with self.database.transaction(guard) as tx:
                 work = HandlerWork(tx, claim)
                 ctx.work = work
+                tx.trace = ctx.trace
                 reply = await endpoint.method(message, ctx, tx)
                 endpoint.check(reply, quickly=self.environment.transport.zero_copy)
                 if final is not None:
                     tx.final.append(final(reply))
-                self._append(tx, ctx)
             return reply
         finally:
             if tx is not None and work is not None and tx.committed:
-                self._committed(tx, work, ctx)
+                self._committed(work.signals, ctx)
             ctx.work = None
 
-    def _append(self, tx: Transaction, ctx: Context) -> None:
-        if not tx.events:
-            return
+    def append(self, tx: Transaction) -> None:
+        """Puts a transaction's events at its end; the database calls this before every commit."""
         assert self.stream is not None
         named: list[tuple[str, str]] = []
         for event in tx.events:
@@ -271,19 +271,21 @@ class Instance:
             if spec.contract.name != self.name:
                 raise UsageError(f"{self.name} publishes {spec.full_name}, which belongs to {spec.contract.name}")
             named.append((spec.full_name, encode(event).decode()))
-        self.stream.append(tx, named, ctx.trace)
+        self.stream.append(tx, named, tx.trace or self.new_trace())
 
-    def _committed(self, tx: Transaction, work: "HandlerWork", ctx: Context) -> None:
-        """What follows a commit, whatever became of the caller: no compensation, but hint and signals."""
+    def appended(self, tx: Transaction) -> None:
+        """Hints that there are events; the database calls this after every commit that has some."""
+        assert self.stream is not None
+        self.metrics.count("events_published_total", len(tx.events), service=self.name)
+        self.environment.spawn(self.tell_head(self.stream.appended(tx)))
+
+    def _committed(self, signals: Sequence[Signal], ctx: Context) -> None:
+        """What follows a commit, whatever became of the caller: no compensation, but the signals."""
         ctx.compensations = None
-        if tx.events:
-            self.metrics.count("events_published_total", len(tx.events), service=self.name)
-        if tx.events or work.signals:
-            self.environment.spawn(self._tell(tx, work.signals, ctx))
+        if signals:
+            self.environment.spawn(self._publish_all(signals, ctx))
 
-    async def _tell(self, tx: Transaction, signals: Sequence[Signal], ctx: Context) -> None:
-        if tx.events and self.stream is not None:
-            await self.tell_head(self.stream.appended(tx))
+    async def _publish_all(self, signals: Sequence[Signal], ctx: Context) -> None:
         for signal in signals:
             await self.publish(ctx, signal)
 
@@ -408,8 +410,7 @@ class Instance:
                     works.append(work)
                     ctx.work = work
                     await endpoint.method(endpoint.message(ctx.envelope), ctx, tx)
-                if last is not None:
-                    self._append(tx, last)
+                    tx.trace = event.trace
         except BaseException:
             if last is not None and last.compensations and not (tx is not None and tx.committed):
                 await finish(self._compensate(last.compensations))
@@ -418,8 +419,7 @@ class Instance:
             self.mailbox.leave()
             if tx is not None and tx.committed and last is not None:
                 last.work = None
-                works[-1].signals = [signal for work in works for signal in work.signals]
-                self._committed(tx, works[-1], last)
+                self._committed([signal for work in works for signal in work.signals], last)
 
     async def _stream_head(self, message: StreamHead, ctx: Context) -> Position:
         assert self.stream is not None

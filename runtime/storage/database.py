@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -56,6 +56,8 @@ class Transaction(ABC):
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self.trace = ""
+        """The W3C trace context that the events carry."""
         self.final: list[Statement] = []
         """Statements that run last, in the commit's own hop; `outcome` has the rows of the last of them."""
         self.outcome: list[Row] = []
@@ -91,12 +93,24 @@ class Transaction(ABC):
         self.events.append(event)
 
 
+class Publisher(Protocol):
+    """Who puts a transaction's events into the stream, and tells of them."""
+
+    def append(self, tx: Transaction) -> None:
+        """Adds the statements that append `tx.events`; called right before the commit."""
+
+    def appended(self, tx: Transaction) -> None:
+        """The transaction is committed."""
+
+
 class Database(ABC):
     """A service's own database. Nobody else opens it."""
 
     def __init__(self) -> None:
         self.current: ContextVar[Transaction | None] = ContextVar("current", default=None)
         """The transaction that the current task is in, in its current handler."""
+        self.publisher: Publisher | None = None
+        """Takes the events of every transaction here."""
 
     @abstractmethod
     async def open(self) -> None:

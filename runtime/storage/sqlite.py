@@ -90,9 +90,18 @@ class SqliteDatabase(Database):
             await finish(transaction.roll_back())
             raise
         else:
+            if transaction.events:
+                self._append(transaction)
             await finish(transaction.commit())
         finally:
             self.current.reset(token)
+            if transaction.committed and transaction.events and self.publisher is not None:
+                self.publisher.appended(transaction)
+
+    def _append(self, transaction: "_SqliteTransaction") -> None:
+        if self.publisher is None:
+            raise UsageError("there is no stream here to publish events to: a service's own database has one, once it runs")
+        self.publisher.append(transaction)
 
     async def execute(self, sql: str, *params: Any) -> int:
         async with self.transaction() as tx:

@@ -141,6 +141,7 @@ class CrashingDatabase(Database):
 
     @asynccontextmanager
     async def transaction(self, guard: Guard | None = None) -> AsyncGenerator[Transaction, None]:
+        self._inner.publisher = self.publisher
         async with self._inner.transaction(guard) as tx:
             yield tx
             self._points.visit("before commit")

@@ -336,7 +336,10 @@ async def test_stopping_finishes_what_runs_and_closes() -> None:
 async def test_a_new_service_appears_without_a_restart() -> None:
     network = MemoryNetwork()
     gateway = Gateway(GatewaySettings(port=0))
-    async with Node([lambda: gateway], MemoryTransport(network)), httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}") as client:
+    async with (
+        Node([lambda: gateway], MemoryTransport(network)),
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}") as client,
+    ):
         check_problem(await client.get("/look/x"), 404)
         assert (await client.get("/readyz")).status_code == 503
         async with Node([FakeAuth, Probe], MemoryTransport(network)) as node:

@@ -256,6 +256,14 @@ async def test_a_transaction_ends_with_its_handler(one_node: Stage) -> None:
         await one_node.service(Desk).kept.execute("DELETE FROM notes")
 
 
+async def test_events_of_any_transaction_are_published(one_node: Stage) -> None:
+    await one_node.play(Shelf, Desk)
+    async with one_node.service(Desk).db.transaction() as tx:
+        await tx.publish(Filed("outside of a handler"))
+    rows = await one_node.service(Desk).db.fetch("SELECT body FROM callboard_stream")
+    assert [row["body"] for row in rows] == ['{"text":"outside of a handler"}']
+
+
 async def test_tasks_of_a_handler_share_its_transaction(stage: Stage) -> None:
     await stage.play(Shelf, Desk)
     ctx = await stage.client(desk)

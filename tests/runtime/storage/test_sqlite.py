@@ -122,10 +122,10 @@ async def test_a_statement_that_outlives_its_transaction_passes_its_turn_on(data
 
 
 async def test_who_waits_for_a_turn_and_goes_leaves_it_to_the_next(database: SqliteDatabase) -> None:
-    for _ in range(50):
+    for round_number in range(50):
         first = asyncio.create_task(write(database, f"{random.random()}"))
         second = asyncio.create_task(write(database, f"{random.random()}"))
-        for _ in range(random.Random(_).randrange(6)):
+        for _ in range(random.Random(round_number).randrange(6)):
             await asyncio.sleep(0)
         second.cancel()
         await asyncio.gather(first, second, return_exceptions=True)
@@ -204,7 +204,9 @@ async def test_a_full_disk_fails_the_transaction_and_nothing_else(database: Sqli
             async with database.transaction() as tx:
                 await tx.execute("INSERT INTO notes (text) VALUES ($1)", f"small {number}")
                 await tx.execute("INSERT INTO notes (text) VALUES ($1)", f"{number}{big}")
-    outcomes = await asyncio.gather(*(write(database, f"{n}{big}" if n % 2 else f"s{n}") for n in range(10)), return_exceptions=True)
+    outcomes = await asyncio.gather(
+        *(write(database, f"{n}{big}" if n % 2 else f"s{n}") for n in range(10)), return_exceptions=True
+    )
     assert all(outcome is None or isinstance(outcome, DatabaseError) for outcome in outcomes)
     kept = {f"s{n}" for n in range(10) if outcomes[n] is None}
     assert set(await texts(database)) == {"before"} | kept
@@ -223,7 +225,9 @@ async def test_a_database_that_another_process_holds_is_waited_for_and_then_unav
     await still_works(database)
 
 
-@pytest.mark.parametrize(("sql", "params"), [("SELEC", ()), ("SELECT * FROM nowhere", ()), ("SELECT $1", ((1,),)), ("SELECT $1", (2**70,))])
+@pytest.mark.parametrize(
+    ("sql", "params"), [("SELEC", ()), ("SELECT * FROM nowhere", ()), ("SELECT $1", ((1,),)), ("SELECT $1", (2**70,))]
+)
 async def test_a_wrong_statement_is_its_own_fault(database: SqliteDatabase, sql: str, params: tuple[Any, ...]) -> None:
     with pytest.raises(StatementError):
         await database.fetch(sql, *params)

@@ -1,0 +1,109 @@
+"""`callboard` as a process of its own."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+
+from runtime.testing.conformance import WAIT
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Callboard:
+    """A running `callboard` command with its own folder and port."""
+
+    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+        self.folder = folder
+        self.arguments = arguments
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.output = ""
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("CALLBOARD_", "_CALLBOARD"))},
+            "CALLBOARD_GATEWAY__PORT": str(self.port),
+            "CALLBOARD_DATABASE__FOLDER": str(folder / "data"),
+            "CALLBOARD_DEV__PASSWORD": "a dev password",
+            "CALLBOARD_AUTH__HASHING__MEMORY_KIB": "64",
+            "CALLBOARD_AUTH__HASHING__ITERATIONS": "1",
+            "CALLBOARD_AUTH__HASHING__LANES": "1",
+            "PYTHONUNBUFFERED": "1",
+            **environment,
+        }
+        self._reading: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> "Callboard":
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "config.cli", *self.arguments,
+            cwd=self.folder, env={**self.environment, "PYTHONPATH": f"{ROOT}{os.pathsep}{self.folder}"},
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, stdin=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+        self._reading = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+            await self.process.wait()
+        if self._reading is not None:
+            await self._reading
+
+    async def _read(self) -> None:
+        assert self.process.stdout is not None
+        while data := await self.process.stdout.read(4096):
+            self.output += data.decode(errors="replace")
+
+    async def says(self, text: str, count: int = 1) -> None:
+        """Waits until a text stands in the output."""
+        await self.until(lambda: self.output.count(text) >= count, text)
+
+    async def until(self, condition: Callable[[], bool], what: str) -> None:
+        try:
+            async with asyncio.timeout(WAIT * 3):
+                while not condition():
+                    assert self.process.returncode is None or condition(), f"it ended: {self.output}"
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            raise AssertionError(f"never came: {what!r} in {self.output}") from None
+
+    async def ready(self) -> None:
+        """Waits until the gateway and both services answer."""
+        async with httpx.AsyncClient() as client:
+            async with asyncio.timeout(WAIT * 3):
+                while True:
+                    assert self.process.returncode is None, self.output
+                    try:
+                        if (await client.get(f"{self.url}/readyz")).json().get("services", 0) >= 2:
+                            return
+                    except (httpx.HTTPError, ValueError):
+                        pass
+                    await asyncio.sleep(0.02)
+
+    async def ends(self, with_signal: signal.Signals | None = None) -> int:
+        """The exit status, after a signal if one is given."""
+        if with_signal is not None:
+            self.process.send_signal(with_signal)
+        async with asyncio.timeout(WAIT * 3):
+            status = await self.process.wait()
+        if self._reading is not None:
+            await self._reading
+        return status
+
+
+async def command(folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
+    """Runs a command to its end: exit status and output."""
+    async with Callboard(folder, *arguments, **environment) as running:
+        status = await running.ends()
+    return status, running.output

@@ -1,0 +1,224 @@
+"""The command line, as an operator and a developer meet it: each command in a process of its own."""
+
+import asyncio
+import json
+import re
+import signal
+import socket
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.system.process import Callboard, command
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_dev_prints_a_curl_that_works_and_stops_with_clients_connected(tmp_path: Path, number: signal.Signals) -> None:
+    async with Callboard(tmp_path, "dev", "--no-reload") as running:
+        await running.ready()
+        await running.says("Stop with Ctrl-C")
+        script = "\n".join(line.strip() for line in running.output.splitlines() if line.strip().startswith(("TOKEN=", "curl ")))
+        shell = await asyncio.create_subprocess_exec("sh", "-ec", script, stdout=asyncio.subprocess.PIPE)
+        printed = (await shell.communicate())[0].decode()
+        assert shell.returncode == 0
+        assert '"email":"rider@example.com"' in printed
+        assert printed.endswith('{"balance_cents":2000,"held_cents":0}')
+        idle = [await asyncio.open_connection("127.0.0.1", running.port) for _ in range(3)]
+        idle[0][1].write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert await running.ends(number) == 0, running.output
+        assert "Traceback" not in running.output
+        for _, writer in idle:
+            writer.close()
+        assert (tmp_path / "data" / "wallet.sqlite").exists()
+
+
+async def test_dev_keeps_its_data_and_fresh_empties_it(tmp_path: Path) -> None:
+    async def balance(*arguments: str) -> int:
+        async with Callboard(tmp_path, "dev", "--no-reload", *arguments) as running:
+            await running.ready()
+            status, text = await command(
+                tmp_path,
+                "call",
+                "wallet.TopUp",
+                "amount_cents=5",
+                "--as",
+                "rider@example.com",
+                CALLBOARD_GATEWAY__PORT=str(running.port),
+            )
+            assert status == 0, text
+            _, text = await command(
+                tmp_path, "call", "GetWallet", "--as", "rider@example.com", "--json", CALLBOARD_GATEWAY__PORT=str(running.port)
+            )
+            await running.ends(signal.SIGINT)
+            found: int = json.loads(text)["balance_cents"]
+            return found
+
+    assert await balance() == 5
+    assert await balance() == 10
+    assert await balance("--fresh") == 5
+
+
+GREETER = """
+from runtime import ANYONE, Context, Contract, Request, Service, handles
+
+greeter = Contract("greeter")
+
+
+@greeter.message
+class Greet(Request[str]):
+    pass
+
+
+class Greeter(Service):
+    contract = greeter
+
+    @handles(http="GET /greeting", allow=ANYONE)
+    async def greet(self, message: Greet, ctx: Context) -> str:
+        return "hello"
+"""
+
+
+async def test_dev_starts_anew_when_code_changes_and_survives_errors(tmp_path: Path) -> None:
+    package = tmp_path / "greeter"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    code = package / "service.py"
+    code.write_text(GREETER)
+
+    async with (
+        Callboard(tmp_path, "dev", "greeter", "gateway", CALLBOARD_SERVICES="greeter.service:Greeter") as running,
+        httpx.AsyncClient(base_url=running.url) as client,
+    ):
+
+        async def until_greeted(with_what: str) -> None:
+            async with asyncio.timeout(30):
+                while True:
+                    try:
+                        if (await client.get("/greeting")).json() == with_what:
+                            return
+                    except httpx.HTTPError:
+                        pass
+                    assert running.process.returncode is None, running.output
+                    await asyncio.sleep(0.05)
+
+        await until_greeted("hello")
+        pid = running.process.pid
+        code.write_text(GREETER.replace("hello", "good day"))
+        await until_greeted("good day")
+        code.write_text(GREETER + "\ndef (")
+        await running.says("SyntaxError")
+        await until_greeted("good day")
+        code.write_text(GREETER.replace("allow=ANYONE", "allow=None"))
+        await running.says("say who may call")
+        await running.says("waiting for a change of code")
+        code.write_text(GREETER.replace("hello", "good night"))
+        await until_greeted("good night")
+        assert running.process.pid == pid
+        assert await running.ends(signal.SIGINT) == 0, running.output
+
+
+def one_line(status: int, output: str) -> str:
+    assert status == 2, output
+    lines = output.strip().splitlines()
+    assert len(lines) == 1, output
+    assert lines[0].startswith("callboard: ")
+    return lines[0]
+
+
+async def test_a_taken_port(tmp_path: Path) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = str(holder.getsockname()[1])
+        for arguments in (("dev",), ("dev", "--no-reload"), ("run", "auth", "wallet", "gateway")):
+            line = one_line(*await command(tmp_path, *arguments, CALLBOARD_GATEWAY__PORT=port))
+            assert f"127.0.0.1:{port}" in line
+            assert "CALLBOARD_GATEWAY__PORT" in line
+
+
+@pytest.mark.parametrize("content", [b"no database at all" * 500, b"SQLite format 3\x00" + b"\xff" * 5000])
+async def test_a_broken_database_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "wallet.sqlite").write_bytes(content)
+    for arguments in (("dev",), ("run", "wallet")):
+        assert "wallet.sqlite" in one_line(*await command(tmp_path, *arguments))
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        (
+            {"CALLBOARD_GATEWAY__PROT": "1"},
+            "CALLBOARD_GATEWAY__PROT: unknown setting: did you mean gateway.port (CALLBOARD_GATEWAY__PORT)?",
+        ),
+        ({"CALLBOARD_GATEWAY__PORT": "many"}, "CALLBOARD_GATEWAY__PORT: expected `int`, got `str`"),
+        ({"CALLBOARD_GATEWAY__PORT": "70000"}, "CALLBOARD_GATEWAY__PORT: expected `int` <= 65535"),
+        ({"CALLBOARD_GATEWAY": "x"}, "gateway is a section"),
+        ({"CALLBOARD_LOG__LEVEL": "loud"}, "CALLBOARD_LOG__LEVEL: invalid enum value 'loud'"),
+        ({"CALLBOARD_DEV__PASSWORD": "short"}, "CALLBOARD_DEV__PASSWORD: expected `str` of length >= 8"),
+        ({"CALLBOARD_SERVICES": "nowhere.service:X"}, "nowhere.service:X"),
+        ({"CALLBOARD_SERVICES": "nowhere"}, "expected package.module:Class"),
+    ],
+)
+async def test_a_wrong_setting(tmp_path: Path, environment: dict[str, str], expected: str) -> None:
+    assert expected in one_line(*await command(tmp_path, "dev", **environment))
+
+
+async def test_a_service_that_does_not_exist(tmp_path: Path) -> None:
+    assert "choose from auth, wallet, gateway" in one_line(*await command(tmp_path, "run", "wallt"))
+
+
+async def test_run_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
+    async with Callboard(tmp_path, "run", "auth", "wallet", "gateway") as running:
+        await running.ready()
+        assert await running.ends(signal.SIGTERM) == 0, running.output
+
+
+async def test_routes_and_openapi(tmp_path: Path) -> None:
+    status, text = await command(tmp_path, "routes", "--json")
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert status == 0
+    assert {
+        "method": "GET",
+        "path": "/wallet",
+        "request": "wallet.GetWallet",
+        "allow": "rider, operator, admin",
+        "summary": "How much do I have?",
+    } in rows
+    status, text = await command(tmp_path, "routes")
+    assert re.search(r"POST +/sessions +auth\.Login +anyone", text)
+    status, text = await command(tmp_path, "openapi")
+    assert (status, json.loads(text)["openapi"]) == (0, "3.1.0")
+
+
+async def test_config_show_masks_secrets_and_names_sources(tmp_path: Path) -> None:
+    (tmp_path / "callboard.toml").write_text("[gateway]\nmax_body = 5000\n")
+    (tmp_path / "secret").write_text("from a file\n")
+    environment = {"CALLBOARD_DEV__PASSWORD_FILE": "secret"}
+    process = Callboard(tmp_path, "config", "show", "--json", **environment)
+    del process.environment["CALLBOARD_DEV__PASSWORD"]
+    async with process:
+        assert await process.ends() == 0, process.output
+    rows = {row["setting"]: row for row in map(json.loads, process.output.splitlines())}
+    assert rows["dev.password"] == {"setting": "dev.password", "value": "***", "source": "CALLBOARD_DEV__PASSWORD_FILE"}
+    assert rows["gateway.max_body"] == {"setting": "gateway.max_body", "value": "5000", "source": "callboard.toml"}
+    assert rows["gateway.port"]["source"] == "CALLBOARD_GATEWAY__PORT"
+    assert rows["log.level"]["source"] == "default"
+    assert "from a file" not in process.output
+
+
+async def test_call_says_what_is_wrong(tmp_path: Path) -> None:
+    status, text = await command(tmp_path, "call", "wallet.TopUp", "amount_cents=5")
+    assert "is the system running?" in one_line(status, text)
+    async with Callboard(tmp_path, "dev", "--no-reload") as running:
+        await running.ready()
+        port = str(running.port)
+        assert "auth.Login" in one_line(*await command(tmp_path, "call", "Nothing", CALLBOARD_GATEWAY__PORT=port))
+        line = one_line(*await command(tmp_path, "call", "wallet.TopUp", "amuont=5", CALLBOARD_GATEWAY__PORT=port))
+        assert "no field amuont: it takes amount_cents" in line
+        status, text = await command(
+            tmp_path, "call", "wallet.TopUp", "amount_cents=-5", "--as", "rider@example.com", CALLBOARD_GATEWAY__PORT=port
+        )
+        assert status == 1
+        assert json.loads(text)["errors"][0]["pointer"] == "/amount_cents"
