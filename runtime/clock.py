@@ -1,8 +1,9 @@
 """Time and chance. Everything in a node takes both from here, so that both can be simulated."""
 
 import asyncio
+import base64
+import os
 import random
-import secrets
 from datetime import UTC, datetime, timedelta
 from time import time
 from uuid import UUID
@@ -59,7 +60,7 @@ class Chance:
 
     def __init__(self, clock: Clock, seed: int | None = None) -> None:
         self._clock = clock
-        self._random = random.Random(secrets.randbits(128) if seed is None else seed)
+        self._random = random.Random(seed)  # without a seed, from the operating system
 
     def random(self) -> float:
         """A float in [0, 1)."""
@@ -90,4 +91,4 @@ class Chance:
     @staticmethod
     def token(length: int = 32) -> str:
         """An unguessable URL-safe string made from `length` bytes of the operating system's randomness."""
-        return secrets.token_urlsafe(length)
+        return base64.urlsafe_b64encode(os.urandom(length)).decode().rstrip("=")

@@ -7,7 +7,6 @@ down stops logins and nothing else: keys once learnt stay.
 import asyncio
 import base64
 import hashlib
-import json
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -244,6 +243,8 @@ def _jwk(key: Key) -> dict[str, str]:
 
 def _header(token: str) -> dict[str, Any]:
     """The token's header, with the checks that PyJWT leaves out: `typ`, and no name given twice."""
+    import json
+
     part = token.partition(".")[0]
     try:
         pairs = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)), object_pairs_hook=list)

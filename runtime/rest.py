@@ -5,7 +5,6 @@ The gateway carries them as they came; the service, which owns the contract, dec
 """
 
 import functools
-import json
 import math
 import re
 import types
@@ -329,6 +328,8 @@ class _NotFinite(float):
 
 def _not_finite(body: bytes) -> str | None:
     """Where NaN or an infinity stands, if that is all that keeps the body from being JSON."""
+    import json
+
     try:
         tree = json.loads(
             body, parse_constant=_NotFinite, parse_float=lambda text: f if math.isfinite(f := float(text)) else _NotFinite(f)

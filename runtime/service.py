@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from pathlib import Path
+import os
 from typing import Any, ClassVar, Protocol
 
 import msgspec
@@ -34,7 +34,8 @@ class Definition(msgspec.Struct, frozen=True, eq=False):
     events: dict[str, Handler]
     signals: dict[str, Handler]
     timers: tuple[Timer, ...]
-    migrations: Path | None
+    migrations: str | None
+    """The folder of its database's SQL files."""
 
     @property
     def publishes_events(self) -> bool:
@@ -141,12 +142,12 @@ def define(cls: type[Service]) -> Definition:
     return Definition(contract, cls.calls, requests, events, signals, tuple(timers), _migrations(cls))
 
 
-def _migrations(cls: type[Service]) -> Path | None:
+def _migrations(cls: type[Service]) -> str | None:
     try:
-        folder = Path(inspect.getfile(cls)).parent / "migrations"
+        folder = os.path.join(os.path.dirname(inspect.getfile(cls)), "migrations")
     except (TypeError, OSError):  # defined at a prompt
         return None
-    return folder if folder.is_dir() else None
+    return folder if os.path.isdir(folder) else None
 
 
 def _check_complete(cls: type[Service], contract: Contract, requests: dict[str, Handler]) -> None:

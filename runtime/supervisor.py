@@ -20,7 +20,6 @@ from runtime.inbound import Inbound
 from runtime.instance import Instance
 from runtime.service import Service
 from runtime.storage.database import Database, DatabaseError
-from runtime.storage.migrations import SCHEMA, migrate
 from runtime.storage.subscription import is_transient
 from runtime.tasks import finish
 
@@ -120,10 +119,14 @@ class Supervised:
         self._crashing = True
 
     async def _open_database(self, database: Database) -> None:
+        from pathlib import Path
+
+        from runtime.storage.migrations import SCHEMA, migrate
+
         await database.open()
         await migrate(database, SCHEMA, "callboard")
         if self.service.definition.migrations is not None:
-            await migrate(database, self.service.definition.migrations, self.name)
+            await migrate(database, Path(self.service.definition.migrations), self.name)
 
     async def _run_instance(self) -> None:
         house, service = self._house, self.service

@@ -325,7 +325,7 @@ async def test_a_new_key_is_published_before_it_signs_and_an_old_one_retires(tmp
     await database.open()
     try:
         assert Auth.definition.migrations is not None
-        await migrate(database, Auth.definition.migrations, "auth")
+        await migrate(database, Path(Auth.definition.migrations), "auth")
         keys = SigningKeys(database, clock, lead=60)
         await keys.load()
 
@@ -362,3 +362,60 @@ async def test_auth_being_down_stops_logins_and_nothing_else(house: House) -> No
     assert (await house.client.get("/wallet", headers=headers)).status_code == 200
     login = await house.client.post("/sessions", json={"email": "rider@example.com", "password": PASSWORD})
     assert login.status_code in (404, 503)
+
+
+async def test_many_wrong_guesses_at_once_count_too(house: House) -> None:
+    guess = {"email": "rider@example.com", "password": "wrong"}
+    answers = await asyncio.gather(*(house.client.post("/sessions", json=guess) for _ in range(30)))
+    statuses = [answer.status_code for answer in answers]
+    assert sorted(statuses) == [401] * 10 + [429] * 20
+
+
+async def test_a_login_that_races_with_being_disabled_does_not_outlive_it(house: House) -> None:
+    auth = house.node.service(Auth)
+    assert auth is not None
+    admin = await house.bearer("admin@example.com")
+    user_id = (await house.client.get("/users/me", headers=await house.bearer())).json()["id"]
+    looked, go_on = asyncio.Event(), asyncio.Event()
+    matches = auth.passwords.matches
+
+    async def slow(password_hash: str | None, password: str) -> bool:
+        found = await matches(password_hash, password)
+        looked.set()
+        await go_on.wait()
+        return found
+
+    for change in ({"disabled": True}, {"disabled": False, "role": "operator"}):
+        auth.passwords.matches = slow  # type: ignore[method-assign]
+        login = asyncio.create_task(house.client.post("/sessions", json={"email": "rider@example.com", "password": PASSWORD}))
+        await looked.wait()
+        assert (await house.client.patch(f"/users/{user_id}", json=change, headers=admin)).status_code == 200
+        go_on.set()
+        assert (await login).status_code == 401
+        auth.passwords.matches = matches  # type: ignore[method-assign]
+        looked.clear()
+        go_on.clear()
+    await house.log_in()
+
+
+async def test_a_revoked_token_is_refused_right_after_a_restart(tmp_path: Path) -> None:
+    async with open_house(settings(tmp_path)) as house:
+        headers = await house.bearer()
+        assert (await house.client.delete("/sessions/current", headers=headers)).status_code == 204
+    async with open_house(settings(tmp_path)) as house:
+        answers = await asyncio.gather(*(house.client.get("/wallet", headers=headers) for _ in range(20)))
+        assert {answer.status_code for answer in answers} == {401}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"email": "no at"}, {"email": "a@b"}, {"email": "a@b.c\n"}, {"email": "a\u0000@b.cd"}, {"email": "x" * 250 + "@b.cd"}, {"password": "short"},
+        {"password": "x" * 257}, {"name": ""}, {"name": "a\nb"}, {"name": "x" * 101}, {"name": None}, {"role": "admin"},
+    ],
+)  # fmt: skip
+async def test_what_cannot_be_registered(tmp_path: Path, change: dict[str, Any]) -> None:
+    async with open_house(settings(tmp_path)) as house:
+        answer = await house.client.post("/users", json={**NEW, **change})
+        assert answer.status_code == 422
+        assert [error["pointer"] for error in answer.json()["errors"]] == [f"/{next(iter(change))}"]

@@ -1,0 +1,35 @@
+"""Which third parties each layer uses, and what importing the runtime loads."""
+
+import subprocess
+import sys
+
+import grimp
+import pytest
+
+ALLOWED = {
+    "runtime": {"anyio", "msgspec", "jwt", "cryptography", "aiosqlite"},
+    "transports": {"msgspec"},
+    "services": {"anyio", "msgspec", "jwt", "cryptography", "argon2"},
+    "gateway": {"anyio", "msgspec", "granian", "litestar", "swagger_ui"},
+    "config": {"msgspec", "rich_click", "uvloop", "watchfiles"},
+}
+
+
+@pytest.fixture(scope="module")
+def graph() -> grimp.ImportGraph:
+    return grimp.build_graph(*ALLOWED, include_external_packages=True, cache_dir=None)
+
+
+@pytest.mark.parametrize("layer", ALLOWED)
+def test_a_layer_uses_no_other_third_party(graph: grimp.ImportGraph, layer: str) -> None:
+    used: set[str] = set()
+    for module in graph.find_descendants(layer) | {layer}:
+        used |= {name.partition(".")[0] for name in graph.find_modules_directly_imported_by(module)}
+    third = {name for name in used if name not in ALLOWED and name not in sys.stdlib_module_names}
+    assert third == ALLOWED[layer]
+
+
+def test_importing_the_runtime_loads_neither_cryptography_nor_a_database_driver() -> None:
+    script = "import sys, runtime; print([name for name in ('jwt', 'cryptography', 'aiosqlite', 'sqlite3', 'litestar', 'anyio') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,53 @@
+"""Settings: their order, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from config.load import SettingsError, load
+
+
+def test_defaults_then_file_then_environment(tmp_path: Path) -> None:
+    file = tmp_path / "callboard.toml"
+    file.write_text('services = ["a.b:C"]\n[gateway]\nport = 1\nmax_body = 2\n[node.tokens]\nissuer = "me"\n')
+    loaded = load(file, {"CALLBOARD_GATEWAY__PORT": "3", "PATH": "x", "CALLBOARD_GATEWAY__CORS_ORIGINS": "https://a, https://b"})
+    gateway = loaded.settings.gateway
+    assert (gateway.port, gateway.max_body, gateway.host, gateway.cors_origins) == (3, 2, "127.0.0.1", ("https://a", "https://b"))
+    assert loaded.settings.node.tokens.issuer == "me"
+    assert loaded.settings.services == ("a.b:C",)
+    assert loaded.sources == {
+        "services": str(file), "gateway.port": "CALLBOARD_GATEWAY__PORT", "gateway.max_body": str(file),
+        "gateway.cors_origins": "CALLBOARD_GATEWAY__CORS_ORIGINS", "node.tokens.issuer": str(file),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("0", False), ("False", False)])
+def test_booleans_from_the_environment(text: str, value: bool) -> None:
+    assert load(None, {"CALLBOARD_DATABASE__DURABLE": text}).settings.database.durable is value
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("[gateway]\nprot = 1", "gateway.prot: unknown setting: did you mean gateway.port"),
+        ("[nowhere]\nx = 1", "nowhere.x: unknown setting"),
+        ('[gateway]\nport = "8000"', "gateway.port: expected `int`, got `str`"),
+        ("gateway = 5", "gateway: gateway is a section: set one of gateway.host"),
+        ("[gateway", "is not TOML"),
+        ("[gateway]\nport = true", "gateway.port: expected `int`, got `bool`"),
+    ],
+)
+def test_what_a_file_must_not_say(tmp_path: Path, content: str, expected: str) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(content)
+    with pytest.raises(SettingsError) as caught:
+        load(file)
+    assert expected in str(caught.value)
+    assert str(file) in str(caught.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot be read"):
+        load(tmp_path / "none.toml")
+    with pytest.raises(SettingsError, match=r"CALLBOARD_DEV__PASSWORD_FILE=.*cannot be read"):
+        load(None, {"CALLBOARD_DEV__PASSWORD_FILE": str(tmp_path / "none")})
