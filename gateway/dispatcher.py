@@ -48,36 +48,26 @@ class Dispatcher:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request (ASGI)."""
-        headers = dict(scope["headers"])
-        given_id = headers.get(b"x-request-id", b"")
-        request_id = given_id.decode() if _REQUEST_ID.fullmatch(given_id) else self._proxy.new_id()
-        try:
-            status, answer_headers, body = await self._limited(scope, headers, receive, request_id)
-        except Gone:
-            return
-        if scope["method"] == "HEAD":
-            answer_headers = [
-                *answer_headers,
-                (b"content-length", str(len(body)).encode()),
-                (b"x-request-id", request_id.encode()),
-            ]
-            body = b""
-        else:
-            answer_headers = [*answer_headers, (b"x-request-id", request_id.encode())]
-            if status != 204:
-                answer_headers.append((b"content-length", str(len(body)).encode()))
-        await send({"type": "http.response.start", "status": status, "headers": answer_headers})
-        await send({"type": "http.response.body", "body": body})
-
-    async def _limited(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, request_id: str) -> Answer:
+        headers: dict[bytes, bytes] = scope["header"]
+        given_id = headers.get(b"x-request-id")
+        request_id = given_id.decode() if given_id is not None and _REQUEST_ID.fullmatch(given_id) else self._proxy.new_id()
         try:
             client = scope.get("client")
             self._limits.arrive(client[0] if client else "")
-            return await self._answer(scope, headers, receive, request_id)
+            status, answer_headers, body = await self._answer(scope, headers, receive, request_id)
         except Problem as problem:
-            return problems.of_problem(problem, request_id)
+            status, answer_headers, body = problems.of_problem(problem, request_id)
         except ServiceError as error:
-            return problems.of_error(error, request_id)
+            status, answer_headers, body = problems.of_error(error, request_id)
+        except Gone:
+            return
+        answer_headers = [*answer_headers, (b"x-request-id", request_id.encode())]
+        if status != 204:
+            answer_headers.append((b"content-length", str(len(body)).encode()))
+        if scope["method"] == "HEAD":
+            body = b""
+        await send({"type": "http.response.start", "status": status, "headers": answer_headers})
+        await send({"type": "http.response.body", "body": body})
 
     async def _answer(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, request_id: str) -> Answer:
         self._check_size(scope)
@@ -93,14 +83,16 @@ class Dispatcher:
                 return 204, [(b"allow", allowed)], b""
             raise Problem(405, "method-not-allowed", f"Allowed here: {allowed.decode()}.", [(b"allow", allowed)])
         token = _bearer(headers)
-        if not route.allow.anyone:
+        if route.takes_body and not route.allow.anyone:
             await self._authorize(route, token)
         params: Params = tuple(zip(route.fields, values, strict=True))
         if scope["query_string"]:
             params += query_params(scope["query_string"])
         body = await self._body(route, headers, receive) if route.takes_body else b""
-        trace = self._proxy.new_trace(headers.get(b"traceparent", b"").decode("latin-1") or None)
-        ctx = self._proxy.context(request_id, token, trace, self._settings.request_timeout)
+        trace = headers.get(b"traceparent")
+        ctx = self._proxy.context(
+            request_id, token, None if trace is None else trace.decode("latin-1"), self._settings.request_timeout
+        )
         key = _idempotency_key(headers)
         self._limits.enter()
         work: Coroutine[Any, Any, bytes] = self._proxy.forward(ctx, route.service, route.info.name, params, body, key)

@@ -45,18 +45,10 @@ class Front:
             return
         raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
         scope["raw_path"] = raw_path
-        origin = accepts = None
-        for name, value in scope["headers"]:
-            if name == b"accept-encoding":
-                accepts = value
-            elif name == b"origin":
-                origin = value
+        scope["header"] = header = dict(scope["headers"])
+        accepts, origin = header.get(b"accept-encoding"), header.get(b"origin")
         cors = self._cors(origin) if origin is not None and self._origins else []
-        if (
-            cors
-            and scope["method"] == "OPTIONS"
-            and any(name == b"access-control-request-method" for name, _ in scope["headers"])
-        ):
+        if cors and scope["method"] == "OPTIONS" and b"access-control-request-method" in header:
             await send({"type": "http.response.start", "status": 204, "headers": [*cors, *_preflight()]})
             await send({"type": "http.response.body", "body": b""})
             return

@@ -31,7 +31,7 @@ from runtime.storage.once import Claim, Once, Scope, derived_key
 from runtime.storage.stream import Batch, Position, Pull, Stream, StreamEvent, StreamHead
 from runtime.storage.subscription import Source, Subscription
 from runtime.tasks import finish
-from runtime.telemetry import traceparent
+from runtime.telemetry import new_trace
 from runtime.transport import TransportError
 
 
@@ -165,7 +165,7 @@ class Instance:
         return self.chance.hex(32)
 
     def new_trace(self) -> str:
-        return traceparent(self.chance)
+        return new_trace(self.chance)
 
     def monotonic(self) -> float:
         return self.clock.monotonic()

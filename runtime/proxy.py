@@ -7,7 +7,7 @@ from runtime.identity import Identity
 from runtime.instance import Instance
 from runtime.registry import Registry
 from runtime.rest import Params
-from runtime.telemetry import Metrics, traceparent
+from runtime.telemetry import Metrics, well_formed
 
 
 class Proxy:
@@ -33,10 +33,6 @@ class Proxy:
         """What the node counts."""
         return self._environment.metrics
 
-    def new_trace(self, given: str | None) -> str:
-        """The trace context that a client gave, or a new one."""
-        return traceparent(self._environment.chance, given)
-
     def new_id(self) -> str:
         return self._instance.new_id()
 
@@ -48,10 +44,14 @@ class Proxy:
         """The user of a token. Raises like `Verifier.verify`."""
         return await self._instance.verifier.verify(token)
 
-    def context(self, request_id: str, token: str | None, trace: str, seconds: float) -> Context:
-        """A context for one client's request, with a deadline `seconds` from now."""
+    def context(self, request_id: str, token: str | None, trace: str | None, seconds: float) -> Context:
+        """A context for one client's request, with a deadline `seconds` from now.
+
+        Args:
+            trace: the `traceparent` that the client gave; one that is not well formed counts for nothing.
+        """
         ctx = Context(self._instance, None)
-        ctx.envelope = Envelope("request", request_id, "http", token=token, trace=trace)
+        ctx.envelope = Envelope("request", request_id, "http", token=token, trace=None if trace is None else well_formed(trace))
         ctx.fixed_deadline = self._environment.clock.monotonic() + seconds
         ctx.timed = False
         return ctx

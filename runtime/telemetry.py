@@ -59,8 +59,11 @@ def _shown(labels: Labels) -> str:
     return "{" + ",".join(escaped) + "}"
 
 
-def traceparent(chance: Chance, given: str | None = None) -> str:
-    """A trace context (W3C, version 00): the given one if it is well formed, else the root of a new trace."""
-    if given is not None and _TRACEPARENT.fullmatch(given):
-        return given
+def well_formed(given: str) -> str | None:
+    """A trace context as it was given, or None if it is none (W3C Trace Context, section 3.2)."""
+    return given if _TRACEPARENT.fullmatch(given) else None
+
+
+def new_trace(chance: Chance) -> str:
+    """The root of a new trace, as a `traceparent`."""
     return f"00-{chance.hex(32)}-{chance.hex(16)}-01"
