@@ -7,7 +7,7 @@ asking again is safe only for an idempotent or a `once` request). Any other `Ser
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, dataclass_transform
+from typing import Any, ClassVar, cast, dataclass_transform
 
 import msgspec
 
@@ -126,6 +126,18 @@ def rebuild_error(data: ErrorData, known: KnownErrors) -> ServiceError:
         else:
             return cls(*(getattr(shadow, name) for name in shadow.__struct_fields__))
     return RemoteError(data)
+
+
+def answers_in(group: "ExceptionGroup[Exception]") -> list[ServiceError]:
+    """The errors in a task group's failure, if all of them are services' answers."""
+    found: list[ServiceError] = []
+    for error in group.exceptions:
+        inner = answers_in(cast("ExceptionGroup[Exception]", error)) if isinstance(error, ExceptionGroup) else [error]
+        services = [leaf for leaf in inner if isinstance(leaf, ServiceError)]
+        if not services:
+            return []
+        found += services
+    return found
 
 
 class RemoteError(ServiceError):

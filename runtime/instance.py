@@ -20,6 +20,7 @@ from runtime.errors import (
     ServiceError,
     Unauthenticated,
     UsageError,
+    answers_in,
 )
 from runtime.handlers import Handler
 from runtime.identity import Identity, Verifier
@@ -27,12 +28,13 @@ from runtime.mailbox import Mailbox
 from runtime.messages import Contract, Signal, spec_of
 from runtime.service import Service
 from runtime.storage.database import Database, DatabaseError, Guard, Statement, StatementError, Superseded, Transaction
-from runtime.storage.once import Claim, Once, Scope, derived_key
+from runtime.storage.once import Claim, Once, Scope
 from runtime.storage.stream import Batch, Position, Pull, Stream, StreamEvent, StreamHead
 from runtime.storage.subscription import Source, Subscription
 from runtime.tasks import finish
 from runtime.telemetry import new_trace
 from runtime.transport import TransportError
+from runtime.work import EventKeys, HandlerWork
 
 
 class Instance:
@@ -326,7 +328,7 @@ class Instance:
                 error = cancelled
         if isinstance(error, ExceptionGroup):  # of a task group in the handler
             group = cast("ExceptionGroup[Exception]", error)
-            error = next(iter(_leaves(group)), group)
+            error = next(iter(answers_in(group)), group)
         if isinstance(error, ServiceError | Superseded):
             return error
         if isinstance(error, asyncio.CancelledError):
@@ -424,48 +426,3 @@ class Instance:
     async def _stream_head(self, message: StreamHead, ctx: Context) -> Position:
         assert self.stream is not None
         return await self.stream.position()
-
-
-def _leaves(group: "ExceptionGroup[Exception]") -> list[ServiceError]:
-    """The errors in a group, if all of them are services' own."""
-    found: list[ServiceError] = []
-    for error in group.exceptions:
-        inner = _leaves(cast("ExceptionGroup[Exception]", error)) if isinstance(error, ExceptionGroup) else [error]
-        services = [leaf for leaf in inner if isinstance(leaf, ServiceError)]
-        if not services:
-            return []
-        found += services
-    return found
-
-
-class EventKeys:
-    """Idempotency keys for the calls of an event's handler: the same whenever the event is applied again."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._calls: dict[str, int] = {}
-
-    def key_for(self, request: str) -> str:
-        self._calls[request] = ordinal = self._calls.get(request, 0) + 1
-        return derived_key(self._source.publisher, self._source.epoch, self._source.seq, request, ordinal)
-
-
-class HandlerWork:
-    """What a handler with `tx` has under way."""
-
-    __slots__ = ("_keys", "_tx", "signals")
-
-    def __init__(self, tx: Transaction, keys: Claim | EventKeys | None) -> None:
-        self._tx = tx
-        self._keys = keys
-        self.signals: list[Signal] = []
-
-    @property
-    def begun(self) -> bool:
-        return self._tx.begun
-
-    def key_for(self, request: str) -> str | None:
-        return None if self._keys is None else self._keys.key_for(request)
-
-    def publish(self, signal: Signal) -> None:
-        self.signals.append(signal)

@@ -1,15 +1,13 @@
 """SQLite through aiosqlite: one connection that writes, one that reads, WAL between them.
 
 A hop to a connection's thread costs more than most statements, and a commit's fsync more than both. So a transaction's
-BEGIN shares the hop of its first statement, and transactions that queue for the writer share one COMMIT: each runs in
-a savepoint, and none is reported as committed before the COMMIT that all of them wait for.
+BEGIN shares the hop of its first statement, and transactions that queue for the writer share one COMMIT (`writer.py`).
 """
 
 import asyncio
 import functools
 import re
 import sqlite3
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
@@ -21,12 +19,10 @@ import aiosqlite
 
 from runtime.errors import UsageError
 from runtime.storage.database import ConstraintError, Database, DatabaseError, Guard, Row, StatementError, Superseded, Transaction
+from runtime.storage.writer import Group, Writer
 from runtime.tasks import finish
 
 T = TypeVar("T")
-
-_GROUP = 64
-"""The most transactions that share a COMMIT."""
 
 
 class SqliteDatabase(Database):
@@ -43,9 +39,7 @@ class SqliteDatabase(Database):
         self._durable = durable
         self._writer: _Connection | None = None
         self._reader: _Connection | None = None
-        self._busy = False
-        self._queue: deque[asyncio.Future[None]] = deque()
-        self._group: _Group | None = None
+        self.turns = Writer(self.hop)
 
     def __repr__(self) -> str:
         return f"<SqliteDatabase {self.path} [{'CLOSED' if self._writer is None else 'OPEN'}]>"
@@ -86,12 +80,12 @@ class SqliteDatabase(Database):
         token = self.current.set(transaction)
         try:
             yield transaction
+            if transaction.events:
+                self._append(transaction)
         except BaseException:
             await finish(transaction.roll_back())
             raise
         else:
-            if transaction.events:
-                self._append(transaction)
             await finish(transaction.commit())
         finally:
             self.current.reset(token)
@@ -113,15 +107,7 @@ class SqliteDatabase(Database):
         return await self._on(self._reader, lambda raw: _fetch(raw, sql, params))
 
     async def script(self, statements: str) -> None:
-        group = await self.take_turn()
-        try:
-            if group.size:  # a script has a transaction of its own
-                await self.hop(_commit)
-                group.committed.set_result(None)
-                self._group = group = _Group()
-            await self.hop(lambda raw: _script(raw, statements))
-        finally:
-            await finish(self.pass_on(group))
+        await self.turns.alone(lambda raw: _script(raw, statements))
 
     @property
     def writer(self) -> "_Connection":
@@ -138,100 +124,6 @@ class SqliteDatabase(Database):
     async def hop(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Runs a function in the writer's thread. Raises our errors."""
         return await self._on(self.writer, function)
-
-    # Turns at the writer. Whoever has one may open a savepoint in the group's transaction, and passes the turn on at its end.
-
-    async def take_turn(self) -> "_Group":
-        """Waits for the writer; what begins then is one savepoint of the group returned."""
-        if self._busy:
-            turn = asyncio.get_running_loop().create_future()
-            self._queue.append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if not turn.cancelled():  # it has the turn already
-                    await finish(self.pass_on(self._entered()))
-                raise
-        self._busy = True
-        return self._entered()
-
-    def _entered(self) -> "_Group":
-        if self._group is None:
-            self._group = _Group()
-        return self._group
-
-    async def end_turn(self, group: "_Group", final: Callable[[sqlite3.Connection], None]) -> None:
-        """Runs `final`, passes the turn on, and returns when the group is committed.
-
-        Raises:
-            DatabaseError: it could not be committed: nothing of the group was kept.
-        """
-        commit = group.size + 1 >= _GROUP or not self._queue
-        try:
-            await self.hop(functools.partial(_end, final, commit))
-        except DatabaseError as error:
-            alone = group.size == 0
-            await self._fail(group, DatabaseError(f"{self.path}: the commit failed: {error}"))
-            if alone:
-                raise
-            raise DatabaseError(f"{self.path}: the commit failed: {error}") from error
-        group.size += 1
-        if commit:
-            self._settle(group)
-        else:
-            await self.pass_on(group)
-        try:
-            await asyncio.shield(group.committed)
-        except DatabaseError as error:
-            raise DatabaseError(str(error)) from error  # each waiter its own: a traceback grows on a shared one
-
-    async def give_up_turn(self, group: "_Group") -> None:
-        """Undoes the savepoint and passes the turn on; what the group has done before stands."""
-        try:
-            if not await self.hop(_undo):
-                raise DatabaseError(f"{self.path}: the whole transaction was rolled back")
-        except DatabaseError as error:
-            await self._fail(group, error)
-        else:
-            await self.pass_on(group)
-
-    async def pass_on(self, group: "_Group") -> None:
-        """Gives the turn to who waits, or ends the group's transaction."""
-        if self._wake_next():
-            return
-        try:
-            await self.hop(_commit if group.size else _roll_back)
-        except DatabaseError as error:
-            await self._fail(group, error)
-        else:
-            self._settle(group)
-
-    def _settle(self, group: "_Group") -> None:
-        self._group = None
-        group.committed.set_result(None)
-        self._hand_over()
-
-    async def _fail(self, group: "_Group", error: DatabaseError) -> None:
-        self._group = None
-        group.committed.set_exception(error)
-        group.committed.exception()  # nobody may be waiting
-        try:
-            await self.hop(_roll_back)
-        except DatabaseError:
-            pass  # the connection is gone, and its transaction with it
-        self._hand_over()
-
-    def _hand_over(self) -> None:
-        if not self._wake_next():
-            self._busy = False
-
-    def _wake_next(self) -> bool:
-        while self._queue:
-            turn = self._queue.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return True
-        return False
 
 
 class SqliteFolder:
@@ -253,20 +145,12 @@ class SqliteFolder:
         return SqliteDatabase(self._folder / f"{service}.sqlite", durable=self._durable)
 
 
-class _Group:
-    """Transactions that share one COMMIT; `size` counts those that have ended well."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        self.committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-
 class _SqliteTransaction(Transaction):
     def __init__(self, database: SqliteDatabase, guard: Guard | None) -> None:
         super().__init__()
         self._database = database
         self._guard = guard
-        self._group: _Group | None = None
+        self._group: Group | None = None
         self._lost: DatabaseError | Superseded | None = None
         self._ended = False
         self._beginning = asyncio.Lock()
@@ -293,9 +177,9 @@ class _SqliteTransaction(Transaction):
         return await self._hop(function)
 
     async def _begin(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        group = await self._database.take_turn()
+        group = await self._database.turns.take_turn()
         if self._ended:  # a task that the handler left behind
-            await finish(self._database.pass_on(group))
+            await finish(self._database.turns.pass_on(group))
             raise UsageError("this transaction has ended while a statement waited for its turn")
         self._group = group
         try:
@@ -325,15 +209,15 @@ class _SqliteTransaction(Transaction):
         self._ended = True
         if self._group is not None:
             if self._lost is not None:
-                await self._database.give_up_turn(self._group)
+                await self._database.turns.give_up_turn(self._group)
                 raise self._lost
-            await self._database.end_turn(self._group, self._write_final)
+            await self._database.turns.end_turn(self._group, self._write_final)
         self.committed = True
 
     async def roll_back(self) -> None:
         self._ended = True
         if self._group is not None:
-            await self._database.give_up_turn(self._group)
+            await self._database.turns.give_up_turn(self._group)
 
     def _write_final(self, raw: sqlite3.Connection) -> None:
         for sql, params in self.final:
@@ -399,29 +283,6 @@ def _inside(function: Callable[[sqlite3.Connection], T], raw: sqlite3.Connection
         if begun and not raw.in_transaction:
             raise DatabaseError(f"the database rolled the transaction back: {error}") from error
         raise
-
-
-def _end(final: Callable[[sqlite3.Connection], None], commit: bool, raw: sqlite3.Connection) -> None:
-    final(raw)
-    raw.execute("RELEASE one")
-    if commit:
-        raw.execute("COMMIT")
-
-
-def _undo(raw: sqlite3.Connection) -> bool:
-    if raw.in_transaction:
-        raw.execute("ROLLBACK TO one")
-        raw.execute("RELEASE one")
-    return raw.in_transaction
-
-
-def _commit(raw: sqlite3.Connection) -> None:
-    raw.execute("COMMIT")
-
-
-def _roll_back(raw: sqlite3.Connection) -> None:
-    if raw.in_transaction:
-        raw.execute("ROLLBACK")
 
 
 def _script(raw: sqlite3.Connection, statements: str) -> None:
