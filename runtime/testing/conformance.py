@@ -307,7 +307,7 @@ class Kit:
             await eventually(lambda: peer.cancelled == ["late"], "the callee's work was cancelled")
 
     async def case_cancellation_reaches_the_callee(self) -> None:
-        async with self.nodes("one") as [(_, peer)], self.asker() as (_, ctx):
+        async with self.nodes("one", request_timeout=120) as [(_, peer)], self.asker(request_timeout=120) as (_, ctx):
             task = asyncio.create_task(ctx.request(Hang("cancelled")))
             await eventually(lambda: peer.started == ["cancelled"], "the request arrived")
             task.cancel()

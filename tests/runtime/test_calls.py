@@ -306,8 +306,8 @@ async def test_a_handler_may_catch_the_deadline_of_what_it_asked(stage: Stage) -
 
 
 async def test_who_stops_waiting_cancels_the_work_of_every_hop(stage: Stage) -> None:
-    await stage.play(Bank, Shop)
-    ctx = await stage.client(shop)
+    await stage.play(Bank, Shop, request_timeout=120)  # so that no deadline does it instead
+    ctx = await stage.client(shop, request_timeout=120)
     bank_service = stage.service(Bank)
     task = asyncio.create_task(ctx.request(Buy("hang")))
     await eventually(lambda: bank_service.log_of == ["begun"], "the bank was asked")

@@ -79,6 +79,28 @@ async def test_cancelled_anywhere_nothing_is_half_done(database: SqliteDatabase)
     await still_works(database)
 
 
+async def test_who_comes_while_others_end_never_joins_what_is_ending(database: SqliteDatabase) -> None:
+    chance = random.Random(11)
+    told: set[str] = set()
+
+    async def one(number: int, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        try:
+            async with database.transaction() as tx:
+                await tx.execute("INSERT INTO notes (text) VALUES ($1)", f"n{number}")
+                if number % 2:
+                    raise LookupError
+                await tx.execute("INSERT INTO notes (text) VALUES ($1)", f"n{number} again")
+        except LookupError:
+            return
+        told.update((f"n{number}", f"n{number} again"))
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(one(number, chance.random() * 0.6) for number in range(2000)))
+    assert set(await texts(database)) == told, "what was reported is there, and nothing of what failed"
+    await still_works(database)
+
+
 async def test_a_transaction_whose_guard_fails_passes_its_turn_on(database: SqliteDatabase) -> None:
     for _ in range(3):
         with pytest.raises(Superseded):
