@@ -35,12 +35,16 @@ class Clock:
 
 
 class ManualClock(Clock):
-    """A clock whose time of day a test moves; sleeping still takes the event loop's time."""
+    """A clock whose time of day a test moves with `advance`; sleeping and timers still take the event loop's time.
+
+    Args:
+        start: the time of day at first, by default the real one.
+    """
 
     __slots__ = ("_timestamp",)
 
     def __init__(self, start: datetime | None = None) -> None:
-        self._timestamp = (start or datetime(2026, 1, 1, tzinfo=UTC)).timestamp()
+        self._timestamp = (start or datetime.now(UTC)).timestamp()
 
     def timestamp(self) -> float:
         return self._timestamp

@@ -36,7 +36,7 @@ def describe(service: type[Service], address: Address, instance: str) -> Manifes
 
 
 def _request(service: str, handler: Handler, schemas: dict[str, Any]) -> RequestInfo:
-    text = inspect.getdoc(handler.spec.cls) or handler.spec.name
+    text = inspect.cleandoc(vars(handler.spec.cls).get("__doc__") or handler.spec.name)
     summary, _, description = text.partition("\n")
     request, reply = _schemas(service, handler.spec.full_name, [handler.spec.cls, handler.spec.reply], schemas)
     return RequestInfo(

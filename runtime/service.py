@@ -143,11 +143,15 @@ def define(cls: type[Service]) -> Definition:
 
 
 def _migrations(cls: type[Service]) -> str | None:
-    try:
-        folder = os.path.join(os.path.dirname(inspect.getfile(cls)), "migrations")
-    except (TypeError, OSError):  # defined at a prompt
-        return None
-    return folder if os.path.isdir(folder) else None
+    """The folder beside the class's module, or beside that of the service it derives from."""
+    for ancestor in cls.__mro__[: cls.__mro__.index(Service)]:
+        try:
+            folder = os.path.join(os.path.dirname(inspect.getfile(ancestor)), "migrations")
+        except (TypeError, OSError):  # defined at a prompt
+            continue
+        if os.path.isdir(folder):
+            return folder
+    return None
 
 
 def _check_complete(cls: type[Service], contract: Contract, requests: dict[str, Handler]) -> None:

@@ -12,7 +12,7 @@ import rich_click as click
 from config import compose
 from config.cli import reload
 from config.cli.common import loaded, run_loop, set_up_logging, with_config
-from config.cli.run import until_told
+from config.cli.run import told_to_stop, until_told
 from config.settings import Settings
 from gateway.service import Gateway, PortTaken, free_port
 from runtime import CallboardError, DatabaseError
@@ -96,6 +96,7 @@ def _kept_password(folder: Path) -> str:
 
 async def _serve(settings: Settings, names: tuple[str, ...], watched: list[Path]) -> bool:
     """Runs the system until it is told to stop (False) or its code has changed (True)."""
+    told = told_to_stop()
     async with compose.node(settings, names, name="dev") as node:
         gateway = node.service(Gateway)
         if gateway is not None and not reload.is_again():
@@ -104,7 +105,7 @@ async def _serve(settings: Settings, names: tuple[str, ...], watched: list[Path]
             click.echo(f"callboard: up again, on port {gateway.port}")
         else:
             click.echo(f"\n  {', '.join(compose.chosen(settings, names))} run without a gateway. Stop with Ctrl-C.\n")
-        waiting = {asyncio.create_task(until_told(node))}
+        waiting = {asyncio.create_task(until_told(node, told))}
         if watched:
             waiting.add(asyncio.create_task(reload.changed(watched), name="changed"))
         done, rest = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)

@@ -56,6 +56,11 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
+    except SyntaxError:
+        if "_CALLBOARD_DEV_AGAIN" in os.environ:
+            _after_a_change()
+        traceback.print_exc(limit=0)
+        sys.exit(1)
     except Exception:
         if "_CALLBOARD_DEV_AGAIN" not in os.environ:
             raise

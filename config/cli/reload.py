@@ -37,10 +37,10 @@ async def changed(watched: Iterable[Path]) -> None:
 def wait_and_start_anew(watched: Iterable[Path]) -> None:
     """Waits for a change of code after a start that failed, then replaces this process."""
     click.echo("callboard: waiting for a change of code", err=True)
-    for changes in watch(*watched, watch_filter=_FILTER, raise_interrupt=True):
+    for changes in watch(*watched, watch_filter=_FILTER, raise_interrupt=False):
         if _compiles(Path(path) for _, path in changes):
-            break
-    start_anew()
+            start_anew()
+    sys.exit(0)  # Ctrl-C
 
 
 def start_anew() -> None:

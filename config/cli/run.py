@@ -29,13 +29,14 @@ async def serve(settings: Settings, names: tuple[str, ...]) -> None:
     Raises:
         Crashed: a service failed too often.
     """
+    told = told_to_stop()
     async with compose.node(settings, names, name="-".join(names)[:40]) as node:
         node.environment.log.info("%s: %s", node.id, ", ".join(compose.chosen(settings, names)))
-        await until_told(node)
+        await until_told(node, told)
 
 
-async def until_told(node: Node) -> None:
-    """Returns at SIGTERM or SIGINT. A second one ends the process at once."""
+def told_to_stop() -> asyncio.Event:
+    """Set at SIGTERM or SIGINT, from now on. A second one ends the process at once."""
     loop = asyncio.get_running_loop()
     told = asyncio.Event()
 
@@ -46,6 +47,15 @@ async def until_told(node: Node) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
+    return told
+
+
+async def until_told(node: Node, told: asyncio.Event) -> None:
+    """Returns when it is time to stop.
+
+    Raises:
+        Crashed: a service of the node failed too often.
+    """
     waiting = [asyncio.create_task(told.wait()), asyncio.create_task(node.wait())]
     done, rest = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     for task in rest:

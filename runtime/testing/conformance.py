@@ -9,6 +9,7 @@ The factory makes transports that can reach each other; each becomes a node of i
 """
 
 import asyncio
+import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -166,14 +167,17 @@ class Listener:
 
 
 async def eventually(condition: Callable[[], Any], what: str) -> None:
-    """Waits until a condition holds.
+    """Waits until a condition, or what it awaits, holds.
 
     Raises:
         ConformanceError: it did not within `WAIT`.
     """
     try:
         async with asyncio.timeout(WAIT):
-            while not condition():
+            while True:
+                found = condition()
+                if await found if inspect.isawaitable(found) else found:
+                    return
                 await asyncio.sleep(0.002)
     except TimeoutError:
         raise ConformanceError(f"did not come true: {what}") from None
