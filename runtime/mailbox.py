@@ -70,7 +70,6 @@ class Mailbox:
         if key is not None and not held:
             self._keys[key] = None
         self._waiting += 1
-        self.must_wake = True
         try:
             if held:
                 await self._wait_for_key(key)
@@ -94,7 +93,7 @@ class Mailbox:
             if waiter.done() and not waiter.cancelled():  # it got the key and was cancelled in one turn of the loop
                 self._release(key)
             else:
-                queue.remove(waiter)
+                _withdraw(waiter, queue)
             raise
 
     async def _wait_for_room(self, key: Hashable) -> None:
@@ -103,13 +102,14 @@ class Mailbox:
             return
         waiter: _Waiter = asyncio.get_running_loop().create_future()
         self._ready.append(waiter)
+        self.must_wake = True
         try:
             await waiter
         except BaseException:
             if waiter.done() and not waiter.cancelled():
                 self.running -= 1
             else:
-                self._ready.remove(waiter)
+                _withdraw(waiter, self._ready)
             if key is not None:
                 self._release(key)
             raise
@@ -148,3 +148,11 @@ class Mailbox:
                 waiter.set_result(None)
                 return
         del self._keys[key]
+
+
+def _withdraw(waiter: _Waiter, queue: "deque[_Waiter]") -> None:
+    """Takes a cancelled waiter out of a queue, unless it was passed over there already."""
+    try:
+        queue.remove(waiter)
+    except ValueError:
+        return
