@@ -128,6 +128,7 @@ class Dispatcher:
             raise Problem(413, "too-large", f"The body has more than {limit} bytes.", [(b"connection", b"close")])
         chunks: list[bytes] = []
         size = 0
+        self._limits.begin_body()
         try:
             async with asyncio.timeout(self._settings.body_timeout):
                 while True:
@@ -142,6 +143,8 @@ class Dispatcher:
                         break
         except TimeoutError:
             raise Problem(408, "body-too-slow", "The body did not come in time.", [(b"connection", b"close")]) from None
+        finally:
+            self._limits.end_body()
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         if (body or route.needs_body) and not _is_json(headers.get(b"content-type", b"")):
             raise Problem(415, "unsupported-media-type", "Expected a body with Content-Type: application/json.")

@@ -18,6 +18,7 @@ class Limits:
 
     def __init__(self, settings: GatewaySettings, now: Callable[[], float]) -> None:
         self.running = 0
+        self.reading = 0
         self.draining = False
         self._settings = settings
         self._now = now
@@ -39,6 +40,20 @@ class Limits:
         if self._settings.rate:
             self._spend(address)
 
+    def begin_body(self) -> None:
+        """A request's body is being read; `end_body` follows. Bodies that stall keep nobody from asking without one.
+
+        Raises:
+            Problem: too many are being read (503).
+        """
+        if self.reading >= self._settings.max_requests:
+            raise _overloaded()
+        self.reading += 1
+
+    def end_body(self) -> None:
+        """The body is there, or has failed."""
+        self.reading -= 1
+
     def enter(self) -> None:
         """Takes a request in, once it is wholly there; `leave` follows.
 
@@ -46,7 +61,7 @@ class Limits:
             Problem: too many are under way (503).
         """
         if self.running >= self._settings.max_requests:
-            raise Problem(503, "overloaded", "Too many requests are under way: try again.", [(b"retry-after", b"1")])
+            raise _overloaded()
         self.running += 1
 
     def leave(self) -> None:
@@ -64,3 +79,7 @@ class Limits:
         if tokens < 1:
             wait = int((1 - tokens) / self._settings.rate) + 1
             raise Problem(429, "too-many-requests", f"Too many requests: wait {wait} s.", [(b"retry-after", str(wait).encode())])
+
+
+def _overloaded() -> Problem:
+    return Problem(503, "overloaded", "Too many requests are under way: try again.", [(b"retry-after", b"1")])

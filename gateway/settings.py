@@ -22,7 +22,7 @@ class GatewaySettings(Struct):
     """All header fields of a request together."""
     max_url: Annotated[int, Meta(ge=64)] = 8 * 1024
     max_requests: Annotated[int, Meta(ge=1)] = 1024
-    """Requests under way at once; a further one is answered 503."""
+    """Requests under way at once, and bodies being read at once; a further one is answered 503."""
     rate: Annotated[float, Meta(ge=0)] = 0
     """Requests a second that one client address may make, on average; 0 sets no limit."""
     burst: Annotated[int, Meta(ge=1)] = 100

@@ -293,6 +293,21 @@ async def test_too_many_at_once() -> None:
         await asyncio.gather(*held, return_exceptions=True)
 
 
+async def test_stalled_bodies_keep_nobody_from_asking_without_one() -> None:
+    async with Site("one-node-serialized", max_requests=3, body_timeout=5) as site:
+        head = b"PUT /put HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{"
+        stalled = [await asyncio.open_connection("127.0.0.1", site.gateway.port) for _ in range(3)]
+        for _, writer in stalled:
+            writer.write(head)
+        await eventually(lambda: site.gateway.limits.reading == 3, "three bodies are being read")
+        check_problem(await site.client.put("/put", json={"inner": {"number": 1}}), 503, "overloaded")
+        assert (await site.client.get("/look/x")).status_code == 200
+        for _, writer in stalled:
+            writer.close()
+        await eventually(lambda: site.gateway.limits.reading == 0, "they have gone")
+        assert (await site.client.put("/put", json={"inner": {"number": 1}})).status_code == 200
+
+
 async def test_too_many_from_one_address() -> None:
     async with Site("one-node-serialized", rate=0.001, burst=5) as site:
         statuses = [(await site.client.get("/look/x")).status_code for _ in range(6)]
