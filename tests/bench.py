@@ -1,4 +1,4 @@
-"""`make bench`: what the issues ask to be measured besides `callboard bench`. One JSON object a line."""
+"""`make bench`: what there is to measure besides `callboard bench`. One JSON object a line."""
 
 import asyncio
 import gc

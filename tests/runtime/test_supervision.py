@@ -11,6 +11,7 @@ from runtime import (
     Contract,
     Crashed,
     DefinitionError,
+    Event,
     Node,
     NodeSettings,
     NoInstance,
@@ -18,6 +19,7 @@ from runtime import (
     Request,
     Service,
     Signal,
+    Transaction,
     every,
     handles,
     subscribes,
@@ -188,7 +190,7 @@ class Wrong(Base):
 
 async def test_a_start_that_cannot_succeed_is_not_tried_again() -> None:
     with pytest.raises(DefinitionError):
-        async with Node([Wrong, Base] if False else [Wrong], MemoryTransport()):
+        async with Node([Wrong], MemoryTransport()):
             pass
 
 
@@ -200,8 +202,6 @@ async def test_a_database_that_is_none_ends_the_start(tmp_path: Path) -> None:
         async with Node([cls], MemoryTransport(), databases=SqliteFolder(tmp_path)):
             pass
 
-
-from runtime import Event, Transaction  # noqa: E402
 
 sounds = Contract("sounds")
 
