@@ -4,6 +4,7 @@ import asyncio
 import random
 import signal
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ async def load(running: Callboard, seed: int, answered: dict[str, list[str]]) ->
 
 
 def column(path: Path, sql: str) -> list[Any]:
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection:
         return [row[0] for row in connection.execute(sql)]
 
 
