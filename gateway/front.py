@@ -61,7 +61,7 @@ class Front:
                 edge.head_only = True
         try:
             await app(scope, receive, edge)
-        except Exception:
+        except Exception:  # whatever it was, the client gets a problem document; the server logs what is raised again
             if edge.started:
                 raise
             status, headers, body = of_problem(Problem(500, "internal", "The gateway failed; its log says why."), "")

@@ -78,10 +78,6 @@ class Chance:
         """`count` different integers below `upper`."""
         return self._random.sample(range(upper), count)
 
-    def below(self, upper: int) -> int:
-        """An integer in [0, upper)."""
-        return self._random.randrange(upper)
-
     def hex(self, length: int) -> str:
         """`length` hexadecimal digits."""
         return f"{self._random.getrandbits(4 * length):0{length}x}"

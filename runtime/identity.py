@@ -10,7 +10,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from runtime.clock import Clock
 from runtime.errors import ServiceError, Unauthenticated
@@ -102,12 +102,6 @@ class TokenSettings(Struct):
     """How often each node asks for new revocations."""
     keys_seconds: float = 30.0
     """How often each node asks for new keys; shorter than the time between a key's publication and its use."""
-
-
-class IdentitySource(Protocol):
-    """Who knows keys and revocations: the auth service, asked through the node."""
-
-    def __call__(self, request: "KeySet | Revocations") -> Awaitable[Any]: ...
 
 
 class Verifier:

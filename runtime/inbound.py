@@ -155,11 +155,12 @@ class Inbound:
         if subscription is None:
             return
         try:
-            subscription.nudge(
-                envelope.body if isinstance(envelope.body, Head) else msgspec.json.decode(envelope.body, type=Head)
-            )
+            if not isinstance(envelope.body, Head):
+                msgspec.json.decode(envelope.body, type=Head)
         except msgspec.DecodeError:
             self._environment.metrics.count("hints_malformed_total")
+            return
+        subscription.nudge()  # how far the stream goes is asked of the publisher: a wrong hint costs a pull, nothing else
 
     async def cancel_all(self) -> None:
         """Cancels what is under way, tells those who wait, and returns when all of it has ended."""

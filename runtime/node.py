@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -68,7 +69,7 @@ class Node:
         self.verifier = Verifier(settings.tokens, clock, self.environment.metrics, self._ask_auth)
         self._hosts: list[Instance] = []
         self._databases = databases
-        watch: Factory = lambda: IdentityWatch(self.verifier, settings.tokens)  # noqa: E731
+        watch: Factory = partial(IdentityWatch, self.verifier, settings.tokens)
         self.supervised = [self._supervise(factory) for factory in (watch, *services)]
         self._running: dict[str, asyncio.Task[None]] = {}
         self._asker = self.client("runtime", IdentityWatch.calls)

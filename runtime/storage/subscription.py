@@ -13,7 +13,6 @@ from typing import Protocol, cast
 import msgspec
 
 from runtime.clock import Chance, Clock
-from runtime.envelope import Head
 from runtime.errors import ServiceError
 from runtime.storage.database import Database, DatabaseError, Guard, Row, StatementError, Superseded
 from runtime.storage.stream import Batch, Diverged, Position, Pull, StreamEvent, StreamHead, TooLate
@@ -96,8 +95,8 @@ class Subscription:
     def __repr__(self) -> str:
         return f"<Subscription of {self._subscriber.name} to {self.publisher}>"
 
-    def nudge(self, head: Head | None = None) -> None:
-        """Something may have come. A wrong hint costs a pull, nothing else."""
+    def nudge(self) -> None:
+        """Something may have come: look before the next poll."""
         self._nudge.set()
 
     async def run(self) -> None:

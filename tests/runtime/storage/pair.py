@@ -83,8 +83,11 @@ class Board(Service):
         async with self.db.transaction() as tx:
             await tx.execute("CREATE TABLE IF NOT EXISTS heard (number INTEGER PRIMARY KEY AUTOINCREMENT, word TEXT)")
 
+    ids: ClassVar[list[tuple[str, str]]] = []
+
     @subscribes(attempts=3)
     async def on_said(self, event: Said, ctx: Context, tx: Transaction) -> None:
+        self.ids.append((event.word, ctx.message_id))
         await tx.execute("INSERT INTO heard (word) VALUES ($1)", event.word)
         await tx.publish(Heard(event.word))
         if event.word in self.ills:

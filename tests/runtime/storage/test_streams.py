@@ -5,10 +5,11 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from runtime import Chance, Clock, InternalError, UsageError
-from runtime.envelope import Head
+from runtime.envelope import Envelope, Head
 from runtime.storage.database import DatabaseError, Superseded
 from runtime.storage.stream import Stream
 from runtime.testing import Crash
@@ -20,6 +21,7 @@ from tests.runtime.storage.pair import AttentiveBoard, Batcher, Board, Pair, Pre
 async def pair(tmp_path: Path) -> AsyncGenerator[Pair, None]:
     made = Pair(tmp_path)
     Board.ills.clear()
+    Board.ids.clear()
     try:
         yield made
     finally:
@@ -46,6 +48,11 @@ async def until(condition: Callable[[], Any]) -> None:
     async with asyncio.timeout(WAIT):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+def forge(pair: Pair, body: bytes) -> None:
+    """A hint as it comes from the network, whoever sent it."""
+    pair.nodes["board"].inbound.receive(Envelope("head", "forged", "press.head", body, "press"), "board")
 
 
 WORDS = [f"w{number}" for number in range(40)]
@@ -129,7 +136,9 @@ async def test_a_forged_hint_costs_a_pull_and_nothing_else(pair: Pair, subscribe
     await pair.say("one")
     await until_heard(pair, ["one"])
     for head in (Head("nonsense", 10**15), Head(pair.stream().epoch, -5), Head(pair.stream().epoch, 10**15)):
-        pair.subscription().nudge(head)
+        forge(pair, msgspec.json.encode(head))
+    forge(pair, b"garbage")
+    assert pair.nodes["board"].metrics.value("hints_malformed_total") == 1
     await pair.say("two")
     await until_heard(pair, ["one", "two"])
 
@@ -244,6 +253,17 @@ async def test_an_event_that_keeps_failing_becomes_a_dead_letter(pair: Pair, sub
     assert await pair.subscription().dead_letters() == []
     with pytest.raises(Superseded):
         await pair.subscription().retry(letter)
+
+
+async def test_the_message_id_is_the_same_at_every_attempt(pair: Pair) -> None:
+    Board.ills["poison"] = lambda: ValueError("cannot digest this")
+    await pair.start(Press, Board)
+    await pair.say("poison", "b")
+    await until_heard(pair, ["b"])
+    ids = [message_id for word, message_id in Board.ids if word == "poison"]
+    assert len(ids) == 3
+    assert len(set(ids)) == 1
+    assert ids[0] == (await pair.subscription().dead_letters())[0].event_id
 
 
 async def test_attempts_are_counted_across_restarts(pair: Pair) -> None:
