@@ -13,6 +13,10 @@ from runtime.describe import describe
 from runtime.envelope import Address
 from runtime.manifest import Manifest
 from services.auth.service import Auth
+from services.devices.service import Devices
+from services.fleet.service import Fleet
+from services.notices.service import Notices
+from services.rides.service import Rides
 from services.wallet.service import Wallet
 from transports.memory import MemoryTransport
 
@@ -29,7 +33,14 @@ def catalogue(settings: Settings) -> dict[str, Factory]:
     Raises:
         UnknownService: a class that `services` names cannot be imported, or is no service.
     """
-    found: dict[str, Factory] = {"auth": partial(Auth, settings.auth), "wallet": Wallet}
+    found: dict[str, Factory] = {
+        "auth": partial(Auth, settings.auth),
+        "wallet": partial(Wallet, settings.wallet),
+        "fleet": partial(Fleet, settings.fleet),
+        "rides": Rides,
+        "notices": Notices,
+        "devices": partial(Devices, settings.devices),
+    }
     for place in settings.services:
         cls = _imported(place)
         name = cls.contract.name

@@ -7,6 +7,9 @@ from msgspec import Meta
 from gateway.settings import GatewaySettings
 from runtime import NodeSettings, Struct
 from services.auth.service import AuthSettings
+from services.devices.service import DeviceSettings
+from services.fleet.service import FleetSettings
+from services.wallet.service import WalletSettings
 from transports.memory import MemorySettings
 
 
@@ -50,4 +53,7 @@ class Settings(Struct):
     log: LogSettings = LogSettings()
     gateway: GatewaySettings = GatewaySettings()
     auth: AuthSettings = AuthSettings()
+    wallet: WalletSettings = WalletSettings()
+    fleet: FleetSettings = FleetSettings()
+    devices: DeviceSettings = DeviceSettings()
     dev: DevSettings = DevSettings()

@@ -1,14 +1,16 @@
 """The gateway's own pages: a Litestar application under the reserved prefixes."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import anyio
 import msgspec
-from litestar import Litestar, MediaType, Request, Response, get
-from litestar.exceptions import HTTPException, NotFoundException
+from litestar import Litestar, MediaType, Request, Response, asgi, get
+from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
+from litestar.handlers import ASGIRouteHandler
 
+from gateway.client import App
 from gateway.problems import Problem, of_error, of_problem
 from runtime import Context, InternalError, ServiceError
 from runtime.identity import Keys, KeySet
@@ -42,7 +44,12 @@ _POLICY = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inlin
 
 
 def pages(
-    title: str, proxy: Proxy, ctx: Context, document: Callable[[], dict[str, Any]], draining: Callable[[], bool]
+    title: str,
+    proxy: Proxy,
+    ctx: Context,
+    document: Callable[[], dict[str, Any]],
+    draining: Callable[[], bool],
+    streams: Mapping[str, App],
 ) -> Litestar:
     """The application.
 
@@ -50,6 +57,7 @@ def pages(
         ctx: a context of the gateway, to ask auth for its key set.
         document: makes the OpenAPI document.
         draining: whether the gateway is stopping.
+        streams: what answers for as long as the client stays, by path (ASGI).
     """
 
     @get("/openapi.json", sync_to_thread=False)
@@ -98,6 +106,18 @@ def pages(
         path = anyio.Path(swagger_ui.__file__).parent / "static" / name
         return Response(await path.read_bytes(), media_type=_ASSETS[name], headers={"cache-control": "public, max-age=86400"})
 
+    def stream(path: str, app: App) -> ASGIRouteHandler:
+        @asgi(path, copy_scope=False)
+        async def follow(scope: Any, receive: Any, send: Any) -> None:
+            if scope["method"] != "GET" or "head_only" in scope:
+                raise MethodNotAllowedException(headers={"Allow": "GET"})
+            await app(scope, receive, send)
+
+        return follow
+
+    def problem(_: Request[Any, Any, Any], error: Problem) -> Response[bytes]:
+        return _response(*of_problem(error, proxy.new_id()))
+
     def service_error(_: Request[Any, Any, Any], error: ServiceError) -> Response[bytes]:
         return _response(*of_error(error, proxy.new_id()))
 
@@ -114,10 +134,10 @@ def pages(
         return _response(*of_error(InternalError(incident), incident))
 
     return Litestar(
-        [openapi, docs, start, healthz, readyz, metrics, jwks, asset],
+        [openapi, docs, start, healthz, readyz, metrics, jwks, asset, *(stream(path, app) for path, app in streams.items())],
         openapi_config=None,
         logging_config=None,
-        exception_handlers={ServiceError: service_error, HTTPException: http_error, Exception: failure},
+        exception_handlers={Problem: problem, ServiceError: service_error, HTTPException: http_error, Exception: failure},
     )
 
 

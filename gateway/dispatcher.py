@@ -2,10 +2,11 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 from gateway import problems
+from gateway.client import Gone, Receive, Scope, Send, bearer, until_gone
 from gateway.limits import Limits
 from gateway.problems import Headers, Problem
 from gateway.routing import Route, Routes, query_params
@@ -15,19 +16,11 @@ from runtime.proxy import Proxy
 from runtime.rest import Params
 from runtime.tasks import Started
 
-Scope = dict[str, Any]
-Message = dict[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 Answer = tuple[int, Headers, bytes]
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _JSON: Headers = [(b"content-type", b"application/json")]
-
-
-class Gone(Exception):
-    """The client has gone: nobody waits for an answer."""
 
 
 class Dispatcher:
@@ -82,7 +75,7 @@ class Dispatcher:
             if method == "OPTIONS":
                 return 204, [(b"allow", allowed)], b""
             raise Problem(405, "method-not-allowed", f"Allowed here: {allowed.decode()}.", [(b"allow", allowed)])
-        token = _bearer(headers)
+        token = bearer(headers)
         if route.takes_body and not route.allow.anyone:
             await self._authorize(route, token)
         params: Params = tuple(zip(route.fields, values, strict=True))
@@ -102,7 +95,7 @@ class Dispatcher:
             except StopIteration as done:
                 reply: bytes = done.value
             else:
-                reply = await _until_gone(Started(work, waits_for), receive)
+                reply = await until_gone(Started(work, waits_for), receive)
         finally:
             self._limits.leave()
         return (204, [], b"") if route.status == 204 else (route.status, _JSON, reply)
@@ -151,21 +144,6 @@ class Dispatcher:
         return body
 
 
-def _bearer(headers: dict[bytes, bytes]) -> str | None:
-    """The access token of a request.
-
-    Raises:
-        Unauthenticated: there is an Authorization field, but none that carries a bearer token (RFC 6750, section 2.1).
-    """
-    value = headers.get(b"authorization")
-    if value is None:
-        return None
-    scheme, _, token = value.partition(b" ")
-    if scheme.lower() != b"bearer" or not token or not token.isascii():
-        return ""
-    return token.strip().decode()
-
-
 def _idempotency_key(headers: dict[bytes, bytes]) -> str | None:
     value = headers.get(b"idempotency-key")
     if value is None:
@@ -179,31 +157,3 @@ def _idempotency_key(headers: dict[bytes, bytes]) -> str | None:
 def _is_json(content_type: bytes) -> bool:
     essence = content_type.partition(b";")[0].strip().lower()
     return essence == b"application/json" or (essence.startswith(b"application/") and essence.endswith(b"+json"))
-
-
-async def _until_gone(work: "Started[bytes]", receive: Receive) -> bytes:
-    """Goes on with the work; cancels it when the client goes away.
-
-    Raises:
-        Gone: the client has gone.
-    """
-    task = asyncio.current_task()
-    assert task is not None
-    gone = False
-
-    async def watch() -> None:
-        nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        gone = True
-        task.cancel()
-
-    watcher = asyncio.create_task(watch())
-    try:
-        return await work
-    except asyncio.CancelledError:
-        if gone and task.uncancel() == 0:
-            raise Gone from None
-        raise
-    finally:
-        watcher.cancel()

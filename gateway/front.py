@@ -4,14 +4,11 @@ One layer lies around both: security headers, CORS (the Fetch standard, section 
 """
 
 import gzip
-from collections.abc import Awaitable, Callable
 
-from gateway.dispatcher import Message, Receive, Scope, Send
+from gateway.client import App, Message, Receive, Scope, Send
 from gateway.problems import Headers, Problem, of_problem
 from gateway.settings import GatewaySettings
 from runtime.rest import RESERVED
-
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _RESERVED = frozenset(name.encode() for name in RESERVED)
 _COMPRESS_FROM = 1024
@@ -57,7 +54,7 @@ class Front:
         if raw_path[1:].partition(b"/")[0] in _RESERVED:
             app, edge.of_pages = self._pages, True
             if scope["method"] == "HEAD":
-                scope = {**scope, "method": "GET"}
+                scope = {**scope, "method": "GET", "head_only": True}
                 edge.head_only = True
         try:
             await app(scope, receive, edge)

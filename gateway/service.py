@@ -9,12 +9,16 @@ from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
 from gateway.app import pages
+from gateway.client import App
 from gateway.dispatcher import Dispatcher
+from gateway.following import Followers
 from gateway.front import Front
 from gateway.limits import Limits
+from gateway.live import Live
 from gateway.openapi import document
 from gateway.settings import GatewaySettings
-from runtime import CallboardError, Context, Contract, Service, StartError
+from gateway.tail import Tail
+from runtime import CallboardError, Context, Contract, Service, StartError, every
 from runtime.identity import identity
 from runtime.proxy import Proxy
 
@@ -40,7 +44,9 @@ class Gateway(Service):
         self.port = free_port(self.settings.host, self.settings.port)
         self.proxy = Proxy(ctx)
         self.limits = Limits(self.settings, self.clock.monotonic)
-        app = pages(self.settings.title, self.proxy, ctx, self.document, lambda: self.limits.draining)
+        self.followers = Followers(self.settings, self.proxy, self.clock)
+        streams: dict[str, App] = {"/live": Live(self.proxy, self.followers), "/console/tail": Tail(self.proxy, self.followers)}
+        app = pages(self.settings.title, self.proxy, ctx, self.document, lambda: self.limits.draining, streams)
         front = Front(self.settings, app, Dispatcher(self.settings, self.proxy, self.limits))  # type: ignore[arg-type]
         self.server = Server(
             front, address=self.settings.host, port=self.port, interface=Interfaces.ASGINL, http=HTTPModes.auto, websockets=False, log_enabled=False,
@@ -64,10 +70,11 @@ class Gateway(Service):
                     return
 
     async def on_stop(self, ctx: Context) -> None:
-        """Refuses what is new, finishes what runs, and stops listening."""
+        """Refuses what is new, finishes what runs, ends the streams, and stops listening."""
         self.limits.draining = True
+        self.followers.end()
         deadline = self.clock.monotonic() + _DRAIN
-        while self.limits.running and self.clock.monotonic() < deadline:
+        while (self.limits.running or self.followers.count) and self.clock.monotonic() < deadline:
             await self.clock.sleep(0.01)
         self.server.stop()  # type: ignore[no-untyped-call]
         try:
@@ -75,6 +82,11 @@ class Gateway(Service):
                 await self.serving
         except TimeoutError:
             self.log.warning("the HTTP server did not stop in time")
+
+    @every(seconds=1)
+    async def end_stale_streams(self, ctx: Context) -> None:
+        """A stream ends when its token does."""
+        self.followers.check_tokens()
 
     def document(self) -> dict[str, Any]:
         """The OpenAPI document of who is there."""

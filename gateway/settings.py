@@ -27,6 +27,14 @@ class GatewaySettings(Struct):
     """Requests a second that one client address may make, on average; 0 sets no limit."""
     burst: Annotated[int, Meta(ge=1)] = 100
     """Requests that one client address may make at once before `rate` counts."""
+    max_streams: Annotated[int, Meta(ge=0)] = 10_000
+    """Clients that may follow `/live` and `/console/tail` at once; a further one is answered 503."""
+    streams_per_user: Annotated[int, Meta(ge=1)] = 16
+    """Of one user; a further one is answered 429."""
+    stream_heartbeat: Annotated[float, Meta(gt=0)] = 15.0
+    """How often a stream on which nothing happens says that it is there."""
+    stream_patience: Annotated[float, Meta(gt=0)] = 10.0
+    """How long a client may take to receive what it is sent; a slower one is cut off."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may call the API; `*` for all."""
     title: str = "Callboard"

@@ -102,8 +102,13 @@ class Caller:
             )
             raise InternalError(incident) from None
 
-    async def forward(self, ctx: Context, service: str, request: str, params: Params, body: bytes, key: str | None) -> bytes:
+    async def forward(
+        self, ctx: Context, service: str, request: str, params: Params | None, body: bytes, key: str | None
+    ) -> bytes:
         """Asks a service with the parts of a REST request, and gives its reply as JSON text.
+
+        Args:
+            params: the path's and the query's parameters; None where `body` is the whole message.
 
         Raises:
             ServiceError: as `Context.request`; errors of services arrive as `RemoteError`.
@@ -115,9 +120,7 @@ class Caller:
         endpoint = target.endpoints[request]
         child = Context(target, ctx)  # type: ignore[arg-type]
         child.given_key = key
-        return encode(
-            await within(child, target.handle(endpoint, lambda: endpoint.rest_message(params, body), child), self._deadlines)
-        )
+        return encode(await within(child, target.handle(endpoint, lambda: endpoint.decode(params, body), child), self._deadlines))
 
     @property
     def _deadlines(self) -> bool:

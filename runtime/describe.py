@@ -8,7 +8,7 @@ import msgspec
 from runtime.envelope import Address
 from runtime.errors import DefinitionError, error_fields
 from runtime.handlers import Handler
-from runtime.manifest import ErrorInfo, Manifest, RequestInfo
+from runtime.manifest import ErrorInfo, LiveInfo, Manifest, RequestInfo
 from runtime.service import Service
 
 
@@ -30,6 +30,7 @@ def describe(service: type[Service], address: Address, instance: str) -> Manifes
         requests=requests,
         events=tuple(sorted(spec.full_name for spec in messages if spec.kind == "event")),
         signals=tuple(sorted(spec.full_name for spec in messages if spec.kind == "signal")),
+        live=tuple(LiveInfo(spec.name, spec.live) for spec in messages if spec.live is not None),
         calls=tuple(contract.name for contract in definition.calls),
         schemas=schemas,
     )

@@ -8,7 +8,7 @@ import msgspec
 from runtime.envelope import Envelope
 from runtime.errors import CallboardError, Invalid, Violation
 from runtime.handlers import Handler
-from runtime.rest import RestDecoder, decode_json
+from runtime.rest import Params, RestDecoder, decode_json
 
 encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
 
@@ -39,17 +39,16 @@ class Endpoint:
             Malformed: its body is no JSON.
             Invalid: it has another form than the contract says.
         """
-        if envelope.params is not None:
-            if self._rest is None:
-                raise Invalid((Violation("", f"{self.name} has no REST route"),))
-            return self._rest(envelope.params, envelope.body)
         if isinstance(envelope.body, bytes):
-            return decode_json(self._decoder, envelope.body)
+            return self.decode(envelope.params, envelope.body)
         return envelope.body
 
-    def rest_message(self, params: tuple[tuple[str, str], ...], body: bytes) -> Any:
-        """The message in a REST request's parts. Raises like `message`."""
-        assert self._rest is not None, "the gateway routes only to handlers with a route"
+    def decode(self, params: Params | None, body: bytes) -> Any:
+        """The message in a REST request's parts, or, without `params`, in JSON text. Raises like `message`."""
+        if params is None:
+            return decode_json(self._decoder, body)
+        if self._rest is None:
+            raise Invalid((Violation("", f"{self.name} has no REST route"),))
         return self._rest(params, body)
 
     def check(self, reply: Any, *, quickly: bool) -> None:

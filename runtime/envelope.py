@@ -32,7 +32,7 @@ class Envelope(msgspec.Struct, frozen=True, eq=False):
     """A message with its headers. `caller` is written by the receiving transport, which vouches for it.
 
     A `reply`, `error` or `cancel` has the id of its request. `budget` is what remains of the deadline, in seconds,
-    when the envelope is handed over. `body` is JSON text, or the message itself between nodes that share it.
+    when the envelope is handed over. `key` is a request's idempotency key, or the key of a signal. `body` is JSON text, or the message itself between nodes that share it.
     """
 
     kind: EnvelopeKind

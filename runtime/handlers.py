@@ -30,6 +30,7 @@ class _Handles(msgspec.Struct, frozen=True):
 
 
 class _Subscribes(msgspec.Struct, frozen=True):
+    allow: Allow | None
     broadcast: bool
     attempts: int
 
@@ -119,20 +120,21 @@ def handles(
 @typing.overload
 def subscribes(function: F, /) -> F: ...
 @typing.overload
-def subscribes(*, broadcast: bool = False, attempts: int = 5) -> Callable[[F], F]: ...
-def subscribes(function: Any = None, /, *, broadcast: bool = False, attempts: int = 5) -> Any:
+def subscribes(*, allow: Allow | None = None, broadcast: bool = False, attempts: int = 5) -> Callable[[F], F]: ...
+def subscribes(function: Any = None, /, *, allow: Allow | None = None, broadcast: bool = False, attempts: int = 5) -> Any:
     """Makes a method the handler of the `Event` or `Signal` that its second parameter is annotated with.
 
     An event's handler takes `tx`, and is applied exactly once by this service, in the publisher's order. A signal's
     handler runs on one instance of this service, at most once.
 
     Args:
+        allow: for a signal, `services(…)` that may publish it besides the one whose contract it belongs to.
         broadcast: for a signal, on every instance instead of one.
         attempts: for an event, how often the handler itself may fail before the event moves to the dead letters.
     """
 
     def mark(function: F) -> F:
-        setattr(function, _MARK, _Subscribes(broadcast, attempts))
+        setattr(function, _MARK, _Subscribes(allow, broadcast, attempts))
         return function
 
     return mark if function is None else mark(function)
@@ -179,7 +181,9 @@ def handler_of(cls: type, name: str, function: Any) -> Handler | Timer | None:
     spec = _spec(where, types[0])
     takes_tx = len(types) == 3
     if isinstance(mark, _Subscribes):
-        return _subscriber(where, mark, Handler(name, function, spec, takes_tx, broadcast=mark.broadcast, attempts=mark.attempts))
+        allow = Allow(services=(spec.contract.name, *(() if mark.allow is None else mark.allow.services)))
+        handler = Handler(name, function, spec, takes_tx, allow, broadcast=mark.broadcast, attempts=mark.attempts)
+        return _subscriber(where, mark, handler)
     return _request_handler(where, mark, function, spec, takes_tx, hints.get("return", inspect.Parameter.empty))
 
 
@@ -216,6 +220,10 @@ def _subscriber(where: str, mark: _Subscribes, handler: Handler) -> Handler:
         )
     if mark.broadcast and handler.spec.kind == "event":
         raise DefinitionError(f"{where}: broadcast=True is for signals; an event is applied once per service")
+    if mark.allow is not None and (handler.spec.kind == "event" or mark.allow != Allow(services=mark.allow.services)):
+        raise DefinitionError(
+            f"{where}: allow= of a subscriber names services(…) that may publish the signal too; an event is its publisher's alone"
+        )
     if mark.attempts < 1:
         raise DefinitionError(f"{where}: attempts={mark.attempts}: expected at least 1")
     return handler

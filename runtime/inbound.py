@@ -44,7 +44,9 @@ class Inbound:
                 self._cancel(envelope)
             case "signal":
                 instance = self.instances.get(to)
-                if instance is not None:
+                if instance is not None and envelope.subject not in instance.listeners and instance.observer is not None:
+                    instance.observer(envelope)
+                elif instance is not None:
                     self._environment.spawn(instance.take_signal(envelope))
             case "head":
                 self._head(envelope, to)
@@ -151,7 +153,11 @@ class Inbound:
 
     def _head(self, envelope: Envelope, to: str) -> None:
         instance = self.instances.get(to)
-        subscription = None if instance is None else instance.subscriptions.get(envelope.caller)
+        if instance is None:
+            return
+        if instance.observer is not None:
+            instance.observer(envelope)
+        subscription = instance.subscriptions.get(envelope.caller)
         if subscription is None:
             return
         try:

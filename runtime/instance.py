@@ -60,6 +60,8 @@ class Instance:
         self.listeners: dict[str, Endpoint] = {}
         self.subscriptions: dict[str, Subscription] = {}
         self.stream: Stream | None = None
+        self.observer: Callable[[Envelope], None] | None = None
+        """Is shown the signals and heads that come for topics which the service's class does not name."""
         self._once: Once | None = None
         self.caller = caller
         self.verifier = verifier
@@ -139,13 +141,14 @@ class Instance:
 
     async def publish(self, ctx: Context, signal: Signal) -> None:
         spec = spec_of(type(signal))
-        if spec.contract.name != self.name:
+        if spec.contract.name not in self._calls:
             raise UsageError(
-                f"{self.name} publishes {spec.full_name}, which belongs to {spec.contract.name}: a service publishes its own contract's"
+                f"{self.name} publishes {spec.full_name}, but {spec.contract.name} is neither its own contract nor in its calls: add it there"
             )
         body = signal if self.environment.transport.zero_copy else encode(signal)
-        envelope = Envelope("signal", self.new_id(), spec.full_name, body, trace=ctx.trace)
-        topic = Topic("signal", self.name, spec.name, getattr(signal, spec.key) if spec.key is not None else "-")
+        key = None if spec.key is None else getattr(signal, spec.key)
+        envelope = Envelope("signal", self.new_id(), spec.full_name, body, trace=ctx.trace, key=key)
+        topic = Topic("signal", spec.contract.name, spec.name, "-" if key is None else key)
         try:
             await self.environment.transport.multicast(topic, envelope, self.name)
         except TransportError as error:
@@ -362,6 +365,10 @@ class Instance:
         endpoint = self.listeners.get(envelope.subject)
         if endpoint is None:
             self.metrics.count("signals_unknown_total", service=self.name)
+            return
+        if envelope.caller not in endpoint.handler.allow.services:
+            self.metrics.count("signals_refused_total", service=self.name)
+            self.log.warning("%s refused: %s may not publish it", envelope.subject, envelope.caller or "a stranger")
             return
         ctx = Context(self, None)
         ctx.envelope = envelope

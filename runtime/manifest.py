@@ -34,6 +34,13 @@ class RequestInfo(msgspec.Struct, frozen=True):
     errors: tuple[ErrorInfo, ...] = ()
 
 
+class LiveInfo(msgspec.Struct, frozen=True):
+    """Something that clients should see at once: the signal (its key is the user's id), and the request that lists it."""
+
+    signal: str
+    request: str
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """What one instance announces: who it is, what it handles and publishes, and to whom it listens.
 
@@ -47,6 +54,7 @@ class Manifest(msgspec.Struct, frozen=True):
     requests: tuple[RequestInfo, ...] = ()
     events: tuple[str, ...] = ()
     signals: tuple[str, ...] = ()
+    live: tuple[LiveInfo, ...] = ()
     calls: tuple[str, ...] = ()
     schemas: dict[str, Any] = {}
 

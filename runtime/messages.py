@@ -46,6 +46,8 @@ class MessageSpec(msgspec.Struct, frozen=True, eq=False):
     cls: type[Any]
     reply: Any = None
     key: str | None = None
+    live: str | None = None
+    """Of a signal that clients hear of at once: the name of the request that lists what came after a number."""
 
     @property
     def full_name(self) -> str:
@@ -96,12 +98,15 @@ class Contract:
     @overload
     def message(self, cls: M, /) -> M: ...
     @overload
-    def message(self, /, *, key: str) -> Callable[[M], M]: ...
-    def message(self, cls: Any = None, /, *, key: str | None = None) -> Any:
+    def message(self, /, *, key: str, live: type[Request[Any]] | None = None) -> Callable[[M], M]: ...
+    def message(self, cls: Any = None, /, *, key: str | None = None, live: type[Request[Any]] | None = None) -> Any:
         """Adds a `Request`, `Event`, `Signal` or `ServiceError` class to the contract, as a decorator.
 
         Args:
             key: for a signal, the name of its string field by which subscribers may take only their own.
+            live: for a signal whose key is a user's id: clients should see at once that there is something new. The
+                request lists it: it takes `after: int | None`, and its reply has `items`, each with a `number` and a
+                `kind`, in order, and `last`, the highest number there is.
 
         Raises:
             DefinitionError: the class is none of the four, its name or code is taken, or a field is mutable.
@@ -109,16 +114,16 @@ class Contract:
         if cls is None:
 
             def decorate(decorated: Any) -> Any:
-                return self._add(decorated, key)
+                return self._add(decorated, key, live)
 
             return decorate
-        return self._add(cls, None)
+        return self._add(cls, None, None)
 
-    def _add(self, cls: type[Any], key: str | None) -> type[Any]:
+    def _add(self, cls: type[Any], key: str | None, live: type[Any] | None) -> type[Any]:
         if issubclass(cls, ServiceError):
             self._add_error(cls)
             return cls
-        spec = self._spec(cls, key)
+        spec = self._spec(cls, key, live)
         if spec.name in self.messages:
             raise DefinitionError(f"{spec.full_name} is defined twice: give one of them another name")
         for place, found in mutable_parts(cls):
@@ -134,7 +139,7 @@ class Contract:
         cls.__message__ = spec
         return cls
 
-    def _spec(self, cls: Any, key: str | None) -> MessageSpec:
+    def _spec(self, cls: Any, key: str | None, live: type[Any] | None) -> MessageSpec:
         kind = _kind_of(cls)
         if kind is None:
             raise DefinitionError(
@@ -142,8 +147,30 @@ class Contract:
             )
         if key is not None and (kind != "signal" or cls.__annotations__.get(key) not in (str, "str")):
             raise DefinitionError(f"{self.name}.{cls.__name__}: key={key!r} names no string field of a signal")
+        if live is not None and (key is None or not self._lists(live)):
+            raise DefinitionError(
+                f"{self.name}.{cls.__name__}: live={getattr(live, '__name__', live)}: expected key=, the field with the user's id, and a request of "
+                f"{self.name} with `after: int | None`, whose reply has `items` (each with `number: int` and `kind: str`) and `last: int`"
+            )
         reply = _reply_type(cls) if kind == "request" else None
-        return MessageSpec(self, cls.__name__, kind, cls, reply, key)
+        return MessageSpec(self, cls.__name__, kind, cls, reply, key, None if live is None else f"{self.name}.{live.__name__}")
+
+    def _lists(self, request: type[Any]) -> bool:
+        """Whether a request can tell what came after a number."""
+        spec = self.messages.get(request.__name__)
+        if spec is None or spec.cls is not request or spec.kind != "request":
+            return False
+        asked, reply = _types_of(request), _types_of(spec.reply)
+        items = reply.get("items")
+        if not isinstance(items, inspect.VarTupleType) or not isinstance(items.item_type, inspect.StructType):
+            return False
+        item = {field.name: field.type for field in items.item_type.fields}
+        return (
+            isinstance(asked.get("after"), inspect.UnionType)
+            and isinstance(reply.get("last"), inspect.IntType)
+            and isinstance(item.get("number"), inspect.IntType)
+            and isinstance(item.get("kind"), inspect.StrType | inspect.LiteralType)
+        )
 
     def _add_error(self, cls: type[ServiceError]) -> None:
         if not isinstance(getattr(cls, "code", None), str) or not isinstance(getattr(cls, "status", None), int):
@@ -156,6 +183,12 @@ class Contract:
             raise DefinitionError(f"{self.name}.{cls.__name__}.{place} holds {found}: errors carry immutable fields")
         self.errors[cls.code] = cls
         cls.contract = self.name
+
+
+def _types_of(cls: type[Any]) -> dict[str, inspect.Type]:
+    """The types of a struct's fields by name; none if it is no struct."""
+    info = inspect.type_info(cls)
+    return {field.name: field.type for field in info.fields} if isinstance(info, inspect.StructType) else {}
 
 
 def spec_of(cls: type[Any]) -> MessageSpec:

@@ -1,12 +1,16 @@
-"""What a gateway needs of its node beyond a context: who is there, who a token belongs to, and forwarding as it came."""
+"""What a gateway needs of its node beyond a context: who is there, who a token belongs to, forwarding as it came, listening."""
+
+from contextlib import AbstractAsyncContextManager
 
 from runtime.context import Context
-from runtime.envelope import Envelope
+from runtime.envelope import Envelope, Topic
 from runtime.errors import UsageError
 from runtime.identity import Identity
 from runtime.instance import Instance
+from runtime.listening import Listener, Listening
 from runtime.registry import Registry
 from runtime.rest import Params
+from runtime.storage.stream import Batch, Position, Pull, StreamHead
 from runtime.telemetry import Metrics, well_formed
 
 
@@ -22,6 +26,7 @@ class Proxy:
             raise UsageError("a proxy needs the context of a running service")
         self._instance = ctx.host
         self._environment = ctx.host.environment
+        self._listening = Listening(ctx.host)
 
     @property
     def registry(self) -> Registry:
@@ -55,6 +60,22 @@ class Proxy:
         ctx.fixed_deadline = self._environment.clock.monotonic() + seconds
         ctx.timed = False
         return ctx
+
+    def listening(self, topic: Topic, listener: Listener) -> AbstractAsyncContextManager[None]:
+        """Hears what is multicast on a topic until the block ends.
+
+        Raises:
+            TransportError: there are no signals, or no link.
+        """
+        return self._listening.to(topic, listener)
+
+    async def ask_stream(self, publisher: str, message: Pull | StreamHead) -> Batch | Position:
+        """Asks a publisher about its stream. Raises `ServiceError`."""
+        return await self._instance.ask(publisher, message)
+
+    async def ask(self, ctx: Context, service: str, request: str, body: bytes) -> bytes:
+        """Makes a request by its name, JSON text in and out. Raises `ServiceError`."""
+        return await self._instance.caller.forward(ctx, service, request, None, body, None)
 
     async def forward(self, ctx: Context, service: str, request: str, params: Params, body: bytes, key: str | None) -> bytes:
         """Asks a service with the parts of a REST request, and gives its reply as JSON text. Raises `ServiceError`."""

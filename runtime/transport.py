@@ -95,6 +95,10 @@ class Transport(ABC):
         """
 
     @abstractmethod
+    async def unsubscribe(self, topic: Topic, service: str) -> None:
+        """Takes them no longer; what is on its way may still come. One that was not subscribed to is no error."""
+
+    @abstractmethod
     async def announce(self, manifest: Manifest) -> None:
         """Tells every node, now and whenever one joins, that the instance is here. Again: replaces what was told."""
 

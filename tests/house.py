@@ -15,6 +15,7 @@ from gateway.settings import GatewaySettings
 from runtime import Node, NodeSettings
 from services.auth.passwords import HashSettings
 from services.auth.service import AuthSettings, SeedUser
+from services.devices.service import DeviceSettings
 from transports.memory import MemorySettings
 
 PASSWORD = "correct horse battery"
@@ -51,6 +52,7 @@ def settings(folder: Path, *, zero_copy: bool = False, auth: dict[str, Any] | No
         transport=TransportSettings(memory=MemorySettings(zero_copy=zero_copy)),
         gateway=GatewaySettings(port=0, **gateway),
         auth=msgspec.structs.replace(AuthSettings(users=USERS, hashing=QUICK), **(auth or {})),
+        devices=DeviceSettings(count=0),
         node=NodeSettings(drain_timeout=1),
     )
 

@@ -95,6 +95,11 @@ class MemoryTransport(Transport):
     async def subscribe(self, topic: Topic, service: str, *, broadcast: bool) -> None:
         self._subscribed.setdefault(topic, {})[service] = broadcast
 
+    async def unsubscribe(self, topic: Topic, service: str) -> None:
+        self._subscribed.get(topic, {}).pop(service, None)
+        if not self._subscribed.get(topic, True):
+            del self._subscribed[topic]
+
     async def announce(self, manifest: Manifest) -> None:
         self._opened()
         self._manifests[manifest.service] = manifest

@@ -56,11 +56,15 @@ class Batch(Struct):
 
 @stream.message
 class Pull(Request[Batch]):
-    """The events after a position, in order. A position without epoch asks from the oldest event kept."""
+    """The events after a position, in order. A position without epoch asks from the oldest event kept.
+
+    Who only has a look (`peek`) is no reader for whom events are kept.
+    """
 
     after: Position
     types: tuple[str, ...]
     limit: int = 100
+    peek: bool = False
 
 
 @stream.message
@@ -151,7 +155,8 @@ class Stream:
         """Answers `Pull`, and remembers how far the caller has come."""
         limits = await self._limits()
         after, forked_at = await self._resolve(message.after, limits)
-        self._readers[ctx.caller] = after.seq
+        if not message.peek:
+            self._readers[ctx.caller] = after.seq
         limit = max(1, min(message.limit, 1000))
         rows = await self._database.fetch(
             "SELECT seq, id, type, body, at, trace FROM callboard_stream WHERE seq > $1 ORDER BY seq LIMIT $2", after.seq, limit

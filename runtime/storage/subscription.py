@@ -335,7 +335,7 @@ class Subscription:
 
     async def _back_off(self, error: Exception) -> None:
         self._failures += 1
-        if self._failures in (1, 10) or self._failures % 100 == 0:
+        if self._failures in (5, 10) or self._failures % 100 == 0:
             self._subscriber.log.warning("the events of %s wait (%d tries so far): %s", self.publisher, self._failures, error)
         self._count("stream_retries_total")
         await self._subscriber.clock.sleep(

@@ -493,6 +493,29 @@ class Kit:
             await sender.close()
             await receiver.close()
 
+    async def case_unsubscribing(self) -> None:
+        if not self.traits.signals:
+            return
+        sender, receiver = self.factory(), self.factory()
+        listener = Listener()
+        await sender.open("sender", Listener())
+        await receiver.open("receiver", listener)
+        mine, all_keys = Topic("signal", "sender", "Ping", "mine"), Topic("signal", "sender", "Ping")
+        try:
+            await receiver.unsubscribe(mine, "one")
+            for topic, service in ((mine, "one"), (all_keys, "two"), (all_keys, "last")):
+                await receiver.subscribe(topic, service, broadcast=True)
+            await sender.multicast(mine, Envelope("signal", "first", "sender.Ping"), "sender")
+            await eventually(lambda: len(listener.envelopes) >= 3, "all three hear it")
+            await receiver.unsubscribe(mine, "one")
+            await receiver.unsubscribe(all_keys, "two")
+            await sender.multicast(mine, Envelope("signal", "second", "sender.Ping"), "sender")
+            await eventually(lambda: len(listener.envelopes) >= 4, "who has stayed hears it")
+            expect([to for envelope, to in listener.envelopes if envelope.id == "second"] == ["last"], "and nobody else")
+        finally:
+            await sender.close()
+            await receiver.close()
+
 
 def _same(peer: Peer) -> Peer:
     return peer

@@ -62,6 +62,9 @@ class FaultyTransport(Transport):
     async def subscribe(self, topic: Topic, service: str, *, broadcast: bool) -> None:
         await self._inner.subscribe(topic, service, broadcast=broadcast)
 
+    async def unsubscribe(self, topic: Topic, service: str) -> None:
+        await self._inner.unsubscribe(topic, service)
+
     async def announce(self, manifest: Manifest) -> None:
         await self._inner.announce(manifest)
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from msgspec import Meta
 
-from runtime import Contract, Request, ServiceError, Struct
+from runtime import Contract, Event, Request, ServiceError, Struct
 
 wallet = Contract("wallet")
 
@@ -39,9 +39,10 @@ class Entries(Struct):
 
 
 class HoldPlaced(Struct):
-    """Money that is set aside until it is settled or released."""
+    """Money that is set aside. After `until`, a hold that no ride has confirmed is released."""
 
     id: str
+    until: datetime
 
 
 @wallet.message
@@ -73,19 +74,17 @@ class Hold(Request[HoldPlaced]):
 
 @wallet.message
 class ReleaseHold(Request[None]):
-    """Give held money back. A hold that is gone already is no error."""
+    """Give held money back. A hold that is gone, or that a ride has confirmed, is no error and stays as it is."""
 
     hold_id: str
 
 
 @wallet.message
-class Settle(Request[Entry]):
-    """Charge a user for a ride, and end its hold. The charge is made whether or not the hold still stands."""
+class BalanceLow(Event):
+    """After a ride was paid, too little is left to begin another."""
 
     user_id: str
-    hold_id: str
-    ride_id: str
-    cents: Cents
+    balance_cents: int
 
 
 @wallet.message

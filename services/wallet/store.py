@@ -1,11 +1,11 @@
 """The wallet's ledger. Every change of a balance is an entry, and both are written by one transaction."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
 from runtime import Chance, Clock, Database, Row, Transaction
-from services.wallet.messages import Balance, Entries, Entry, InsufficientFunds
+from services.wallet.messages import Balance, Entries, Entry, HoldPlaced, InsufficientFunds
 
 
 class Store:
@@ -21,8 +21,8 @@ class Store:
             "INSERT INTO accounts (user_id, balance_cents, held_cents) VALUES ($1, 0, 0) ON CONFLICT DO NOTHING", user_id
         )
 
-    async def balance(self, user_id: str) -> Balance:
-        row = await self._db.fetch_one("SELECT balance_cents, held_cents FROM accounts WHERE user_id = $1", user_id)
+    async def balance(self, user_id: str, tx: Transaction | None = None) -> Balance:
+        row = await (tx or self._db).fetch_one("SELECT balance_cents, held_cents FROM accounts WHERE user_id = $1", user_id)
         return Balance(0, 0) if row is None else Balance(**row)
 
     async def enter(
@@ -38,10 +38,6 @@ class Store:
         await tx.execute("UPDATE accounts SET balance_cents = balance_cents + $2 WHERE user_id = $1", user_id, cents)
         return entry
 
-    async def entry_of_ride(self, tx: Transaction, ride_id: str) -> Entry | None:
-        row = await tx.fetch_one("SELECT * FROM entries WHERE ride_id = $1", ride_id)
-        return None if row is None else _entry(row)
-
     async def entries(self, user_id: str, cursor: UUID | None, limit: int) -> Entries:
         """A page of a user's entries, the newest first."""
         rows = await self._db.fetch(
@@ -53,7 +49,9 @@ class Store:
         more = str(rows[limit - 1]["id"]) if len(rows) > limit else None
         return Entries(tuple(_entry(row) for row in rows[:limit]), more)
 
-    async def hold(self, tx: Transaction, user_id: str, cents: int) -> str:
+    # Holds: placed by request, confirmed and ended by what becomes of the ride
+
+    async def hold(self, tx: Transaction, user_id: str, cents: int, seconds: float) -> HoldPlaced:
         """Sets money aside, if there is enough that is not held."""
         held = await tx.execute(
             "UPDATE accounts SET held_cents = held_cents + $2 WHERE user_id = $1 AND balance_cents - held_cents >= $2",
@@ -61,19 +59,35 @@ class Store:
             cents,
         )
         if not held:
-            row = await tx.fetch_one("SELECT balance_cents - held_cents AS available FROM accounts WHERE user_id = $1", user_id)
-            raise InsufficientFunds(0 if row is None else row["available"])
-        hold_id = str(self._chance.uuid7())
-        await tx.execute(
-            "INSERT INTO holds (id, user_id, cents, at) VALUES ($1, $2, $3, $4)", hold_id, user_id, cents, self._clock.now()
-        )
-        return hold_id
+            balance = await self.balance(user_id, tx)
+            raise InsufficientFunds(balance.balance_cents - balance.held_cents)
+        now = self._clock.now()
+        placed = HoldPlaced(str(self._chance.uuid7()), now + timedelta(seconds=seconds))
+        await tx.execute("INSERT INTO holds (id, user_id, cents, at) VALUES ($1, $2, $3, $4)", placed.id, user_id, cents, now)
+        return placed
+
+    async def confirm(self, tx: Transaction, hold_id: str, ride_id: str) -> None:
+        """Lets a hold stand until its ride is over."""
+        await tx.execute("UPDATE holds SET ride_id = $2 WHERE id = $1", hold_id, ride_id)
 
     async def release(self, tx: Transaction, hold_id: str) -> None:
-        """Ends a hold, if it stands."""
-        rows = await tx.fetch("DELETE FROM holds WHERE id = $1 RETURNING user_id, cents", hold_id)
-        for row in rows:
+        """Ends a hold, unless a ride has confirmed it."""
+        await self._end(tx, "id = $1 AND ride_id IS NULL", hold_id)
+
+    async def release_of_ride(self, tx: Transaction, ride_id: str) -> None:
+        """Ends the hold that a ride has confirmed."""
+        await self._end(tx, "ride_id = $1", ride_id)
+
+    async def _end(self, tx: Transaction, which: str, value: str) -> None:
+        for row in await tx.fetch(f"DELETE FROM holds WHERE {which} RETURNING user_id, cents", value):
             await tx.execute("UPDATE accounts SET held_cents = held_cents - $2 WHERE user_id = $1", row["user_id"], row["cents"])
+
+    async def overdue(self, seconds: float) -> list[str]:
+        """The holds that no ride has confirmed within their time."""
+        rows = await self._db.fetch(
+            "SELECT id FROM holds WHERE ride_id IS NULL AND at < $1", self._clock.now() - timedelta(seconds=seconds)
+        )
+        return [row["id"] for row in rows]
 
 
 def _entry(row: Row) -> Entry:

@@ -30,7 +30,8 @@ def test_it_is_valid(doc: dict[str, Any]) -> None:
 def test_it_names_every_route(doc: dict[str, Any]) -> None:
     routes = sorted(f"{method.upper()} {path}" for path, methods in doc["paths"].items() for method in methods)
     assert routes == [
-        "DELETE /sessions/current", "GET /users/me", "GET /wallet", "GET /wallet/entries", "PATCH /users/{id}", "POST /sessions",
+        "DELETE /sessions/current", "GET /notices", "GET /rides", "GET /rides/{id}", "GET /scooters", "GET /scooters/{id}", "GET /users/me",
+        "GET /wallet", "GET /wallet/entries", "PATCH /users/{id}", "POST /rides", "POST /rides/{id}/end", "POST /scooters", "POST /sessions",
         "POST /sessions/refresh", "POST /users", "POST /users/me/password", "POST /wallet/top-ups",
     ]  # fmt: skip
 

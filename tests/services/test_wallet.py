@@ -5,8 +5,11 @@ from typing import Any
 
 import pytest
 
-from runtime import Context, Forbidden
-from services.wallet.messages import GetWallet, Hold, HoldPlaced, InsufficientFunds, ReleaseHold, Settle, wallet
+from runtime import Context, Event, Forbidden
+from runtime.testing import eventually
+from services.rides.messages import RideAborted, RideEnded, RideStarted
+from services.rides.service import Rides
+from services.wallet.messages import GetWallet, Hold, HoldPlaced, InsufficientFunds, ReleaseHold, wallet
 from services.wallet.service import Wallet
 from tests.house import House
 
@@ -72,12 +75,29 @@ async def test_absurd_amounts(house: House, amount: Any) -> None:
     assert await balance(house, headers) == (0, 0)
 
 
-# What rides asks
+# What rides asks and tells
 
 
 async def rides(house: House) -> Context:
     token = (await house.log_in())["access_token"]
     return house.node.client("rides", (wallet,), token=token)
+
+
+async def tell(house: House, *events: Event) -> None:
+    """Publishes as rides, and waits until the wallet knows."""
+    publisher, subscriber = house.node.service(Rides), house.node.service(Wallet)
+    assert publisher is not None
+    assert subscriber is not None
+    async with publisher.db.transaction() as tx:
+        for event in events:
+            await tx.publish(event)
+    head = (await publisher.db.fetch("SELECT seq FROM callboard_stream_head"))[0]["seq"]
+
+    async def knows() -> bool:
+        row = await subscriber.db.fetch_one("SELECT seq FROM callboard_cursors WHERE publisher = 'rides'")
+        return row is not None and row["seq"] >= head
+
+    await eventually(knows, "the wallet has applied what rides has told")
 
 
 async def check_sums(house: House) -> None:
@@ -109,18 +129,35 @@ async def test_hold_release_settle(house: House) -> None:
     await ctx.request(ReleaseHold(one.id))
     await ctx.request(ReleaseHold(one.id))
     assert await balance(house, headers) == (1200, 500)
-    entry = await ctx.request(Settle(user_id, two.id, "ride-1", 300))
-    assert (entry.cents, entry.kind, entry.ride_id) == (-300, "ride", "ride-1")
+    await tell(house, RideStarted("ride-1", user_id, "scooter", "reservation", two.id))
+    await ctx.request(ReleaseHold(two.id))
+    assert await balance(house, headers) == (1200, 500), "what a ride has confirmed is not given back"
+    await tell(house, RideEnded("ride-1", user_id, "scooter", 300))
+    (entry, _) = await entries(house, headers)
+    assert (entry["cents"], entry["kind"], entry["ride_id"]) == (-300, "ride", "ride-1")
     assert await balance(house, headers) == (900, 0)
-    assert (await ctx.request(Settle(user_id, two.id, "ride-1", 300))).id == entry.id, "a ride is charged once"
+    await check_sums(house)
+
+
+async def test_an_aborted_ride_costs_nothing(house: House) -> None:
+    headers = await house.bearer()
+    user_id = (await house.client.get("/users/me", headers=headers)).json()["id"]
+    await house.client.post("/wallet/top-ups", json={"amount_cents": 600}, headers=headers)
+    hold = await (await rides(house)).request(Hold(500))
+    await tell(house, RideStarted("ride-1", user_id, "scooter", "reservation", hold.id))
+    await tell(house, RideAborted("ride-1", user_id, "scooter", "scooter-lost"))
+    assert await balance(house, headers) == (600, 0)
     await check_sums(house)
 
 
 async def test_settling_charges_whether_or_not_the_hold_stands(house: House) -> None:
     headers = await house.bearer()
-    ctx = await rides(house)
     user_id = (await house.client.get("/users/me", headers=headers)).json()["id"]
-    await ctx.request(Settle(user_id, "no such hold", "ride-9", 700))
+    await tell(
+        house,
+        RideStarted("ride-9", user_id, "scooter", "reservation", "no such hold"),
+        RideEnded("ride-9", user_id, "scooter", 700),
+    )
     assert await balance(house, headers) == (-700, 0), "a balance may become negative that way"
     await check_sums(house)
 
@@ -156,7 +193,8 @@ async def test_the_ledger_sums_whatever_comes_at_once(house: House) -> None:
         except InsufficientFunds:
             return
         if number % 3:
-            await ctx.request(Settle(user_id, hold.id, f"r{number}", 70))
+            started = RideStarted(f"r{number}", user_id, "scooter", "reservation", hold.id)
+            await tell(house, started, RideEnded(f"r{number}", user_id, "scooter", 70))
         else:
             await ctx.request(ReleaseHold(hold.id))
 

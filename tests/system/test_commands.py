@@ -166,7 +166,9 @@ async def test_a_wrong_setting(tmp_path: Path, environment: dict[str, str], expe
 
 
 async def test_a_service_that_does_not_exist(tmp_path: Path) -> None:
-    assert "choose from auth, wallet, gateway" in one_line(*await command(tmp_path, "run", "wallt"))
+    assert "choose from auth, wallet, fleet, rides, notices, devices, gateway" in one_line(
+        *await command(tmp_path, "run", "wallt")
+    )
 
 
 async def test_run_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:

@@ -1,0 +1,58 @@
+"""Server-sent events (WHATWG HTML, section 9.2): one response that goes on and on."""
+
+import asyncio
+
+from gateway.client import Send
+
+_RETRY_MILLISECONDS = 1000
+
+
+class SlowReader(Exception):
+    """The client does not take what it is sent."""
+
+
+class EventStream:
+    """The events of one response.
+
+    Args:
+        patience: seconds that a client may take to receive a piece. What it has not taken waits in the connection's
+            buffers, and nowhere else.
+    """
+
+    def __init__(self, send: Send, patience: float) -> None:
+        self._send = send
+        self._patience = patience
+
+    async def begin(self) -> None:
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._write(f"retry: {_RETRY_MILLISECONDS}\n\n")
+
+    async def event(self, kind: str, data: str, *, position: str | None = None) -> None:
+        """Sends an event.
+
+        Args:
+            data: JSON text: it has no line breaks.
+            position: what the client sends as `Last-Event-ID` when it comes back.
+        """
+        place = "" if position is None else f"id: {position}\n"
+        await self._write(f"{place}event: {kind}\ndata: {data}\n\n")
+
+    async def beat(self) -> None:
+        """Sends a comment, so that both sides and what lies between know that the line stands."""
+        await self._write(":\n\n")
+
+    async def end(self) -> None:
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _write(self, text: str) -> None:
+        """Sends a piece.
+
+        Raises:
+            SlowReader: the client took too long to receive it.
+        """
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+        except TimeoutError:
+            raise SlowReader from None

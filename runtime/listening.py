@@ -1,0 +1,53 @@
+"""Listening for a while to topics that a service's class does not name, as a gateway does for its clients."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+
+from runtime.envelope import Envelope, Topic
+from runtime.instance import Instance
+from runtime.tasks import finish
+from runtime.transport import TransportError
+
+Listener = Callable[[Envelope], None]
+"""Is called for each envelope, in the event loop. It returns at once, and never raises."""
+
+
+class Listening:
+    """The topics that one instance listens to at the moment."""
+
+    def __init__(self, instance: Instance) -> None:
+        self._name = instance.name
+        self._transport = instance.environment.transport
+        self._log = instance.log
+        self._listeners: dict[Topic, list[Listener]] = {}
+        instance.observer = self._take
+
+    @asynccontextmanager
+    async def to(self, topic: Topic, listener: Listener) -> AsyncGenerator[None, None]:
+        """Hears what is multicast on a topic until the block ends. What is published meanwhile may still be lost on its way."""
+        listeners = self._listeners.setdefault(topic, [])
+        listeners.append(listener)
+        try:
+            await self._transport.subscribe(topic, self._name, broadcast=True)
+            yield
+        finally:
+            listeners.remove(listener)
+            if not listeners and self._listeners.pop(topic, None) is not None:
+                await finish(self._unsubscribe(topic))
+
+    async def _unsubscribe(self, topic: Topic) -> None:
+        try:
+            await self._transport.unsubscribe(topic, self._name)
+        except TransportError as error:
+            self._log.debug("%s: is still subscribed to: %s", topic, error)
+
+    def _take(self, envelope: Envelope) -> None:
+        service, _, name = envelope.subject.partition(".")
+        topics = (
+            [Topic("stream", envelope.caller)]
+            if envelope.kind == "head"
+            else [Topic("signal", service, name, key) for key in {"-", envelope.key or "-"}]
+        )
+        for topic in topics:
+            for listener in list(self._listeners.get(topic, ())):
+                listener(envelope)

@@ -1,0 +1,96 @@
+"""The devices service: it plays the scooters where there are none, as in `callboard dev`."""
+
+import math
+from typing import Annotated
+
+from msgspec import Meta
+
+from runtime import Context, Service, Struct, every, subscribes
+from services.devices.messages import devices
+from services.devices.scooter import Scooter
+from services.fleet.messages import AddScooter, Lock, Unlock, fleet
+
+_STEP = 1.0
+
+
+class DeviceSettings(Struct):
+    """Which scooters are played."""
+
+    count: Annotated[int, Meta(ge=0, le=10_000)] = 50
+    lat: float = 52.52
+    """Around where they stand at first."""
+    lon: float = 13.405
+    radius_m: float = 2000.0
+
+
+class Devices(Service):
+    """Plays scooters: they move, drain, report, and obey `Lock` and `Unlock`. Those played before are played again."""
+
+    contract = devices
+    calls = (fleet,)
+
+    def __init__(self, settings: DeviceSettings | None = None) -> None:
+        self.settings = settings or DeviceSettings()
+        self.scooters: dict[str, Scooter] = {}
+
+    async def on_start(self, ctx: Context) -> None:
+        rows = await self.db.fetch("SELECT * FROM devices ORDER BY key")
+        for row in rows[: self.settings.count]:
+            if row["scooter_id"] is not None:
+                self._play(row["scooter_id"], row["lat"], row["lon"], row["battery"], locked=bool(row["locked"]))
+
+    def _play(self, scooter_id: str, lat: float, lon: float, battery: float, *, locked: bool) -> None:
+        self.scooters[scooter_id] = Scooter(scooter_id, lat, lon, battery, locked=locked)
+
+    @subscribes
+    async def on_unlock(self, signal: Unlock, ctx: Context) -> None:
+        if signal.scooter_id in self.scooters:
+            self.scooters[signal.scooter_id].obey(locked=False)
+
+    @subscribes
+    async def on_lock(self, signal: Lock, ctx: Context) -> None:
+        if signal.scooter_id in self.scooters:
+            self.scooters[signal.scooter_id].obey(locked=True)
+
+    @every(seconds=_STEP)
+    async def play(self, ctx: Context) -> None:
+        """Lets a second pass for every scooter."""
+        if len(self.scooters) < self.settings.count:
+            await self._enrol(ctx)
+        reports = [report for scooter in self.scooters.values() if (report := scooter.step(_STEP, self.chance)) is not None]
+        if not reports:
+            return
+        async with self.db.transaction() as tx:
+            for report in reports:
+                await tx.execute(
+                    "UPDATE devices SET lat = $2, lon = $3, battery = $4, locked = $5 WHERE scooter_id = $1",
+                    report.scooter_id, report.lat, report.lon, report.battery, report.locked,
+                )  # fmt: skip
+        for report in reports:
+            await ctx.publish(report)
+
+    async def _enrol(self, ctx: Context) -> None:
+        """Asks the fleet for the scooters that are missing. The key is kept first: asked again with it, the fleet adds no second one."""
+        rows = await self.db.fetch("SELECT key, lat, lon, battery FROM devices WHERE scooter_id IS NULL")
+        wanted = [(row["key"], AddScooter(row["lat"], row["lon"], row["battery"])) for row in rows]
+        while len(self.scooters) + len(wanted) < self.settings.count:
+            key, new = str(self.chance.uuid7()), self._somewhere()
+            await self.db.execute(
+                "INSERT INTO devices (key, lat, lon, battery, locked) VALUES ($1, $2, $3, $4, 1)",
+                key,
+                new.lat,
+                new.lon,
+                new.battery,
+            )
+            wanted.append((key, new))
+        for key, new in wanted:
+            scooter = await ctx.request(new, key=key)
+            await self.db.execute("UPDATE devices SET scooter_id = $2 WHERE key = $1", key, scooter.id)
+            self._play(scooter.id, new.lat, new.lon, new.battery, locked=True)
+
+    def _somewhere(self) -> AddScooter:
+        away = self.settings.radius_m / 111_195.0 * math.sqrt(self.chance.random())
+        heading = math.tau * self.chance.random()
+        lat = self.settings.lat + away * math.cos(heading)
+        lon = self.settings.lon + away * math.sin(heading) / math.cos(math.radians(lat))
+        return AddScooter(round(lat, 6), round(lon, 6), round(60 + 40 * self.chance.random(), 1))

@@ -1,0 +1,151 @@
+"""The fleet's scooters. Each is in one state, and only the statements here move it from one to another."""
+
+from datetime import datetime, timedelta
+
+from runtime import Chance, Clock, Database, Row, Transaction
+from services.fleet.messages import (
+    AddScooter,
+    FindScooters,
+    Reservation,
+    Scooter,
+    ScooterLost,
+    ScooterTaken,
+    ScooterUnreachable,
+    Telemetry,
+    UnknownScooter,
+)
+from services.fleet.places import METRES_PER_DEGREE, Box, band, boxes
+
+_FIRST_RADIUS = 250.0
+_WIDER = 4
+
+
+class Store:
+    """Reads through `db`; everything that changes takes the transaction that it belongs to."""
+
+    def __init__(self, db: Database, clock: Clock, chance: Chance) -> None:
+        self._db = db
+        self._clock = clock
+        self._chance = chance
+
+    async def add(self, tx: Transaction, new: AddScooter) -> Scooter:
+        scooter = Scooter(str(self._chance.uuid7()), "free", new.lat, new.lon, new.battery, self._clock.now())
+        await tx.execute(
+            "INSERT INTO scooters (id, state, band, lat, lon, battery, seen_at) VALUES ($1, 'free', $2, $3, $4, $5, $6)",
+            scooter.id, band(new.lat), new.lat, new.lon, new.battery, scooter.seen_at,
+        )  # fmt: skip
+        return scooter
+
+    async def get(self, scooter_id: str) -> Scooter | None:
+        row = await self._db.fetch_one("SELECT * FROM scooters WHERE id = $1", scooter_id)
+        return None if row is None else _scooter(row)
+
+    # Near a point
+
+    async def near(self, asked: FindScooters) -> tuple[Scooter, ...]:
+        """The nearest free scooters. Looks close by first and then wider, so what it costs follows from `limit`, not from the radius."""
+        radius = min(_FIRST_RADIUS, asked.radius_m)
+        while True:
+            found = [row for box in boxes(asked.lat, asked.lon, radius) for row in await self._within(box, radius, asked.limit)]
+            if len(found) >= asked.limit or radius >= asked.radius_m:
+                nearest = sorted(found, key=lambda row: row["away"])
+                return tuple(_scooter(row) for row in nearest[: asked.limit])
+            radius = min(radius * _WIDER, asked.radius_m)
+
+    async def _within(self, box: Box, radius_m: float, limit: int) -> list[Row]:
+        """The free scooters in a box that are no further away than the radius, with the square of their distance in degrees."""
+        first, last = box.bands
+        return await self._db.fetch(
+            "WITH RECURSIVE bands (band) AS (SELECT $1 UNION ALL SELECT band + 1 FROM bands WHERE band < $2), "
+            "boxed AS (SELECT scooters.*, (lat - $5) * (lat - $5) + (lon - $6) * (lon - $6) * $7 AS away FROM bands CROSS JOIN scooters "
+            "WHERE scooters.band = bands.band AND scooters.state = 'free' AND scooters.lon BETWEEN $3 AND $4) "
+            "SELECT * FROM boxed WHERE away <= $8 ORDER BY away, id LIMIT $9",
+            first, last, box.west, box.east, box.lat, box.lon, box.narrowing**2, (radius_m / METRES_PER_DEGREE) ** 2, limit,
+        )  # fmt: skip
+
+    # From free to reserved to riding, and back
+
+    async def reserve(self, tx: Transaction, scooter_id: str, seconds: float) -> Reservation:
+        """Takes a free scooter."""
+        now = self._clock.now()
+        reservation = Reservation(str(self._chance.uuid7()), now + timedelta(seconds=seconds))
+        taken = await tx.execute(
+            "UPDATE scooters SET state = 'reserved', reservation_id = $2, reserved_at = $3 WHERE id = $1 AND state = 'free'",
+            scooter_id,
+            reservation.id,
+            now,
+        )
+        if not taken:
+            row = await tx.fetch_one("SELECT state FROM scooters WHERE id = $1", scooter_id)
+            if row is None:
+                raise UnknownScooter
+            raise ScooterUnreachable(scooter_id) if row["state"] == "lost" else ScooterTaken(scooter_id)
+        return reservation
+
+    async def unreserve(self, tx: Transaction, reservation_id: str) -> None:
+        """Frees a scooter, unless a ride has confirmed the reservation."""
+        await tx.execute(
+            "UPDATE scooters SET state = 'free', reservation_id = NULL, reserved_at = NULL "
+            "WHERE reservation_id = $1 AND state = 'reserved'",
+            reservation_id,
+        )
+
+    async def overdue(self, seconds: float) -> list[str]:
+        """The reservations that no ride has confirmed within their time."""
+        rows = await self._db.fetch(
+            "SELECT reservation_id FROM scooters WHERE state = 'reserved' AND reserved_at < $1",
+            self._clock.now() - timedelta(seconds=seconds),
+        )
+        return [row["reservation_id"] for row in rows]
+
+    async def ride(self, tx: Transaction, reservation_id: str, ride_id: str) -> bool:
+        """Hands the scooter over to the ride, if the reservation stands."""
+        return bool(
+            await tx.execute(
+                "UPDATE scooters SET state = 'riding', ride_id = $2 WHERE reservation_id = $1 AND state = 'reserved'",
+                reservation_id,
+                ride_id,
+            )
+        )
+
+    async def free(self, tx: Transaction, ride_id: str) -> bool:
+        """Takes the scooter back from the ride, if it still has it."""
+        return bool(
+            await tx.execute(
+                "UPDATE scooters SET state = 'free', reservation_id = NULL, reserved_at = NULL, ride_id = NULL WHERE ride_id = $1",
+                ride_id,
+            )
+        )
+
+    # What scooters say, and when they say nothing
+
+    async def saw(self, tx: Transaction, telemetry: Telemetry) -> bool | None:
+        """Notes what a scooter reports; one that was lost is free again. Says whether a ride has it; None if it is unknown."""
+        row = await tx.fetch_one(
+            "UPDATE scooters SET band = $2, lat = $3, lon = $4, battery = $5, seen_at = $6, "
+            "state = CASE state WHEN 'lost' THEN 'free' ELSE state END WHERE id = $1 RETURNING state",
+            telemetry.scooter_id, band(telemetry.lat), telemetry.lat, telemetry.lon, telemetry.battery, self._clock.now(),
+        )  # fmt: skip
+        return None if row is None else row["state"] == "riding"
+
+    async def silent(self, since: datetime) -> list[str]:
+        """The scooters that were last heard of before that time."""
+        rows = await self._db.fetch("SELECT id FROM scooters WHERE state <> 'lost' AND seen_at < $1 LIMIT 1000", since)
+        return [row["id"] for row in rows]
+
+    async def lose(self, tx: Transaction, scooter_id: str, since: datetime) -> ScooterLost | None:
+        """Gives up a scooter that is still silent."""
+        row = await tx.fetch_one("SELECT ride_id FROM scooters WHERE id = $1 AND seen_at < $2", scooter_id, since)
+        if row is None:
+            return None
+        await tx.execute(
+            "UPDATE scooters SET state = 'lost', reservation_id = NULL, reserved_at = NULL, ride_id = NULL WHERE id = $1",
+            scooter_id,
+        )
+        return ScooterLost(scooter_id, row["ride_id"])
+
+
+def _scooter(row: Row) -> Scooter:
+    return Scooter(
+        row["id"], row["state"], row["lat"], row["lon"], row["battery"], datetime.fromisoformat(row["seen_at"])
+    )  # fmt: skip

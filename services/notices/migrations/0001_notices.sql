@@ -1,0 +1,11 @@
+CREATE TABLE notices (
+  id      TEXT PRIMARY KEY,
+  user_id TEXT NOT NULL,
+  number  BIGINT NOT NULL,   -- counts from 1 for each user
+  kind    TEXT NOT NULL,
+  text    TEXT NOT NULL,
+  ride_id TEXT,
+  cents   BIGINT,
+  at      TEXT NOT NULL,
+  UNIQUE (user_id, number)
+);

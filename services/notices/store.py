@@ -1,0 +1,52 @@
+"""The notices of each user, numbered in the order in which they were committed."""
+
+from datetime import datetime
+
+from runtime import Chance, Clock, Database, Row, Transaction
+from services.notices.messages import Following, Kind, Notice, Notices
+
+
+class Store:
+    """Reads through `db`; everything that changes takes the transaction that it belongs to."""
+
+    def __init__(self, db: Database, clock: Clock, chance: Chance) -> None:
+        self._db = db
+        self._clock = clock
+        self._chance = chance
+
+    async def add(
+        self, tx: Transaction, user_id: str, kind: Kind, text: str, *, ride_id: str | None = None, cents: int | None = None
+    ) -> None:
+        await tx.execute(
+            "INSERT INTO notices (id, user_id, number, kind, text, ride_id, cents, at) "
+            "SELECT $1, $2, COALESCE(MAX(number), 0) + 1, $3, $4, $5, $6, $7 FROM notices WHERE user_id = $2",
+            self._chance.uuid7(), user_id, kind, text, ride_id, cents, self._clock.now(),
+        )  # fmt: skip
+
+    async def page(self, user_id: str, cursor: int | None, limit: int) -> Notices:
+        """A page of a user's notices, the newest first."""
+        rows = await self._db.fetch(
+            "SELECT * FROM notices WHERE user_id = $1 AND ($2 IS NULL OR number < $2) ORDER BY number DESC LIMIT $3",
+            user_id,
+            cursor,
+            limit + 1,
+        )
+        more = str(rows[limit - 1]["number"]) if len(rows) > limit else None
+        return Notices(tuple(_notice(row) for row in rows[:limit]), more)
+
+    async def following(self, user_id: str, after: int | None, limit: int) -> Following:
+        """What came after a number, the oldest first."""
+        row = await self._db.fetch_one("SELECT COALESCE(MAX(number), 0) AS last FROM notices WHERE user_id = $1", user_id)
+        assert row is not None, "an aggregate has a row"
+        if after is None or after >= row["last"]:
+            return Following((), row["last"])
+        rows = await self._db.fetch(
+            "SELECT * FROM notices WHERE user_id = $1 AND number > $2 ORDER BY number LIMIT $3", user_id, after, limit
+        )
+        return Following(tuple(_notice(row) for row in rows), row["last"])
+
+
+def _notice(row: Row) -> Notice:
+    return Notice(
+        row["id"], row["number"], row["kind"], row["text"], row["ride_id"], row["cents"], datetime.fromisoformat(row["at"])
+    )  # fmt: skip

@@ -1,0 +1,113 @@
+"""The rides service: a rider, a scooter and money come together, and part again.
+
+Starting a ride is a saga: the money is held, the scooter reserved, and only then does the ride begin. Whatever fails on
+the way, what was taken before is given back (`ctx.undo`), or, where nobody can be reached, expires by itself.
+"""
+
+import math
+from datetime import timedelta
+
+from runtime import Context, Service, Transaction, handles, roles, subscribes
+from services.fleet.messages import (
+    Free,
+    ReservationLapsed,
+    Reserve,
+    ScooterLost,
+    ScooterTaken,
+    ScooterUnreachable,
+    UnknownScooter,
+    fleet,
+)
+from services.rides.messages import (
+    AlreadyRiding,
+    EndRide,
+    GetRide,
+    ListRides,
+    Reason,
+    Ride,
+    RideAborted,
+    RideEnded,
+    RideStarted,
+    StartRide,
+    TookTooLong,
+    UnknownRide,
+    rides,
+)
+from services.rides.messages import Rides as Page
+from services.rides.store import Store
+from services.wallet.messages import Hold, InsufficientFunds, ReleaseHold, wallet
+
+HOLD_CENTS = 500
+BASE_CENTS = 100
+CENTS_PER_MINUTE = 20
+
+
+class Rides(Service):
+    """Begins rides and ends them. What follows from that, fleet, wallet and notices hear from its events."""
+
+    contract = rides
+    calls = (fleet, wallet)
+
+    async def on_start(self, ctx: Context) -> None:
+        self.store = Store(self.db, self.clock, self.chance)
+
+    @handles(
+        http="POST /rides", status=201, allow=roles("rider"), once=True,
+        raises=(AlreadyRiding, InsufficientFunds, UnknownScooter, ScooterTaken, ScooterUnreachable, TookTooLong),
+    )  # fmt: skip
+    async def start(self, message: StartRide, ctx: Context, tx: Transaction) -> Ride:
+        rider = ctx.user.subject
+        active = await self.store.active(rider)
+        if active is not None:
+            raise AlreadyRiding(active)
+        hold = await ctx.request(Hold(HOLD_CENTS))
+        ctx.undo(ReleaseHold(hold.id))  # asked for if this handler does not commit
+        spot = await ctx.request(Reserve(message.scooter_id))
+        ctx.undo(Free(spot.id))
+        if self.clock.now() >= min(hold.until, spot.until):
+            raise TookTooLong
+        ride = await self.store.begin(tx, rider, message.scooter_id)
+        await tx.publish(RideStarted(ride.id, rider, message.scooter_id, spot.id, hold.id))
+        return ride  # row, event and reply commit together
+
+    @handles(http="POST /rides/{id}/end", allow=roles("rider"), idempotent=True, raises=(UnknownRide,))
+    async def end(self, message: EndRide, ctx: Context, tx: Transaction) -> Ride:
+        ride = await self.store.get(message.id, tx)
+        if ride is None or ride.user_id != ctx.user.subject:
+            raise UnknownRide
+        if ride.state != "active":
+            return ride
+        cents = price(self.clock.now() - ride.started_at)
+        await tx.publish(RideEnded(ride.id, ride.user_id, ride.scooter_id, cents))
+        return await self.store.end(tx, ride, cents)
+
+    @handles(http="GET /rides/{id}", allow=roles("rider", "operator"), raises=(UnknownRide,))
+    async def get(self, message: GetRide, ctx: Context) -> Ride:
+        ride = await self.store.get(message.id)
+        if ride is None or (ctx.user.role == "rider" and ride.user_id != ctx.user.subject):
+            raise UnknownRide
+        return ride
+
+    @handles(http="GET /rides", allow=roles("rider", "operator"))
+    async def list(self, message: ListRides, ctx: Context) -> Page:
+        whose = ctx.user.subject if ctx.user.role == "rider" else None
+        return await self.store.list(whose, message.cursor, message.limit)
+
+    @subscribes
+    async def on_scooter_lost(self, event: ScooterLost, ctx: Context, tx: Transaction) -> None:
+        if event.ride_id is not None:
+            await self._abort(tx, event.ride_id, "scooter-lost")
+
+    @subscribes
+    async def on_reservation_lapsed(self, event: ReservationLapsed, ctx: Context, tx: Transaction) -> None:
+        await self._abort(tx, event.ride_id, "reservation-lapsed")
+
+    async def _abort(self, tx: Transaction, ride_id: str, reason: Reason) -> None:
+        ride = await self.store.abort(tx, ride_id)
+        if ride is not None:
+            await tx.publish(RideAborted(ride.id, ride.user_id, ride.scooter_id, reason))
+
+
+def price(duration: timedelta) -> int:
+    """What a ride of that length costs, in cents: the first minute has begun when the ride does."""
+    return BASE_CENTS + CENTS_PER_MINUTE * max(1, math.ceil(duration / timedelta(minutes=1)))
