@@ -29,6 +29,13 @@ async def one_node(tmp_path: Path) -> AsyncGenerator[Stage, None]:
         await made.close()
 
 
+@pytest.fixture(params=["serialized", "zero-copy", "apart"])
+async def city(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[House, None]:
+    """The whole system behind its gateway: on one node with encoding and without, and each service on a node of its own."""
+    async with open_house(settings(tmp_path, zero_copy=request.param == "zero-copy"), apart=request.param == "apart") as made:
+        yield made
+
+
 @pytest.fixture(params=[False, True], ids=["serialized", "zero-copy"])
 async def house(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[House, None]:
     """The whole system behind its gateway."""

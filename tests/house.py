@@ -1,9 +1,9 @@
 """The whole reference system behind its gateway, in this process, on a free port."""
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import msgspec
@@ -12,11 +12,13 @@ from config import compose
 from config.settings import DatabaseSettings, Settings, TransportSettings
 from gateway.service import Gateway
 from gateway.settings import GatewaySettings
-from runtime import Node, NodeSettings
+from runtime import Clock, Node, NodeSettings, Service
 from services.auth.passwords import HashSettings
 from services.auth.service import AuthSettings, SeedUser
 from services.devices.service import DeviceSettings
-from transports.memory import MemorySettings
+from transports.memory import MemoryNetwork, MemorySettings, MemoryTransport
+
+S = TypeVar("S", bound=Service)
 
 PASSWORD = "correct horse battery"
 QUICK = HashSettings(memory_kib=64, iterations=1, lanes=1)
@@ -28,12 +30,18 @@ USERS = (
 
 
 class House:
-    """A running system and a client that knows its address."""
+    """A running system and a client that knows its address. `node` is the gateway's."""
 
-    def __init__(self, node: Node, client: httpx.AsyncClient) -> None:
-        self.node = node
+    def __init__(self, nodes: Sequence[Node], client: httpx.AsyncClient, folder: Path) -> None:
+        self.nodes = nodes
+        self.node = nodes[-1]
         self.client = client
+        self.folder = folder
         self.url = str(client.base_url)
+
+    def service(self, cls: type[S]) -> S:
+        """The running service of a class."""
+        return next(found for node in self.nodes if (found := node.service(cls)) is not None)
 
     async def log_in(self, email: str = "rider@example.com", password: str = PASSWORD) -> dict[str, Any]:
         answer = await self.client.post("/sessions", json={"email": email, "password": password})
@@ -58,9 +66,22 @@ def settings(folder: Path, *, zero_copy: bool = False, auth: dict[str, Any] | No
 
 
 @asynccontextmanager
-async def open_house(chosen: Settings) -> AsyncGenerator[House, None]:
-    async with compose.node(chosen) as node:
-        gateway = node.service(Gateway)
+async def open_house(chosen: Settings, *, apart: bool = False, clock: Clock | None = None) -> AsyncGenerator[House, None]:
+    """Runs the whole system on one node, or each service on a node of its own."""
+    factories = list(compose.chosen(chosen, ()).values())
+    network = MemoryNetwork()
+    async with AsyncExitStack() as stack:
+        nodes = [
+            await stack.enter_async_context(
+                Node(
+                    group, MemoryTransport(network, chosen.transport.memory),
+                    databases=compose.databases(chosen), settings=chosen.node, clock=clock,
+                )
+            )
+            for group in ([[factory] for factory in factories] if apart else [factories])
+        ]  # fmt: skip
+        gateway = nodes[-1].service(Gateway)
         assert gateway is not None
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}", timeout=20) as client:
-            yield House(node, client)
+        await nodes[-1].registry.wait_for("auth", "wallet", "fleet", "rides", "notices")
+        client = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}", timeout=20))
+        yield House(nodes, client, Path(chosen.database.folder))

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
-from runtime import Context, Contract, Node, NodeSettings, Service
+from runtime import Clock, Context, Contract, Database, ManualClock, Node, NodeSettings, Service
 from runtime.storage.sqlite import SqliteFolder
 from runtime.testing import eventually
 from transports.memory import MemoryNetwork, MemorySettings, MemoryTransport
@@ -17,6 +17,13 @@ S = TypeVar("S", bound=Service)
 Factory = Callable[[], Service]
 
 
+class QuickClock(ManualClock):
+    """The time of day moves when a test says so; timers and pauses come twenty times as often."""
+
+    async def sleep(self, seconds: float) -> None:
+        await super().sleep(seconds / 20)
+
+
 class Stage:
     """Runs services on one node (`one-node`), or each on a node of its own (`apart`)."""
 
@@ -25,20 +32,45 @@ class Stage:
         self.zero_copy = kind.endswith("zero-copy")
         self.folder = folder
         self.nodes: list[Node] = []
+        self.clock = Clock()
+        self.database: Callable[[Database, str], Database] = lambda database, service: database
+        """Wraps each service's database."""
         self._network = MemoryNetwork()
+        self._groups: dict[Node, tuple[list[Factory], dict[str, Any]]] = {}
         self._stack = AsyncExitStack()
 
     async def play(self, *services: Factory, **settings: Any) -> None:
         """Starts the services, and waits until every node sees all of them."""
         for group in [[service] for service in services] if self.apart else [list(services)]:
-            self.nodes.append(await self._stack.enter_async_context(self._node(group, settings)))
+            await self._enter(group, settings)
+        await self._all_seen()
+
+    async def _enter(self, group: list[Factory], settings: dict[str, Any]) -> None:
+        node = await self._stack.enter_async_context(self._node(group, settings))
+        self.nodes.append(node)
+        self._groups[node] = (group, settings)
+
+    async def _all_seen(self) -> None:
         names = [supervised.name for node in self.nodes for supervised in node.supervised]
         for node in self.nodes:
             await node.registry.wait_for(*names)
 
     def _node(self, services: Sequence[Factory], settings: dict[str, Any]) -> Node:
         transport = MemoryTransport(self._network, MemorySettings(zero_copy=self.zero_copy))
-        return Node(services, transport, databases=SqliteFolder(self.folder, durable=False), settings=NodeSettings(**settings))
+        folder = SqliteFolder(self.folder, durable=False)
+        databases = lambda service: self.database(folder(service), service)  # noqa: E731
+        return Node(services, transport, databases=databases, settings=NodeSettings(**settings), clock=self.clock)
+
+    async def crash(self, service: str) -> None:
+        """Ends the node that hosts a service as kill -9 would, and starts it anew."""
+        node = self.node_of(service)
+        transport = node.environment.transport
+        assert isinstance(transport, MemoryTransport)
+        transport.crash()
+        await node.crash()
+        self.nodes.remove(node)
+        await self._enter(*self._groups.pop(node))
+        await self._all_seen()
 
     async def client(self, *calls: Contract, name: str = "test", token: str | None = None, **settings: Any) -> Context:
         """A context that asks these contracts' services: on the same node, or on one of its own."""
@@ -62,4 +94,4 @@ class Stage:
         await self._stack.aclose()
 
 
-__all__ = ["STAGES", "Stage", "eventually"]
+__all__ = ["STAGES", "QuickClock", "Stage", "eventually"]

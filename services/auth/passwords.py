@@ -13,6 +13,9 @@ from runtime import Overloaded, Struct
 
 T = TypeVar("T")
 
+WAITING = 256
+"""How many may wait for a thread; with the default cost the last of them waits some seconds."""
+
 
 class HashSettings(Struct):
     """Argon2id's cost (RFC 9106, section 4, second recommended option by default)."""
@@ -44,6 +47,6 @@ class Passwords:
         return password_hash is not None
 
     async def _run(self, function: Callable[..., T], *args: str) -> T:
-        if self._threads.statistics().tasks_waiting >= 32:
+        if self._threads.statistics().tasks_waiting >= WAITING:
             raise Overloaded("auth")
         return await to_thread.run_sync(function, *args, limiter=self._threads)

@@ -27,7 +27,7 @@ from services.auth.messages import (
     WrongPassword,
     auth,
 )
-from services.auth.passwords import HashSettings, Passwords
+from services.auth.passwords import WAITING, HashSettings, Passwords
 from services.auth.store import Session, Store
 
 
@@ -61,6 +61,7 @@ class Auth(Service):
     """Logs users in. The only service that knows passwords and private keys."""
 
     contract = auth
+    concurrency = 2 * WAITING  # who waits for a thread keeps nobody from asking for keys
 
     def __init__(self, settings: AuthSettings | None = None) -> None:
         self.settings = settings or AuthSettings()

@@ -257,7 +257,7 @@ async def test_tokens_that_auth_did_not_sign_are_refused(house: House) -> None:
 )
 async def test_every_claim_is_looked_at(tmp_path: Path, change: dict[str, Any], detail: str) -> None:
     async with open_house(settings(tmp_path)) as house:
-        auth = house.node.service(Auth)
+        auth = house.service(Auth)
         assert auth is not None
         now = int(time.time())
         claims: dict[str, Any] = {
@@ -292,7 +292,7 @@ async def test_keys_rotate_without_a_refused_request(tmp_path: Path) -> None:
     chosen = msgspec.structs.replace(chosen, node=NodeSettings(tokens=TokenSettings(keys_seconds=0.2)))
     async with open_house(chosen) as house:
         old = await house.bearer()
-        auth = house.node.service(Auth)
+        auth = house.service(Auth)
         assert auth is not None
         before = jwt.get_unverified_header(old["Authorization"].split()[1])["kid"]
         statuses: list[int] = []
@@ -372,7 +372,7 @@ async def test_many_wrong_guesses_at_once_count_too(house: House) -> None:
 
 
 async def test_a_login_that_races_with_being_disabled_does_not_outlive_it(house: House) -> None:
-    auth = house.node.service(Auth)
+    auth = house.service(Auth)
     assert auth is not None
     admin = await house.bearer("admin@example.com")
     user_id = (await house.client.get("/users/me", headers=await house.bearer())).json()["id"]

@@ -85,7 +85,7 @@ async def rides(house: House) -> Context:
 
 async def tell(house: House, *events: Event) -> None:
     """Publishes as rides, and waits until the wallet knows."""
-    publisher, subscriber = house.node.service(Rides), house.node.service(Wallet)
+    publisher, subscriber = house.service(Rides), house.service(Wallet)
     assert publisher is not None
     assert subscriber is not None
     async with publisher.db.transaction() as tx:
@@ -102,7 +102,7 @@ async def tell(house: House, *events: Event) -> None:
 
 async def check_sums(house: House) -> None:
     """Every balance is the sum of its entries, every held amount the sum of its holds."""
-    service = house.node.service(Wallet)
+    service = house.service(Wallet)
     assert service is not None
     rows = await service.db.fetch(
         "SELECT balance_cents, (SELECT COALESCE(SUM(cents), 0) FROM entries e WHERE e.user_id = a.user_id) AS entries, "

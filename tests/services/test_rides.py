@@ -1,0 +1,284 @@
+"""The ride story, as a rider and an operator meet it over HTTP."""
+
+import asyncio
+import itertools
+import random
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from runtime.testing import eventually
+from services.rides.service import price
+from tests.house import PASSWORD, House, open_house, settings
+from tests.services import account
+from tests.stage import QuickClock
+
+Headers = dict[str, str]
+
+
+async def add_scooter(house: House, lat: float = 52.5, lon: float = 13.4) -> str:
+    answer = await house.client.post(
+        "/scooters", json={"lat": lat, "lon": lon, "battery": 80}, headers=await house.bearer("operator@example.com")
+    )
+    assert answer.status_code == 201, answer.text
+    scooter_id: str = answer.json()["id"]
+    return scooter_id
+
+
+async def top_up(house: House, headers: Headers, cents: int) -> None:
+    assert (await house.client.post("/wallet/top-ups", json={"amount_cents": cents}, headers=headers)).status_code == 201
+
+
+async def start(house: House, headers: Headers, scooter_id: str, **more: str) -> httpx.Response:
+    return await house.client.post("/rides", json={"scooter_id": scooter_id}, headers={**headers, **more})
+
+
+async def is_right(house: House) -> None:
+    """Waits until every service knows what has happened, and nothing is wrong."""
+    await eventually(lambda: not account.faults(house.folder), f"the account is right: {account.faults(house.folder)}")
+
+
+@pytest.fixture(params=["serialized", "zero-copy", "apart"])
+async def timed(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[tuple[House, QuickClock], None]:
+    """The whole system, and the clock that its time of day comes from."""
+    clock = QuickClock()
+    chosen = settings(tmp_path, zero_copy=request.param == "zero-copy")
+    async with open_house(chosen, apart=request.param == "apart", clock=clock) as house:
+        yield house, clock
+
+
+async def test_the_ride_story(timed: tuple[House, QuickClock]) -> None:
+    house, clock = timed
+    rider = await house.bearer()
+    scooter_id = await add_scooter(house)
+    await top_up(house, rider, 1000)
+    near = (await house.client.get("/scooters?lat=52.5001&lon=13.4001&radius_m=100&limit=5", headers=rider)).json()
+    assert [item["id"] for item in near["items"]] == [scooter_id]
+    begun = await start(house, rider, scooter_id)
+    assert begun.status_code == 201
+    ride = begun.json()
+    assert ride["id"][14] == "7", "ids are UUIDv7"
+    assert {**ride, "id": "", "user_id": "", "started_at": ""} == {
+        "id": "", "user_id": "", "scooter_id": scooter_id, "state": "active", "started_at": "", "ended_at": None, "cents": None,
+    }  # fmt: skip
+    assert (await house.client.get("/scooters?lat=52.5&lon=13.4", headers=rider)).json() == {"items": []}
+    await is_right(house)
+    assert (await house.client.get("/wallet", headers=rider)).json() == {"balance_cents": 1000, "held_cents": 500}
+    assert (await house.client.get(f"/scooters/{scooter_id}", headers=rider)).json()["state"] == "riding"
+    assert (await house.client.get(f"/rides/{ride['id']}", headers=rider)).json() == ride
+    clock.advance(timedelta(minutes=2, seconds=30))
+    ended = await house.client.post(f"/rides/{ride['id']}/end", headers=rider)
+    assert (ended.status_code, ended.json()["state"], ended.json()["cents"]) == (200, "ended", 160)
+    again = await house.client.post(f"/rides/{ride['id']}/end", headers=rider)
+    assert (again.status_code, again.json()) == (200, ended.json()), "a ride that is over stays as it is"
+    await is_right(house)
+    assert (await house.client.get("/wallet", headers=rider)).json() == {"balance_cents": 840, "held_cents": 0}
+    entries = (await house.client.get("/wallet/entries", headers=rider)).json()["items"]
+    assert [(entry["kind"], entry["cents"], entry["ride_id"]) for entry in entries] == [
+        ("ride", -160, ride["id"]),
+        ("top-up", 1000, None),
+    ]
+    assert (await house.client.get("/rides", headers=rider)).json() == {"items": [ended.json()], "next": None}
+    told = (await house.client.get("/notices", headers=rider)).json()["items"]
+    assert [(notice["number"], notice["kind"], notice["cents"]) for notice in told] == [
+        (2, "ride-ended", 160),
+        (1, "ride-started", None),
+    ]
+    assert "1.60" in told[0]["text"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "cents"), [(0, 120), (1, 120), (60, 120), (60.001, 140), (119, 140), (120, 140), (121, 160), (3600, 1300)]
+)
+def test_the_price(seconds: float, cents: int) -> None:
+    assert price(timedelta(seconds=seconds)) == cents
+
+
+async def test_refusals(city: House) -> None:
+    rider, operator = await city.bearer(), await city.bearer("operator@example.com")
+    await city.client.post("/users", json={"email": "other@example.com", "password": PASSWORD, "name": "O"})
+    other = await city.bearer("other@example.com")
+    one, two = await add_scooter(city), await add_scooter(city)
+
+    def said(answer: httpx.Response) -> tuple[int, str]:
+        return answer.status_code, answer.json()["code"]
+
+    poor = await start(city, rider, one)
+    assert said(poor) == (402, "insufficient-funds")
+    assert poor.json()["available_cents"] == 0
+    await top_up(city, rider, 2000)
+    await top_up(city, other, 2000)
+    assert said(await start(city, rider, "no such scooter")) == (404, "unknown-scooter")
+    ride_id = (await start(city, rider, one)).json()["id"]
+    taken = await start(city, other, one)
+    assert said(taken) == (409, "scooter-taken")
+    assert taken.json()["scooter_id"] == one
+    second = await start(city, rider, two)
+    assert said(second) == (409, "already-riding")
+    assert second.json()["ride_id"] == ride_id
+    assert said(await city.client.get(f"/rides/{ride_id}", headers=other)) == (404, "unknown-ride")
+    assert said(await city.client.post(f"/rides/{ride_id}/end", headers=other)) == (404, "unknown-ride")
+    assert said(await city.client.get("/rides/none", headers=rider)) == (404, "unknown-ride")
+    assert (await city.client.get("/rides", headers=other)).json()["items"] == []
+    assert (await city.client.get(f"/rides/{ride_id}", headers=operator)).json()["state"] == "active"
+    assert [ride["id"] for ride in (await city.client.get("/rides", headers=operator)).json()["items"]] == [ride_id]
+    assert said(await start(city, operator, two)) == (403, "forbidden")
+    assert said(await city.client.post("/scooters", json={"lat": 1, "lon": 1, "battery": 1}, headers=rider)) == (403, "forbidden")
+    assert said(await city.client.get("/scooters/none", headers=rider)) == (404, "unknown-scooter")
+    for method, path in (
+        ("GET", "/scooters?lat=1&lon=1"),
+        ("POST", "/rides"),
+        ("GET", "/rides"),
+        ("GET", "/notices"),
+        ("GET", "/live"),
+    ):
+        assert said(await city.client.request(method, path)) == (401, "unauthenticated")
+    await is_right(city)
+    assert (await city.client.get("/wallet", headers=other)).json() == {"balance_cents": 2000, "held_cents": 0}, (
+        "what was held is given back"
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "pointer"),
+    [
+        ("/scooters?lon=1", "/lat"), ("/scooters?lat=91&lon=1", "/lat"), ("/scooters?lat=1&lon=181", "/lon"), ("/scooters?lat=nan&lon=1", "/lat"),
+        ("/scooters?lat=1&lon=1&radius_m=0", "/radius_m"), ("/scooters?lat=1&lon=1&limit=101", "/limit"), ("/scooters?lat=1&lon=1&x=1", "/x"),
+    ],
+)  # fmt: skip
+async def test_what_cannot_be_found(house: House, path: str, pointer: str) -> None:
+    answer = await house.client.get(path, headers=await house.bearer())
+    assert (answer.status_code, [error["pointer"] for error in answer.json()["errors"]]) == (422, [pointer])
+
+
+async def test_a_start_that_is_asked_again_with_its_key_is_one_ride(city: House) -> None:
+    rider = await city.bearer()
+    scooter_id = await add_scooter(city)
+    await top_up(city, rider, 2000)
+    key = {"Idempotency-Key": "tap tap".replace(" ", "-")}
+    answers = await asyncio.gather(*(start(city, rider, scooter_id, **key) for _ in range(8)))
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.text for answer in answers}) == 1
+    await is_right(city)
+    assert (await city.client.get("/wallet", headers=rider)).json()["held_cents"] == 500
+
+
+async def test_tapping_twice_without_a_key_begins_one_ride(city: House) -> None:
+    rider = await city.bearer()
+    scooters = [await add_scooter(city) for _ in range(2)]
+    await top_up(city, rider, 5000)
+    answers = await asyncio.gather(*(start(city, rider, scooters[number % 2]) for number in range(8)))
+    assert sorted(answer.status_code for answer in answers) == [201, *[409] * 7]
+    await is_right(city)
+    assert len((await city.client.get("/rides", headers=rider)).json()["items"]) == 1
+
+
+async def test_a_scooter_that_falls_silent_aborts_its_ride(timed: tuple[House, QuickClock]) -> None:
+    house, clock = timed
+    rider = await house.bearer()
+    scooter_id = await add_scooter(house)
+    await top_up(house, rider, 1000)
+    ride_id = (await start(house, rider, scooter_id)).json()["id"]
+    await is_right(house)
+    clock.advance(timedelta(seconds=61))
+
+    async def state() -> str:
+        found: str = (await house.client.get(f"/rides/{ride_id}", headers=rider)).json()["state"]
+        return found
+
+    async def aborted() -> bool:
+        return await state() == "aborted"
+
+    await eventually(aborted, "the ride is aborted")
+    await is_right(house)
+    assert (await house.client.get(f"/scooters/{scooter_id}", headers=rider)).json()["state"] == "lost"
+    refused = await start(house, rider, scooter_id)
+    assert (refused.status_code, refused.json()["code"]) == (409, "scooter-lost")
+    ended = await house.client.post(f"/rides/{ride_id}/end", headers=rider)
+    assert (ended.status_code, ended.json()["state"], ended.json()["cents"]) == (200, "aborted", 0)
+    assert (await house.client.get("/wallet", headers=rider)).json() == {"balance_cents": 1000, "held_cents": 0}
+    told = (await house.client.get("/notices", headers=rider)).json()["items"]
+    assert [notice["kind"] for notice in told] == ["ride-aborted", "ride-started"]
+
+
+async def test_a_low_balance_is_told(city: House) -> None:
+    rider = await city.bearer()
+    scooter_id = await add_scooter(city)
+    await top_up(city, rider, 600)
+    ride_id = (await start(city, rider, scooter_id)).json()["id"]
+    await city.client.post(f"/rides/{ride_id}/end", headers=rider)
+
+    async def told() -> bool:
+        items = (await city.client.get("/notices", headers=rider)).json()["items"]
+        return any(item["kind"] == "balance-low" and item["cents"] == 480 for item in items)
+
+    await eventually(told, "the rider is told")
+
+
+async def test_rides_come_in_pages(city: House) -> None:
+    rider = await city.bearer()
+    scooter_id = await add_scooter(city)
+    await top_up(city, rider, 5000)
+    made: list[str] = []
+    for _ in range(5):
+        begun = await start(city, rider, scooter_id)
+        made.append(begun.json()["id"])
+        await city.client.post(f"/rides/{made[-1]}/end", headers=rider)
+        await is_right(city)
+    for path, name in (("/rides", "id"), ("/notices", "number")):
+        found: list[Any] = []
+        cursor: dict[str, str] = {}
+        while True:
+            page = (await city.client.get(path, params={"limit": "2", **cursor}, headers=rider)).json()
+            found += [item[name] for item in page["items"]]
+            if page["next"] is None:
+                break
+            cursor = {"cursor": page["next"]}
+        assert found == (made[::-1] if path == "/rides" else list(range(10, 0, -1)))
+
+
+RIDERS, SCOOTERS = 200, 20
+
+
+async def test_two_hundred_riders_on_twenty_scooters(city: House) -> None:
+    scooters = [await add_scooter(city, 52.5 + number / 1000) for number in range(SCOOTERS)]
+    chance = random.Random(7)
+    rode: list[str] = []
+
+    async def rider(number: int, client: httpx.AsyncClient) -> None:
+        email = f"rider{number}@example.com"
+        assert (await client.post("/users", json={"email": email, "password": PASSWORD, "name": "R"})).status_code == 201
+        tokens = (await client.post("/sessions", json={"email": email, "password": PASSWORD})).json()
+        headers = {"Authorization": f"Bearer {tokens['access_token']}"}
+        assert (await client.post("/wallet/top-ups", json={"amount_cents": 700}, headers=headers)).status_code == 201
+        for _ in range(6):
+            begun = await client.post("/rides", json={"scooter_id": chance.choice(scooters)}, headers=headers)
+            if begun.status_code == 201:
+                ride = begun.json()
+                for _ in range(chance.randint(0, 3)):
+                    assert (await client.get(f"/rides/{ride['id']}", headers=headers)).json()["state"] == "active"
+                ended = await client.post(f"/rides/{ride['id']}/end", headers=headers)
+                assert (ended.status_code, ended.json()["cents"]) == (200, 120)
+                rode.append(ride["id"])
+                return
+            assert (begun.status_code, begun.json()["code"]) == (409, "scooter-taken")
+
+    async with AsyncExitStack() as stack:  # many clients with few connections each: httpx's pool searches all of its own
+        clients = [
+            await stack.enter_async_context(httpx.AsyncClient(base_url=city.url, timeout=60, verify=False)) for _ in range(RIDERS // 4)
+        ]
+        await asyncio.gather(*(rider(number, clients[number % len(clients)]) for number in range(RIDERS)))
+    await is_right(city)
+    rides = account.rows(city.folder, "rides", "SELECT * FROM rides ORDER BY scooter_id, started_at")
+    assert sorted(ride["id"] for ride in rides) == sorted(rode)
+    assert len(rode) > SCOOTERS
+    for one, next_one in itertools.pairwise(rides):
+        if one["scooter_id"] == next_one["scooter_id"]:
+            assert one["ended_at"] <= next_one["started_at"], "nobody rides a scooter that somebody rides"
+    total = account.rows(city.folder, "wallet", "SELECT SUM(balance_cents) AS cents, SUM(held_cents) AS held FROM accounts")
+    assert total == [{"cents": RIDERS * 700 - len(rode) * 120, "held": 0}]

@@ -1,0 +1,195 @@
+"""Starting and ending a ride, with trouble at every commit of every service: it fails, it hangs, or the process dies."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime import Context, Database, DatabaseError, Row, ServiceError, Transaction
+from runtime.storage.database import Guard
+from runtime.testing import FakeAuth
+from runtime.testing.conformance import ConformanceError
+from services.fleet.messages import AddScooter, GetScooter, ScooterTaken, fleet
+from services.fleet.service import Fleet, FleetSettings
+from services.notices.service import Notices
+from services.rides.messages import EndRide, Ride, StartRide, rides
+from services.rides.service import Rides
+from services.wallet.messages import GetWallet, TopUp, wallet
+from services.wallet.service import Wallet
+from tests.services import account
+from tests.stage import QuickClock, Stage, eventually
+
+TIMEOUT = 0.4
+
+
+class Trouble:
+    """Something that happens once: at the `number`th commit of a service, right before it or right after."""
+
+    def __init__(self) -> None:
+        self.kind = ""
+        self.place = ("", "", 0)
+        self.commits: dict[tuple[str, str], int] = {}
+        self.happened = asyncio.Event()
+        self.died = asyncio.Event()
+
+    def arm(self, kind: str, service: str, moment: str, number: int) -> None:
+        self.kind, self.place = kind, (service, moment, number)
+        self.commits.clear()
+
+    async def visit(self, service: str, moment: str) -> None:
+        number = self.commits[service, moment] = self.commits.get((service, moment), 0) + 1
+        if (service, moment, number) != self.place or self.happened.is_set():
+            return
+        self.happened.set()
+        if self.kind == "fail":
+            raise DatabaseError("the disk is full")
+        if self.kind == "hang":
+            await asyncio.sleep(2 * TIMEOUT)  # longer than anybody waits
+        else:
+            await self.died.wait()
+            raise DatabaseError("the process has died")  # for what the test itself waits for in it
+
+
+class TroubledDatabase(Database):
+    """Another database, with trouble."""
+
+    def __init__(self, inner: Database, service: str, trouble: Trouble) -> None:
+        super().__init__()
+        self.current = inner.current
+        self._inner = inner
+        self._service = service
+        self._trouble = trouble
+
+    async def open(self) -> None:
+        await self._inner.open()
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+    @asynccontextmanager
+    async def transaction(self, guard: Guard | None = None) -> AsyncGenerator[Transaction, None]:
+        self._inner.publisher = self.publisher
+        async with self._inner.transaction(guard) as tx:
+            yield tx
+            await self._trouble.visit(self._service, "before")
+        await self._trouble.visit(self._service, "after")
+
+    async def execute(self, sql: str, *params: Any) -> int:
+        async with self.transaction() as tx:
+            return await tx.execute(sql, *params)
+
+    async def fetch(self, sql: str, *params: Any) -> list[Row]:
+        return await self._inner.fetch(sql, *params)
+
+    async def script(self, statements: str) -> None:
+        await self._inner.script(statements)
+
+
+class City:
+    """The rental on a stage, with a rider who has money and a scooter that is free."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.trouble = Trouble()
+        self.standing = asyncio.Lock()
+        self.clock = stage.clock = QuickClock()
+        stage.database = lambda database, service: TroubledDatabase(database, service, self.trouble)
+        self.token = FakeAuth.token("rider", "rider")
+
+    async def start(self) -> None:
+        settings = FleetSettings(silent_seconds=1e6)
+        await self.stage.play(
+            FakeAuth,
+            Wallet,
+            lambda: Fleet(settings),
+            Rides,
+            Notices,
+            request_timeout=TIMEOUT,
+            undo_timeout=TIMEOUT,
+            heartbeat=0.5,
+        )
+        operator = await self.stage.client(fleet, token=FakeAuth.token("operator", "operator"))
+        self.scooter = (await operator.request(AddScooter(52.5, 13.4, 90), key="scooter")).id
+        await (await self.client()).request(TopUp(2000), key="top-up")
+
+    async def client(self) -> Context:
+        async with self.standing:
+            return await self.stage.client(rides, wallet, fleet, token=self.token)
+
+    async def settle(self) -> None:
+        """90 seconds pass; afterwards the account must be right."""
+        self.clock.advance(timedelta(seconds=90))
+        try:
+            await eventually(lambda: not account.faults(self.stage.folder), "the account is right")
+        except ConformanceError:
+            raise AssertionError(account.faults(self.stage.folder)) from None
+
+    async def die_if_told(self) -> None:
+        await self.trouble.happened.wait()
+        if self.trouble.kind == "crash":
+            async with self.standing:
+                self.trouble.died.set()
+                await self.stage.crash(self.trouble.place[0])
+
+
+# What a ride commits: the wallet takes the hold, hears that the ride began, and settles it; the fleet reserves, hands over, and
+# takes back; rides claims the request's key, begins the ride, and ends it; notices tells of the beginning and the end.
+COMMITS = [(service, number) for service in ("wallet", "fleet", "rides") for number in (1, 2, 3)] + [
+    ("notices", 1),
+    ("notices", 2),
+]
+TROUBLES = [("fail", "before"), ("hang", "before"), ("hang", "after"), ("crash", "before"), ("crash", "after")]
+
+
+@pytest.fixture(params=["one-node-zero-copy", "apart-serialized"])
+async def city(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[City, None]:
+    stage = Stage(request.param, tmp_path)
+    try:
+        made = City(stage)
+        await made.start()
+        yield made
+    finally:
+        await stage.close()
+
+
+@pytest.mark.parametrize(("kind", "moment"), TROUBLES)
+@pytest.mark.parametrize(("service", "number"), COMMITS)
+async def test_a_ride_with_trouble(city: City, service: str, number: int, kind: str, moment: str) -> None:
+    city.trouble.arm(kind, service, moment, number)
+    dying = asyncio.create_task(city.die_if_told())
+
+    async def insist(message: Any) -> Ride:
+        """Asks again as a patient client does, after everything has expired: with the same key, unless the answer was final."""
+        key = "once"
+        for _ in range(3):
+            ctx = await city.client()
+            try:
+                ride: Ride = await ctx.request(message, key=key)
+            except ServiceError as error:
+                if isinstance(error, ScooterTaken):  # by the attempt that died, until that expires
+                    key = "again"
+                if city.trouble.kind == "crash":
+                    await dying
+                await city.settle()
+            else:
+                return ride
+        raise AssertionError("it was refused three times")
+
+    ride = await insist(StartRide(city.scooter))
+    assert ride.state == "active"
+    if city.trouble.kind == "crash" and city.trouble.happened.is_set():
+        await dying
+    await city.settle()
+    assert (await insist(EndRide(ride.id))).state == "ended"
+    await eventually(city.trouble.happened.is_set, "the trouble was met")
+    await dying
+    await city.settle()
+    (only,) = account.rows(city.stage.folder, "rides", "SELECT * FROM rides")
+    assert (only["id"], only["state"]) == (ride.id, "ended")
+    ctx = await city.client()
+    assert (await ctx.request(GetWallet())).balance_cents == 2000 - only["cents"]
+    assert (await ctx.request(GetScooter(city.scooter))).state == "free"
