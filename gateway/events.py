@@ -22,8 +22,13 @@ class EventStream:
     def __init__(self, send: Send, patience: float) -> None:
         self._send = send
         self._patience = patience
+        self._begun = False
 
     async def begin(self) -> None:
+        """Sends the response's head, unless that was done; the first event does it, too."""
+        if self._begun:
+            return
+        self._begun = True
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         await self._write(f"retry: {_RETRY_MILLISECONDS}\n\n")
@@ -35,6 +40,7 @@ class EventStream:
             data: JSON text: it has no line breaks.
             position: what the client sends as `Last-Event-ID` when it comes back.
         """
+        await self.begin()
         place = "" if position is None else f"id: {position}\n"
         await self._write(f"{place}event: {kind}\ndata: {data}\n\n")
 

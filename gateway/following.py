@@ -62,12 +62,12 @@ class Follower(ABC):
         Raises:
             SlowReader: the client takes nothing.
         """
-        await stream.begin()
         beat_at = clock.monotonic() + heartbeat
         async with self._topics:
             while (reason := await self._over()) is None:
                 self._woken.clear()
                 complete = await self.look(stream)
+                await stream.begin()  # not before it is known where "from now on" begins
                 now = clock.monotonic()
                 if now >= beat_at:
                     await stream.beat()

@@ -270,7 +270,8 @@ async def test_two_hundred_riders_on_twenty_scooters(city: House) -> None:
 
     async with AsyncExitStack() as stack:  # many clients with few connections each: httpx's pool searches all of its own
         clients = [
-            await stack.enter_async_context(httpx.AsyncClient(base_url=city.url, timeout=60, verify=False)) for _ in range(RIDERS // 4)
+            await stack.enter_async_context(httpx.AsyncClient(base_url=city.url, timeout=60, verify=False))
+            for _ in range(RIDERS // 4)
         ]
         await asyncio.gather(*(rider(number, clients[number % len(clients)]) for number in range(RIDERS)))
     await is_right(city)

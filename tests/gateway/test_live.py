@@ -1,0 +1,264 @@
+"""`/live` and `/console/tail`: what is new comes at once, wholly, and in order."""
+
+import asyncio
+import socket
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.service import Gateway
+from runtime.testing import eventually
+from runtime.testing.conformance import WAIT
+from services.notices.messages import Noticed
+from services.notices.store import Store
+from services.rides.messages import RideAborted
+from services.rides.service import Rides
+from tests.house import House, open_house, settings
+from tests.sse import follow
+from tests.stage import QuickClock
+
+Headers = dict[str, str]
+
+
+async def user_id(house: House, headers: Headers) -> str:
+    found: str = (await house.client.get("/users/me", headers=headers)).json()["id"]
+    return found
+
+
+async def tell(house: House, user: str, count: int = 1, *, first: int = 1) -> None:
+    """Something happens to a user, `count` times."""
+    async with house.service(Rides).db.transaction() as tx:
+        for number in range(first, first + count):
+            await tx.publish(RideAborted(f"ride-{number}", user, "scooter", "scooter-lost"))
+
+
+async def told(house: House, headers: Headers, count: int) -> None:
+    async def all_of_them() -> bool:
+        items = (await house.client.get("/notices", headers=headers)).json()["items"]
+        return bool(items) and items[0]["number"] == count
+
+    await eventually(all_of_them, f"{count} notices are written")
+
+
+async def test_every_device_of_a_rider_sees_what_happens_and_nobody_elses_does(city: House) -> None:
+    rider, operator = await city.bearer(), await city.bearer("operator@example.com")
+    async with follow(city.url, rider) as one, follow(city.url, rider) as two, follow(city.url, operator) as other:
+        assert one.response.headers["content-type"].startswith("text/event-stream")
+        await tell(city, await user_id(city, rider), 3)
+        await one.count(3)
+        await two.count(3)
+        assert one.came == two.came
+        assert (one.numbers, one.kinds) == ([1, 2, 3], ["ride-aborted"] * 3)
+        assert one.came[0][1]["text"].startswith("Your ride was broken off")
+        await tell(city, await user_id(city, operator))
+        await other.count(1)
+        assert other.numbers == [1]
+        assert len(one.came) == 3
+
+
+async def test_a_client_that_comes_back_goes_on_where_it_was(city: House) -> None:
+    rider = await city.bearer()
+    rider_id = await user_id(city, rider)
+    seen: list[int] = []
+    async with follow(city.url, rider) as events:
+        await tell(city, rider_id, 2)
+        await events.count(2)
+        seen += events.numbers
+        last = events.last_id
+    await tell(city, rider_id, 250, first=3)
+    await told(city, rider, 252)
+    async with follow(city.url, rider, after=last) as events:
+        await events.count(250)
+        await tell(city, rider_id, 1, first=253)
+        await events.count(251)
+        seen += events.numbers
+    assert seen == list(range(1, 254)), "without a gap, and none twice"
+    async with follow(city.url, rider) as events:
+        await tell(city, rider_id, 1, first=254)
+        await events.count(1)
+        assert events.numbers == [254], "without a Last-Event-ID, from now on"
+    async with follow(city.url, rider, after="250") as events:
+        await events.count(4)
+        assert events.numbers == [251, 252, 253, 254], "a plain number does, too"
+    async with follow(city.url, rider, after="notices=999") as events:
+        await tell(city, rider_id, 1, first=255)
+        await events.count(1)
+        assert events.numbers == [255], "a number that is not there yet counts as the last"
+
+
+async def test_cut_again_and_again_while_things_happen(city: House) -> None:
+    rider = await city.bearer()
+    rider_id = await user_id(city, rider)
+    seen: list[int] = []
+    last = "0"
+
+    async def happen() -> None:
+        for number in range(1, 61):
+            await tell(city, rider_id, first=number)
+
+    happening = asyncio.create_task(happen())
+    async with asyncio.timeout(WAIT * 2):
+        while not happening.done() or len(seen) < 60:
+            async with follow(city.url, rider, after=last) as events:
+                if len(seen) < 60:
+                    await events.count(1)
+                seen += events.numbers
+                last = events.last_id if events.came else last
+    await happening
+    assert seen == list(range(1, 61))
+
+
+async def test_a_lost_nudge_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from runtime.instance import Instance
+
+    publish = Instance.publish
+
+    async def lose(self: Any, ctx: Any, signal: Any) -> None:
+        if not isinstance(signal, Noticed):
+            await publish(self, ctx, signal)
+
+    monkeypatch.setattr(Instance, "publish", lose)
+    async with open_house(settings(tmp_path, stream_heartbeat=0.2)) as house:
+        rider = await house.bearer()
+        async with follow(house.url, rider) as events:
+            await tell(house, await user_id(house, rider))
+            await events.count(1)
+            await eventually(lambda: events.beats >= 2, "the line is kept alive")
+
+
+async def test_a_service_that_is_not_there_is_waited_for(city: House) -> None:
+    rider = await city.bearer()
+    rider_id = await user_id(city, rider)
+    supervised = next(one for node in city.nodes for one in node.supervised if one.name == "notices")
+    async with follow(city.url, rider, after="0") as events:
+        await tell(city, rider_id)
+        await events.count(1)
+        supervised.stop()
+        await eventually(lambda: not city.node.registry.members("notices"), "notices is gone")
+        async with follow(city.url, rider, after="0") as late:
+            assert not late.ended
+
+
+@pytest.mark.parametrize(
+    ("after", "status"), [("x", 400), ("notices=-1", 400), ("notices=1,", 400), ("9" * 30, 400), ("n" * 5000, 400)]
+)
+async def test_a_position_that_is_none(house: House, after: str, status: int) -> None:
+    answer = await house.client.get("/live", headers={**await house.bearer(), "Last-Event-ID": after})
+    assert (answer.status_code, answer.json()["code"]) == (status, "bad-last-event-id")
+
+
+@pytest.mark.parametrize("path", ["/live", "/console/tail"])
+async def test_who_may_follow_and_how(house: House, path: str) -> None:
+    for headers in ({}, {"Authorization": "Bearer forged"}, {"Authorization": "Basic x"}):
+        answer = await house.client.get(path, headers=headers)
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+        assert answer.headers["content-type"] == "application/problem+json"
+    bearer = await house.bearer()
+    for method in ("POST", "HEAD", "DELETE"):
+        assert (await house.client.request(method, path, headers=bearer)).status_code == 405
+
+
+async def test_a_stream_ends_with_its_token(tmp_path: Path) -> None:
+    clock = QuickClock()
+    async with open_house(settings(tmp_path), clock=clock) as house:
+        rider = await house.bearer()
+        async with follow(house.url, rider) as events:
+            await eventually(lambda: house.service(Gateway).followers.count == 1, "somebody follows")
+            clock.advance(timedelta(seconds=601))
+            await eventually(lambda: events.ended, "the stream ends")
+            assert events.came == [("end", {"reason": "the token has expired"}, "")]
+
+
+async def test_a_stream_ends_when_the_session_does(house: House) -> None:
+    rider = await house.bearer()
+    async with follow(house.url, rider) as events:
+        assert (await house.client.delete("/sessions/current", headers=rider)).status_code == 204
+        await eventually(lambda: events.ended, "the stream ends")
+        assert events.kinds == ["end"]
+
+
+async def test_stopping_ends_the_streams(tmp_path: Path) -> None:
+    async with open_house(settings(tmp_path)) as house:
+        rider = await house.bearer()
+        async with (
+            follow(house.url, rider) as events,
+            follow(house.url, await house.bearer("operator@example.com"), path="/console/tail") as tail,
+        ):
+            for node in reversed(house.nodes):
+                await node.stop()
+            await eventually(lambda: events.ended and tail.ended, "both streams end")
+            assert events.came == tail.came == [("end", {"reason": "the gateway is stopping"}, "")]
+
+
+async def test_how_many_may_follow(tmp_path: Path) -> None:
+    async with open_house(settings(tmp_path, streams_per_user=2, max_streams=3)) as house:
+        rider, operator = await house.bearer(), await house.bearer("operator@example.com")
+        async with follow(house.url, rider), follow(house.url, rider):
+            refused = await house.client.get("/live", headers=rider)
+            assert (refused.status_code, refused.json()["code"]) == (429, "too-many-streams")
+            async with follow(house.url, operator):
+                refused = await house.client.get("/live", headers=operator)
+                assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+                assert "retry-after" in refused.headers
+        followers = house.service(Gateway).followers
+        await eventually(lambda: followers.count == 0, "who has gone is forgotten")
+        async with follow(house.url, rider):
+            pass
+
+
+async def test_a_reader_that_takes_nothing_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = "x" * 100_000
+    add = Store.add
+
+    async def add_long(self: Any, tx: Any, user: str, kind: Any, text: str, **more: Any) -> None:
+        await add(self, tx, user, kind, long, **more)
+
+    monkeypatch.setattr(Store, "add", add_long)
+    async with open_house(settings(tmp_path, stream_patience=0.3)) as house:
+        rider = await house.bearer()
+        rider_id = await user_id(house, rider)
+        with socket.create_connection((house.client.base_url.host, house.client.base_url.port)) as slow:
+            slow.sendall(
+                f"GET /live HTTP/1.1\r\nHost: x\r\nAuthorization: {rider['Authorization']}\r\nLast-Event-ID: 0\r\n\r\n".encode()
+            )
+            await eventually(lambda: house.service(Gateway).followers.count == 1, "it follows")
+            async with follow(house.url, rider) as quick:
+                await tell(house, rider_id, 200)
+                await quick.count(200)
+                await eventually(lambda: house.service(Gateway).followers.count == 1, "the slow one is cut off")
+            assert house.node.metrics.value("slow_readers_total") == 1
+
+
+# What passes
+
+
+async def test_tail_shows_events_and_signals_as_they_pass(city: House) -> None:
+    operator, rider = await city.bearer("operator@example.com"), await city.bearer()
+    assert (await city.client.get("/console/tail", headers=rider)).status_code == 403
+    rider_id = await user_id(city, rider)
+    await tell(city, rider_id)
+    async with (
+        follow(city.url, operator, path="/console/tail") as everything,
+        follow(city.url, operator, path="/console/tail?match=rides.*&kind=event") as narrow,
+        follow(city.url, operator, path="/console/tail?kind=signal&match=notices.*") as signals,
+    ):
+        await eventually(lambda: city.service(Gateway).followers.count == 3, "three watch")
+        await tell(city, rider_id, 3, first=2)
+        await everything.count(6)
+        await narrow.count(3)
+        await signals.count(3)
+        seen = [(kind, data["name"], data["from"]) for kind, data, _ in everything.came]
+        assert sorted(seen) == [("event", "rides.RideAborted", "rides")] * 3 + [("signal", "notices.Noticed", "notices")] * 3
+        assert [data["body"]["ride_id"] for _, data, _ in narrow.came] == ["ride-2", "ride-3", "ride-4"], "from now on, in order"
+        assert {data["body"]["user_id"] for _, data, _ in signals.came} == {rider_id}
+        assert [data["seq"] for _, data, _ in narrow.came] == [2, 3, 4]
+    readers = await city.service(Rides).db.fetch("SELECT subscriber FROM callboard_readers")
+    assert "gateway" not in {row["subscriber"] for row in readers}, "events are not kept for who only looks"
+
+
+@pytest.mark.parametrize("query", ["kind=request", "x=1", "match=%ff"])
+async def test_tail_refuses_what_it_does_not_know(house: House, query: str) -> None:
+    answer = await house.client.get(f"/console/tail?{query}", headers=await house.bearer("operator@example.com"))
+    assert answer.status_code in (400, 422)
