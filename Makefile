@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: help venv dev test check format bench lock clean
+.PHONY: help venv dev test chaos check format bench lock clean
 
 help:  ## what can be typed
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -33,6 +33,9 @@ dev: $(VENV)/.run  ## the whole system in one process at http://127.0.0.1:8000
 
 test: $(VENV)/.test  ## all tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+chaos: $(VENV)/.test  ## kill the system fifty times under load, and check every account
+	@$(BIN)/python -m pytest -s tests/system/test_kill.py --kills $(or $(KILLS),50) $(ARGS)
 
 check: $(VENV)/.test  ## lint, format, types, imports
 	$(BIN)/ruff check .

@@ -41,3 +41,7 @@ async def house(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerato
     """The whole system behind its gateway."""
     async with open_house(settings(tmp_path, zero_copy=request.param)) as made:
         yield made
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=10, help="how often the system is killed while riders ride")
