@@ -11,7 +11,7 @@ import msgspec
 import rich_click as click
 
 from config import compose
-from config.cli.common import run_loop
+from config.cli.common import patience, run_loop
 from config.settings import DatabaseSettings, Settings
 from gateway.service import Gateway
 from gateway.settings import GatewaySettings
@@ -70,7 +70,9 @@ _json = click.option("--json", "as_json", is_flag=True, help="One JSON object a 
 def local_command(as_json: bool) -> None:
     """Requests within one process, awaited one at a time: zero-copy, and with full encoding."""
     for name, zero_copy in (("local_c1", True), ("local_serialized_c1", False)):
-        _say(name, run_loop(_local(zero_copy)), as_json)
+        with patience(f"measuring {name}"):
+            rate = run_loop(_local(zero_copy))
+        _say(name, rate, as_json)
 
 
 async def _local(zero_copy: bool) -> float:
@@ -94,7 +96,9 @@ def http_command(as_json: bool) -> None:
     """`wrk -t1 -c64` on a route through the gateway, a valid access token on every request."""
     if shutil.which("wrk") is None:
         raise CallboardError("wrk is not on PATH: install it (Debian: apt-get install wrk; macOS: brew install wrk)")
-    _say("gateway", run_loop(_http()), as_json)
+    with patience("measuring the gateway with wrk"):
+        rate = run_loop(_http())
+    _say("gateway", rate, as_json)
 
 
 async def _http() -> float:

@@ -1,69 +1,161 @@
 """`callboard call`: one request to a running system, through its gateway, by the request's name."""
 
-import os
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode
-from urllib.request import Request as HttpRequest
-from urllib.request import urlopen
 
 import msgspec
 import rich_click as click
 
-from config.cli.common import loaded, with_config
-from config.settings import Settings
+from config.cli.client import Client, with_gateway
+from config.cli.common import loaded, patience, table, with_config
 from runtime import CallboardError
+
+Operation = tuple[str, str, dict[str, Any]]
+"""Method, path, and what the OpenAPI document says of both."""
 
 
 @click.command("call")
-@click.argument("request")
+@click.argument("request", required=False)
 @click.argument("fields", nargs=-1, metavar="[FIELD=VALUE…|JSON]")
-@click.option("--url", default="", help="The gateway (default: $CALLBOARD_URL, else as the settings say).")
 @click.option(
-    "--as",
-    "email",
-    help="Log in as this user first; the password is the one of `callboard dev`, or asked for.",
+    "--describe", is_flag=True, help="Do not call it: say which fields it takes, who may call it, and what it may answer."
 )
 @click.option("--key", help="An Idempotency-Key.")
 @click.option("--json", "as_json", is_flag=True, help="The reply on one line.")
+@with_gateway
 @with_config
 def call_command(
-    request: str, fields: tuple[str, ...], url: str, email: str | None, key: str | None, as_json: bool, config_file: Path | None
+    request: str | None,
+    fields: tuple[str, ...],
+    describe: bool,
+    key: str | None,
+    as_json: bool,
+    url: str,
+    email: str | None,
+    config_file: Path | None,
 ) -> None:
     """Make a REQUEST, as in `callboard call wallet.TopUp amount_cents=500 --as rider@example.com`.
 
-    An access token is taken from $CALLBOARD_TOKEN if there is one. The exit status is 1 when the answer is an error.
+    Without a REQUEST, those that there are are listed. An access token is taken from $CALLBOARD_TOKEN if there is one. The
+    exit status is 1 when the answer is an error.
     """
-    settings = loaded(config_file).settings
-    base = (url or os.environ.get("CALLBOARD_URL") or f"http://{settings.gateway.host}:{settings.gateway.port}").rstrip("/")
-    if not base.startswith(("http://", "https://")):
-        raise CallboardError(f"--url {base}: expected http:// or https://")
-    _, openapi = _http("GET", f"{base}/openapi.json", None, {})
-    method, path, operation = _find(openapi, request)
-    token = _log_in(base, email, settings) if email else os.environ.get("CALLBOARD_TOKEN")
-    values = _values(fields, operation)
-    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    if key is not None:
-        headers["Idempotency-Key"] = key
-    status, answer = _http(method, *_address(base, path, operation, values), headers)
+    client = Client(loaded(config_file).settings, url, email)
+    with patience("asking what there is"):
+        _, openapi = client.ask("GET", "/openapi.json")
+    operations: dict[str, Operation] = {
+        operation["operationId"]: (method.upper(), path, operation)
+        for path, methods in openapi["paths"].items()
+        for method, operation in methods.items()
+    }
+    if request is None:
+        _list(operations, as_json)
+        return
+    operation = _find(operations, request)
+    if describe:
+        _describe(operation, openapi)
+        return
+    values = _values(fields, operation[2])
+    path, body = _address(operation, values)
+    with patience(f"asking {request}"):
+        client.log_in()
+        status, answer = client.ask(operation[0], path, body, {} if key is None else {"Idempotency-Key": key})
     text = b"" if answer is None else msgspec.json.encode(answer)
     if text:
         click.echo((text if as_json else msgspec.json.format(text, indent=2)).decode())
+    if status == 401:
+        click.echo("callboard: say who you are: --as rider@example.com", err=True)
     if status >= 400:
         sys.exit(1)
 
 
-def _find(openapi: dict[str, Any], request: str) -> tuple[str, str, dict[str, Any]]:
-    names: list[str] = []
-    for path, methods in openapi["paths"].items():
-        for method, operation in methods.items():
-            name: str = operation["operationId"]
-            if request in (name, name.partition(".")[2]):
-                return method.upper(), path, operation
-            names.append(name)
-    raise CallboardError(f"there is no request {request}: choose from {', '.join(sorted(names))}")
+# What there is
+
+
+def _list(operations: dict[str, Operation], as_json: bool) -> None:
+    rows = [
+        {
+            "request": name,
+            "fields": " ".join(_fields(operation)),
+            "allow": _allow(operation),
+            "summary": operation.get("summary", ""),
+        }
+        for name, (_, _, operation) in sorted(operations.items())
+    ]
+    table(rows, as_json)
+
+
+def _describe(found: Operation, openapi: dict[str, Any]) -> None:
+    method, path, operation = found
+    click.echo(
+        f"{operation['operationId']}: {operation.get('summary', '')}\n\n  {method} {path}\n  allowed to: {_allow(operation)}\n"
+    )
+    for name, (schema, required) in _fields(operation).items():
+        default = f", by default {msgspec.json.encode(schema['default']).decode()}" if schema.get("default") is not None else ""
+        click.echo(f"  {name}: {_shown(schema)}{'' if required else ' (optional' + default + ')'}")
+    success = next(answer for status, answer in operation["responses"].items() if status < "400")
+    schema = success.get("content", {}).get("application/json", {}).get("schema")
+    click.echo(f"\n  answers {_shown(schema) if schema else 'nothing'}")
+    name = schema.get("$ref", "").rpartition("/")[2] if schema else ""
+    for field, part in openapi["components"]["schemas"].get(name, {}).get("properties", {}).items():
+        click.echo(f"    {field}: {_shown(part)}")
+    for status, answer in operation["responses"].items():
+        for problem in answer["content"].values() if status >= "400" else ():
+            for variant in problem["schema"].get("anyOf", [problem["schema"]]):
+                codes = [
+                    part["properties"]["code"]["const"]
+                    for part in variant.get("allOf", ())
+                    if "code" in part.get("properties", {})
+                ]
+                if codes:
+                    click.echo(f"  or {status} {codes[0]}")
+
+
+def _allow(operation: dict[str, Any]) -> str:
+    return ", ".join(operation.get("x-roles", ())) or "anyone"
+
+
+def _fields(operation: dict[str, Any]) -> dict[str, tuple[dict[str, Any], bool]]:
+    """The fields that a request takes: their schemas, and whether they are required."""
+    found = {
+        parameter["name"]: (parameter["schema"], parameter["required"])
+        for parameter in operation.get("parameters", ())
+        if parameter["in"] != "header"
+    }
+    body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+    return found | {name: (schema, name in body.get("required", ())) for name, schema in body.get("properties", {}).items()}
+
+
+def _shown(schema: dict[str, Any]) -> str:
+    """A schema, in a word or two."""
+    if "$ref" in schema:
+        return str(schema["$ref"]).rpartition(".")[2]
+    if "anyOf" in schema:
+        return " or ".join(_shown(part) for part in schema["anyOf"])
+    if "enum" in schema:
+        return "|".join(map(str, schema["enum"]))
+    if schema.get("type") == "array":
+        return f"list of {_shown(schema.get('items', {}))}"
+    limits = [
+        f"{word} {schema[name]}"
+        for name, word in (("minimum", "from"), ("exclusiveMinimum", "over"), ("maximum", "to"))
+        if name in schema
+    ]
+    return " ".join([str(schema.get("format") or schema.get("type", "anything")), *limits])
+
+
+# One of them
+
+
+def _find(operations: dict[str, Operation], request: str) -> Operation:
+    for name, operation in operations.items():
+        if request in (name, name.partition(".")[2]):
+            return operation
+    near = get_close_matches(request.rpartition(".")[2], [name.partition(".")[2] for name in operations], 3)
+    meant = f"did you mean {' or '.join(near)}?" if near else "`callboard call` lists those that there are"
+    raise CallboardError(f"there is no request {request}: {meant}")
 
 
 def _values(fields: tuple[str, ...], operation: dict[str, Any]) -> dict[str, Any]:
@@ -72,14 +164,14 @@ def _values(fields: tuple[str, ...], operation: dict[str, Any]) -> dict[str, Any
             return msgspec.json.decode(fields[0], type=dict[str, Any])
         except msgspec.DecodeError as error:
             raise CallboardError(f"the fields are no JSON object: {error}") from None
-    body = _body_fields(operation)
+    known = _fields(operation)
     values: dict[str, Any] = {}
     for field in fields:
         name, equals, text = field.partition("=")
         if not equals:
             raise CallboardError(f"{field!r}: expected FIELD=VALUE")
         values[name] = text
-        if name in body and not _takes_text(body[name]):
+        if name in known and not _takes_text(known[name][0]):
             try:
                 values[name] = msgspec.json.decode(text)
             except msgspec.DecodeError:
@@ -87,26 +179,19 @@ def _values(fields: tuple[str, ...], operation: dict[str, Any]) -> dict[str, Any
     return values
 
 
-def _body_fields(operation: dict[str, Any]) -> dict[str, Any]:
-    content = operation.get("requestBody", {}).get("content", {})
-    properties: dict[str, Any] = content.get("application/json", {}).get("schema", {}).get("properties", {})
-    return properties
-
-
 def _takes_text(schema: dict[str, Any]) -> bool:
     variants: list[dict[str, Any]] = schema.get("anyOf", [schema])
     return any(variant.get("type") == "string" or "enum" in variant for variant in variants)
 
 
-def _address(base: str, path: str, operation: dict[str, Any], values: dict[str, Any]) -> tuple[str, bytes | None]:
-    """The URL and the body."""
+def _address(found: Operation, values: dict[str, Any]) -> tuple[str, bytes | None]:
+    """The path with its query, and the body."""
+    _, path, operation = found
     left = dict(values)
-    known = {parameter["name"] for parameter in operation.get("parameters", ())} | _body_fields(operation).keys()
+    known = _fields(operation)
     for name in left:
         if name not in known:
-            raise CallboardError(
-                f"{operation['operationId']} has no field {name}: it takes {', '.join(sorted(known - {'Idempotency-Key'})) or 'none'}"
-            )
+            raise CallboardError(f"{operation['operationId']} has no field {name}: it takes {', '.join(sorted(known)) or 'none'}")
     query: dict[str, Any] = {}
     for parameter in operation.get("parameters", ()):
         name = parameter["name"]
@@ -116,39 +201,5 @@ def _address(base: str, path: str, operation: dict[str, Any], values: dict[str, 
             path = path.replace(f"{{{name}}}", quote(str(left.pop(name)), safe=""))
         elif parameter["in"] == "query" and name in left:
             query[name] = left.pop(name)
-    if "requestBody" not in operation:
-        query |= left
-    url = f"{base}{path}" + (f"?{urlencode(query)}" if query else "")
-    return url, msgspec.json.encode(left) if "requestBody" in operation else None
-
-
-def _log_in(base: str, email: str, settings: Settings) -> str:
-    password: str = settings.dev.password or _kept_password(settings) or click.prompt("Password", hide_input=True, err=True)
-    status, answer = _http("POST", f"{base}/sessions", msgspec.json.encode({"email": email, "password": password}), {})
-    if status != 201:
-        raise CallboardError(f"cannot log in as {email}: {answer.get('title', status)}")
-    token: str = answer["access_token"]
-    return token
-
-
-def _kept_password(settings: Settings) -> str | None:
-    try:
-        return (Path(settings.database.folder) / "password").read_text(encoding="utf-8").strip()
-    except OSError:
-        return None
-
-
-def _http(method: str, url: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, Any]:
-    sent = HttpRequest(url, data=body, method=method, headers={**headers, "Content-Type": "application/json"})  # noqa: S310
-    try:
-        with urlopen(sent, timeout=60) as response:  # noqa: S310
-            text, status = response.read(), response.status
-    except HTTPError as error:
-        text, status = error.read(), error.code
-    except (URLError, OSError) as error:
-        reason = error.reason if isinstance(error, URLError) else error
-        raise CallboardError(f"{url} cannot be reached ({reason}): is the system running? (make dev)") from None
-    try:
-        return status, msgspec.json.decode(text) if text else None
-    except msgspec.DecodeError:
-        raise CallboardError(f"{url} answered {status} with something that is no JSON") from None
+    address = path + (f"?{urlencode(query)}" if query else "")
+    return address, msgspec.json.encode(left) if "requestBody" in operation else None

@@ -2,11 +2,15 @@
 
 import logging
 import os
-from collections.abc import Callable, Coroutine
+import threading
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 import rich_click as click
+from rich.console import Console
 
 from config.load import Loaded, load
 from config.settings import Settings
@@ -36,6 +40,37 @@ def set_up_logging(settings: Settings) -> None:
     )
     for chatty in ("aiosqlite", "watchfiles"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def table(rows: list[dict[str, str]], as_json: bool) -> None:
+    """Prints rows in columns, or (for scripts) one JSON object a line."""
+    if as_json:
+        for row in rows:
+            click.echo(msgspec.json.encode(row).decode())
+        return
+    if not rows:
+        return
+    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
+    for row in [{name: name for name in rows[0]}, *rows]:
+        click.echo("  ".join(text.ljust(widths[name]) for name, text in row.items()).rstrip())
+
+
+@contextmanager
+def patience(what: str) -> Generator[None, None, None]:
+    """Shows on a terminal what is going on, once that has taken a second."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    status = console.status(what)
+    timer = threading.Timer(1.0, status.start)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        status.stop()
 
 
 def run_loop(work: Coroutine[Any, Any, T], *, debug: bool = False) -> T:

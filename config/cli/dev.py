@@ -1,8 +1,10 @@
 """`callboard dev`: the whole system in one process, with users to try it with, started anew when code changes."""
 
 import asyncio
+import os
 import secrets
 import shutil
+import sys
 import traceback
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from gateway.service import Gateway, PortTaken, free_port
 from runtime import CallboardError, DatabaseError
 from services.auth.messages import Role
 from services.auth.service import Auth, SeedUser
+from services.rides.service import Rides
 from services.wallet.service import Wallet
 
 _HOPELESS = (PortTaken, DatabaseError, compose.UnknownService)
@@ -100,7 +103,13 @@ async def _serve(settings: Settings, names: tuple[str, ...], watched: list[Path]
     async with compose.node(settings, names, name="dev") as node:
         gateway = node.service(Gateway)
         if gateway is not None and not reload.is_again():
-            _welcome(settings, gateway.port, users=node.service(Auth) is not None, wallet=node.service(Wallet) is not None)
+            _welcome(
+                settings,
+                gateway.port,
+                users=node.service(Auth) is not None,
+                wallet=node.service(Wallet) is not None,
+                riding=node.service(Rides) is not None,
+            )
         elif gateway is not None:
             click.echo(f"callboard: up again, on port {gateway.port}")
         else:
@@ -117,7 +126,7 @@ async def _serve(settings: Settings, names: tuple[str, ...], watched: list[Path]
         return any(task.get_name() == "changed" for task in done)
 
 
-def _welcome(settings: Settings, port: int, *, users: bool, wallet: bool) -> None:
+def _welcome(settings: Settings, port: int, *, users: bool, wallet: bool, riding: bool) -> None:
     host = f"[{settings.gateway.host}]" if ":" in settings.gateway.host else settings.gateway.host
     url = f"http://{host}:{port}"
     click.echo(
@@ -146,6 +155,19 @@ def _welcome(settings: Settings, port: int, *, users: bool, wallet: bool) -> Non
             click.echo(
                 f"""    curl -s {url}/wallet/top-ups -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' -d '{{"amount_cents":2000}}'
     curl -s {url}/wallet -H "Authorization: Bearer $TOKEN\""""
+            )
+        if riding:
+            near = f"lat={settings.devices.lat}&lon={settings.devices.lon}&limit=1"
+            command = os.path.relpath(sys.argv[0]) if os.path.basename(sys.argv[0]) == "callboard" else "callboard"
+            click.echo(
+                f"""
+    SCOOTER=$(curl -s "{url}/scooters?{near}" -H "Authorization: Bearer $TOKEN" | sed 's/.*"id":"\\([^"]*\\)".*/\\1/')
+    curl -s {url}/rides -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' -d "{{\\"scooter_id\\":\\"$SCOOTER\\"}}"
+
+  and watch, in other shells:
+
+    curl -N {url}/live -H "Authorization: Bearer $TOKEN"
+    {command} tail --as operator@example.com"""
             )
     else:
         click.echo("  Nobody can log in: the auth service is not among those named.")

@@ -14,6 +14,7 @@ _COMMANDS = {
     "openapi": "config.cli.show",
     "config": "config.cli.show",
     "call": "config.cli.call",
+    "tail": "config.cli.tail",
     "bench": "config.cli.bench",
 }
 

@@ -7,7 +7,7 @@ import msgspec
 import rich_click as click
 
 from config import compose
-from config.cli.common import loaded, with_config
+from config.cli.common import loaded, table, with_config
 from runtime import Struct
 
 
@@ -31,11 +31,7 @@ def routes_command(as_json: bool, config_file: Path | None) -> None:
                     }
                 )
     rows.sort(key=lambda row: (row["path"], row["method"]))
-    if as_json:
-        for row in rows:
-            click.echo(msgspec.json.encode(row).decode())
-        return
-    _table(rows)
+    table(rows, as_json)
 
 
 @click.command("openapi")
@@ -63,19 +59,7 @@ def config_show(as_json: bool, config_file: Path | None) -> None:
     for setting in loaded(config_file).rows():
         value = "***" if setting.secret and setting.value is not None else _shown(setting.value)
         rows.append({"setting": setting.name, "value": value, "source": setting.source})
-    if as_json:
-        for row in rows:
-            click.echo(msgspec.json.encode(row).decode())
-        return
-    _table(rows)
-
-
-def _table(rows: list[dict[str, str]]) -> None:
-    if not rows:
-        return
-    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
-    for row in [{name: name for name in rows[0]}, *rows]:
-        click.echo("  ".join(text.ljust(widths[name]) for name, text in row.items()).rstrip())
+    table(rows, as_json)
 
 
 def _shown(value: Any) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from runtime import Context, Service, Struct, every, subscribes
+from runtime import Context, Service, ServiceError, Struct, every, subscribes
 from services.devices.messages import devices
 from services.devices.scooter import Scooter
 from services.fleet.messages import AddScooter, Lock, Unlock, fleet
@@ -38,6 +38,10 @@ class Devices(Service):
         for row in rows[: self.settings.count]:
             if row["scooter_id"] is not None:
                 self._play(row["scooter_id"], row["lat"], row["lon"], row["battery"], locked=bool(row["locked"]))
+        try:
+            await self._enrol(ctx)
+        except ServiceError as error:
+            self.log.info("the fleet cannot be asked yet: %s", error)
 
     def _play(self, scooter_id: str, lat: float, lon: float, battery: float, *, locked: bool) -> None:
         self.scooters[scooter_id] = Scooter(scooter_id, lat, lon, battery, locked=locked)
@@ -55,8 +59,7 @@ class Devices(Service):
     @every(seconds=_STEP)
     async def play(self, ctx: Context) -> None:
         """Lets a second pass for every scooter."""
-        if len(self.scooters) < self.settings.count:
-            await self._enrol(ctx)
+        await self._enrol(ctx)
         reports = [report for scooter in self.scooters.values() if (report := scooter.step(_STEP, self.chance)) is not None]
         if not reports:
             return
@@ -71,6 +74,8 @@ class Devices(Service):
 
     async def _enrol(self, ctx: Context) -> None:
         """Asks the fleet for the scooters that are missing. The key is kept first: asked again with it, the fleet adds no second one."""
+        if len(self.scooters) >= self.settings.count:
+            return
         rows = await self.db.fetch("SELECT key, lat, lon, battery FROM devices WHERE scooter_id IS NULL")
         wanted = [(row["key"], AddScooter(row["lat"], row["lon"], row["battery"])) for row in rows]
         while len(self.scooters) + len(wanted) < self.settings.count:

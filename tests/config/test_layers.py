@@ -11,7 +11,7 @@ ALLOWED = {
     "transports": {"msgspec"},
     "services": {"anyio", "msgspec", "jwt", "cryptography", "argon2"},
     "gateway": {"anyio", "msgspec", "granian", "litestar", "swagger_ui"},
-    "config": {"msgspec", "rich_click", "uvloop", "watchfiles"},
+    "config": {"msgspec", "rich", "rich_click", "uvloop", "watchfiles"},
 }
 
 

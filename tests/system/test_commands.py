@@ -18,12 +18,15 @@ async def test_dev_prints_a_curl_that_works_and_stops_with_clients_connected(tmp
     async with Callboard(tmp_path, "dev", "--no-reload") as running:
         await running.ready()
         await running.says("Stop with Ctrl-C")
-        script = "\n".join(line.strip() for line in running.output.splitlines() if line.strip().startswith(("TOKEN=", "curl ")))
+        script = "\n".join(
+            line.strip() for line in running.output.splitlines() if line.strip().startswith(("TOKEN=", "SCOOTER=", "curl -s "))
+        )
         shell = await asyncio.create_subprocess_exec("sh", "-ec", script, stdout=asyncio.subprocess.PIPE)
         printed = (await shell.communicate())[0].decode()
         assert shell.returncode == 0
         assert '"email":"rider@example.com"' in printed
-        assert printed.endswith('{"balance_cents":2000,"held_cents":0}')
+        assert '{"balance_cents":2000,"held_cents":0}' in printed
+        assert '"state":"active"' in printed, "the ride has begun"
         idle = [await asyncio.open_connection("127.0.0.1", running.port) for _ in range(3)]
         idle[0][1].write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         assert await running.ends(number) == 0, running.output
@@ -216,7 +219,7 @@ async def test_call_says_what_is_wrong(tmp_path: Path) -> None:
     async with Callboard(tmp_path, "dev", "--no-reload") as running:
         await running.ready()
         port = str(running.port)
-        assert "auth.Login" in one_line(*await command(tmp_path, "call", "Nothing", CALLBOARD_GATEWAY__PORT=port))
+        assert "`callboard call` lists" in one_line(*await command(tmp_path, "call", "Xyz", CALLBOARD_GATEWAY__PORT=port))
         line = one_line(*await command(tmp_path, "call", "wallet.TopUp", "amuont=5", CALLBOARD_GATEWAY__PORT=port))
         assert "no field amuont: it takes amount_cents" in line
         status, text = await command(
@@ -224,3 +227,53 @@ async def test_call_says_what_is_wrong(tmp_path: Path) -> None:
         )
         assert status == 1
         assert json.loads(text)["errors"][0]["pointer"] == "/amount_cents"
+
+
+async def test_tail_shows_what_passes_and_ends_quietly(tmp_path: Path) -> None:
+    async with Callboard(tmp_path, "dev", "--no-reload") as running:
+        await running.ready()
+        port = {"CALLBOARD_GATEWAY__PORT": str(running.port)}
+        async with (
+            Callboard(tmp_path, "tail", "auth.*", "--events", "--json", "--as", "operator@example.com", **port) as narrow,
+            Callboard(tmp_path, "tail", "--as", "operator@example.com", **port) as wide,
+        ):
+            await wide.says("fleet.Telemetry")
+            new = ["email=new@example.com", "password=long enough", "name=New"]
+            await narrow.until(lambda: followers(running) == 2, "both watch")
+            assert (await command(tmp_path, "call", "Register", *new, **port))[0] == 0
+            await narrow.says("auth.UserRegistered")
+            await wide.says("auth.UserRegistered")
+            shown = json.loads(narrow.output)
+            assert (shown["kind"], shown["name"], shown["body"]["role"]) == ("event", "auth.UserRegistered", "rider")
+            assert await narrow.ends(signal.SIGINT) == 0
+            assert narrow.output.count("\n") == 1
+            await running.ends(signal.SIGINT)
+            await wide.says("the gateway is stopping")
+            await wide.says("trying again")
+
+
+def followers(running: Callboard) -> int:
+    text = httpx.get(f"{running.url}/metrics").text
+    return int(next(line for line in text.splitlines() if line.startswith("callboard_followers ")).split()[1])
+
+
+async def test_call_says_what_there_is(tmp_path: Path) -> None:
+    async with Callboard(tmp_path, "dev", "--no-reload") as running:
+        await running.ready()
+        port = {"CALLBOARD_GATEWAY__PORT": str(running.port)}
+        status, text = await command(tmp_path, "call", **port)
+        assert status == 0
+        assert re.search(r"rides\.StartRide +scooter_id +rider +Take a scooter", text)
+        status, text = await command(tmp_path, "call", "FindScooters", "--describe", **port)
+        assert status == 0
+        assert all(
+            part in text
+            for part in ("GET /scooters", "lat: number from -90", "radius_m: number over 0", "(optional, by default 20)")
+        )
+        assert "or 402 insufficient-funds" in (await command(tmp_path, "call", "StartRide", "--describe", **port))[1]
+        assert "did you mean StartRide?" in one_line(*await command(tmp_path, "call", "StartRid", **port))
+        status, text = await command(tmp_path, "call", "GetWallet", **port)
+        assert status == 1
+        assert "--as rider@example.com" in text
+        refused = await command(tmp_path, "tail", "--as", "rider@example.com", **port)
+        assert "403" in one_line(*refused)
