@@ -52,6 +52,7 @@ bench: $(VENV)/.test  ## our own figures, as JSON lines (peers beside them: docs
 	@$(BIN)/callboard bench local
 	@$(BIN)/callboard bench http
 	@$(BIN)/python -m tests.bench
+	@$(BIN)/python -m tests.bench_rental
 
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
   --no-emit-find-links --custom-compile-command "make lock" pyproject.toml
