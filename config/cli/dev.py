@@ -6,6 +6,7 @@ import secrets
 import shutil
 import sys
 import traceback
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import msgspec
@@ -13,11 +14,11 @@ import rich_click as click
 
 from config import compose
 from config.cli import reload
-from config.cli.common import loaded, run_loop, set_up_logging, with_config
+from config.cli.common import loaded, patience, run_loop, set_up_logging, with_config
 from config.cli.run import told_to_stop, until_told
 from config.settings import Settings
 from gateway.service import Gateway, PortTaken, free_port
-from runtime import CallboardError, DatabaseError
+from runtime import CallboardError, DatabaseError, Node
 from services.auth.messages import Role
 from services.auth.service import Auth, SeedUser
 from services.rides.service import Rides
@@ -100,20 +101,16 @@ def _kept_password(folder: Path) -> str:
 async def _serve(settings: Settings, names: tuple[str, ...], watched: list[Path]) -> bool:
     """Runs the system until it is told to stop (False) or its code has changed (True)."""
     told = told_to_stop()
-    async with compose.node(settings, names, name="dev") as node:
+    async with AsyncExitStack() as stack:
+        with patience("starting the services"):
+            node = await stack.enter_async_context(compose.node(settings, names, name="dev"))
         gateway = node.service(Gateway)
-        if gateway is not None and not reload.is_again():
-            _welcome(
-                settings,
-                gateway.port,
-                users=node.service(Auth) is not None,
-                wallet=node.service(Wallet) is not None,
-                riding=node.service(Rides) is not None,
-            )
-        elif gateway is not None:
+        if gateway is None:
+            click.echo(f"\n  {', '.join(compose.chosen(settings, names))} run without a gateway. Stop with Ctrl-C.\n")
+        elif reload.is_again():
             click.echo(f"callboard: up again, on port {gateway.port}")
         else:
-            click.echo(f"\n  {', '.join(compose.chosen(settings, names))} run without a gateway. Stop with Ctrl-C.\n")
+            _welcome(settings, gateway.port, node)
         waiting = {asyncio.create_task(until_told(node, told))}
         if watched:
             waiting.add(asyncio.create_task(reload.changed(watched), name="changed"))
@@ -126,7 +123,7 @@ async def _serve(settings: Settings, names: tuple[str, ...], watched: list[Path]
         return any(task.get_name() == "changed" for task in done)
 
 
-def _welcome(settings: Settings, port: int, *, users: bool, wallet: bool, riding: bool) -> None:
+def _welcome(settings: Settings, port: int, node: Node) -> None:
     host = f"[{settings.gateway.host}]" if ":" in settings.gateway.host else settings.gateway.host
     url = f"http://{host}:{port}"
     click.echo(
@@ -140,7 +137,7 @@ def _welcome(settings: Settings, port: int, *, users: bool, wallet: bool, riding
     Data       {settings.database.folder}/  (--fresh begins with empty databases)
 """
     )
-    if users:
+    if node.service(Auth) is not None:
         login = f"""'{{"email":"rider@example.com","password":"{settings.dev.password}"}}'"""
         click.echo(
             f"""  Log in as {", ".join(_USERS)}
@@ -151,12 +148,12 @@ def _welcome(settings: Settings, port: int, *, users: bool, wallet: bool, riding
     TOKEN=$(curl -s {url}/sessions -H 'Content-Type: application/json' -d {login} | sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/')
     curl -s {url}/users/me -H "Authorization: Bearer $TOKEN\""""
         )
-        if wallet:
+        if node.service(Wallet) is not None:
             click.echo(
                 f"""    curl -s {url}/wallet/top-ups -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' -d '{{"amount_cents":2000}}'
     curl -s {url}/wallet -H "Authorization: Bearer $TOKEN\""""
             )
-        if riding:
+        if node.service(Rides) is not None:
             near = f"lat={settings.devices.lat}&lon={settings.devices.lon}&limit=1"
             command = os.path.relpath(sys.argv[0]) if os.path.basename(sys.argv[0]) == "callboard" else "callboard"
             click.echo(
