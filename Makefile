@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: help venv dev test chaos check format bench lock clean
+.PHONY: help venv dev mosquitto test chaos check format bench lock clean
 
 help:  ## what can be typed
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -31,7 +31,18 @@ venv: $(VENV)/.test  ## the virtual environment, with the tools
 dev: $(VENV)/.run  ## the whole system in one process at http://127.0.0.1:8000
 	@exec $(BIN)/callboard dev $(ARGS)
 
-test: $(VENV)/.test  ## all tests
+# Debian keeps the broker in /usr/sbin, Homebrew in its own sbin
+BROKER := PATH="$$PATH:/usr/sbin:/opt/homebrew/sbin:/usr/local/sbin" command -v mosquitto >/dev/null
+
+mosquitto:
+	@$(BROKER) || { echo "installing mosquitto, the broker that the tests talk to (once)"; \
+	  if command -v brew >/dev/null; then brew install --quiet mosquitto; \
+	  elif ! command -v apt-get >/dev/null; then false; \
+	  elif [ "$$(id -u)" = 0 ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends mosquitto >/dev/null; \
+	  elif command -v sudo >/dev/null; then sudo apt-get update -qq && sudo DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends mosquitto >/dev/null; \
+	  else false; fi; $(BROKER); } || { echo "mosquitto is needed, and could not be installed: install it (Debian: apt-get install mosquitto; macOS: brew install mosquitto)"; exit 2; }
+
+test: $(VENV)/.test mosquitto  ## all tests
 	@$(BIN)/python -m pytest $(ARGS)
 
 chaos: $(VENV)/.test  ## kill the system fifty times under load, and check every account

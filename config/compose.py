@@ -87,6 +87,10 @@ def node(settings: Settings, names: Sequence[str] = (), *, name: str = "node") -
 
 def transport(settings: Settings) -> Transport:
     """The transport that the settings choose."""
+    if settings.transport.kind == "mqtt":
+        from transports.mqtt.transport import MqttTransport
+
+        return MqttTransport(settings.transport.mqtt)
     return MemoryTransport(settings=settings.transport.memory)
 
 

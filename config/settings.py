@@ -11,6 +11,7 @@ from services.devices.service import DeviceSettings
 from services.fleet.service import FleetSettings
 from services.wallet.service import WalletSettings
 from transports.memory import MemorySettings
+from transports.mqtt.settings import MqttSettings
 
 
 class DatabaseSettings(Struct):
@@ -29,8 +30,9 @@ class LogSettings(Struct):
 class TransportSettings(Struct):
     """What carries messages between nodes."""
 
-    kind: Literal["memory"] = "memory"
+    kind: Literal["memory", "mqtt"] = "memory"
     memory: MemorySettings = MemorySettings()
+    mqtt: MqttSettings = MqttSettings()
 
 
 class DevSettings(Struct):

@@ -258,6 +258,7 @@ class Caller:
         for answered, to in self._waiting.values():
             if to == address and not answered.done():
                 answered.set_exception(InstanceLost(to.service))
+                answered.exception()  # whoever asked may still be waiting for the network to take the request
 
     @property
     def in_flight(self) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.house import House, open_house, settings
+from tests.house import TOPOLOGIES, House, open_city, open_house, settings
 from tests.stage import STAGES, Stage
 
 
@@ -29,10 +29,10 @@ async def one_node(tmp_path: Path) -> AsyncGenerator[Stage, None]:
         await made.close()
 
 
-@pytest.fixture(params=["serialized", "zero-copy", "apart"])
+@pytest.fixture(params=TOPOLOGIES)
 async def city(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[House, None]:
-    """The whole system behind its gateway: on one node with encoding and without, and each service on a node of its own."""
-    async with open_house(settings(tmp_path, zero_copy=request.param == "zero-copy"), apart=request.param == "apart") as made:
+    """The whole system behind its gateway, in every topology."""
+    async with open_city(request.param, tmp_path) as made:
         yield made
 
 

@@ -12,11 +12,13 @@ from config import compose
 from config.settings import DatabaseSettings, Settings, TransportSettings
 from gateway.service import Gateway
 from gateway.settings import GatewaySettings
-from runtime import Clock, Node, NodeSettings, Service
+from runtime import Clock, Node, NodeSettings, Service, Transport
 from services.auth.passwords import HashSettings
 from services.auth.service import AuthSettings, SeedUser
 from services.devices.service import DeviceSettings
+from tests.broker import Broker
 from transports.memory import MemoryNetwork, MemorySettings, MemoryTransport
+from transports.mqtt.settings import MqttSettings
 
 S = TypeVar("S", bound=Service)
 
@@ -70,11 +72,17 @@ async def open_house(chosen: Settings, *, apart: bool = False, clock: Clock | No
     """Runs the whole system on one node, or each service on a node of its own."""
     factories = list(compose.chosen(chosen, ()).values())
     network = MemoryNetwork()
+
+    def transport() -> Transport:
+        if chosen.transport.kind == "memory":
+            return MemoryTransport(network, chosen.transport.memory)
+        return compose.transport(chosen)
+
     async with AsyncExitStack() as stack:
         nodes = [
             await stack.enter_async_context(
                 Node(
-                    group, MemoryTransport(network, chosen.transport.memory),
+                    group, transport(),
                     databases=compose.databases(chosen), settings=chosen.node, clock=clock,
                 )
             )
@@ -85,3 +93,19 @@ async def open_house(chosen: Settings, *, apart: bool = False, clock: Clock | No
         await nodes[-1].registry.wait_for("auth", "wallet", "fleet", "rides", "notices")
         client = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}", timeout=20))
         yield House(nodes, client, Path(chosen.database.folder))
+
+
+TOPOLOGIES = ("serialized", "zero-copy", "apart", "mqtt", "mqtt-apart")
+"""One node of the in-memory transport, with encoding and without; the same on a broker; and each service on a node of its own."""
+
+
+@asynccontextmanager
+async def open_city(topology: str, folder: Path, *, clock: Clock | None = None) -> AsyncGenerator[House, None]:
+    """Runs the whole system in one of the topologies."""
+    chosen = settings(folder, zero_copy=topology == "zero-copy")
+    async with AsyncExitStack() as stack:
+        if topology.startswith("mqtt"):
+            broker = await stack.enter_async_context(Broker(folder))
+            mqtt = TransportSettings(kind="mqtt", mqtt=MqttSettings(url=broker.url))
+            chosen = msgspec.structs.replace(chosen, transport=mqtt)
+        yield await stack.enter_async_context(open_house(chosen, apart=topology.endswith("apart"), clock=clock))

@@ -8,7 +8,7 @@ import pytest
 
 ALLOWED = {
     "runtime": {"anyio", "msgspec", "jwt", "cryptography", "aiosqlite"},
-    "transports": {"msgspec"},
+    "transports": {"msgspec", "mqtt5"},
     "services": {"anyio", "msgspec", "jwt", "cryptography", "argon2"},
     "gateway": {"anyio", "msgspec", "granian", "litestar", "swagger_ui"},
     "config": {"msgspec", "rich", "rich_click", "uvloop", "watchfiles"},

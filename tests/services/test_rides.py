@@ -14,7 +14,7 @@ import pytest
 
 from runtime.testing import eventually
 from services.rides.service import price
-from tests.house import PASSWORD, House, open_house, settings
+from tests.house import PASSWORD, TOPOLOGIES, House, open_city
 from tests.services import account
 from tests.stage import QuickClock
 
@@ -43,12 +43,11 @@ async def is_right(house: House) -> None:
     await eventually(lambda: not account.faults(house.folder), f"the account is right: {account.faults(house.folder)}")
 
 
-@pytest.fixture(params=["serialized", "zero-copy", "apart"])
+@pytest.fixture(params=TOPOLOGIES)
 async def timed(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[tuple[House, QuickClock], None]:
     """The whole system, and the clock that its time of day comes from."""
     clock = QuickClock()
-    chosen = settings(tmp_path, zero_copy=request.param == "zero-copy")
-    async with open_house(chosen, apart=request.param == "apart", clock=clock) as house:
+    async with open_city(request.param, tmp_path, clock=clock) as house:
         yield house, clock
 
 

@@ -1,0 +1,61 @@
+"""A real mosquitto on a free port, started and stopped by the test that needs it."""
+
+import asyncio
+import shutil
+import signal
+import socket
+from pathlib import Path
+from types import TracebackType
+
+from tests.system.process import free_port
+
+_SBIN = "/usr/sbin"  # where Debian puts it, which is not on everybody's PATH
+
+
+def mosquitto() -> str:
+    """The broker's program."""
+    found = (
+        shutil.which("mosquitto") or shutil.which("mosquitto", path=_SBIN) or shutil.which("mosquitto", path="/opt/homebrew/sbin")
+    )
+    assert found is not None, (
+        "mosquitto is needed: `make test` installs it (Debian: apt-get install mosquitto; macOS: brew install mosquitto)"
+    )
+    return found
+
+
+class Broker:
+    """One mosquitto. Leaving the block kills it."""
+
+    def __init__(self, folder: Path, *lines: str) -> None:
+        self.port = free_port()
+        self.url = f"mqtt://127.0.0.1:{self.port}"
+        self._file = folder / f"mosquitto-{self.port}.conf"
+        settings = [f"listener {self.port} 127.0.0.1", "log_type none", *(lines or ("allow_anonymous true", "persistence false"))]
+        self._file.write_text("\n".join(settings) + "\n", encoding="utf-8")
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        self._process = await asyncio.create_subprocess_exec(mosquitto(), "-c", str(self._file))
+        async with asyncio.timeout(10):
+            while True:
+                assert self._process.returncode is None, "mosquitto ended at its start"
+                with socket.socket() as probe:
+                    probe.setblocking(False)
+                    try:
+                        await asyncio.get_running_loop().sock_connect(probe, ("127.0.0.1", self.port))
+                        return
+                    except OSError:
+                        await asyncio.sleep(0.01)
+
+    async def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(number)
+            await process.wait()
+
+    async def __aenter__(self) -> "Broker":
+        await self.start()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.stop(signal.SIGKILL)

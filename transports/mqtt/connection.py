@@ -1,0 +1,106 @@
+"""One connection to an MQTT 5 broker: bytes in, packets out, and when it ends, why.
+
+It knows nothing of what packets mean: `link.py` does.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+import mqtt5
+
+Packet = mqtt5.Packet
+
+
+class Connection(asyncio.Protocol):
+    """Splits what comes into packets, and gathers what goes into few writes.
+
+    Args:
+        on_packet: is called for each packet, in order. Raising `ValueError` ends the connection as malformed.
+        on_end: is called once, when nothing more will come, with the reason.
+    """
+
+    def __init__(self, on_packet: Callable[[Packet], None], on_end: Callable[[str], None], max_packet: int) -> None:
+        self._on_packet = on_packet
+        self._on_end = on_end
+        self._max_packet = max_packet
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._buffer = b""
+        self._out: list[bytes] = []
+        self._writable: asyncio.Future[None] | None = None
+        self._reason = "the broker has closed the connection"
+        self.heard_at = self.sent_at = self._loop.time()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self.resume_writing()
+        self._on_end(self._reason if exc is None else f"{self._reason}: {exc}")
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_at = self._loop.time()
+        if self._buffer:
+            data = self._buffer + data
+        view, at, size = memoryview(data), 0, len(data)
+        while at < size and self._transport is not None:
+            try:
+                packet, length = mqtt5.read(view[at:])
+            except IndexError:  # the rest is still to come
+                if size - at > self._max_packet:
+                    self.end(f"a packet is larger than {self._max_packet} bytes", mqtt5.DisconnectReasonCode.PACKET_TOO_LARGE)
+                break
+            except ValueError as error:
+                self.end(f"the broker sent a malformed packet: {error}", mqtt5.DisconnectReasonCode.MALFORMED_PACKET)
+                break
+            at += length
+            self._on_packet(packet)
+        self._buffer = bytes(view[at:]) if at < size else b""
+
+    # Writing
+
+    def send(self, packet: Any) -> None:
+        """Sends a packet with the next write, which gathers all of this turn of the event loop."""
+        if self._transport is None:
+            return
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out.append(packet.write())
+
+    def _flush(self) -> None:
+        out, self._out = self._out, []
+        if self._transport is not None and out:
+            self.sent_at = self._loop.time()
+            self._transport.write(b"".join(out) if len(out) > 1 else out[0])
+
+    def pause_writing(self) -> None:
+        self._writable = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        writable, self._writable = self._writable, None
+        if writable is not None and not writable.done():
+            writable.set_result(None)
+
+    async def writable(self) -> None:
+        """Waits while the network is congested."""
+        while self._writable is not None:
+            await asyncio.shield(self._writable)
+
+    # The end
+
+    def end(self, reason: str, code: mqtt5.DisconnectReasonCode = mqtt5.DisconnectReasonCode.NORMAL_DISCONNECTION) -> None:
+        """Says why, and closes after what is still to be written."""
+        if self._transport is None:
+            return
+        self._reason = reason
+        self.send(mqtt5.DisconnectPacket(reason_code=code))
+        self._flush()
+        self._transport.close()
+
+    def abort(self, reason: str) -> None:
+        """Closes at once: the other side does not answer, or is not to hear more."""
+        if self._transport is not None:
+            self._reason = reason
+            self._transport.abort()

@@ -1,0 +1,367 @@
+"""The link: a connection to the broker that is made again whenever it is lost, with what was subscribed to."""
+
+import asyncio
+import logging
+import ssl
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import mqtt5
+
+from runtime import Chance, Clock
+from runtime.transport import TransportError
+from transports.mqtt.connection import Connection, Packet
+from transports.mqtt.settings import MqttSettings
+
+_LONGEST_PAUSE = 5.0
+_REFUSED = {
+    int(mqtt5.ConnAckReasonCode.BAD_USER_NAME_OR_PASSWORD): "the user name or the password is wrong",
+    int(
+        mqtt5.ConnAckReasonCode.NOT_AUTHORIZED
+    ): "the user name or the password is wrong, or the broker does not let this user in",
+    int(mqtt5.ConnAckReasonCode.BANNED): "the broker has banned this client",
+    int(mqtt5.ConnAckReasonCode.CLIENT_ID_NOT_VALID): "the broker does not take this client id",
+    int(mqtt5.ConnAckReasonCode.UNSUPPORTED_PROTOCOL_VERSION): "the broker does not speak MQTT 5",
+}
+
+
+class BrokerRefused(TransportError):
+    """The broker will not have us, and asking again would not change that."""
+
+
+class LinkLost(TransportError):
+    """The connection was lost: what was being sent may have arrived, or not."""
+
+
+class Link:
+    """One node's link to its broker.
+
+    Args:
+        client_id: the node's id: another connection with it takes this one's place.
+        will: what the broker publishes should the node go without a word.
+        on_publish: is called for each message, in order.
+        on_lost: is called when the connection is lost.
+        on_restored: is called when it stands again, and everything is subscribed to anew.
+    """
+
+    def __init__(
+        self,
+        settings: MqttSettings,
+        client_id: str,
+        will: mqtt5.Will,
+        on_publish: Callable[[mqtt5.PublishPacket], None],
+        on_lost: Callable[[], None],
+        on_restored: Callable[[], None],
+        clock: Clock,
+        chance: Chance,
+    ) -> None:
+        self._settings = settings
+        self._client_id = client_id
+        self._will = will
+        self._on_publish = on_publish
+        self._on_lost = on_lost
+        self._on_restored = on_restored
+        self._clock = clock
+        self._chance = chance
+        self._log = logging.getLogger("callboard.mqtt")
+        self._connection: Connection | None = None
+        self._ended: asyncio.Future[str] | None = None
+        self._connected: asyncio.Future[mqtt5.ConnAckPacket] | None = None
+        self._up = asyncio.Event()
+        self._subscribed: dict[str, int] = {}
+        self._acks: dict[int, asyncio.Future[Any]] = {}
+        self._last_id = 0
+        self._allowed = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._running: asyncio.Task[None] | None = None
+        self._largest = 0
+
+    def __repr__(self) -> str:
+        return f"<Link {self._client_id} to {self._settings.url} [{'UP' if self.is_up else 'DOWN'}]>"
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the connection stands."""
+        return self._up.is_set()
+
+    async def open(self) -> None:
+        """Connects. A broker that is not there is waited for.
+
+        Raises:
+            BrokerRefused: it will not have us: the credentials are wrong, or its certificate is.
+        """
+        first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._running = asyncio.create_task(self._run(first))
+        try:
+            await first
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Says goodbye: the Will is not published. Calling it twice is harmless."""
+        running, self._running = self._running, None
+        if running is None:
+            return
+        if self._connection is not None and self.is_up:
+            self._connection.end("closed by us")
+            assert self._ended is not None
+            await asyncio.wait((self._ended,), timeout=1)
+        running.cancel()
+        await asyncio.wait((running,))
+        self._go_down("the link is closed")
+
+    def abort(self) -> None:
+        """Cuts the connection and does not come back, as a killed process would."""
+        if self._running is not None:
+            self._running.cancel()
+        if self._connection is not None:
+            self._connection.abort("cut")
+
+    # Connecting, and connecting again
+
+    async def _run(self, first: "asyncio.Future[None]") -> None:
+        failures = 0
+        while True:
+            try:
+                await self._connect()
+            except BrokerRefused as error:
+                if not first.done():
+                    first.set_exception(error)
+                    return
+                self._log.error("%s: %s", self._settings.url, error)
+                failures = 100  # somebody has to mend it: no retry storm
+            except (TransportError, OSError) as error:
+                failures += 1
+                if failures in (1, 5) or failures % 60 == 0:
+                    self._log.warning(
+                        "%s cannot be reached (%d tries): %s", self._settings.url, failures, error or type(error).__name__
+                    )
+            else:
+                if failures:
+                    self._log.info("%s is there", self._settings.url)
+                failures = 0
+                self._up.set()
+                if not first.done():
+                    first.set_result(None)
+                else:
+                    self._on_restored()
+                reason = await self._watch()
+                self._log.warning("the connection to %s was lost: %s", self._settings.url, reason)
+                self._on_lost()
+                continue
+            await self._clock.sleep(self._chance.jitter(min(0.05 * 2 ** min(failures, 10), _LONGEST_PAUSE)))
+
+    async def _connect(self) -> None:
+        """Makes one connection, and subscribes on it to what was subscribed to before."""
+        settings, loop = self._settings, asyncio.get_running_loop()
+        url = urlsplit(settings.url)
+        secure = url.scheme == "mqtts"
+        ended: asyncio.Future[str] = loop.create_future()
+        connected: asyncio.Future[mqtt5.ConnAckPacket] = loop.create_future()
+        self._ended, self._connected = ended, connected
+
+        def end(reason: str) -> None:
+            self._go_down(reason)
+            ended.set_result(reason)
+            if not connected.done():
+                connected.set_exception(TransportError(reason))
+
+        try:
+            async with asyncio.timeout(settings.connect_timeout):
+                _, connection = await loop.create_connection(
+                    lambda: Connection(self._packet, end, settings.max_packet),
+                    url.hostname or "", url.port or (8883 if secure else 1883), ssl=_tls(settings) if secure else None,
+                )  # fmt: skip
+                self._connection = connection
+                connection.send(
+                    mqtt5.ConnectPacket(
+                        self._client_id, username=settings.username, clean_start=True, will=self._will, keep_alive=settings.keepalive,
+                        password=None if settings.password is None else settings.password.encode(), max_packet_size=settings.max_packet,
+                    )
+                )  # fmt: skip
+                answer = await connected
+        except TimeoutError:
+            if self._connection is not None:
+                self._connection.abort("no answer")
+            raise TransportError(f"no answer within {settings.connect_timeout:g} s") from None
+        except ssl.SSLCertVerificationError as error:
+            raise BrokerRefused(f"its certificate is not to be trusted: {error.verify_message}") from error
+        if answer.reason_code != mqtt5.ConnAckReasonCode.SUCCESS:
+            connection.abort("refused")
+            said = f" ({answer.reason_str})" if answer.reason_str else ""
+            refused = _REFUSED.get(int(answer.reason_code))
+            if refused is not None:
+                raise BrokerRefused(f"{refused}{said}")
+            raise TransportError(f"the broker refuses: {answer.reason_code.name.lower().replace('_', ' ')}{said}")
+        self._allowed = answer.receive_max
+        self._largest = answer.max_packet_size or 0
+        if self._subscribed:
+            await self._subscribe(dict(self._subscribed))
+
+    async def _watch(self) -> str:
+        """Keeps the connection alive until it ends, and says why it did."""
+        connection, ended, keepalive = self._connection, self._ended, self._settings.keepalive
+        assert connection is not None
+        assert ended is not None
+        loop = asyncio.get_running_loop()
+        while not ended.done():
+            await asyncio.wait((ended,), timeout=keepalive / 4)
+            now = loop.time()
+            if now - connection.heard_at > keepalive * 1.5:
+                connection.abort("the broker is silent")
+            elif (
+                now - max(connection.sent_at, connection.heard_at - keepalive / 2) > keepalive / 2
+                or now - connection.heard_at > keepalive / 2
+            ):
+                connection.send(mqtt5.PingReqPacket())
+        return ended.result()
+
+    def _go_down(self, reason: str) -> None:
+        self._up.clear()
+        self._connection = None
+        acks, self._acks = self._acks, {}
+        for ack in acks.values():
+            if not ack.done():
+                ack.set_exception(LinkLost(reason))
+                ack.exception()
+        waiting, self._waiting = self._waiting, deque()
+        for turn in waiting:
+            if not turn.done():
+                turn.set_result(None)  # it finds that the link is down
+
+    # Packets
+
+    def _packet(self, packet: Packet) -> None:
+        if isinstance(packet, mqtt5.PublishPacket):
+            if packet.packet_id is not None and self._connection is not None:
+                self._connection.send(mqtt5.PubAckPacket(packet.packet_id))
+            self._on_publish(packet)
+        elif isinstance(packet, mqtt5.PubAckPacket | mqtt5.SubAckPacket | mqtt5.UnsubAckPacket):
+            ack = self._acks.pop(packet.packet_id, None)
+            if ack is not None and not ack.done():
+                ack.set_result(packet)
+            if isinstance(packet, mqtt5.PubAckPacket):
+                self._allowed += 1
+                self._wake_next()
+        elif isinstance(packet, mqtt5.ConnAckPacket):
+            if self._connected is not None and not self._connected.done():
+                self._connected.set_result(packet)
+        elif isinstance(packet, mqtt5.DisconnectPacket) and self._connection is not None:
+            said = packet.reason_str or packet.reason_code.name.lower().replace("_", " ")
+            self._connection.abort(f"the broker says: {said}")
+
+    def _acknowledgement(self) -> "tuple[int, asyncio.Future[Any]]":
+        """A packet id that is not in use, and what its acknowledgement will be."""
+        while True:
+            self._last_id = self._last_id % 65535 + 1
+            if self._last_id not in self._acks:
+                break
+        ack = self._acks[self._last_id] = asyncio.get_running_loop().create_future()
+        return self._last_id, ack
+
+    def _wake_next(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+
+    # Publishing
+
+    async def publish(self, topic: str, payload: bytes, *, wait: bool = True, **properties: Any) -> None:
+        """Publishes with QoS 0: at most once, handed to the network when it returns.
+
+        Args:
+            wait: for a connection that is lost to be made again; else it is an error.
+
+        Raises:
+            LinkLost: there is no connection.
+        """
+        connection = await self._standing(wait)
+        await connection.writable()
+        connection.send(mqtt5.PublishPacket(topic, payload, **properties))
+
+    async def publish_acknowledged(self, topic: str, payload: bytes, **properties: Any) -> bool:
+        """Publishes with QoS 1, waiting for a connection if need be. Says whether anybody was there to take it.
+
+        Raises:
+            LinkLost: the connection was lost before the broker had answered: it may have arrived.
+            TransportError: the broker refuses it.
+        """
+        while True:
+            connection = await self._standing(True)
+            await connection.writable()
+            if self._allowed > 0:
+                break
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if not turn.cancelled():
+                    self._wake_next()
+                raise
+        self._allowed -= 1
+        packet_id, ack = self._acknowledgement()
+        connection.send(mqtt5.PublishPacket(topic, payload, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=packet_id, **properties))
+        answer: mqtt5.PubAckPacket = await asyncio.shield(ack)
+        if int(answer.reason_code) >= 0x80:
+            said = answer.reason_str or answer.reason_code.name.lower().replace("_", " ")
+            raise TransportError(f"the broker refuses {topic}: {said}")
+        return answer.reason_code != mqtt5.PubAckReasonCode.NO_MATCHING_SUBSCRIBERS
+
+    async def _standing(self, wait: bool) -> Connection:
+        if self._connection is None or not self._up.is_set():
+            if not wait or self._running is None:
+                raise LinkLost("there is no connection to the broker")
+            await self._up.wait()
+            assert self._connection is not None
+        return self._connection
+
+    # Subscribing
+
+    async def subscribe(self, pattern: str, subscription_id: int) -> None:
+        """Takes what is published on topics that fit, now and after every reconnection.
+
+        Raises:
+            LinkLost: the connection was lost meanwhile; it will be subscribed to when it stands again.
+            TransportError: the broker refuses it.
+        """
+        self._subscribed[pattern] = subscription_id
+        if self._up.is_set():
+            await self._subscribe({pattern: subscription_id})
+
+    async def _subscribe(self, patterns: dict[str, int]) -> None:
+        assert self._connection is not None
+        asked: list[tuple[str, asyncio.Future[Any]]] = []
+        for pattern, subscription_id in patterns.items():
+            packet_id, ack = self._acknowledgement()
+            asked.append((pattern, ack))
+            taken = mqtt5.TopicFilter(pattern, max_qos=mqtt5.QoS.AT_LEAST_ONCE)
+            self._connection.send(mqtt5.SubscribePacket(packet_id, [taken], subscription_id=subscription_id))
+        for pattern, ack in asked:
+            answer: mqtt5.SubAckPacket = await ack
+            if int(answer.reason_codes[0]) >= 0x80:
+                del self._subscribed[pattern]
+                raise TransportError(
+                    f"the broker refuses to let us hear {pattern}: {answer.reason_codes[0].name.lower().replace('_', ' ')}"
+                )
+
+    async def unsubscribe(self, pattern: str) -> None:
+        """Takes it no longer. Raises `LinkLost`."""
+        if self._subscribed.pop(pattern, None) is None or not self._up.is_set():
+            return
+        assert self._connection is not None
+        packet_id, ack = self._acknowledgement()
+        self._connection.send(mqtt5.UnsubscribePacket(packet_id, [pattern]))
+        await ack
+
+
+def _tls(settings: MqttSettings) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=settings.ca_file)
+    except OSError as error:
+        raise BrokerRefused(f"the certificates in {settings.ca_file} cannot be read: {error.strerror or error}") from error

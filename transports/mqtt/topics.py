@@ -1,0 +1,85 @@
+"""Topics, version 1: `docs/wire.md` has the whole of them."""
+
+import re
+
+from runtime.envelope import Address, Topic
+from runtime.transport import TransportError
+
+VERSION = "1"
+
+_LEVEL = re.compile(r"[A-Za-z0-9_-]+")
+
+
+class Topics:
+    """The names of topics within a namespace. Every level is checked before it is used.
+
+    Raises:
+        TransportError: from every method: a level has other characters than letters, digits, `_` and `-`.
+    """
+
+    def __init__(self, namespace: str) -> None:
+        self._root = f"{namespace}/{VERSION}"
+
+    def request(self, service: str, request: str, caller: str) -> str:
+        """Anycast: to one instance of a service, whichever the broker chooses."""
+        return self._of("request", service, request, caller)
+
+    def requests(self, service: str) -> str:
+        """The filter of a service's instances for anycast requests; they share it."""
+        return f"$share/{_checked(service)}/{self._root}/request/{service}/+/+"
+
+    def inbox(self, to: Address, caller: str) -> str:
+        """Unicast: to an instance."""
+        return self._of("inbox", to.service, to.node, caller)
+
+    def inboxes(self, address: Address) -> str:
+        """The filter of an instance for what is sent to it."""
+        return self._of("inbox", address.service, address.node) + "/+"
+
+    def reply(self, address: Address) -> str:
+        """The Response Topic that stands for an address; the one who answers adds its name."""
+        return self._of("inbox", address.service, address.node)
+
+    def multicast(self, topic: Topic) -> str:
+        """Where a signal, or a stream's head, is published."""
+        if topic.kind == "stream":
+            return self._of("stream", topic.service)
+        return self._of("signal", topic.service, topic.name, topic.key)
+
+    def multicasts(self, topic: Topic, group: str | None) -> str:
+        """The filter for a topic: of one service's instances together, or of one node alone."""
+        if topic.kind == "stream":
+            wanted = self._of("stream", topic.service)
+        else:
+            wanted = self._of("signal", topic.service, topic.name) + ("/+" if topic.key == "-" else f"/{_checked(topic.key)}")
+        return wanted if group is None else f"$share/{_checked(group)}/{wanted}"
+
+    def presence(self, address: Address) -> str:
+        """Where an instance's manifest is kept."""
+        return self._of("presence", address.service, address.node)
+
+    @property
+    def presences(self) -> str:
+        return f"{self._root}/presence/+/+"
+
+    def gone(self, node: str) -> str:
+        """Where a node's Will is published."""
+        return self._of("gone", node)
+
+    @property
+    def all_gone(self) -> str:
+        return f"{self._root}/gone/+"
+
+    def levels(self, topic: str) -> list[str] | None:
+        """The levels after the root; None if the topic is none of ours."""
+        root, found = self._root + "/", topic
+        return found[len(root) :].split("/") if found.startswith(root) else None
+
+    def _of(self, kind: str, *levels: str) -> str:
+        return "/".join((self._root, kind, *map(_checked, levels)))
+
+
+def _checked(level: str) -> str:
+    if not _LEVEL.fullmatch(level):
+        raise TransportError(f"{level!r:.80} cannot be part of a topic: expected letters, digits, '_' and '-'")
+    return level
