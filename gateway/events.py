@@ -1,6 +1,9 @@
 """Server-sent events (WHATWG HTML, section 9.2): one response that goes on and on."""
 
 import asyncio
+from typing import Any
+
+import msgspec
 
 from gateway.client import Send
 
@@ -24,25 +27,27 @@ class EventStream:
         self._patience = patience
         self._begun = False
 
-    async def begin(self) -> None:
-        """Sends the response's head, unless that was done; the first event does it, too."""
+    async def begin(self, position: str = "") -> None:
+        """Sends the response's head, unless that was done; the first event does it, too.
+
+        Args:
+            position: what the client sends as `Last-Event-ID` if it comes back before any event.
+        """
         if self._begun:
             return
         self._begun = True
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
-        await self._write(f"retry: {_RETRY_MILLISECONDS}\n\n")
+        await self._write(f"{_place(position)}retry: {_RETRY_MILLISECONDS}\n\n")
 
-    async def event(self, kind: str, data: str, *, position: str | None = None) -> None:
-        """Sends an event.
+    async def event(self, kind: str, data: Any, *, position: str = "") -> None:
+        """Sends an event, whose data become JSON text.
 
         Args:
-            data: JSON text: it has no line breaks.
             position: what the client sends as `Last-Event-ID` when it comes back.
         """
         await self.begin()
-        place = "" if position is None else f"id: {position}\n"
-        await self._write(f"{place}event: {kind}\ndata: {data}\n\n")
+        await self._write(f"{_place(position)}event: {kind}\ndata: {msgspec.json.encode(data).decode()}\n\n")
 
     async def beat(self) -> None:
         """Sends a comment, so that both sides and what lies between know that the line stands."""
@@ -62,3 +67,7 @@ class EventStream:
                 await self._send({"type": "http.response.body", "body": text.encode(), "more_body": True})
         except TimeoutError:
             raise SlowReader from None
+
+
+def _place(position: str) -> str:
+    return f"id: {position}\n" if position else ""

@@ -4,8 +4,6 @@ import asyncio
 from abc import ABC, abstractmethod
 from contextlib import AsyncExitStack
 
-import msgspec
-
 from gateway.client import Gone, Receive, Send, until_gone
 from gateway.events import EventStream, SlowReader
 from gateway.problems import Problem
@@ -16,6 +14,9 @@ from runtime.proxy import Proxy
 
 _AGAIN = 1.0
 """Seconds after which a service that could not be asked is asked again."""
+
+_PATIENCE = 5.0
+"""Seconds that a stream waits to begin for services that cannot be asked; it follows them from when they can."""
 
 
 class Follower(ABC):
@@ -34,9 +35,20 @@ class Follower(ABC):
         self._heard: set[Topic] = set()
         self._topics = AsyncExitStack()
 
+    @property
+    def position(self) -> str:
+        """Where the client is: what it sends as `Last-Event-ID` when it comes back. Empty where it cannot come back."""
+        return ""
+
     @abstractmethod
-    async def look(self, stream: EventStream) -> bool:
-        """Sends what is new. Says whether everybody concerned could be asked; else it is called again soon.
+    async def look(self, stream: EventStream, *, everywhere: bool) -> bool:
+        """Sends what is new, for a little while: whoever has more to send wakes itself.
+
+        Args:
+            everywhere: also where nothing was heard from: at first, and at every heartbeat.
+
+        Returns:
+            Whether everybody concerned could be asked; else it is called again soon.
 
         Raises:
             SlowReader: the client takes nothing.
@@ -49,8 +61,12 @@ class Follower(ABC):
     async def hear(self, topic: Topic) -> None:
         """Listens to a topic from now on. Raises `TransportError`."""
         if topic not in self._heard:
-            await self._topics.enter_async_context(self.proxy.listening(topic, self.heard))
             self._heard.add(topic)
+            try:
+                await self._topics.enter_async_context(self.proxy.listening(topic, self.heard))
+            except BaseException:
+                self._heard.discard(topic)
+                raise
 
     def heard(self, envelope: Envelope) -> None:
         """Something was said on a topic."""
@@ -62,18 +78,25 @@ class Follower(ABC):
         Raises:
             SlowReader: the client takes nothing.
         """
-        beat_at = clock.monotonic() + heartbeat
+        begun_at = clock.monotonic()
+        beat_at = begun_at + heartbeat
         async with self._topics:
+            complete = await self.look(stream, everywhere=True)
+            while not complete and not self.ending and clock.monotonic() - begun_at < _PATIENCE:
+                await clock.sleep(_AGAIN)
+                complete = await self.look(stream, everywhere=True)
+            await stream.begin(self.position)  # not before it is known where "from now on" begins
             while (reason := await self._over()) is None:
-                self._woken.clear()
-                complete = await self.look(stream)
-                await stream.begin()  # not before it is known where "from now on" begins
                 now = clock.monotonic()
-                if now >= beat_at:
+                await self._wait(beat_at - now if complete else min(beat_at - now, _AGAIN))
+                self._woken.clear()
+                now = clock.monotonic()
+                beat = now >= beat_at
+                if beat:
                     await stream.beat()
                     beat_at = now + heartbeat
-                await self._wait(beat_at - now if complete else min(beat_at - now, _AGAIN))
-        await stream.event("end", msgspec.json.encode({"reason": reason}).decode())
+                complete = await self.look(stream, everywhere=beat or not complete)
+        await stream.event("end", {"reason": reason})
         await stream.end()
 
     async def _over(self) -> str | None:
@@ -104,6 +127,7 @@ class Followers:
         self._proxy = proxy
         self._clock = clock
         self._by_user: dict[str, set[Follower]] = {}
+        self._count = 0
         self._ending = False
         proxy.registry.watch(self._wake_all)
         proxy.metrics.gauge("followers", lambda: self.count)
@@ -111,7 +135,7 @@ class Followers:
     @property
     def count(self) -> int:
         """How many there are."""
-        return sum(len(followers) for followers in self._by_user.values())
+        return self._count
 
     async def serve(self, follower: Follower, receive: Receive, send: Send) -> None:
         """Answers a client's request with what it follows, to the end.
@@ -129,6 +153,7 @@ class Followers:
             self._proxy.metrics.count("slow_readers_total")
         finally:
             followers.discard(follower)
+            self._count -= 1
             if not followers:
                 self._by_user.pop(follower.user, None)
 
@@ -141,6 +166,7 @@ class Followers:
             raise Problem(503, "overloaded", "No more streams can be opened here: try again.", [(b"retry-after", b"1")])
         self._by_user[follower.user] = followers
         followers.add(follower)
+        self._count += 1
         return followers
 
     def check_tokens(self) -> None:

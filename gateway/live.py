@@ -5,8 +5,9 @@ there is something new; what it is, and in which order, the request says. So not
 however many signals are lost, and a client that comes back goes on where it was.
 """
 
+import asyncio
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -20,10 +21,9 @@ from runtime.manifest import LiveInfo
 from runtime.proxy import Proxy
 from runtime.transport import TransportError
 
-_POSITION = re.compile(r"(?P<service>[a-z][a-z0-9_-]*)=(?P<number>[0-9]{1,18})", re.ASCII)
-_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
-_SECONDS = 10.0
-"""How long a service may take to say what is new."""
+_POSITION = re.compile(r"(?:(?P<service>[a-z][a-z0-9_-]*)=)?(?P<number>[0-9]{1,18})", re.ASCII)
+_SECONDS = 2.0
+"""How long a service may take to say what is new; the others of the stream wait no longer for it."""
 
 
 class _Item(msgspec.Struct):
@@ -32,7 +32,7 @@ class _Item(msgspec.Struct):
 
 
 class _Page(msgspec.Struct):
-    items: tuple[msgspec.Raw, ...]
+    items: tuple[dict[str, Any], ...]
     last: int
 
 
@@ -58,7 +58,8 @@ class _Reader(Follower):
     """One client that follows what concerns its user.
 
     Args:
-        last_event_id: where it was; a plain number stands for that number in everything there is, nothing for now.
+        last_event_id: where it was, as `service=number` by commas; a plain number counts for services that are not
+            named, and without one they are followed from now on.
 
     Raises:
         Problem: that is no position.
@@ -68,46 +69,60 @@ class _Reader(Follower):
         super().__init__(proxy, user, token)
         self._positions: dict[str, int] = {}
         self._first: int | None = None
-        if _NUMBER.fullmatch(last_event_id):
-            self._first = int(last_event_id)
-        elif last_event_id:
-            found = [_POSITION.fullmatch(part) for part in last_event_id.split(",", 100)]
-            if not all(found):
+        for part in last_event_id.split(",", 100) if last_event_id else ():
+            match = _POSITION.fullmatch(part)
+            if match is None:
                 raise Problem(400, "bad-last-event-id", "Expected a Last-Event-ID as an event's id said, e.g. notices=12.")
-            self._positions = {match["service"]: int(match["number"]) for match in found if match}
+            if match["service"] is None:
+                self._first = int(match["number"])
+            else:
+                self._positions[match["service"]] = int(match["number"])
 
-    async def look(self, stream: EventStream) -> bool:
-        complete = True
-        for service, feed in self._feeds().items():
-            try:
-                await self.hear(Topic("signal", service, feed.signal, self.user))
-                await self._tell(stream, service, feed)
-            except (ServiceError, TransportError):
-                complete = False
-        return complete
+    @property
+    def position(self) -> str:
+        first = [] if self._first is None else [str(self._first)]
+        return ",".join(first + [f"{service}={number}" for service, number in self._positions.items()])
+
+    async def look(self, stream: EventStream, *, everywhere: bool) -> bool:
+        return all(await asyncio.gather(*(self._follow(stream, service, feed) for service, feed in self._feeds().items())))
 
     def _feeds(self) -> dict[str, LiveInfo]:
-        """What is marked `live`, by service; of several such signals of one service the first counts."""
-        manifests = (member.manifest for member in self.proxy.registry)
-        return {manifest.service: manifest.live[0] for manifest in manifests if manifest.live}
+        """What is marked `live`, by service."""
+        return {
+            member.manifest.service: member.manifest.live for member in self.proxy.registry if member.manifest.live is not None
+        }
 
-    async def _tell(self, stream: EventStream, service: str, feed: LiveInfo) -> None:
-        """Sends what a service has to tell after the position."""
-        while True:
-            position = self._positions.get(service, self._first)
-            page = await self._page(service, feed, position)
-            if position is None or position > page.last or not page.items:
-                self._positions[service] = page.last
-                return
-            for item in page.items:
-                said = msgspec.json.decode(item, type=_Item)
-                self._positions[service] = said.number
-                where = ",".join(f"{name}={number}" for name, number in self._positions.items())
-                await stream.event(said.kind, bytes(item).decode(), position=where)
-            if self._positions[service] >= page.last:
-                return
+    async def _follow(self, stream: EventStream, service: str, feed: LiveInfo) -> bool:
+        """Sends what one service has to tell. Says whether it could be asked, and will be heard when there is more."""
+        heard = True
+        try:
+            await self.hear(Topic("signal", service, feed.signal, self.user))
+        except TransportError:  # no signals here, or none at the moment: then it is asked again and again
+            heard = False
+        try:
+            async with asyncio.timeout(_SECONDS):
+                page = await self._page(service, feed)
+        except TimeoutError:
+            return False
+        except ServiceError as error:
+            return not error.retryable
+        await self._tell(stream, service, page)
+        return heard
 
-    async def _page(self, service: str, feed: LiveInfo, after: int | None) -> _Page:
+    async def _tell(self, stream: EventStream, service: str, page: _Page) -> None:
+        position = self._positions.get(service, self._first)
+        if position is None or position > page.last or not page.items:
+            self._positions[service] = page.last
+            return
+        for item in page.items:
+            said = msgspec.convert(item, _Item)
+            self._positions[service] = said.number
+            await stream.event(said.kind, item, position=self.position)
+        if self._positions[service] < page.last:
+            self.wake()  # there is more; in between others have their turn
+
+    async def _page(self, service: str, feed: LiveInfo) -> _Page:
+        after = self._positions.get(service, self._first)
         ctx = self.proxy.context(self.proxy.new_id(), self.token, None, _SECONDS)
         answer = await self.proxy.ask(ctx, service, feed.request, msgspec.json.encode({"after": after}))
         return msgspec.json.decode(answer, type=_Page)

@@ -5,6 +5,7 @@ shown as they come, and dropped when the client is slower than they are. Nothing
 kept for one.
 """
 
+import asyncio
 from collections import deque
 from fnmatch import fnmatchcase
 from typing import Any
@@ -20,12 +21,15 @@ from runtime import Forbidden, ServiceError, Unauthenticated
 from runtime.envelope import Envelope, Topic
 from runtime.manifest import Manifest
 from runtime.proxy import Proxy
-from runtime.storage.stream import Batch, Position, Pull, StreamEvent, StreamHead
+from runtime.storage.stream import Batch, Diverged, Position, Pull, StreamEvent, StreamHead, TooLate
 from runtime.transport import TransportError
 
 _ROLES = ("operator", "admin")
 _WAITING = 1000
 """Signals that may wait for a client."""
+
+_SECONDS = 2.0
+"""How long a publisher may take to answer; the others wait no longer for it."""
 
 
 class Tail:
@@ -69,84 +73,89 @@ class _Watcher(Follower):
         self._patterns = patterns
         self._kinds = kinds
         self._positions: dict[str, Position] = {}
+        self._due: set[str] = set()
         self._signals: deque[Envelope] = deque()
         self._dropped = 0
 
     def heard(self, envelope: Envelope) -> None:
-        if envelope.kind == "signal":
-            if len(self._signals) < _WAITING:
-                self._signals.append(envelope)
-            else:
-                self._dropped += 1
+        if envelope.kind == "head":
+            self._due.add(envelope.caller)
+        elif len(self._signals) < _WAITING:
+            self._signals.append(envelope)
+        else:
+            self._dropped += 1
         self.wake()
 
-    async def look(self, stream: EventStream) -> bool:
-        complete = True
-        for manifest in {member.manifest.service: member.manifest for member in self.proxy.registry}.values():
-            try:
+    async def look(self, stream: EventStream, *, everywhere: bool) -> bool:
+        manifests = {member.manifest.service: member.manifest for member in self.proxy.registry}
+        due, self._due = manifests.keys() if everywhere else self._due, set()
+        work = (self._follow(stream, manifest, manifest.service in due) for manifest in manifests.values())
+        complete = all(await asyncio.gather(*work))
+        await self._show_signals(stream)
+        return complete
+
+    async def _follow(self, stream: EventStream, manifest: Manifest, due: bool) -> bool:
+        """Hears a service, and shows a batch of its events if there may be new ones. Says whether that could be done."""
+        try:
+            async with asyncio.timeout(_SECONDS):
                 for name in self._wanted("signal", manifest.signals):
                     await self.hear(Topic("signal", manifest.service, name.partition(".")[2]))
                 events = self._wanted("event", manifest.events)
-                if events:
-                    await self.hear(Topic("stream", manifest.service))
-                    await self._show_events(stream, manifest, events)
-            except (ServiceError, TransportError):
-                complete = False
-        await self._show_signals(stream)
-        return complete
+                if not events or not (due or manifest.service not in self._positions):
+                    return True
+                await self.hear(Topic("stream", manifest.service))
+                batch = await self._pull(manifest.service, events)
+        except (Diverged, TooLate) as error:  # there is no going on from here
+            del self._positions[manifest.service]
+            await stream.event("gap", {"from": manifest.service, "why": error.title()})
+            return False
+        except ServiceError as error:
+            return not error.retryable
+        except (TransportError, TimeoutError):
+            return False
+        for event in batch.events:
+            await stream.event("event", _event(manifest.service, event))
+        if batch.scanned.seq < batch.head:
+            self._due.add(manifest.service)
+            self.wake()  # there is more; in between others have their turn
+        return True
+
+    async def _pull(self, publisher: str, types: tuple[str, ...]) -> Batch:
+        """What follows in a stream; at first only where it ends."""
+        position = self._positions.get(publisher)
+        if position is None:
+            head = await self.proxy.ask_stream(publisher, StreamHead())
+            assert isinstance(head, Position)
+            position = self._positions[publisher] = head
+        batch = await self.proxy.ask_stream(publisher, Pull(position, types, peek=True))
+        assert isinstance(batch, Batch)
+        self._positions[publisher] = batch.scanned
+        return batch
 
     def _wanted(self, kind: str, names: tuple[str, ...]) -> tuple[str, ...]:
         if kind not in self._kinds:
             return ()
         return tuple(name for name in names if any(fnmatchcase(name, pattern) for pattern in self._patterns))
 
-    async def _show_events(self, stream: EventStream, manifest: Manifest, types: tuple[str, ...]) -> None:
-        publisher = manifest.service
-        if publisher not in self._positions:
-            head = await self.proxy.ask_stream(publisher, StreamHead())
-            assert isinstance(head, Position)
-            self._positions[publisher] = head
-        while True:
-            try:
-                batch = await self.proxy.ask_stream(publisher, Pull(self._positions[publisher], types, peek=True))
-            except ServiceError as error:
-                if not error.retryable:  # pruned, or restored from a copy: there is no going on from here
-                    del self._positions[publisher]
-                raise
-            assert isinstance(batch, Batch)
-            for event in batch.events:
-                await stream.event("event", _event(publisher, event))
-            self._positions[publisher] = batch.scanned
-            if batch.scanned.seq >= batch.head:
-                return
-
     async def _show_signals(self, stream: EventStream) -> None:
-        while self._signals:
-            await stream.event("signal", _signal(self._signals.popleft()))
+        for _ in range(len(self._signals)):
+            envelope = self._signals.popleft()
+            try:
+                await stream.event("signal", _signal(envelope))
+            except msgspec.MsgspecError:
+                self._dropped += 1  # it is no JSON: nobody takes it
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
-            await stream.event("dropped", _json({"signals": dropped}))
+            await stream.event("dropped", {"signals": dropped})
 
 
-def _event(publisher: str, event: StreamEvent) -> str:
-    body = msgspec.Raw(event.body.encode())
-    return _json(
-        {
-            "name": event.type,
-            "from": publisher,
-            "seq": event.seq,
-            "id": event.id,
-            "at": event.at,
-            "trace": event.trace,
-            "body": body,
-        }
-    )
+def _event(publisher: str, event: StreamEvent) -> dict[str, Any]:
+    return {
+        "name": event.type, "from": publisher, "seq": event.seq, "id": event.id, "at": event.at, "trace": event.trace,
+        "body": msgspec.json.decode(event.body),
+    }  # fmt: skip
 
 
-def _signal(envelope: Envelope) -> str:
-    body = msgspec.Raw(envelope.body) if isinstance(envelope.body, bytes) else envelope.body
-    return _json({"name": envelope.subject, "from": envelope.caller, "id": envelope.id, "trace": envelope.trace, "body": body})
-
-
-def _json(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
+def _signal(envelope: Envelope) -> dict[str, Any]:
+    body = msgspec.json.decode(envelope.body) if isinstance(envelope.body, bytes) else envelope.body
+    return {"name": envelope.subject, "from": envelope.caller, "id": envelope.id, "trace": envelope.trace, "body": body}

@@ -30,7 +30,7 @@ def describe(service: type[Service], address: Address, instance: str) -> Manifes
         requests=requests,
         events=tuple(sorted(spec.full_name for spec in messages if spec.kind == "event")),
         signals=tuple(sorted(spec.full_name for spec in messages if spec.kind == "signal")),
-        live=tuple(LiveInfo(spec.name, spec.live) for spec in messages if spec.live is not None),
+        live=next((LiveInfo(spec.name, spec.live) for spec in messages if spec.live is not None), None),
         calls=tuple(contract.name for contract in definition.calls),
         schemas=schemas,
     )

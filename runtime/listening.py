@@ -1,5 +1,6 @@
 """Listening for a while to topics that a service's class does not name, as a gateway does for its clients."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
@@ -20,26 +21,37 @@ class Listening:
         self._transport = instance.environment.transport
         self._log = instance.log
         self._listeners: dict[Topic, list[Listener]] = {}
+        self._turns: dict[Topic, asyncio.Lock] = {}
         instance.observer = self._take
 
     @asynccontextmanager
     async def to(self, topic: Topic, listener: Listener) -> AsyncGenerator[None, None]:
         """Hears what is multicast on a topic until the block ends. What is published meanwhile may still be lost on its way."""
-        listeners = self._listeners.setdefault(topic, [])
-        listeners.append(listener)
+        self._listeners.setdefault(topic, []).append(listener)
         try:
-            await self._transport.subscribe(topic, self._name, broadcast=True)
+            async with self._turn(topic):
+                await self._transport.subscribe(topic, self._name, broadcast=True)
             yield
         finally:
-            listeners.remove(listener)
-            if not listeners and self._listeners.pop(topic, None) is not None:
-                await finish(self._unsubscribe(topic))
+            await finish(self._leave(topic, listener))
 
-    async def _unsubscribe(self, topic: Topic) -> None:
-        try:
-            await self._transport.unsubscribe(topic, self._name)
-        except TransportError as error:
-            self._log.debug("%s: is still subscribed to: %s", topic, error)
+    def _turn(self, topic: Topic) -> asyncio.Lock:
+        """Who comes and who goes take turns: else the one's leaving could undo the other's coming."""
+        return self._turns.setdefault(topic, asyncio.Lock())
+
+    async def _leave(self, topic: Topic, listener: Listener) -> None:
+        listeners = self._listeners[topic]
+        listeners.remove(listener)
+        async with self._turn(topic):
+            if listeners or self._listeners.get(topic) is not listeners:
+                return
+            del self._listeners[topic]
+            try:
+                await self._transport.unsubscribe(topic, self._name)
+            except TransportError as error:
+                self._log.debug("%s: is still subscribed to: %s", topic, error)
+            if topic not in self._listeners:
+                self._turns.pop(topic, None)
 
     def _take(self, envelope: Envelope) -> None:
         service, _, name = envelope.subject.partition(".")

@@ -54,7 +54,7 @@ class Manifest(msgspec.Struct, frozen=True):
     requests: tuple[RequestInfo, ...] = ()
     events: tuple[str, ...] = ()
     signals: tuple[str, ...] = ()
-    live: tuple[LiveInfo, ...] = ()
+    live: LiveInfo | None = None
     calls: tuple[str, ...] = ()
     schemas: dict[str, Any] = {}
 

@@ -106,7 +106,7 @@ class Contract:
             key: for a signal, the name of its string field by which subscribers may take only their own.
             live: for a signal whose key is a user's id: clients should see at once that there is something new. The
                 request lists it: it takes `after: int | None`, and its reply has `items`, each with a `number` and a
-                `kind`, in order, and `last`, the highest number there is.
+                `kind` (a `Literal`), in order, and `last`, the highest number there is.
 
         Raises:
             DefinitionError: the class is none of the four, its name or code is taken, or a field is mutable.
@@ -150,8 +150,10 @@ class Contract:
         if live is not None and (key is None or not self._lists(live)):
             raise DefinitionError(
                 f"{self.name}.{cls.__name__}: live={getattr(live, '__name__', live)}: expected key=, the field with the user's id, and a request of "
-                f"{self.name} with `after: int | None`, whose reply has `items` (each with `number: int` and `kind: str`) and `last: int`"
+                f"{self.name} with `after: int | None`, whose reply has `items` (each with `number: int` and `kind: Literal[…]` of plain words) and `last: int`"
             )
+        if live is not None and (other := next((spec.name for spec in self.messages.values() if spec.live), None)):
+            raise DefinitionError(f"{self.name}.{cls.__name__}: {other} is live already: a contract has one live signal")
         reply = _reply_type(cls) if kind == "request" else None
         return MessageSpec(self, cls.__name__, kind, cls, reply, key, None if live is None else f"{self.name}.{live.__name__}")
 
@@ -169,7 +171,8 @@ class Contract:
             isinstance(asked.get("after"), inspect.UnionType)
             and isinstance(reply.get("last"), inspect.IntType)
             and isinstance(item.get("number"), inspect.IntType)
-            and isinstance(item.get("kind"), inspect.StrType | inspect.LiteralType)
+            and isinstance(kind := item.get("kind"), inspect.LiteralType)
+            and all(re.fullmatch(r"[A-Za-z0-9._-]+", str(value)) for value in kind.values)
         )
 
     def _add_error(self, cls: type[ServiceError]) -> None:

@@ -51,6 +51,8 @@ class Registry:
         members = self._members.setdefault(manifest.service, {})
         known = members.get(manifest.address)
         if known is not None and known.manifest.instance == manifest.instance:
+            if known.manifest == manifest:
+                return False  # it says again that it is there
             known.manifest = manifest
             known.requests = {info.name: info for info in manifest.requests}
             new = False

@@ -18,6 +18,7 @@ class Events:
         self.response = response
         self.came: list[tuple[str, Any, str]] = []
         self.beats = 0
+        self.last_id = ""
         self.ended = False
 
     @property
@@ -27,10 +28,6 @@ class Events:
     @property
     def kinds(self) -> list[str]:
         return [event for event, _, _ in self.came]
-
-    @property
-    def last_id(self) -> str:
-        return [id for _, _, id in self.came if id][-1]
 
     async def count(self, wanted: int) -> None:
         await eventually(lambda: len(self.came) >= wanted, f"{wanted} events come, not {self.came}")
@@ -42,15 +39,16 @@ class Events:
             value = value.removeprefix(" ")
             if line == ":":
                 self.beats += 1
-            elif not line and data:
-                self.came.append((event, json.loads(data), id))
+            elif not line:
+                if data:
+                    self.came.append((event, json.loads(data), id))
                 event, data, id = "", "", ""
             elif name == "event":
                 event = value
             elif name == "data":
                 data = value
             elif name == "id":
-                id = value
+                id = self.last_id = value
         self.ended = True
 
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 from runtime import Clock, Context, Contract, Database, ManualClock, Node, NodeSettings, Service
 from runtime.storage.sqlite import SqliteFolder
 from runtime.testing import eventually
+from services.fleet.service import Fleet
 from transports.memory import MemoryNetwork, MemorySettings, MemoryTransport
 
 STAGES = ("one-node-zero-copy", "one-node-serialized", "apart-zero-copy", "apart-serialized")
@@ -22,6 +24,15 @@ class QuickClock(ManualClock):
 
     async def sleep(self, seconds: float) -> None:
         await super().sleep(seconds / 20)
+
+
+async def silence(clock: ManualClock, fleet: Fleet, seconds: float) -> None:
+    """Time passes, in steps that the fleet does not take for a pause of its own."""
+    while seconds > 0:
+        step = min(seconds, 9.0)
+        clock.advance(timedelta(seconds=step))
+        seconds -= step
+        await eventually(lambda: fleet.looked_at >= clock.now(), "the fleet looks around")
 
 
 class Stage:
@@ -94,4 +105,4 @@ class Stage:
         await self._stack.aclose()
 
 
-__all__ = ["STAGES", "QuickClock", "Stage", "eventually"]
+__all__ = ["STAGES", "QuickClock", "Stage", "eventually", "silence"]

@@ -5,7 +5,7 @@ import math
 from runtime import Chance
 from services.fleet.messages import Telemetry
 
-_METRES_PER_DEGREE = 111_195.0
+METRES_PER_DEGREE = 111_195.0
 _METRES_PER_SECOND = 5.0
 _PERCENT_PER_SECOND = 0.02
 _SWAP_BELOW = 20.0
@@ -52,8 +52,8 @@ class Scooter:
 
     def _move(self, metres: float, chance: Chance) -> None:
         self._heading += chance.random() - 0.5
-        self.lat = _within(self.lat + metres * math.cos(self._heading) / _METRES_PER_DEGREE, 89.0)
-        across = _METRES_PER_DEGREE * math.cos(math.radians(self.lat))
+        self.lat = _within(self.lat + metres * math.cos(self._heading) / METRES_PER_DEGREE, 89.0)
+        across = METRES_PER_DEGREE * math.cos(math.radians(self.lat))
         self.lon = _within(self.lon + metres * math.sin(self._heading) / across, 180.0)
 
 

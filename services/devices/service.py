@@ -5,10 +5,10 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from runtime import Context, Service, ServiceError, Struct, every, subscribes
+from runtime import Context, NotDelivered, Service, Struct, every, subscribes
 from services.devices.messages import devices
-from services.devices.scooter import Scooter
-from services.fleet.messages import AddScooter, Lock, Unlock, fleet
+from services.devices.scooter import METRES_PER_DEGREE, Scooter
+from services.fleet.messages import AddScooter, Latitude, Lock, Longitude, Unlock, fleet
 
 _STEP = 1.0
 
@@ -17,10 +17,10 @@ class DeviceSettings(Struct):
     """Which scooters are played."""
 
     count: Annotated[int, Meta(ge=0, le=10_000)] = 50
-    lat: float = 52.52
+    lat: Latitude = 52.52
     """Around where they stand at first."""
-    lon: float = 13.405
-    radius_m: float = 2000.0
+    lon: Longitude = 13.405
+    radius_m: Annotated[float, Meta(gt=0, le=100_000)] = 2000.0
 
 
 class Devices(Service):
@@ -40,18 +40,18 @@ class Devices(Service):
                 self._play(row["scooter_id"], row["lat"], row["lon"], row["battery"], locked=bool(row["locked"]))
         try:
             await self._enrol(ctx)
-        except ServiceError as error:
+        except NotDelivered as error:
             self.log.info("the fleet cannot be asked yet: %s", error)
 
     def _play(self, scooter_id: str, lat: float, lon: float, battery: float, *, locked: bool) -> None:
         self.scooters[scooter_id] = Scooter(scooter_id, lat, lon, battery, locked=locked)
 
-    @subscribes
+    @subscribes(broadcast=True)
     async def on_unlock(self, signal: Unlock, ctx: Context) -> None:
         if signal.scooter_id in self.scooters:
             self.scooters[signal.scooter_id].obey(locked=False)
 
-    @subscribes
+    @subscribes(broadcast=True)
     async def on_lock(self, signal: Lock, ctx: Context) -> None:
         if signal.scooter_id in self.scooters:
             self.scooters[signal.scooter_id].obey(locked=True)
@@ -94,7 +94,7 @@ class Devices(Service):
             self._play(scooter.id, new.lat, new.lon, new.battery, locked=True)
 
     def _somewhere(self) -> AddScooter:
-        away = self.settings.radius_m / 111_195.0 * math.sqrt(self.chance.random())
+        away = self.settings.radius_m / METRES_PER_DEGREE * math.sqrt(self.chance.random())
         heading = math.tau * self.chance.random()
         lat = self.settings.lat + away * math.cos(heading)
         lon = self.settings.lon + away * math.sin(heading) / math.cos(math.radians(lat))

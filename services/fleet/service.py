@@ -25,6 +25,9 @@ from services.fleet.messages import (
 from services.fleet.store import Store
 from services.rides.messages import RideAborted, RideEnded, RideStarted, rides
 
+_PAUSE = timedelta(seconds=10)
+"""A process that has not looked for so long was asleep."""
+
 
 class FleetSettings(Struct):
     """How the fleet behaves. Durations are in seconds."""
@@ -45,7 +48,7 @@ class Fleet(Service):
 
     async def on_start(self, ctx: Context) -> None:
         self.store = Store(self.db, self.clock, self.chance)
-        self.listening_since = self.clock.now()
+        self.listening_since = self.looked_at = self.clock.now()
 
     # For riders and operators
 
@@ -76,19 +79,19 @@ class Fleet(Service):
 
     @subscribes
     async def on_ride_started(self, event: RideStarted, ctx: Context, tx: Transaction) -> None:
-        if await self.store.ride(tx, event.reservation_id, event.ride_id):
+        if await self.store.hand_over(tx, event.reservation_id, event.ride_id):
             await ctx.publish(Unlock(event.scooter_id))
         else:
             await tx.publish(ReservationLapsed(event.reservation_id, event.ride_id))
 
     @subscribes
     async def on_ride_ended(self, event: RideEnded, ctx: Context, tx: Transaction) -> None:
-        if await self.store.free(tx, event.ride_id):
+        if await self.store.take_back(tx, event.ride_id):
             await ctx.publish(Lock(event.scooter_id))
 
     @subscribes
     async def on_ride_aborted(self, event: RideAborted, ctx: Context, tx: Transaction) -> None:
-        if await self.store.free(tx, event.ride_id):
+        if await self.store.take_back(tx, event.ride_id):
             await ctx.publish(Lock(event.scooter_id))
 
     @every(seconds=1)
@@ -104,7 +107,7 @@ class Fleet(Service):
 
     @subscribes(allow=services("devices"))
     async def on_telemetry(self, signal: Telemetry, ctx: Context, tx: Transaction) -> None:
-        ridden = await self.store.saw(tx, signal)
+        ridden = await self.store.note(tx, signal)
         if ridden is None:
             self.log.debug("telemetry of the unknown scooter %s", signal.scooter_id)
         elif ridden and signal.locked:
@@ -114,15 +117,19 @@ class Fleet(Service):
 
     @every(seconds=1)
     async def lose_the_silent(self, ctx: Context) -> None:
-        """Gives up scooters that have been silent, but for no longer than this service has listened."""
-        silent_since = self.clock.now() - timedelta(seconds=self.settings.silent_seconds)
+        """Gives up scooters that have been silent, but for no longer than this service has listened: a pause hears nothing."""
+        now = self.clock.now()
+        if now - self.looked_at > _PAUSE:
+            self.listening_since = now
+        self.looked_at = now
+        silent_since = now - timedelta(seconds=self.settings.silent_seconds)
         if silent_since < self.listening_since:
             return
         silent = await self.store.silent(silent_since)
         if silent:
             async with self.db.transaction() as tx:
                 for scooter_id in silent:
-                    lost = await self.store.lose(tx, scooter_id, silent_since)
+                    lost = await self.store.give_up(tx, scooter_id, silent_since)
                     if lost is not None:
                         self.log.info("scooter %s is lost", scooter_id)
                         await tx.publish(lost)

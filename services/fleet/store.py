@@ -16,6 +16,14 @@ from services.fleet.messages import (
 )
 from services.fleet.places import METRES_PER_DEGREE, Box, band, boxes
 
+NEAR = (
+    "WITH RECURSIVE bands (band) AS (SELECT CAST($1 AS BIGINT) UNION ALL SELECT band + 1 FROM bands WHERE band < $2), "
+    "boxed AS (SELECT scooters.*, (lat - $5) * (lat - $5) + (lon - $6) * (lon - $6) * $7 AS away FROM bands CROSS JOIN scooters "
+    "WHERE scooters.band = bands.band AND scooters.state = 'free' AND scooters.lon BETWEEN $3 AND $4) "
+    "SELECT * FROM boxed WHERE away <= $8 ORDER BY away, id LIMIT $9"
+)
+"""The free scooters in a box, by the square of their distance in degrees: one short walk along the index for each band."""
+
 _FIRST_RADIUS = 250.0
 _WIDER = 4
 
@@ -43,7 +51,7 @@ class Store:
     # Near a point
 
     async def near(self, asked: FindScooters) -> tuple[Scooter, ...]:
-        """The nearest free scooters. Looks close by first and then wider, so what it costs follows from `limit`, not from the radius."""
+        """The nearest free scooters. Looks close by first and then wider: where there are many, a wide radius costs no more."""
         radius = min(_FIRST_RADIUS, asked.radius_m)
         while True:
             found = [row for box in boxes(asked.lat, asked.lon, radius) for row in await self._within(box, radius, asked.limit)]
@@ -56,10 +64,7 @@ class Store:
         """The free scooters in a box that are no further away than the radius, with the square of their distance in degrees."""
         first, last = box.bands
         return await self._db.fetch(
-            "WITH RECURSIVE bands (band) AS (SELECT $1 UNION ALL SELECT band + 1 FROM bands WHERE band < $2), "
-            "boxed AS (SELECT scooters.*, (lat - $5) * (lat - $5) + (lon - $6) * (lon - $6) * $7 AS away FROM bands CROSS JOIN scooters "
-            "WHERE scooters.band = bands.band AND scooters.state = 'free' AND scooters.lon BETWEEN $3 AND $4) "
-            "SELECT * FROM boxed WHERE away <= $8 ORDER BY away, id LIMIT $9",
+            NEAR,
             first, last, box.west, box.east, box.lat, box.lon, box.narrowing**2, (radius_m / METRES_PER_DEGREE) ** 2, limit,
         )  # fmt: skip
 
@@ -98,7 +103,7 @@ class Store:
         )
         return [row["reservation_id"] for row in rows]
 
-    async def ride(self, tx: Transaction, reservation_id: str, ride_id: str) -> bool:
+    async def hand_over(self, tx: Transaction, reservation_id: str, ride_id: str) -> bool:
         """Hands the scooter over to the ride, if the reservation stands."""
         return bool(
             await tx.execute(
@@ -108,7 +113,7 @@ class Store:
             )
         )
 
-    async def free(self, tx: Transaction, ride_id: str) -> bool:
+    async def take_back(self, tx: Transaction, ride_id: str) -> bool:
         """Takes the scooter back from the ride, if it still has it."""
         return bool(
             await tx.execute(
@@ -119,7 +124,7 @@ class Store:
 
     # What scooters say, and when they say nothing
 
-    async def saw(self, tx: Transaction, telemetry: Telemetry) -> bool | None:
+    async def note(self, tx: Transaction, telemetry: Telemetry) -> bool | None:
         """Notes what a scooter reports; one that was lost is free again. Says whether a ride has it; None if it is unknown."""
         row = await tx.fetch_one(
             "UPDATE scooters SET band = $2, lat = $3, lon = $4, battery = $5, seen_at = $6, "
@@ -133,16 +138,17 @@ class Store:
         rows = await self._db.fetch("SELECT id FROM scooters WHERE state <> 'lost' AND seen_at < $1 LIMIT 1000", since)
         return [row["id"] for row in rows]
 
-    async def lose(self, tx: Transaction, scooter_id: str, since: datetime) -> ScooterLost | None:
-        """Gives up a scooter that is still silent."""
-        row = await tx.fetch_one("SELECT ride_id FROM scooters WHERE id = $1 AND seen_at < $2", scooter_id, since)
-        if row is None:
-            return None
-        await tx.execute(
-            "UPDATE scooters SET state = 'lost', reservation_id = NULL, reserved_at = NULL, ride_id = NULL WHERE id = $1",
+    async def give_up(self, tx: Transaction, scooter_id: str, since: datetime) -> ScooterLost | None:
+        """Marks a scooter as lost, if it is still silent."""
+        row = await tx.fetch_one("SELECT ride_id FROM scooters WHERE id = $1", scooter_id)
+        lost = row is not None and await tx.execute(
+            "UPDATE scooters SET state = 'lost', reservation_id = NULL, reserved_at = NULL, ride_id = NULL "
+            "WHERE id = $1 AND seen_at < $2 AND state <> 'lost' AND COALESCE(ride_id, '') = $3",
             scooter_id,
+            since,
+            row["ride_id"] or "",
         )
-        return ScooterLost(scooter_id, row["ride_id"])
+        return ScooterLost(scooter_id, row["ride_id"]) if row is not None and lost else None
 
 
 def _scooter(row: Row) -> Scooter:

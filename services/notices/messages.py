@@ -24,7 +24,7 @@ class Notice(Struct):
     at: datetime
 
 
-class Notices(Struct):
+class NoticePage(Struct):
     """A page of notices, the newest first. `next` is the cursor of the page that follows."""
 
     items: tuple[Notice, ...]
@@ -39,7 +39,7 @@ class Following(Struct):
 
 
 @notices.message
-class ListNotices(Request[Notices]):
+class ListNotices(Request[NoticePage]):
     """What have I been told?"""
 
     cursor: int | None = None

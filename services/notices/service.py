@@ -2,8 +2,7 @@
 
 from runtime import Context, Service, Transaction, handles, roles, subscribes
 from services.auth.messages import ROLES
-from services.notices.messages import Following, Kind, ListNotices, Noticed, NoticesAfter, notices
-from services.notices.messages import Notices as Page
+from services.notices.messages import Following, Kind, ListNotices, Noticed, NoticePage, NoticesAfter, notices
 from services.notices.store import Store
 from services.rides.messages import RideAborted, RideEnded, RideStarted
 from services.wallet.messages import BalanceLow
@@ -18,10 +17,10 @@ class Notices(Service):
         self.store = Store(self.db, self.clock, self.chance)
 
     @handles(http="GET /notices", allow=roles(*ROLES))
-    async def list(self, message: ListNotices, ctx: Context) -> Page:
+    async def list_notices(self, message: ListNotices, ctx: Context) -> NoticePage:
         return await self.store.page(ctx.user.subject, message.cursor, message.limit)
 
-    @handles(allow=roles(*ROLES), idempotent=True)
+    @handles(allow=roles(*ROLES), idempotent=True)  # no route: the gateway asks it for /live, with the user's token
     async def following(self, message: NoticesAfter, ctx: Context) -> Following:
         return await self.store.following(ctx.user.subject, message.after, message.limit)
 
@@ -36,8 +35,12 @@ class Notices(Service):
 
     @subscribes
     async def on_ride_aborted(self, event: RideAborted, ctx: Context, tx: Transaction) -> None:
-        why = {"scooter-lost": "we lost contact with the scooter", "reservation-lapsed": "the scooter was no longer free"}
-        text = f"Your ride was broken off: {why[event.reason]}. It costs nothing."
+        match event.reason:
+            case "scooter-lost":
+                why = "we lost contact with the scooter"
+            case "reservation-lapsed":
+                why = "the scooter was no longer free"
+        text = f"Your ride was broken off: {why}. It costs nothing."
         await self._tell(ctx, tx, event.user_id, "ride-aborted", text, ride_id=event.ride_id, cents=0)
 
     @subscribes

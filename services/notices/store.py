@@ -3,7 +3,9 @@
 from datetime import datetime
 
 from runtime import Chance, Clock, Database, Row, Transaction
-from services.notices.messages import Following, Kind, Notice, Notices
+from services.notices.messages import Following, Kind, Notice, NoticePage
+
+_LAST = 2**62
 
 
 class Store:
@@ -17,33 +19,37 @@ class Store:
     async def add(
         self, tx: Transaction, user_id: str, kind: Kind, text: str, *, ride_id: str | None = None, cents: int | None = None
     ) -> None:
+        row = await tx.fetch_one(
+            "INSERT INTO numbers (user_id, last) VALUES ($1, 1) ON CONFLICT (user_id) DO UPDATE SET last = numbers.last + 1 RETURNING last",
+            user_id,
+        )
+        assert row is not None, "RETURNING gives the row"
         await tx.execute(
-            "INSERT INTO notices (id, user_id, number, kind, text, ride_id, cents, at) "
-            "SELECT $1, $2, COALESCE(MAX(number), 0) + 1, $3, $4, $5, $6, $7 FROM notices WHERE user_id = $2",
-            self._chance.uuid7(), user_id, kind, text, ride_id, cents, self._clock.now(),
+            "INSERT INTO notices (id, user_id, number, kind, text, ride_id, cents, at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            self._chance.uuid7(), user_id, row["last"], kind, text, ride_id, cents, self._clock.now(),
         )  # fmt: skip
 
-    async def page(self, user_id: str, cursor: int | None, limit: int) -> Notices:
+    async def page(self, user_id: str, cursor: int | None, limit: int) -> NoticePage:
         """A page of a user's notices, the newest first."""
         rows = await self._db.fetch(
-            "SELECT * FROM notices WHERE user_id = $1 AND ($2 IS NULL OR number < $2) ORDER BY number DESC LIMIT $3",
+            "SELECT * FROM notices WHERE user_id = $1 AND number < $2 ORDER BY number DESC LIMIT $3",
             user_id,
-            cursor,
+            _LAST if cursor is None else cursor,
             limit + 1,
         )
         more = str(rows[limit - 1]["number"]) if len(rows) > limit else None
-        return Notices(tuple(_notice(row) for row in rows[:limit]), more)
+        return NoticePage(tuple(_notice(row) for row in rows[:limit]), more)
 
     async def following(self, user_id: str, after: int | None, limit: int) -> Following:
         """What came after a number, the oldest first."""
-        row = await self._db.fetch_one("SELECT COALESCE(MAX(number), 0) AS last FROM notices WHERE user_id = $1", user_id)
-        assert row is not None, "an aggregate has a row"
-        if after is None or after >= row["last"]:
-            return Following((), row["last"])
+        row = await self._db.fetch_one("SELECT last FROM numbers WHERE user_id = $1", user_id)
+        last: int = 0 if row is None else row["last"]
+        if after is None or after >= last:
+            return Following((), last)
         rows = await self._db.fetch(
             "SELECT * FROM notices WHERE user_id = $1 AND number > $2 ORDER BY number LIMIT $3", user_id, after, limit
         )
-        return Following(tuple(_notice(row) for row in rows), row["last"])
+        return Following(tuple(_notice(row) for row in rows), last)
 
 
 def _notice(row: Row) -> Notice:

@@ -25,7 +25,7 @@ class Ride(Struct):
     cents: int | None = None
 
 
-class Rides(Struct):
+class RidePage(Struct):
     """A page of rides, the newest first. `next` is the cursor of the page that follows."""
 
     items: tuple[Ride, ...]
@@ -54,7 +54,7 @@ class GetRide(Request[Ride]):
 
 
 @rides.message
-class ListRides(Request[Rides]):
+class ListRides(Request[RidePage]):
     """My rides; an operator sees everybody's."""
 
     cursor: UUID | None = None
@@ -105,11 +105,3 @@ class AlreadyRiding(ServiceError):
 
     code, status = "already-riding", 409
     ride_id: str
-
-
-@rides.message
-class TookTooLong(ServiceError):
-    """What was reserved for the ride lapsed before it could begin: try again."""
-
-    code, status = "took-too-long", 503
-    retryable = True

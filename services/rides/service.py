@@ -27,13 +27,12 @@ from services.rides.messages import (
     Ride,
     RideAborted,
     RideEnded,
+    RidePage,
     RideStarted,
     StartRide,
-    TookTooLong,
     UnknownRide,
     rides,
 )
-from services.rides.messages import Rides as Page
 from services.rides.store import Store
 from services.wallet.messages import Hold, InsufficientFunds, ReleaseHold, wallet
 
@@ -53,22 +52,26 @@ class Rides(Service):
 
     @handles(
         http="POST /rides", status=201, allow=roles("rider"), once=True,
-        raises=(AlreadyRiding, InsufficientFunds, UnknownScooter, ScooterTaken, ScooterUnreachable, TookTooLong),
+        raises=(AlreadyRiding, InsufficientFunds, UnknownScooter, ScooterTaken, ScooterUnreachable),
     )  # fmt: skip
     async def start(self, message: StartRide, ctx: Context, tx: Transaction) -> Ride:
         rider = ctx.user.subject
-        active = await self.store.active(rider)
-        if active is not None:
-            raise AlreadyRiding(active)
+        await self._refuse_a_second(rider)
         hold = await ctx.request(Hold(HOLD_CENTS))
         ctx.undo(ReleaseHold(hold.id))  # asked for if this handler does not commit
         spot = await ctx.request(Reserve(message.scooter_id))
         ctx.undo(Free(spot.id))
-        if self.clock.now() >= min(hold.until, spot.until):
-            raise TookTooLong
         ride = await self.store.begin(tx, rider, message.scooter_id)
+        if ride is None:  # the rider, or the scooter, has one that began meanwhile
+            await self._refuse_a_second(rider, tx)
+            raise ScooterTaken(message.scooter_id)
         await tx.publish(RideStarted(ride.id, rider, message.scooter_id, spot.id, hold.id))
         return ride  # row, event and reply commit together
+
+    async def _refuse_a_second(self, rider: str, tx: Transaction | None = None) -> None:
+        active = await self.store.active(rider, tx)
+        if active is not None:
+            raise AlreadyRiding(active)
 
     @handles(http="POST /rides/{id}/end", allow=roles("rider"), idempotent=True, raises=(UnknownRide,))
     async def end(self, message: EndRide, ctx: Context, tx: Transaction) -> Ride:
@@ -77,9 +80,11 @@ class Rides(Service):
             raise UnknownRide
         if ride.state != "active":
             return ride
-        cents = price(self.clock.now() - ride.started_at)
-        await tx.publish(RideEnded(ride.id, ride.user_id, ride.scooter_id, cents))
-        return await self.store.end(tx, ride, cents)
+        over = await self.store.end(tx, ride.id, price(self.clock.now() - ride.started_at))
+        if over is None or over.cents is None:  # another replica was quicker
+            return await self.store.get(message.id, tx) or ride
+        await tx.publish(RideEnded(over.id, over.user_id, over.scooter_id, over.cents))
+        return over
 
     @handles(http="GET /rides/{id}", allow=roles("rider", "operator"), raises=(UnknownRide,))
     async def get(self, message: GetRide, ctx: Context) -> Ride:
@@ -89,9 +94,9 @@ class Rides(Service):
         return ride
 
     @handles(http="GET /rides", allow=roles("rider", "operator"))
-    async def list(self, message: ListRides, ctx: Context) -> Page:
+    async def list_rides(self, message: ListRides, ctx: Context) -> RidePage:
         whose = ctx.user.subject if ctx.user.role == "rider" else None
-        return await self.store.list(whose, message.cursor, message.limit)
+        return await self.store.page(whose, message.cursor, message.limit)
 
     @subscribes
     async def on_scooter_lost(self, event: ScooterLost, ctx: Context, tx: Transaction) -> None:

@@ -3,11 +3,10 @@
 from datetime import datetime
 from uuid import UUID
 
-from msgspec.structs import replace
-
 from runtime import Chance, Clock, Database, Row, Transaction
-from services.fleet.messages import ScooterTaken
-from services.rides.messages import AlreadyRiding, Ride, Rides
+from services.rides.messages import Ride, RidePage
+
+_LAST = UUID(int=2**128 - 1)
 
 
 class Store:
@@ -18,17 +17,14 @@ class Store:
         self._clock = clock
         self._chance = chance
 
-    async def begin(self, tx: Transaction, user_id: str, scooter_id: str) -> Ride:
+    async def begin(self, tx: Transaction, user_id: str, scooter_id: str) -> Ride | None:
         """Adds a ride, unless the rider or the scooter has one under way."""
         ride = Ride(str(self._chance.uuid7()), user_id, scooter_id, "active", self._clock.now())
         begun = await tx.execute(
             "INSERT INTO rides (id, user_id, scooter_id, state, started_at) VALUES ($1, $2, $3, 'active', $4) ON CONFLICT DO NOTHING",
             ride.id, user_id, scooter_id, ride.started_at,
         )  # fmt: skip
-        if not begun:
-            active = await self.active(user_id, tx)
-            raise ScooterTaken(scooter_id) if active is None else AlreadyRiding(active)
-        return ride
+        return ride if begun else None
 
     async def active(self, user_id: str, tx: Transaction | None = None) -> str | None:
         """The id of the ride that a user has under way."""
@@ -39,24 +35,27 @@ class Store:
         row = await (tx or self._db).fetch_one("SELECT * FROM rides WHERE id = $1", ride_id)
         return None if row is None else _ride(row)
 
-    async def list(self, user_id: str | None, cursor: UUID | None, limit: int) -> Rides:
+    async def page(self, user_id: str | None, cursor: UUID | None, limit: int) -> RidePage:
         """A page of a user's rides, or of everybody's, the newest first."""
-        rows = await self._db.fetch(
-            "SELECT * FROM rides WHERE ($1 IS NULL OR user_id = $1) AND ($2 IS NULL OR id < $2) ORDER BY id DESC LIMIT $3",
-            user_id,
-            cursor,
-            limit + 1,
-        )
+        before = str(cursor or _LAST)
+        if user_id is None:
+            rows = await self._db.fetch("SELECT * FROM rides WHERE id < $1 ORDER BY id DESC LIMIT $2", before, limit + 1)
+        else:
+            rows = await self._db.fetch(
+                "SELECT * FROM rides WHERE id < $1 AND user_id = $3 ORDER BY id DESC LIMIT $2", before, limit + 1, user_id
+            )
         more = rows[limit - 1]["id"] if len(rows) > limit else None
-        return Rides(tuple(_ride(row) for row in rows[:limit]), more)
+        return RidePage(tuple(_ride(row) for row in rows[:limit]), more)
 
-    async def end(self, tx: Transaction, ride: Ride, cents: int) -> Ride:
-        """Ends a ride that is under way."""
-        over = replace(ride, state="ended", ended_at=self._clock.now(), cents=cents)
-        await tx.execute(
-            "UPDATE rides SET state = 'ended', ended_at = $2, cents = $3 WHERE id = $1", ride.id, over.ended_at, cents
+    async def end(self, tx: Transaction, ride_id: str, cents: int) -> Ride | None:
+        """Ends a ride, if it is under way."""
+        row = await tx.fetch_one(
+            "UPDATE rides SET state = 'ended', ended_at = $2, cents = $3 WHERE id = $1 AND state = 'active' RETURNING *",
+            ride_id,
+            self._clock.now(),
+            cents,
         )
-        return over
+        return None if row is None else _ride(row)
 
     async def abort(self, tx: Transaction, ride_id: str) -> Ride | None:
         """Breaks a ride off, free of charge, if it is under way."""

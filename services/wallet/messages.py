@@ -11,6 +11,7 @@ from runtime import Contract, Event, Request, ServiceError, Struct
 wallet = Contract("wallet")
 
 Cents = Annotated[int, Meta(ge=1, le=1_000_000)]
+Kind = Literal["top-up", "ride"]
 Limit = Annotated[int, Meta(ge=1, le=100)]
 
 
@@ -25,7 +26,7 @@ class Entry(Struct):
     """One line of the ledger. The entries of a user sum to the balance; `cents` is negative for a charge."""
 
     id: UUID
-    kind: Literal["top-up", "ride"]
+    kind: Kind
     cents: int
     ride_id: str | None
     at: datetime

@@ -26,7 +26,7 @@ class WalletSettings(Struct):
     hold_seconds: float = 60
     """How long a hold stands that no ride confirms, in seconds."""
     low_cents: int = 500
-    """A balance below this, once a ride is paid, is told of."""
+    """A balance below this, once a ride is paid, is told of: it is what the next ride would hold."""
 
 
 class Wallet(Service):

@@ -1,11 +1,12 @@
 """The wallet's ledger. Every change of a balance is an entry, and both are written by one transaction."""
 
 from datetime import datetime, timedelta
-from typing import Literal
 from uuid import UUID
 
 from runtime import Chance, Clock, Database, Row, Transaction
-from services.wallet.messages import Balance, Entries, Entry, HoldPlaced, InsufficientFunds
+from services.wallet.messages import Balance, Entries, Entry, HoldPlaced, InsufficientFunds, Kind
+
+_LAST = UUID(int=2**128 - 1)
 
 
 class Store:
@@ -25,9 +26,7 @@ class Store:
         row = await (tx or self._db).fetch_one("SELECT balance_cents, held_cents FROM accounts WHERE user_id = $1", user_id)
         return Balance(0, 0) if row is None else Balance(**row)
 
-    async def enter(
-        self, tx: Transaction, user_id: str, kind: Literal["top-up", "ride"], cents: int, ride_id: str | None = None
-    ) -> Entry:
+    async def enter(self, tx: Transaction, user_id: str, kind: Kind, cents: int, ride_id: str | None = None) -> Entry:
         """Adds an entry to the ledger, and its signed cents to the balance."""
         entry = Entry(self._chance.uuid7(), kind, cents, ride_id, self._clock.now())
         await self.open_account(tx, user_id)
@@ -41,9 +40,9 @@ class Store:
     async def entries(self, user_id: str, cursor: UUID | None, limit: int) -> Entries:
         """A page of a user's entries, the newest first."""
         rows = await self._db.fetch(
-            "SELECT * FROM entries WHERE user_id = $1 AND ($2 IS NULL OR id < $2) ORDER BY id DESC LIMIT $3",
+            "SELECT * FROM entries WHERE user_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3",
             user_id,
-            cursor,
+            cursor or _LAST,
             limit + 1,
         )
         more = str(rows[limit - 1]["id"]) if len(rows) > limit else None
@@ -67,7 +66,7 @@ class Store:
         return placed
 
     async def confirm(self, tx: Transaction, hold_id: str, ride_id: str) -> None:
-        """Lets a hold stand until its ride is over."""
+        """Lets a hold stand until its ride is over. One that has expired is no matter: the ride is charged all the same."""
         await tx.execute("UPDATE holds SET ride_id = $2 WHERE id = $1", hold_id, ride_id)
 
     async def release(self, tx: Transaction, hold_id: str) -> None:

@@ -40,7 +40,7 @@ def faults(folder: Path) -> list[str]:
     if taken != {ride_id: rides[ride_id]["scooter_id"] for ride_id in active}:
         found.append(f"taken are {taken}, but under way are {active}")
     told = sorted(
-        (row["ride_id"], row["kind"]) for row in rows(folder, "notices", "SELECT * FROM notices WHERE kind <> 'balance-low'")
+        (row["ride_id"], row["kind"]) for row in rows(folder, "notices", "SELECT * FROM notices WHERE ride_id IS NOT NULL")
     )
     due = [(ride_id, "ride-started") for ride_id in rides]
     due += [(ride_id, f"ride-{ride['state']}") for ride_id, ride in rides.items() if ride["state"] != "active"]

@@ -13,10 +13,11 @@ import httpx
 import pytest
 
 from runtime.testing import eventually
+from services.fleet.service import Fleet
 from services.rides.service import price
 from tests.house import PASSWORD, TOPOLOGIES, House, open_city
 from tests.services import account
-from tests.stage import QuickClock
+from tests.stage import QuickClock, silence
 
 Headers = dict[str, str]
 
@@ -184,7 +185,7 @@ async def test_a_scooter_that_falls_silent_aborts_its_ride(timed: tuple[House, Q
     await top_up(house, rider, 1000)
     ride_id = (await start(house, rider, scooter_id)).json()["id"]
     await is_right(house)
-    clock.advance(timedelta(seconds=61))
+    await silence(clock, house.service(Fleet), 61)
 
     async def state() -> str:
         found: str = (await house.client.get(f"/rides/{ride_id}", headers=rider)).json()["state"]

@@ -12,4 +12,5 @@ CREATE TABLE scooters (
 );
 CREATE INDEX scooters_near ON scooters (band, lon) WHERE state = 'free';
 CREATE INDEX scooters_silent ON scooters (seen_at) WHERE state <> 'lost';
+CREATE INDEX scooters_ridden ON scooters (ride_id) WHERE ride_id IS NOT NULL;
 CREATE INDEX scooters_reserved ON scooters (reserved_at) WHERE state = 'reserved';

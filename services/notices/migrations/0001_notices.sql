@@ -1,3 +1,8 @@
+CREATE TABLE numbers (
+  user_id TEXT PRIMARY KEY,
+  last    BIGINT NOT NULL    -- the number of the user's newest notice: whoever adds one takes the row first
+);
+
 CREATE TABLE notices (
   id      TEXT PRIMARY KEY,
   user_id TEXT NOT NULL,
