@@ -17,6 +17,7 @@ from runtime.errors import (
     Forbidden,
     InternalError,
     Overloaded,
+    RemoteError,
     ServiceError,
     Unauthenticated,
     UsageError,
@@ -62,6 +63,7 @@ class Instance:
         self.stream: Stream | None = None
         self.observer: Callable[[Envelope], None] | None = None
         """Is shown the signals and heads that come for topics which the service's class does not name."""
+        self._undeclared: set[tuple[str, str]] = set()
         self._once: Once | None = None
         self.caller = caller
         self.verifier = verifier
@@ -212,7 +214,24 @@ class Instance:
             finally:
                 self.mailbox.leave(key)
         except BaseException as error:
-            raise await self.failed(error, ctx, endpoint.place) from None
+            found = await self.failed(error, ctx, endpoint.place)
+            self.note_undeclared(found, handler)
+            raise found from None
+
+    def note_undeclared(self, error: BaseException, handler: Handler) -> None:
+        """Says once what callers and OpenAPI do not know of."""
+        if (
+            not isinstance(error, ServiceError)
+            or isinstance(error, (*handler.raises, RemoteError))
+            or error.contract == "callboard"
+        ):
+            return
+        if handler.spec.contract.name == self.name and (handler.name, error.code) not in self._undeclared:
+            self._undeclared.add((handler.name, error.code))
+            self.log.warning(
+                "%s.%s raised %s, which its raises= does not name: add it, so that callers and OpenAPI know of it",
+                type(self.service).__name__, handler.name, type(error).__name__,
+            )  # fmt: skip
 
     async def _authorize(self, allow: Allow, ctx: Context) -> None:
         if allow.anyone:

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 from runtime.context import Context
 from runtime.endpoint import Endpoint
 from runtime.errors import DeadlineExceeded, KnownErrors, ServiceError, rebuild_error
+from runtime.handlers import Handler
 from runtime.mailbox import Mailbox
 from runtime.tasks import Started
 
@@ -24,12 +25,24 @@ class Target(Protocol):
     mailbox: Mailbox
 
     async def failed(self, error: BaseException, ctx: Context, place: str) -> BaseException: ...
+    def note_undeclared(self, error: BaseException, handler: Handler) -> None: ...
 
 
 class LocalRoute:
     """The way from one instance to a handler of another on the same node."""
 
-    __slots__ = ("_deadlines", "_known", "_place", "call", "checks_user", "copy_reply", "copy_request", "host", "mailbox")
+    __slots__ = (
+        "_deadlines",
+        "_handler",
+        "_known",
+        "_place",
+        "call",
+        "checks_user",
+        "copy_reply",
+        "copy_request",
+        "host",
+        "mailbox",
+    )
 
     def __init__(self, target: Target, endpoint: Endpoint, known: KnownErrors, *, zero_copy: bool, deadlines: bool) -> None:
         self.host = target
@@ -38,6 +51,7 @@ class LocalRoute:
         self.checks_user = not endpoint.handler.allow.anyone
         self.copy_request = None if zero_copy else endpoint.copy
         self.copy_reply = None if zero_copy else endpoint.copy_reply
+        self._handler = endpoint.handler
         self._known = known
         self._place = endpoint.place
         self._deadlines = deadlines
@@ -49,6 +63,7 @@ class LocalRoute:
     async def failed(self, error: BaseException, ctx: Context) -> BaseException:
         """What the caller gets to see of an error."""
         error = await self.host.failed(error, ctx, self._place)
+        self.host.note_undeclared(error, self._handler)
         if isinstance(error, ServiceError):
             return as_seen(error, self._known, copy=self.copy_request is not None)
         return error

@@ -67,6 +67,10 @@ def call_command(
         click.echo((text if as_json else msgspec.json.format(text, indent=2)).decode())
     if status == 401:
         click.echo("callboard: say who you are: --as rider@example.com", err=True)
+    elif status == 403:
+        click.echo(f"callboard: {operation[2]['operationId']} is for: {_allow(operation[2])}", err=True)
+    elif status == 422:
+        click.echo(f"callboard: it takes {_signature(operation[2]) or 'no fields'}", err=True)
     if status >= 400:
         sys.exit(1)
 
@@ -78,13 +82,17 @@ def _list(operations: dict[str, Operation], as_json: bool) -> None:
     rows = [
         {
             "request": name,
-            "fields": " ".join(_fields(operation)),
+            "fields": _signature(operation),
             "allow": _allow(operation),
             "summary": operation.get("summary", ""),
         }
         for name, (_, _, operation) in sorted(operations.items())
     ]
     table(rows, as_json)
+
+
+def _signature(operation: dict[str, Any]) -> str:
+    return " ".join(name if required else f"[{name}]" for name, (_, required) in _fields(operation).items())
 
 
 def _describe(found: Operation, openapi: dict[str, Any]) -> None:
@@ -150,12 +158,16 @@ def _shown(schema: dict[str, Any]) -> str:
 
 
 def _find(operations: dict[str, Operation], request: str) -> Operation:
+    wanted = request.casefold()
     for name, operation in operations.items():
-        if request in (name, name.partition(".")[2]):
+        if wanted in (name.casefold(), name.partition(".")[2].casefold()):
             return operation
+    of_service = [name for name in operations if name.startswith(f"{wanted}.")]
+    if of_service:
+        raise CallboardError(f"{request} is a service: choose from {', '.join(of_service)}")
     near = get_close_matches(request.rpartition(".")[2], [name.partition(".")[2] for name in operations], 3)
-    meant = f"did you mean {' or '.join(near)}?" if near else "`callboard call` lists those that there are"
-    raise CallboardError(f"there is no request {request}: {meant}")
+    meant = f"did you mean {' or '.join(near)}? " if near else ""
+    raise CallboardError(f"there is no request {request} for clients: {meant}`callboard call` lists those that there are")
 
 
 def _values(fields: tuple[str, ...], operation: dict[str, Any]) -> dict[str, Any]:
@@ -170,6 +182,8 @@ def _values(fields: tuple[str, ...], operation: dict[str, Any]) -> dict[str, Any
         name, equals, text = field.partition("=")
         if not equals:
             raise CallboardError(f"{field!r}: expected FIELD=VALUE")
+        if name in values:
+            raise CallboardError(f"{name} is given twice")
         values[name] = text
         if name in known and not _takes_text(known[name][0]):
             try:

@@ -101,7 +101,7 @@ class Client:
 
     def _unreachable(self, error: Exception) -> CallboardError:
         reason = error.reason if isinstance(error, URLError) else error
-        return CallboardError(f"{self.url} cannot be reached ({reason}): is the system running? (make dev)")
+        return CallboardError(f"{self.url} cannot be reached ({reason}): is the system running? (make dev; --url says where)")
 
 
 def _said(error: HTTPError) -> str:
@@ -111,7 +111,9 @@ def _said(error: HTTPError) -> str:
     except msgspec.DecodeError:
         problem = {}
     what = f"{error.code} {problem.get('detail') or problem.get('title') or error.reason}"
-    return what + (" (say who you are: --as operator@example.com)" if error.code in (401, 403) else "")
+    return what + {401: " (say who you are: --as operator@example.com)", 403: " (operators and admins may look)"}.get(
+        error.code, ""
+    )
 
 
 def _address(settings: Settings) -> str:

@@ -6,6 +6,7 @@ import secrets
 import shutil
 import sys
 import traceback
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from config.cli.common import loaded, patience, run_loop, set_up_logging, with_c
 from config.cli.run import told_to_stop, until_told
 from config.settings import Settings
 from gateway.service import Gateway, PortTaken, free_port
+from gateway.settings import GatewaySettings
 from runtime import CallboardError, DatabaseError, Node
 from services.auth.messages import Role
 from services.auth.service import Auth, SeedUser
@@ -138,34 +140,32 @@ def _welcome(settings: Settings, port: int, node: Node) -> None:
 """
     )
     if node.service(Auth) is not None:
-        login = f"""'{{"email":"rider@example.com","password":"{settings.dev.password}"}}'"""
-        click.echo(
-            f"""  Log in as {", ".join(_USERS)}
-  with the password {settings.dev.password}
-
-  Try this:
-
-    TOKEN=$(curl -s {url}/sessions -H 'Content-Type: application/json' -d {login} | sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/')
-    curl -s {url}/users/me -H "Authorization: Bearer $TOKEN\""""
-        )
-        if node.service(Wallet) is not None:
-            click.echo(
-                f"""    curl -s {url}/wallet/top-ups -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' -d '{{"amount_cents":2000}}'
-    curl -s {url}/wallet -H "Authorization: Bearer $TOKEN\""""
-            )
-        if node.service(Rides) is not None:
-            near = f"lat={settings.devices.lat}&lon={settings.devices.lon}&limit=1"
-            command = os.path.relpath(sys.argv[0]) if os.path.basename(sys.argv[0]) == "callboard" else "callboard"
-            click.echo(
-                f"""
-    SCOOTER=$(curl -s "{url}/scooters?{near}" -H "Authorization: Bearer $TOKEN" | sed 's/.*"id":"\\([^"]*\\)".*/\\1/')
-    curl -s {url}/rides -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' -d "{{\\"scooter_id\\":\\"$SCOOTER\\"}}"
-
-  and watch, in other shells:
-
-    curl -N {url}/live -H "Authorization: Bearer $TOKEN"
-    {command} tail --as operator@example.com"""
-            )
+        click.echo(f"  Log in as {', '.join(_USERS)}\n  with the password {settings.dev.password}\n")
+        command = os.path.relpath(sys.argv[0]) if os.path.basename(sys.argv[0]) == "callboard" else "callboard"
+        there = "" if port == GatewaySettings().port else f" --url {url}"
+        click.echo(f"  In a second shell, watch what passes:\n\n    {command} tail --events --as operator@example.com{there}\n")
+        click.echo("  Try this:\n")
+        click.echo("\n".join(f"    {line}" for line in _story(settings, url, node)))
     else:
         click.echo("  Nobody can log in: the auth service is not among those named.")
     click.echo("\n  Stop with Ctrl-C.\n")
+
+
+def _story(settings: Settings, url: str, node: Node) -> Iterator[str]:
+    """What to paste into a shell."""
+    user, json = '-H "Authorization: Bearer $TOKEN"', "-H 'Content-Type: application/json'"
+    login = f"""'{{"email":"rider@example.com","password":"{settings.dev.password}"}}'"""
+    the_id = r"""sed 's/.*"id":"\([^"]*\)".*/\1/'"""
+    yield f"""TOKEN=$(curl -s {url}/sessions {json} -d {login} | sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/')"""
+    yield f"curl -s {url}/users/me {user}"
+    if node.service(Wallet) is not None:
+        yield f"""curl -s {url}/wallet/top-ups {user} {json} -d '{{"amount_cents":2000}}'"""
+        yield f"curl -s {url}/wallet {user}"
+    if node.service(Rides) is not None:
+        near = f"lat={settings.devices.lat}&lon={settings.devices.lon}&limit=1&radius_m=5000"
+        yield ""
+        yield f"curl -N {url}/live {user} &   # what happens to you, as it happens"
+        yield f'SCOOTER=$(curl -s "{url}/scooters?{near}" {user} | {the_id})'
+        yield f"""RIDE=$(curl -s {url}/rides {user} {json} -d "{{\\"scooter_id\\":\\"$SCOOTER\\"}}" | {the_id})"""
+        yield f"curl -s {url}/rides/$RIDE {user}"
+        yield f"curl -s -X POST {url}/rides/$RIDE/end {user}"

@@ -54,16 +54,17 @@ def tail_command(
 
 def _show(client: Client, path: str, as_json: bool) -> None:
     """Shows what passes until the server ends it. Raises `CallboardError`."""
-    with patience("connecting"):
+    with patience("logging in"):
         client.log_in()
-        passing = client.follow(path)
-    for kind, data in passing:
+    for kind, data in client.follow(path):
         if kind == "end":
             click.echo(f"callboard: the stream has ended: {data['reason']}", err=True)
         elif as_json:
             click.echo(msgspec.json.encode({"kind": kind, **data}).decode())
         elif kind == "dropped":
             click.echo(f"callboard: {data['signals']} signals came too fast and are not shown", err=True)
+        elif kind == "gap":
+            click.echo(f"callboard: events of {data['from']} are missing here: {data['why']}", err=True)
         else:
             click.echo(_line(kind, data))
 

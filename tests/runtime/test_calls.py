@@ -25,6 +25,7 @@ from runtime import (
     Struct,
     UsageError,
     handles,
+    roles,
     services,
 )
 from runtime.testing import eventually
@@ -556,3 +557,38 @@ async def test_a_key_that_asks_itself_through_others(stage: Stage) -> None:
     ctx = await stage.client(counter)
     with pytest.raises(CallCycle):
         await ctx.request(Take("a"), timeout=5)
+
+
+async def test_an_error_that_nobody_has_declared_is_told_of_once(one_node: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    await one_node.play(Careless)
+    ctx = await one_node.client(careless)
+    for _ in range(3):
+        with pytest.raises(Spilt):
+            await ctx.request(Spill())
+    told = [record.getMessage() for record in caplog.records if "raises=" in record.getMessage()]
+    assert told == [
+        "Careless.spill raised Spilt, which its raises= does not name: add it, so that callers and OpenAPI know of it"
+    ]
+
+
+careless = Contract("careless")
+
+
+@careless.message
+class Spilt(ServiceError):
+    """It is on the floor."""
+
+    code, status = "spilt", 409
+
+
+@careless.message
+class Spill(Request[None]):
+    pass
+
+
+class Careless(Service):
+    contract = careless
+
+    @handles(allow=roles("rider") | SERVICES)
+    async def spill(self, message: Spill, ctx: Context) -> None:
+        raise Spilt

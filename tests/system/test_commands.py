@@ -19,7 +19,9 @@ async def test_dev_prints_a_curl_that_works_and_stops_with_clients_connected(tmp
         await running.ready()
         await running.says("Stop with Ctrl-C")
         script = "\n".join(
-            line.strip() for line in running.output.splitlines() if line.strip().startswith(("TOKEN=", "SCOOTER=", "curl -s "))
+            line.strip()
+            for line in running.output.splitlines()
+            if line.strip().startswith(("TOKEN=", "SCOOTER=", "RIDE=", "curl -s "))
         )
         shell = await asyncio.create_subprocess_exec("sh", "-ec", script, stdout=asyncio.subprocess.PIPE)
         printed = (await shell.communicate())[0].decode()
@@ -27,6 +29,7 @@ async def test_dev_prints_a_curl_that_works_and_stops_with_clients_connected(tmp
         assert '"email":"rider@example.com"' in printed
         assert '{"balance_cents":2000,"held_cents":0}' in printed
         assert '"state":"active"' in printed, "the ride has begun"
+        assert printed.count('"state":"ended"') == 1, "and is over"
         idle = [await asyncio.open_connection("127.0.0.1", running.port) for _ in range(3)]
         idle[0][1].write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         assert await running.ends(number) == 0, running.output
@@ -226,7 +229,8 @@ async def test_call_says_what_is_wrong(tmp_path: Path) -> None:
             tmp_path, "call", "wallet.TopUp", "amount_cents=-5", "--as", "rider@example.com", CALLBOARD_GATEWAY__PORT=port
         )
         assert status == 1
-        assert json.loads(text)["errors"][0]["pointer"] == "/amount_cents"
+        assert json.loads(text.partition("\ncallboard:")[0])["errors"][0]["pointer"] == "/amount_cents"
+        assert "it takes amount_cents" in text
 
 
 async def test_tail_shows_what_passes_and_ends_quietly(tmp_path: Path) -> None:
