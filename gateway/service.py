@@ -48,9 +48,10 @@ class Gateway(Service):
         streams: dict[str, App] = {"/live": Live(self.proxy, self.followers), "/console/tail": Tail(self.proxy, self.followers)}
         app = pages(self.settings.title, self.proxy, ctx, self.document, lambda: self.limits.draining, streams)
         front = Front(self.settings, app, Dispatcher(self.settings, self.proxy, self.limits))  # type: ignore[arg-type]
+        # HTTP/1.1 alone: while it waits to see which version it is, a connection that says nothing would stay for ever
         self.server = Server(
-            front, address=self.settings.host, port=self.port, interface=Interfaces.ASGINL, http=HTTPModes.auto, websockets=False, log_enabled=False,
-            backlog=1024, backpressure=self.settings.max_requests * 2, http1_settings=HTTP1Settings(header_read_timeout=10_000),
+            front, address=self.settings.host, port=self.port, interface=Interfaces.ASGINL, http=HTTPModes.http1, websockets=False, log_enabled=False,
+            backlog=1024, backpressure=self.settings.max_requests * 2 + self.settings.max_streams, http1_settings=HTTP1Settings(header_read_timeout=10_000),
         )  # fmt: skip
         self.serving = asyncio.create_task(self.server.serve())
         await self._listening()

@@ -403,6 +403,9 @@ class Instance:
             self.metrics.count("signals_dropped_total", service=self.name)
         except asyncio.CancelledError:
             raise
+        except TimeoutError:
+            self.metrics.count("signals_failed_total", service=self.name)
+            self.log.warning("%s took too long over %s, which is given up", endpoint.place, envelope.subject)
         except Exception as error:
             await self.failed(error, ctx, endpoint.place)
             self.metrics.count("signals_failed_total", service=self.name)

@@ -77,6 +77,8 @@ def run_loop(work: Coroutine[Any, Any, T], *, debug: bool = False) -> T:
     """Runs an event loop: uvloop's, or asyncio's own under a debugger and where there is no uvloop."""
     import asyncio
 
+    _allow_connections()
+
     if not debug:
         try:
             import uvloop
@@ -85,3 +87,15 @@ def run_loop(work: Coroutine[Any, Any, T], *, debug: bool = False) -> T:
         else:
             return uvloop.run(work)
     return asyncio.run(work)
+
+
+def _allow_connections() -> None:
+    """Lets the process hold as many connections as the system allows; often the limit at first is 1,024."""
+    try:
+        import resource
+    except ImportError:  # there is no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -39,11 +39,11 @@ def band(lat: float) -> int:
 
 
 def boxes(lat: float, lon: float, radius_m: float) -> Iterator[Box]:
-    """The box around a circle; two where it lies across the date line."""
+    """The box around a circle; two where it lies across the date line. Within some kilometres of a pole distances are rough."""
     high = radius_m / METRES_PER_DEGREE
     south, north = max(lat - high, -90.0), min(lat + high, 90.0)
-    narrowing = math.cos(math.radians(min(max(abs(south), abs(north)), 89.9)))
-    wide = min(high / narrowing, 180.0)
+    narrowing = math.cos(math.radians(max(abs(south), abs(north))))
+    wide = 180.0 if abs(lat) + high >= 90 else min(high / narrowing, 180.0)  # a circle around a pole has all longitudes
     for centre in (lon, lon - 360, lon + 360):
         west, east = max(centre - wide, -180.0), min(centre + wide, 180.0)
         if west <= east:

@@ -16,16 +16,20 @@ from services.fleet.messages import (
 )
 from services.fleet.places import METRES_PER_DEGREE, Box, band, boxes
 
-NEAR = (
+_BOXED = (
     "WITH RECURSIVE bands (band) AS (SELECT CAST($1 AS BIGINT) UNION ALL SELECT band + 1 FROM bands WHERE band < $2), "
     "boxed AS (SELECT scooters.*, (lat - $5) * (lat - $5) + (lon - $6) * (lon - $6) * $7 AS away FROM bands CROSS JOIN scooters "
     "WHERE scooters.band = bands.band AND scooters.state = 'free' AND scooters.lon BETWEEN $3 AND $4) "
-    "SELECT * FROM boxed WHERE away <= $8 ORDER BY away, id LIMIT $9"
 )
 """The free scooters in a box, by the square of their distance in degrees: one short walk along the index for each band."""
 
+NEAR = _BOXED + "SELECT * FROM boxed WHERE away <= $8 ORDER BY away, id LIMIT $9"
+COUNT = _BOXED + "SELECT count(*) AS count FROM (SELECT 1 FROM boxed WHERE away <= $8 LIMIT $9) AS some"
+
 _FIRST_RADIUS = 250.0
 _WIDER = 4
+_CROWD = 2000
+_TRIES = 16
 
 
 class Store:
@@ -51,20 +55,37 @@ class Store:
     # Near a point
 
     async def near(self, asked: FindScooters) -> tuple[Scooter, ...]:
-        """The nearest free scooters. Looks close by first and then wider: where there are many, a wide radius costs no more."""
-        radius = min(_FIRST_RADIUS, asked.radius_m)
-        while True:
-            found = [row for box in boxes(asked.lat, asked.lon, radius) for row in await self._within(box, radius, asked.limit)]
-            if len(found) >= asked.limit or radius >= asked.radius_m:
-                nearest = sorted(found, key=lambda row: row["away"])
-                return tuple(_scooter(row) for row in nearest[: asked.limit])
-            radius = min(radius * _WIDER, asked.radius_m)
+        """The nearest free scooters, within a circle that has enough of them and not many more."""
+        radius = await self._radius(asked)
+        rows = [row for box in boxes(asked.lat, asked.lon, radius) for row in await self._within(NEAR, box, radius, asked.limit)]
+        return tuple(_scooter(row) for row in sorted(rows, key=lambda row: row["away"])[: asked.limit])
 
-    async def _within(self, box: Box, radius_m: float, limit: int) -> list[Row]:
-        """The free scooters in a box that are no further away than the radius, with the square of their distance in degrees."""
+    async def _radius(self, asked: FindScooters) -> float:
+        """A radius with enough scooters and no crowd of them: wider and wider, and back where that was too much at once."""
+        too_narrow, wide_enough = 0.0, asked.radius_m
+        radius = min(_FIRST_RADIUS, asked.radius_m)
+        for _ in range(_TRIES):
+            counts = [await self._within(COUNT, box, radius, _CROWD) for box in boxes(asked.lat, asked.lon, radius)]
+            count: int = sum(rows[0]["count"] for rows in counts)
+            if asked.limit <= count < _CROWD or (count < asked.limit and radius == asked.radius_m):
+                return radius
+            if count < asked.limit:
+                too_narrow = radius
+            else:
+                wide_enough = radius
+            wider = radius * _WIDER
+            radius = (
+                min(wider, asked.radius_m)
+                if wide_enough == asked.radius_m and count < asked.limit
+                else (too_narrow + wide_enough) / 2
+            )
+        return wide_enough
+
+    async def _within(self, sql: str, box: Box, radius_m: float, limit: int) -> list[Row]:
+        """Asks about the free scooters in a box that are no further away than the radius."""
         first, last = box.bands
         return await self._db.fetch(
-            NEAR,
+            sql,
             first, last, box.west, box.east, box.lat, box.lon, box.narrowing**2, (radius_m / METRES_PER_DEGREE) ** 2, limit,
         )  # fmt: skip
 

@@ -8,6 +8,7 @@ import math
 from datetime import timedelta
 
 from runtime import Context, Service, Transaction, handles, roles, subscribes
+from services.auth.messages import ROLES
 from services.fleet.messages import (
     Free,
     ReservationLapsed,
@@ -73,7 +74,7 @@ class Rides(Service):
         if active is not None:
             raise AlreadyRiding(active)
 
-    @handles(http="POST /rides/{id}/end", allow=roles("rider"), idempotent=True, raises=(UnknownRide,))
+    @handles(http="POST /rides/{id}/end", allow=roles(*ROLES), idempotent=True, raises=(UnknownRide,))
     async def end(self, message: EndRide, ctx: Context, tx: Transaction) -> Ride:
         ride = await self.store.get(message.id, tx)
         if ride is None or ride.user_id != ctx.user.subject:
@@ -86,16 +87,16 @@ class Rides(Service):
         await tx.publish(RideEnded(over.id, over.user_id, over.scooter_id, over.cents))
         return over
 
-    @handles(http="GET /rides/{id}", allow=roles("rider", "operator"), raises=(UnknownRide,))
+    @handles(http="GET /rides/{id}", allow=roles(*ROLES), raises=(UnknownRide,))
     async def get(self, message: GetRide, ctx: Context) -> Ride:
         ride = await self.store.get(message.id)
-        if ride is None or (ctx.user.role == "rider" and ride.user_id != ctx.user.subject):
+        if ride is None or (ride.user_id != ctx.user.subject and ctx.user.role != "operator"):
             raise UnknownRide
         return ride
 
-    @handles(http="GET /rides", allow=roles("rider", "operator"))
+    @handles(http="GET /rides", allow=roles(*ROLES))
     async def list_rides(self, message: ListRides, ctx: Context) -> RidePage:
-        whose = ctx.user.subject if ctx.user.role == "rider" else None
+        whose = None if ctx.user.role == "operator" else ctx.user.subject
         return await self.store.page(whose, message.cursor, message.limit)
 
     @subscribes

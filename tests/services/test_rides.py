@@ -283,3 +283,15 @@ async def test_two_hundred_riders_on_twenty_scooters(city: House) -> None:
             assert one["ended_at"] <= next_one["started_at"], "nobody rides a scooter that somebody rides"
     total = account.rows(city.folder, "wallet", "SELECT SUM(balance_cents) AS cents, SUM(held_cents) AS held FROM accounts")
     assert total == [{"cents": RIDERS * 700 - len(rode) * 120, "held": 0}]
+
+
+async def test_a_ride_can_be_ended_whatever_its_rider_has_become(house: House) -> None:
+    rider, admin = await house.bearer(), await house.bearer("admin@example.com")
+    scooter_id = await add_scooter(house)
+    await top_up(house, rider, 1000)
+    ride = (await start(house, rider, scooter_id)).json()
+    await house.client.patch(f"/users/{ride['user_id']}", json={"role": "operator"}, headers=admin)
+    again = await house.bearer()
+    ended = await house.client.post(f"/rides/{ride['id']}/end", headers=again)
+    assert (ended.status_code, ended.json()["state"]) == (200, "ended")
+    assert (await house.client.get("/rides", headers=admin)).json()["items"] == []
