@@ -13,22 +13,18 @@ from runtime.envelope import Address, Envelope, Topic
 from runtime.environment import Environment
 from runtime.errors import (
     CallCycle,
-    DatabaseUnavailable,
     Forbidden,
-    InternalError,
     Overloaded,
-    RemoteError,
-    ServiceError,
     Unauthenticated,
     UsageError,
-    answers_in,
 )
+from runtime.failures import Failures
 from runtime.handlers import Handler
 from runtime.identity import Identity, Verifier
 from runtime.mailbox import Mailbox
 from runtime.messages import Contract, Signal, spec_of
 from runtime.service import Service
-from runtime.storage.database import Database, DatabaseError, Guard, Statement, StatementError, Superseded, Transaction
+from runtime.storage.database import Database, Guard, Statement, Transaction
 from runtime.storage.once import Claim, Once, Scope
 from runtime.storage.stream import Batch, Position, Pull, Stream, StreamEvent, StreamHead
 from runtime.storage.subscription import Source, Subscription
@@ -63,7 +59,7 @@ class Instance:
         self.stream: Stream | None = None
         self.observer: Callable[[Envelope], None] | None = None
         """Is shown the signals and heads that come for topics which the service's class does not name."""
-        self._undeclared: set[tuple[str, str]] = set()
+        self.failures = Failures(self.name, environment, self.log, self.context)
         self._once: Once | None = None
         self.caller = caller
         self.verifier = verifier
@@ -214,24 +210,7 @@ class Instance:
             finally:
                 self.mailbox.leave(key)
         except BaseException as error:
-            found = await self.failed(error, ctx, endpoint.place)
-            self.note_undeclared(found, handler)
-            raise found from None
-
-    def note_undeclared(self, error: BaseException, handler: Handler) -> None:
-        """Says once what callers and OpenAPI do not know of."""
-        if (
-            not isinstance(error, ServiceError)
-            or isinstance(error, (*handler.raises, RemoteError))
-            or error.contract == "callboard"
-        ):
-            return
-        if handler.spec.contract.name == self.name and (handler.name, error.code) not in self._undeclared:
-            self._undeclared.add((handler.name, error.code))
-            self.log.warning(
-                "%s.%s raised %s, which its raises= does not name: add it, so that callers and OpenAPI know of it",
-                type(self.service).__name__, handler.name, type(error).__name__,
-            )  # fmt: skip
+            raise await self.failures.seen(error, ctx, endpoint.place, handler) from None
 
     async def _authorize(self, allow: Allow, ctx: Context) -> None:
         if allow.anyone:
@@ -332,50 +311,11 @@ class Instance:
             try:
                 return await self._transact(endpoint, message, ctx, guard, final, claim)
             except BaseException as error:  # compensations go before the claim is free for the next attempt
-                raise await self.failed(error, ctx, endpoint.place) from None
+                raise await self.failures.seen(error, ctx, endpoint.place) from None
 
         if not self.definition.calls:
             return await self._once.run(scope, encode(message), endpoint.reply, run)
         return await self._once.run_claimed(scope, encode(message), endpoint.reply, run, lambda: ctx.remaining)
-
-    async def failed(self, error: BaseException, ctx: Context, place: str) -> BaseException:
-        """Compensates what a failed handler asked others for, and gives the error as callers may see it."""
-        if isinstance(error, GeneratorExit):
-            return error
-        undo, ctx.compensations = ctx.compensations, None
-        if undo:
-            try:
-                await finish(self._compensate(undo))
-            except asyncio.CancelledError as cancelled:
-                error = cancelled
-        if isinstance(error, ExceptionGroup):  # of a task group in the handler
-            group = cast("ExceptionGroup[Exception]", error)
-            error = next(iter(answers_in(group)), group)
-        if isinstance(error, ServiceError | Superseded):
-            return error
-        if isinstance(error, asyncio.CancelledError):
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                return error  # somebody stopped waiting; else the handler awaited something that was cancelled
-        elif not isinstance(error, Exception):
-            return error
-        if isinstance(error, DatabaseError) and not isinstance(error, StatementError):
-            self.log.error("%s: the database failed: %s", place, error)
-            self.metrics.count("database_errors_total", service=self.name)
-            return DatabaseUnavailable(self.name)
-        incident = self.chance.hex(16)
-        self.metrics.count("incidents_total", service=self.name)
-        self.log.error("incident %s: %s failed: %r", incident, place, error, exc_info=error)
-        return InternalError(incident)
-
-    async def _compensate(self, undo: list[Any]) -> None:
-        ctx = self.context()
-        for request in reversed(undo):
-            try:
-                await ctx.request(request, timeout=self.environment.settings.undo_timeout)
-            except Exception as error:  # the others are still to be made
-                self.metrics.count("undo_failed_total", service=self.name)
-                self.log.warning("%s could not be undone and is left to expire: %s", type(request).__name__, error)
 
     # Signals and events
 
@@ -407,7 +347,7 @@ class Instance:
             self.metrics.count("signals_failed_total", service=self.name)
             self.log.warning("%s took too long over %s, which is given up", endpoint.place, envelope.subject)
         except Exception as error:
-            await self.failed(error, ctx, endpoint.place)
+            await self.failures.seen(error, ctx, endpoint.place)
             self.metrics.count("signals_failed_total", service=self.name)
 
     def _limit(self) -> float | None:
@@ -444,7 +384,7 @@ class Instance:
                     tx.trace = event.trace
         except BaseException:
             if last is not None and last.compensations and not (tx is not None and tx.committed):
-                await finish(self._compensate(last.compensations))
+                await finish(self.failures.compensate(last.compensations))
             raise
         finally:
             self.mailbox.leave()

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from runtime.context import Context
 from runtime.endpoint import Endpoint
 from runtime.errors import DeadlineExceeded, KnownErrors, ServiceError, rebuild_error
-from runtime.handlers import Handler
+from runtime.failures import Failures
 from runtime.mailbox import Mailbox
 from runtime.tasks import Started
 
@@ -23,9 +23,7 @@ class Target(Protocol):
 
     name: str
     mailbox: Mailbox
-
-    async def failed(self, error: BaseException, ctx: Context, place: str) -> BaseException: ...
-    def note_undeclared(self, error: BaseException, handler: Handler) -> None: ...
+    failures: Failures
 
 
 class LocalRoute:
@@ -62,8 +60,7 @@ class LocalRoute:
 
     async def failed(self, error: BaseException, ctx: Context) -> BaseException:
         """What the caller gets to see of an error."""
-        error = await self.host.failed(error, ctx, self._place)
-        self.host.note_undeclared(error, self._handler)
+        error = await self.host.failures.seen(error, ctx, self._place, self._handler)
         if isinstance(error, ServiceError):
             return as_seen(error, self._known, copy=self.copy_request is not None)
         return error

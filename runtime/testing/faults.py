@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from runtime.envelope import Address, Envelope, Topic
 from runtime.manifest import Manifest
@@ -114,7 +114,7 @@ class CrashPoints:
         """Lets the next visit of `place`, after `skip` others, crash."""
         self._armed[place] = skip
 
-    def visit(self, place: str) -> None:
+    async def visit(self, place: str) -> None:
         """Crashes if this place is armed."""
         self.reached.append(place)
         left = self._armed.get(place)
@@ -127,10 +127,16 @@ class CrashPoints:
         raise Crash(place)
 
 
-class CrashingDatabase(Database):
-    """Another database that crashes where its crash points say."""
+class Points(Protocol):
+    """Is told when a place is come to, and may do there what it likes: crash, fail, hang."""
 
-    def __init__(self, inner: Database, points: CrashPoints) -> None:
+    async def visit(self, place: str) -> None: ...
+
+
+class CrashingDatabase(Database):
+    """Another database that crashes where its points say: `before commit` and `after commit` of every transaction."""
+
+    def __init__(self, inner: Database, points: Points) -> None:
         super().__init__()
         self.current = inner.current
         self._inner = inner
@@ -147,8 +153,8 @@ class CrashingDatabase(Database):
         self._inner.publisher = self.publisher
         async with self._inner.transaction(guard) as tx:
             yield tx
-            self._points.visit("before commit")
-        self._points.visit("after commit")
+            await self._points.visit("before commit")
+        await self._points.visit("after commit")
 
     async def execute(self, sql: str, *params: Any) -> int:
         async with self.transaction() as tx:

@@ -2,17 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runtime import Context, Database, DatabaseError, Row, ServiceError, Transaction
-from runtime.storage.database import Guard
+from runtime import Context, DatabaseError, ServiceError
 from runtime.testing import FakeAuth
 from runtime.testing.conformance import ConformanceError
+from runtime.testing.faults import CrashingDatabase
 from services.fleet.messages import AddScooter, GetScooter, ScooterTaken, fleet
 from services.fleet.service import Fleet, FleetSettings
 from services.notices.service import Notices
@@ -54,39 +53,15 @@ class Trouble:
             raise DatabaseError("the process has died")  # for what the test itself waits for in it
 
 
-class TroubledDatabase(Database):
-    """Another database, with trouble."""
+class TroubleAt:
+    """Where a service's database comes to."""
 
-    def __init__(self, inner: Database, service: str, trouble: Trouble) -> None:
-        super().__init__()
-        self.current = inner.current
-        self._inner = inner
-        self._service = service
+    def __init__(self, trouble: Trouble, service: str) -> None:
         self._trouble = trouble
+        self._service = service
 
-    async def open(self) -> None:
-        await self._inner.open()
-
-    async def close(self) -> None:
-        await self._inner.close()
-
-    @asynccontextmanager
-    async def transaction(self, guard: Guard | None = None) -> AsyncGenerator[Transaction, None]:
-        self._inner.publisher = self.publisher
-        async with self._inner.transaction(guard) as tx:
-            yield tx
-            await self._trouble.visit(self._service, "before")
-        await self._trouble.visit(self._service, "after")
-
-    async def execute(self, sql: str, *params: Any) -> int:
-        async with self.transaction() as tx:
-            return await tx.execute(sql, *params)
-
-    async def fetch(self, sql: str, *params: Any) -> list[Row]:
-        return await self._inner.fetch(sql, *params)
-
-    async def script(self, statements: str) -> None:
-        await self._inner.script(statements)
+    async def visit(self, place: str) -> None:
+        await self._trouble.visit(self._service, place.removesuffix(" commit"))
 
 
 class City:
@@ -97,7 +72,7 @@ class City:
         self.trouble = Trouble()
         self.standing = asyncio.Lock()
         self.clock = stage.clock = QuickClock()
-        stage.database = lambda database, service: TroubledDatabase(database, service, self.trouble)
+        stage.database = lambda database, service: CrashingDatabase(database, TroubleAt(self.trouble, service))
         self.token = FakeAuth.token("rider", "rider")
 
     async def start(self) -> None:
