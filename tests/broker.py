@@ -1,6 +1,7 @@
 """A real mosquitto on a free port, started and stopped by the test that needs it."""
 
 import asyncio
+import os
 import shutil
 import signal
 import socket
@@ -30,7 +31,13 @@ class Broker:
         self.port = free_port()
         self.url = f"mqtt://127.0.0.1:{self.port}"
         self._file = folder / f"mosquitto-{self.port}.conf"
-        settings = [f"listener {self.port} 127.0.0.1", "log_type none", *(lines or ("allow_anonymous true", "persistence false"))]
+        as_root = ["user root"] if os.geteuid() == 0 else []  # else it becomes a user who may not read the test's folder
+        settings = [
+            *as_root,
+            f"listener {self.port} 127.0.0.1",
+            "log_type none",
+            *(lines or ("allow_anonymous true", "persistence false")),
+        ]
         self._file.write_text("\n".join(settings) + "\n", encoding="utf-8")
         self._process: asyncio.subprocess.Process | None = None
 
@@ -46,6 +53,11 @@ class Broker:
                         return
                     except OSError:
                         await asyncio.sleep(0.01)
+
+    def send(self, number: signal.Signals) -> None:
+        """Sends it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         process, self._process = self._process, None
