@@ -2,9 +2,13 @@
 
 import asyncio
 import gc
+import os
+import secrets
 import shutil
+import sys
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
@@ -15,11 +19,13 @@ from config.cli.common import patience, run_loop
 from config.settings import DatabaseSettings, Settings
 from gateway.service import Gateway
 from gateway.settings import GatewaySettings
-from runtime import ANYONE, CallboardError, Context, Contract, Node, Request, Service, Struct, handles, roles
+from runtime import ANYONE, CallboardError, Context, Contract, Node, Request, Service, Signal, Struct, handles, roles, subscribes
 from services.auth.messages import Login, Tokens, auth
 from services.auth.passwords import HashSettings
 from services.auth.service import Auth, AuthSettings, SeedUser
 from transports.memory import MemorySettings, MemoryTransport
+from transports.mqtt.settings import MqttSettings
+from transports.mqtt.transport import MqttTransport
 
 math = Contract("math")
 
@@ -125,6 +131,121 @@ async def _wrk(url: str, token: str, seconds: int) -> float:
     if "Non-2xx" in text or "Requests/sec:" not in text:
         raise CallboardError(f"wrk met errors at {url}:\n{text}")
     return float(text.split("Requests/sec:")[1].split()[0])
+
+
+@bench_command.command("mqtt")
+@_json
+def mqtt_command(as_json: bool) -> None:
+    """Requests between two processes behind a broker ($CALLBOARD_BENCH_BROKER): one at a time, and 64."""
+    for name, callers, count in (("request_c1", 1, 5_000), ("request_c64", 64, 64_000)):
+        with patience(f"measuring {name}"):
+            rate = run_loop(_apart("math", lambda node, callers=callers, count=count: _ask_at_once(node, callers, count)))  # type: ignore[misc]
+        _say(name, rate, as_json)
+
+
+@bench_command.command("events")
+@_json
+def events_command(as_json: bool) -> None:
+    """100,000 signals from one process to another behind a broker, from the first to the last received."""
+    with patience("measuring signals"):
+        rate = run_loop(_apart("ear", _signals))
+    _say("events", rate, as_json)
+
+
+@bench_command.command("serve", hidden=True)
+@click.argument("what")
+@click.argument("namespace")
+def serve_command(what: str, namespace: str) -> None:
+    """The other process of a measurement."""
+    services: dict[str, type[Service]] = {"math": Math, "ear": Ear}
+    run_loop(_serve(services[what], namespace))
+
+
+async def _serve(service: type[Service], namespace: str) -> None:
+    async with Node([service], _broker(namespace)) as node:
+        await node.wait()
+
+
+def _broker(namespace: str) -> MqttTransport:
+    return MqttTransport(MqttSettings(url=os.environ.get("CALLBOARD_BENCH_BROKER", MqttSettings().url), namespace=namespace))
+
+
+async def _apart(service: str, measure: Callable[[Node], Awaitable[float]]) -> float:
+    """Measures with a service in a process of its own."""
+    namespace = f"bench-{secrets.token_hex(8)}"
+    other = await asyncio.create_subprocess_exec(sys.executable, "-m", "config.cli", "bench", "serve", service, namespace)
+    try:
+        async with Node([Mouth], _broker(namespace)) as node:
+            await node.registry.wait_for(service)
+            return await measure(node)
+    finally:
+        other.kill()
+        await other.wait()
+
+
+async def _ask_at_once(node: Node, callers: int, count: int) -> float:
+    ctx = node.client("bench", (math,))
+    await _ask(ctx, 500)
+    gc.collect()
+    start = time.perf_counter()
+    await asyncio.gather(*(_ask(ctx, count // callers) for _ in range(callers)))
+    return count / (time.perf_counter() - start)
+
+
+async def _signals(node: Node) -> float:
+    ctx = node.client("mouth", (ear,))
+    for number in range(SIGNALS):
+        await ctx.publish(Word(number))
+    return (await ctx.request(Heard(), timeout=60)).s
+
+
+SIGNALS = 100_000
+
+mouth = Contract("mouth")
+ear = Contract("ear")
+
+
+@mouth.message
+class Word(Signal):
+    """What is said."""
+
+    number: int
+
+
+@ear.message
+class Heard(Request[Sum]):
+    """How many signals a second were heard, once the last has come."""
+
+
+class Mouth(Service):
+    """Publishes signals."""
+
+    contract = mouth
+
+
+class Ear(Service):
+    """Hears them."""
+
+    contract = ear
+
+    def __init__(self) -> None:
+        self.first = 0.0
+        self.last = 0.0
+        self.count = 0
+        self.all = asyncio.Event()
+
+    @subscribes
+    async def on_word(self, signal: Word, ctx: Context) -> None:
+        self.last = time.perf_counter()
+        self.first = self.first or self.last
+        self.count += 1
+        if self.count == SIGNALS:
+            self.all.set()
+
+    @handles(allow=ANYONE)
+    async def heard(self, message: Heard, ctx: Context) -> Sum:
+        await self.all.wait()
+        return Sum(round(SIGNALS / (self.last - self.first)))
 
 
 def _say(name: str, rate: float, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import mqtt5
 import pytest
 
-from runtime import ANYONE, Context, Contract, Node, Request, Service, ServiceError, handles
+from runtime import ANYONE, Context, Contract, Node, NotDelivered, Request, Service, ServiceError, handles
 from runtime.testing import eventually
 from tests.broker import Broker
 from transports.mqtt.connection import Connection
@@ -170,3 +170,21 @@ async def test_garbage_is_dropped_counted_and_logged_once(broker: Broker, caplog
         assert caplog.text.count("cannot be read") <= 2, "once for each of the two nodes"
         assert "Traceback" not in caplog.text
         stranger.end("done")
+
+
+async def test_a_manifest_that_outlives_its_node_costs_nobody_an_answer(broker: Broker) -> None:
+    """The broker keeps the manifest of a node that was killed, for a while: who joins then must not wait for a ghost."""
+    ghost = MqttTransport(MqttSettings(url=broker.url, keepalive=1))
+    dead = Node([Echo], ghost)
+    await dead.__aenter__()
+    ghost.crash()
+    await dead.crash()
+    async with Node([], transport(broker.url)) as node:
+        await node.registry.wait_for("echo")
+        ctx = node.client("test", (echo,))
+        with pytest.raises(NotDelivered):
+            await ctx.request(Say("?"))
+        assert not node.registry.members("echo"), "it is not tried again"
+        async with Node([Echo], transport(broker.url)):
+            await eventually(lambda: answers(ctx), "another is there")
+            assert [await ctx.request(Say(str(number))) for number in range(20)] == [str(number) for number in range(20)]

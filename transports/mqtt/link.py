@@ -340,7 +340,8 @@ class Link:
         for pattern, subscription_id in patterns.items():
             packet_id, ack = self._acknowledgement()
             asked.append((pattern, ack))
-            taken = mqtt5.TopicFilter(pattern, max_qos=mqtt5.QoS.AT_LEAST_ONCE)
+            # retain_as_published off: a message kept by the broker is known from one that was just said
+            taken = mqtt5.TopicFilter(pattern, max_qos=mqtt5.QoS.AT_LEAST_ONCE, retain_as_published=False)
             self._connection.send(mqtt5.SubscribePacket(packet_id, [taken], subscription_id=subscription_id))
         for pattern, ack in asked:
             answer: mqtt5.SubAckPacket = await ack

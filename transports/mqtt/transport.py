@@ -45,6 +45,8 @@ class MqttTransport(Transport):
         self._manifests: dict[str, Manifest] = {}
         self._seen: dict[Address, float] = {}
         self._withdrawn: dict[Address, float] = {}
+        self._heard_of: set[Address] = set()
+        """Those that have announced themselves while we listened. Of others the broker has kept a manifest, and they may be dead."""
         self._beating: asyncio.Task[None] | None = None
         self._strange = 0
 
@@ -102,6 +104,7 @@ class MqttTransport(Transport):
         self._manifests.clear()
         self._seen.clear()
         self._withdrawn.clear()
+        self._heard_of.clear()
 
     def _lost(self) -> None:
         """The link is down: nobody will answer on it any more."""
@@ -110,6 +113,7 @@ class MqttTransport(Transport):
                 self._receiver.left(address, lost=True)
         self._seen.clear()
         self._withdrawn.clear()
+        self._heard_of.clear()
 
     def _restored(self) -> None:
         for manifest in self._manifests.values():
@@ -156,7 +160,7 @@ class MqttTransport(Transport):
             for address in [address for address, at in self._withdrawn.items() if at < latest]:
                 del self._withdrawn[address]
 
-    def _presence(self, address: Address, payload: bytes) -> None:
+    def _presence(self, address: Address, payload: bytes, *, kept: bool) -> None:
         assert self._receiver is not None
         if not payload:
             if address in self._seen:
@@ -168,10 +172,13 @@ class MqttTransport(Transport):
             raise ValueError(f"the manifest of {manifest.address} under the name of {address}")
         self._seen[address] = self._clock.monotonic()
         self._withdrawn.pop(address, None)
+        if not kept:
+            self._heard_of.add(address)
         self._receiver.joined(manifest)
 
     def _left(self, address: Address, *, lost: bool) -> None:
         self._seen.pop(address, None)
+        self._heard_of.discard(address)
         if self._receiver is not None:
             self._receiver.left(address, lost=lost)
 
@@ -224,7 +231,7 @@ class MqttTransport(Transport):
             levels = self._topics.levels(packet.topic)
             match levels:
                 case ["presence", service, node]:
-                    self._presence(Address(service, node), packet.payload)
+                    self._presence(Address(service, node), packet.payload, kept=packet.retain)
                 case ["gone", node]:
                     self._gone(node)
                 case ["inbox", service, node, caller] if node == self.node:
@@ -282,8 +289,13 @@ class MqttTransport(Transport):
         await self._open_inbox(sender)
         if to.service == packets.FOREIGN:
             await self._publish(to.node, envelope, sender)
-        elif envelope.kind == "request" and to not in self._seen:  # only the broker knows whether anybody is there
-            await self._ask(self._topics.inbox(to, sender), envelope, sender, f"{to} is not there")
+        elif envelope.kind == "request" and to not in self._heard_of:  # only the broker knows whether it is there
+            try:
+                await self._ask(self._topics.inbox(to, sender), envelope, sender, f"{to} is not there")
+            except PeerUnreachable:
+                if to in self._seen:  # the broker has kept the manifest of one that is gone
+                    self._left(to, lost=True)
+                raise
         else:
             await self._publish(self._topics.inbox(to, sender), envelope, sender)
 
