@@ -83,6 +83,11 @@ class Connection(asyncio.Protocol):
         if writable is not None and not writable.done():
             writable.set_result(None)
 
+    @property
+    def congested(self) -> bool:
+        """Whether whoever wants to send has to wait: more is on its way than the network takes."""
+        return self._writable is not None
+
     async def writable(self) -> None:
         """Waits while the network is congested."""
         while self._writable is not None:

@@ -149,6 +149,8 @@ class Link:
                 else:
                     self._on_restored()
                 reason = await self._watch()
+                if self._running is None:  # closed by us
+                    return
                 self._log.warning("the connection to %s was lost: %s", self._settings.url, reason)
                 self._on_lost()
                 continue
@@ -280,8 +282,11 @@ class Link:
         Raises:
             LinkLost: there is no connection.
         """
-        connection = await self._standing(wait)
-        await connection.writable()
+        connection = self._connection
+        if connection is None or not self._up.is_set():
+            connection = await self._standing(wait)
+        if connection.congested:
+            await connection.writable()
         connection.send(mqtt5.PublishPacket(topic, payload, **properties))
 
     async def publish_acknowledged(self, topic: str, payload: bytes, **properties: Any) -> bool:

@@ -1,6 +1,7 @@
 """Topics, version 1: `docs/wire.md` has the whole of them."""
 
 import re
+from functools import lru_cache
 
 from runtime.envelope import Address, Topic
 from runtime.transport import TransportError
@@ -76,7 +77,12 @@ class Topics:
         return found[len(root) :].split("/") if found.startswith(root) else None
 
     def _of(self, kind: str, *levels: str) -> str:
-        return "/".join((self._root, kind, *map(_checked, levels)))
+        return _joined(self._root, kind, levels)
+
+
+@lru_cache(65536)
+def _joined(root: str, kind: str, levels: tuple[str, ...]) -> str:
+    return "/".join((root, kind, *map(_checked, levels)))
 
 
 def _checked(level: str) -> str:

@@ -208,7 +208,11 @@ class MqttTransport(Transport):
             opened = self._inboxes[service] = asyncio.ensure_future(
                 self._take(self._topics.inboxes(Address(service, self.node)), service)
             )
-        await asyncio.shield(opened)
+        if not opened.done():
+            await asyncio.shield(opened)
+        elif opened.exception() is not None:
+            del self._inboxes[service]
+            opened.result()
 
     async def listen(self, service: str) -> None:
         await self._open_inbox(service)
