@@ -2,7 +2,9 @@
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
+from typing import Any
 
 from gateway.client import Gone, Receive, Send, until_gone
 from gateway.events import EventStream, SlowReader
@@ -16,7 +18,17 @@ _AGAIN = 1.0
 """Seconds after which a service that could not be asked is asked again."""
 
 _PATIENCE = 5.0
-"""Seconds that a stream waits to begin for services that cannot be asked; it follows them from when they can."""
+"""Seconds that a stream waits to begin for services that cannot be asked."""
+
+
+async def together(work: Sequence[Coroutine[Any, Any, bool]]) -> bool:
+    """Does several things at once, all of them to their end, and says whether all of them say so. Raises the first error."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one) for one in work]
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return all(task.result() for task in tasks)
 
 
 class Follower(ABC):
@@ -25,6 +37,9 @@ class Follower(ABC):
     Args:
         user: whose token it came with.
     """
+
+    waits_for_all = True
+    """Whether it can only begin when everybody concerned could be asked: else it would not know where."""
 
     def __init__(self, proxy: Proxy, user: str, token: str) -> None:
         self.user = user
@@ -85,6 +100,10 @@ class Follower(ABC):
             while not complete and not self.ending and clock.monotonic() - begun_at < _PATIENCE:
                 await clock.sleep(_AGAIN)
                 complete = await self.look(stream, everywhere=True)
+            if not complete and self.waits_for_all and not self.ending:
+                raise Problem(
+                    503, "not-ready", "A service that has to be followed cannot be asked: try again.", [(b"retry-after", b"1")]
+                )
             await stream.begin(self.position)  # not before it is known where "from now on" begins
             while (reason := await self._over()) is None:
                 now = clock.monotonic()

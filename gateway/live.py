@@ -13,7 +13,7 @@ import msgspec
 
 from gateway.client import Receive, Scope, Send, bearer
 from gateway.events import EventStream
-from gateway.following import Follower, Followers
+from gateway.following import Follower, Followers, together
 from gateway.problems import Problem
 from runtime import ServiceError, Unauthenticated
 from runtime.envelope import Topic
@@ -42,6 +42,7 @@ class Live:
     def __init__(self, proxy: Proxy, followers: Followers) -> None:
         self._proxy = proxy
         self._followers = followers
+        self._feeds: dict[str, LiveInfo] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends what concerns the user whose token came (ASGI)."""
@@ -50,7 +51,7 @@ class Live:
         if token is None:
             raise Unauthenticated("an access token is needed, as `Authorization: Bearer …`")
         user = (await self._proxy.identify(token)).subject
-        reader = _Reader(self._proxy, user, token, headers.get(b"last-event-id", b"").decode("latin-1"))
+        reader = _Reader(self._proxy, self._feeds, user, token, headers.get(b"last-event-id", b"").decode("latin-1"))
         await self._followers.serve(reader, receive, send)
 
 
@@ -58,6 +59,7 @@ class _Reader(Follower):
     """One client that follows what concerns its user.
 
     Args:
+        feeds: what is marked `live`, by service, also of services that have been there and are gone at the moment.
         last_event_id: where it was, as `service=number` by commas; a plain number counts for services that are not
             named, and without one they are followed from now on.
 
@@ -65,8 +67,9 @@ class _Reader(Follower):
         Problem: that is no position.
     """
 
-    def __init__(self, proxy: Proxy, user: str, token: str, last_event_id: str) -> None:
+    def __init__(self, proxy: Proxy, feeds: dict[str, LiveInfo], user: str, token: str, last_event_id: str) -> None:
         super().__init__(proxy, user, token)
+        self._feeds = feeds
         self._positions: dict[str, int] = {}
         self._first: int | None = None
         for part in last_event_id.split(",", 100) if last_event_id else ():
@@ -84,20 +87,18 @@ class _Reader(Follower):
         return ",".join(first + [f"{service}={number}" for service, number in self._positions.items()])
 
     async def look(self, stream: EventStream, *, everywhere: bool) -> bool:
-        return all(await asyncio.gather(*(self._follow(stream, service, feed) for service, feed in self._feeds().items())))
-
-    def _feeds(self) -> dict[str, LiveInfo]:
-        """What is marked `live`, by service."""
-        return {
-            member.manifest.service: member.manifest.live for member in self.proxy.registry if member.manifest.live is not None
-        }
+        for member in self.proxy.registry:
+            if member.manifest.live is not None:
+                self._feeds[member.manifest.service] = member.manifest.live
+        return await together([self._follow(stream, service, feed) for service, feed in self._feeds.items()])
 
     async def _follow(self, stream: EventStream, service: str, feed: LiveInfo) -> bool:
         """Sends what one service has to tell. Says whether it could be asked, and will be heard when there is more."""
         heard = True
         try:
-            await self.hear(Topic("signal", service, feed.signal, self.user))
-        except TransportError:  # no signals here, or none at the moment: then it is asked again and again
+            async with asyncio.timeout(_SECONDS):
+                await self.hear(Topic("signal", service, feed.signal, self.user))
+        except (TransportError, TimeoutError):  # no signals here, or none at the moment: then it is asked again and again
             heard = False
         try:
             async with asyncio.timeout(_SECONDS):
@@ -106,6 +107,9 @@ class _Reader(Follower):
             return False
         except ServiceError as error:
             return not error.retryable
+        except msgspec.MsgspecError as error:
+            self.proxy.log.warning("what %s answers to %s cannot be shown: %s", service, feed.request, error)
+            return heard
         await self._tell(stream, service, page)
         return heard
 

@@ -14,7 +14,7 @@ import msgspec
 
 from gateway.client import Receive, Scope, Send, bearer
 from gateway.events import EventStream
-from gateway.following import Follower, Followers
+from gateway.following import Follower, Followers, together
 from gateway.problems import Problem
 from gateway.routing import query_params
 from runtime import Forbidden, ServiceError, Unauthenticated
@@ -68,6 +68,8 @@ def _wanted(query: bytes) -> tuple[list[str], set[str]]:
 class _Watcher(Follower):
     """One client that watches what passes."""
 
+    waits_for_all = False
+
     def __init__(self, proxy: Proxy, user: str, token: str, patterns: list[str], kinds: set[str]) -> None:
         super().__init__(proxy, user, token)
         self._patterns = patterns
@@ -89,8 +91,7 @@ class _Watcher(Follower):
     async def look(self, stream: EventStream, *, everywhere: bool) -> bool:
         manifests = {member.manifest.service: member.manifest for member in self.proxy.registry}
         due, self._due = manifests.keys() if everywhere else self._due, set()
-        work = (self._follow(stream, manifest, manifest.service in due) for manifest in manifests.values())
-        complete = all(await asyncio.gather(*work))
+        complete = await together([self._follow(stream, manifest, manifest.service in due) for manifest in manifests.values()])
         await self._show_signals(stream)
         return complete
 

@@ -13,6 +13,7 @@ from runtime.envelope import Address, Envelope, Topic
 from runtime.environment import Environment
 from runtime.errors import (
     CallCycle,
+    DeadlineExceeded,
     Forbidden,
     Overloaded,
     Unauthenticated,
@@ -332,23 +333,25 @@ class Instance:
         ctx = Context(self, None)
         ctx.envelope = envelope
         try:
-            message = endpoint.message(envelope)
             await self.mailbox.enter()
-            try:
-                async with asyncio.timeout(self._limit()):
-                    await (self._transact(endpoint, message, ctx) if endpoint.handler.takes_tx else endpoint.method(message, ctx))
-            finally:
-                self.mailbox.leave()
         except Overloaded:
             self.metrics.count("signals_dropped_total", service=self.name)
-        except asyncio.CancelledError:
-            raise
+            return
+        try:
+            message = endpoint.message(envelope)
+            async with asyncio.timeout(self._limit()):
+                await (self._transact(endpoint, message, ctx) if endpoint.handler.takes_tx else endpoint.method(message, ctx))
         except TimeoutError:
-            self.metrics.count("signals_failed_total", service=self.name)
             self.log.warning("%s took too long over %s, which is given up", endpoint.place, envelope.subject)
+            await self._signal_failed(DeadlineExceeded(self.name), endpoint, ctx)
         except Exception as error:
-            await self.failures.seen(error, ctx, endpoint.place)
-            self.metrics.count("signals_failed_total", service=self.name)
+            await self._signal_failed(error, endpoint, ctx)
+        finally:
+            self.mailbox.leave()
+
+    async def _signal_failed(self, error: Exception, endpoint: Endpoint, ctx: Context) -> None:
+        self.metrics.count("signals_failed_total", service=self.name)
+        await self.failures.seen(error, ctx, endpoint.place)
 
     def _limit(self) -> float | None:
         return self.environment.settings.request_timeout if self.environment.settings.deadlines else None

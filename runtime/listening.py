@@ -1,6 +1,7 @@
 """Listening for a while to topics that a service's class does not name, as a gateway does for its clients."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
@@ -13,6 +14,10 @@ Listener = Callable[[Envelope], None]
 """Is called for each envelope, in the event loop. It returns at once, and never raises."""
 
 
+_SECONDS = 2.0
+"""How long leaving a topic may take; then it is left to itself."""
+
+
 class Listening:
     """The topics that one instance listens to at the moment."""
 
@@ -22,6 +27,7 @@ class Listening:
         self._log = instance.log
         self._listeners: dict[Topic, list[Listener]] = {}
         self._turns: dict[Topic, asyncio.Lock] = {}
+        self._recent: deque[str] = deque(maxlen=64)
         instance.observer = self._take
 
     @asynccontextmanager
@@ -47,13 +53,18 @@ class Listening:
                 return
             del self._listeners[topic]
             try:
-                await self._transport.unsubscribe(topic, self._name)
-            except TransportError as error:
+                async with asyncio.timeout(_SECONDS):
+                    await self._transport.unsubscribe(topic, self._name)
+            except (TransportError, TimeoutError) as error:
                 self._log.debug("%s: is still subscribed to: %s", topic, error)
             if topic not in self._listeners:
                 self._turns.pop(topic, None)
 
     def _take(self, envelope: Envelope) -> None:
+        if envelope.kind == "signal":
+            if envelope.id in self._recent:
+                return  # a broker sends a copy for each of two topics that both fit
+            self._recent.append(envelope.id)
         service, _, name = envelope.subject.partition(".")
         topics = (
             [Topic("stream", envelope.caller)]

@@ -1,5 +1,6 @@
 """What a gateway needs of its node beyond a context: who is there, who a token belongs to, forwarding as it came, listening."""
 
+import logging
 from contextlib import AbstractAsyncContextManager
 
 from runtime.context import Context
@@ -37,6 +38,11 @@ class Proxy:
     def metrics(self) -> Metrics:
         """What the node counts."""
         return self._environment.metrics
+
+    @property
+    def log(self) -> logging.Logger:
+        """The service's logger."""
+        return self._instance.log
 
     def new_id(self) -> str:
         return self._instance.new_id()

@@ -57,8 +57,10 @@ class Store:
     async def near(self, asked: FindScooters) -> tuple[Scooter, ...]:
         """The nearest free scooters, within a circle that has enough of them and not many more."""
         radius = await self._radius(asked)
-        rows = [row for box in boxes(asked.lat, asked.lon, radius) for row in await self._within(NEAR, box, radius, asked.limit)]
-        return tuple(_scooter(row) for row in sorted(rows, key=lambda row: row["away"])[: asked.limit])
+        found: dict[str, Row] = {}
+        for box in boxes(asked.lat, asked.lon, radius):
+            found |= {row["id"]: row for row in await self._within(NEAR, box, radius, asked.limit)}
+        return tuple(_scooter(row) for row in sorted(found.values(), key=lambda row: row["away"])[: asked.limit])
 
     async def _radius(self, asked: FindScooters) -> float:
         """A radius with enough scooters and no crowd of them: wider and wider, and back where that was too much at once."""

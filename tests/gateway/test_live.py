@@ -321,6 +321,20 @@ async def test_tail_shows_events_and_signals_as_they_pass(city: House) -> None:
     assert "gateway" not in {row["subscriber"] for row in readers}, "events are not kept for who only looks"
 
 
+async def test_a_signal_is_shown_once_whoever_else_listens_for_it(city: House) -> None:
+    """The tail hears all keys, the rider's stream hears one: on a broker that makes two copies."""
+    operator, rider = await city.bearer("operator@example.com"), await city.bearer()
+    async with follow(city.url, rider) as events, follow(city.url, operator, path="/console/tail?match=notices.*") as tail:
+        for number in range(1, 4):
+            await tell(city, await user_id(city, rider), first=number)
+            await events.count(number)
+        async with follow(city.url, operator) as last:
+            await tell(city, await user_id(city, operator))
+            await last.count(1)
+        await tail.count(4)
+        assert len({data["id"] for _, data, _ in tail.came}) == len(tail.came) == 4
+
+
 @pytest.mark.parametrize("query", ["kind=request", "x=1", "match=%ff"])
 async def test_tail_refuses_what_it_does_not_know(house: House, query: str) -> None:
     answer = await house.client.get(f"/console/tail?{query}", headers=await house.bearer("operator@example.com"))

@@ -128,6 +128,7 @@ async def test_the_nearest_come_first_and_nobody_is_missed(town: Town) -> None:
     for lat, lon in ((52.5, 13.4), (52.47, 13.42), (0.0, 180.0), (0.001, -179.999), (89.99, 0.01), (-33.9, 151.2), (10.0, 10.0)):
         for radius_m in (50, 700, 5000, 40_000):
             found = await town.near(lat, lon, radius_m, 100)
+            assert len({scooter.id for scooter in found}) == len(found), "each once"
             away = [metres(lat, lon, scooter.lat, scooter.lon) for scooter in found]
             # a degree of longitude is taken to be as long everywhere in the circle: far out and near a pole that is not so
             slack = 1.02 if abs(lat) < 80 else 1.5

@@ -143,7 +143,6 @@ class Link:
                 if failures:
                     self._log.info("%s is there", self._settings.url)
                 failures = 0
-                self._up.set()
                 if not first.done():
                     first.set_result(None)
                 else:
@@ -200,8 +199,15 @@ class Link:
             raise TransportError(f"the broker refuses: {answer.reason_code.name.lower().replace('_', ' ')}{said}")
         self._allowed = answer.receive_max
         self._largest = answer.max_packet_size or 0
-        if self._subscribed:
-            await self._subscribe(dict(self._subscribed))
+        done: dict[str, int] = {}
+        while done != self._subscribed:  # more may be wanted while the broker answers
+            for pattern in done.keys() - self._subscribed.keys():
+                del done[pattern]
+                await self._unsubscribe(pattern)
+            wanted = {pattern: number for pattern, number in self._subscribed.items() if pattern not in done}
+            await self._subscribe(wanted)
+            done |= wanted
+        self._up.set()
 
     async def _watch(self) -> str:
         """Keeps the connection alive until it ends, and says why it did."""
@@ -351,15 +357,17 @@ class Link:
         for pattern, ack in asked:
             answer: mqtt5.SubAckPacket = await ack
             if int(answer.reason_codes[0]) >= 0x80:
-                del self._subscribed[pattern]
+                self._subscribed.pop(pattern, None)
                 raise TransportError(
                     f"the broker refuses to let us hear {pattern}: {answer.reason_codes[0].name.lower().replace('_', ' ')}"
                 )
 
     async def unsubscribe(self, pattern: str) -> None:
         """Takes it no longer. Raises `LinkLost`."""
-        if self._subscribed.pop(pattern, None) is None or not self._up.is_set():
-            return
+        if self._subscribed.pop(pattern, None) is not None and self._up.is_set():
+            await self._unsubscribe(pattern)
+
+    async def _unsubscribe(self, pattern: str) -> None:
         assert self._connection is not None
         packet_id, ack = self._acknowledgement()
         self._connection.send(mqtt5.UnsubscribePacket(packet_id, [pattern]))
