@@ -285,5 +285,6 @@ async def test_state_is_there_after_a_restart(tmp_path: Path) -> None:
         ctx = await stage.client(desk)
         await ctx.request(Write(expected[-1]))
         assert await notes(stage) == expected
+        await eventually(lambda: len(HEARD) == 1, "the signal that followed the commit has come")
         HEARD.clear()
         await stage.close()
