@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -139,7 +140,7 @@ def mqtt_command(as_json: bool) -> None:
     """Requests between two processes behind a broker ($CALLBOARD_BENCH_BROKER): one at a time, and 64."""
     for name, callers, count in (("request_c1", 1, 5_000), ("request_c64", 64, 64_000)):
         with patience(f"measuring {name}"):
-            rate = run_loop(_apart("math", lambda node, callers=callers, count=count: _ask_at_once(node, callers, count)))  # type: ignore[misc]
+            rate = run_loop(_apart("math", partial(_ask_at_once, callers=callers, count=count)))
         _say(name, rate, as_json)
 
 

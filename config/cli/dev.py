@@ -145,7 +145,7 @@ def _welcome(settings: Settings, port: int, node: Node) -> None:
         there = "" if port == GatewaySettings().port else f" --url {url}"
         click.echo(f"  In a second shell, watch what passes:\n\n    {command} tail --events --as operator@example.com{there}\n")
         click.echo("  Try this:\n")
-        click.echo("\n".join(f"    {line}" for line in _story(settings, url, node)))
+        click.echo("\n".join(f"    {line}".rstrip() for line in _story(settings, url, node)))
     else:
         click.echo("  Nobody can log in: the auth service is not among those named.")
     click.echo("\n  Stop with Ctrl-C.\n")

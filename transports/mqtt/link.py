@@ -76,7 +76,6 @@ class Link:
         self._allowed = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._running: asyncio.Task[None] | None = None
-        self._largest = 0
 
     def __repr__(self) -> str:
         return f"<Link {self._client_id} to {self._settings.url} [{'UP' if self.is_up else 'DOWN'}]>"
@@ -198,7 +197,6 @@ class Link:
                 raise BrokerRefused(f"{refused}{said}")
             raise TransportError(f"the broker refuses: {answer.reason_code.name.lower().replace('_', ' ')}{said}")
         self._allowed = answer.receive_max
-        self._largest = answer.max_packet_size or 0
         done: dict[str, int] = {}
         while done != self._subscribed:  # more may be wanted while the broker answers
             for pattern in done.keys() - self._subscribed.keys():
