@@ -50,10 +50,10 @@ def of_error(error: ServiceError, request_id: str) -> tuple[int, Headers, bytes]
 
 def _own(data: ErrorData, fields: dict[str, Any]) -> dict[str, Any]:
     """What of the runtime's errors a client may see: not how the system is cut."""
+    shown = {"incident": fields["incident"]} if "incident" in fields else {}
     if data.code == "invalid":
-        violations = fields["violations"]
-        return {"detail": "; ".join(f"{v['pointer'] or '/'}: {v['detail']}" for v in violations), "errors": violations}
-    return {name: fields[name] for name in ("detail", "incident") if name in fields}
+        shown["errors"] = fields["violations"]
+    return shown | ({"detail": data.detail} if data.detail else {})
 
 
 def _answer(

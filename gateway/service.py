@@ -43,6 +43,7 @@ class Gateway(Service):
     async def on_start(self, ctx: Context) -> None:
         self.port = free_port(self.settings.host, self.settings.port)
         self.proxy = Proxy(ctx)
+        await self.proxy.watch()
         self.limits = Limits(self.settings, self.clock.monotonic)
         self.followers = Followers(self.settings, self.proxy, self.clock)
         streams: dict[str, App] = {"/live": Live(self.proxy, self.followers), "/console/tail": Tail(self.proxy, self.followers)}

@@ -4,7 +4,7 @@ Correlation, deadlines that shrink with every hop, cancellation that reaches the
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -19,21 +19,27 @@ from runtime.errors import (
     ErrorData,
     InstanceLost,
     InternalError,
+    Invalid,
     KnownErrors,
     NoInstance,
+    Overloaded,
     ServiceError,
     Unreachable,
+    Violation,
     rebuild_error,
 )
 from runtime.local import as_seen, within
 from runtime.mailbox import Mailbox
+from runtime.manifest import RequestInfo
 from runtime.messages import MessageSpec, spec_of
 from runtime.registry import Member
 from runtime.rest import Params
-from runtime.transport import PeerUnreachable, TransportError
+from runtime.transport import LinkLost, TooLarge, TransportError
 
-_ELSEWHERE = (InstanceLost, Unreachable, Draining, NoInstance)
+_ELSEWHERE = (InstanceLost, Unreachable, Draining, NoInstance, Overloaded)
 """Errors after which another instance may be asked."""
+_FAILURES = (*_ELSEWHERE, DeadlineExceeded, InternalError)
+"""Errors that speak against the instance that was asked."""
 
 
 class LocalInstance(Protocol):
@@ -67,6 +73,30 @@ class RetryBudget:
         return True
 
 
+class _Call:
+    """A request that an answer is waited for."""
+
+    __slots__ = ("answered", "gone", "handed", "to")
+
+    def __init__(self, to: Address) -> None:
+        self.to = to
+        self.answered: asyncio.Future[Envelope] = asyncio.get_running_loop().create_future()
+        self.handed = False
+        """Whether the network has the request: from then on it may have run."""
+        self.gone = False
+        """Whether the instance went while the request was being handed over."""
+
+    def expire(self) -> None:
+        if not self.answered.done():
+            self.answered.set_exception(TimeoutError())
+
+    def lose(self) -> None:
+        """No answer will come."""
+        if self.handed and not self.answered.done():
+            self.answered.set_exception(InstanceLost(self.to.service))
+            self.answered.exception()  # whoever asked may have been cancelled in the same turn of the loop
+
+
 class Caller:
     """Makes a node's requests."""
 
@@ -74,7 +104,7 @@ class Caller:
         self.local: dict[str, LocalInstance] = {}
         """The instances in this process that take requests, by service."""
         self._environment = environment
-        self._waiting: dict[str, tuple[asyncio.Future[Envelope], Address]] = {}
+        self._waiting: dict[str, _Call] = {}
         self._decoders: dict[MessageSpec, msgspec.json.Decoder[Any]] = {}
         self._budget = RetryBudget()
 
@@ -166,29 +196,52 @@ class Caller:
         known: KnownErrors,
     ) -> Any:
         environment = self._environment
+        if service not in environment.watched:
+            await environment.watch(service)
         now = environment.clock.monotonic()
         deadline = min(ctx.deadline, now + (environment.settings.request_timeout if timeout is None else timeout))
         without: frozenset[Address] = frozenset()
         tries = 0
+        prefers: str | None = None
         self._budget.earn()
         while True:
-            member = environment.registry.pick(service, without) or environment.registry.pick(service)
+            member = environment.registry.pick(service, now, without, prefers)
             if member is None:
-                raise NoInstance(service)
+                member = environment.registry.pick(service, now)
+                if member is None:
+                    raise NoInstance(service)
             info = member.requests.get(request)
-            if key is None and info is not None and info.once:
-                key = environment.chance.hex(32)
+            if info is not None:
+                if info.once and key is None:
+                    key = environment.chance.hex(32)
+                if info.key is not None and prefers is None:
+                    prefers = _preference(info, body, params)
+                    member = environment.registry.pick(service, now, without, prefers) or member
             try:
-                return await self._exchange(ctx, member, request, body, params, deadline, key, known)
-            except _ELSEWHERE as error:
+                answer = await self._exchange(ctx, member, request, body, params, deadline, key, known)
+            except _FAILURES as error:
+                now = environment.clock.monotonic()
+                if member.failed(now, environment.chance):
+                    environment.metrics.count("instances_set_aside_total", service=service)
+                if not isinstance(error, _ELSEWHERE):
+                    raise
+                without |= {member.address}
+                if isinstance(error, Overloaded) and environment.registry.pick(service, now, without) is None:
+                    raise
                 tries += 1
                 safe = not error.maybe_delivered or (info is not None and (info.idempotent or info.once))
                 pause = environment.chance.jitter(min(0.02 * 2**tries, 1.0))
-                if not safe or environment.clock.monotonic() + pause >= deadline or not self._budget.spend():
+                if not safe or now + pause >= deadline or not self._budget.spend():
                     raise
-                without |= {member.address}
                 environment.metrics.count("retries_total", service=service)
+            except ServiceError:
+                member.succeeded()
+                raise
+            else:
+                member.succeeded()
+                return answer
             await environment.clock.sleep(pause)
+            now = environment.clock.monotonic()
 
     async def _exchange(
         self,
@@ -211,14 +264,23 @@ class Caller:
             "request", environment.chance.hex(32), request, body,
             reply_to=Address(sender, environment.node), budget=remaining, token=ctx.token, trace=ctx.trace, key=key, params=params, path=ctx.path,
         )  # fmt: skip
-        answered: asyncio.Future[Envelope] = asyncio.get_running_loop().create_future()
-        self._waiting[envelope.id] = answered, to
+        call = self._waiting[envelope.id] = _Call(to)
+        timer = asyncio.get_running_loop().call_later(remaining, call.expire) if self._deadlines else None
         member.in_flight += 1
         try:
-            async with asyncio.timeout(remaining if self._deadlines else None):
-                await environment.transport.unicast(to, envelope, sender)
-                answer = await answered
-        except PeerUnreachable:
+            if not environment.transport.unicast_now(to, envelope, sender):
+                async with asyncio.timeout(remaining if self._deadlines else None):
+                    await environment.transport.unicast(to, envelope, sender)
+            call.handed = True
+            if call.gone:
+                call.lose()
+            answer = await call.answered
+        except LinkLost:
+            raise InstanceLost(to.service) from None
+        except TooLarge as error:
+            raise Invalid((Violation("", str(error)),)) from None
+        except TransportError as error:
+            environment.log.debug("%s was not handed to %s: %s", request, to, error)
             raise Unreachable(to.service) from None
         except TimeoutError:
             self._cancel(envelope, to, sender)
@@ -229,6 +291,9 @@ class Caller:
         finally:
             del self._waiting[envelope.id]
             member.in_flight -= 1
+            if timer is not None:
+                timer.cancel()
+        member.report(answer.load, environment.clock.monotonic())
         if answer.kind == "error":
             data = answer.body if isinstance(answer.body, ErrorData) else msgspec.json.decode(answer.body, type=ErrorData)
             raise rebuild_error(data, known)
@@ -247,18 +312,23 @@ class Caller:
 
     def answered(self, envelope: Envelope) -> None:
         """A reply or an error has come. One that nobody waits for any more is dropped and counted."""
-        entry = self._waiting.get(envelope.id)
-        if entry is None or entry[0].done() or envelope.caller not in ("", entry[1].service):
+        call = self._waiting.get(envelope.id)
+        if call is None or call.answered.done() or envelope.caller != call.to.service:
             self._environment.metrics.count("late_replies_total")
             return
-        entry[0].set_result(envelope)
+        call.answered.set_result(envelope)
 
     def lost(self, address: Address) -> None:
         """An instance is gone: what it was asked will not be answered."""
-        for answered, to in self._waiting.values():
-            if to == address and not answered.done():
-                answered.set_exception(InstanceLost(to.service))
-                answered.exception()  # whoever asked may still be waiting for the network to take the request
+        for call in self._waiting.values():
+            if call.to == address:
+                call.gone = True
+                call.lose()
+
+    def cut(self) -> None:
+        """This node's link is down: no answer will come. What was not handed over yet still waits for the link."""
+        for call in self._waiting.values():
+            call.lose()
 
     @property
     def in_flight(self) -> int:
@@ -268,3 +338,21 @@ class Caller:
 
 def _nothing_known(contract: str, code: str) -> None:
     return None
+
+
+def _preference(info: RequestInfo, body: Any, params: Params | None) -> str | None:
+    """The value of a request's key, by which an instance is preferred; None if it cannot be read."""
+    assert info.key is not None
+    value: Any
+    if isinstance(body, bytes):
+        for name, text in params or ():
+            if name == info.key:
+                return text
+        try:
+            fields: Any = msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+        value = cast(Mapping[str, Any], fields).get(info.key) if isinstance(fields, dict) else None
+    else:
+        value = getattr(body, info.key, None)
+    return None if value is None else str(value)

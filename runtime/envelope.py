@@ -32,7 +32,8 @@ class Envelope(msgspec.Struct, frozen=True, eq=False):
     """A message with its headers. `caller` is written by the receiving transport, which vouches for it.
 
     A `reply`, `error` or `cancel` has the id of its request. `budget` is what remains of the deadline, in seconds,
-    when the envelope is handed over. `key` is a request's idempotency key, or the key of a signal. `body` is JSON text, or the message itself between nodes that share it.
+    when the envelope is handed over. `key` is a request's idempotency key, or the key of a signal.
+    `load`, of an answer, is how much more its instance has to do. `body` is JSON text, or the message itself between nodes that share it.
     """
 
     kind: EnvelopeKind
@@ -47,6 +48,7 @@ class Envelope(msgspec.Struct, frozen=True, eq=False):
     key: str | None = None
     params: Params | None = None
     path: tuple[str, ...] = ()
+    load: int = 0
 
     def __repr__(self) -> str:
         return f"<Envelope {self.kind} {self.subject} {self.id} from {self.caller or '?'}>"  # no body, no token

@@ -10,7 +10,7 @@ from runtime.identity import TokenSettings
 from runtime.messages import Struct
 from runtime.registry import Registry
 from runtime.telemetry import Metrics
-from runtime.transport import Transport
+from runtime.transport import Transport, TransportError
 
 
 class NodeSettings(Struct):
@@ -41,9 +41,31 @@ class Environment:
         self.clock = clock
         self.chance = chance
         self.metrics = Metrics()
-        self.registry = Registry(chance)
+        self.registry = Registry(clock, chance, self._want)
         self.log = logging.getLogger("callboard.node")
+        self.watched: dict[str | None, asyncio.Task[None]] = {}
+        """The services whose members the transport tells of; None stands for all."""
         self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def watch(self, service: str | None) -> None:
+        """Has the registry know a service's members (every service's, for None); returns when those that are there are known.
+
+        Raises:
+            TransportError: the transport refuses.
+        """
+        task = self.watched.get(None) or self.watched.get(service)
+        if task is None:
+            task = self.watched[service] = self.spawn(self.transport.watch(service))
+        try:
+            await asyncio.shield(task)
+        except TransportError:
+            if self.watched.get(service) is task:
+                del self.watched[service]
+            raise
+
+    def _want(self, service: str) -> None:
+        if None not in self.watched and service not in self.watched:
+            self.spawn(self.watch(service))
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Runs something in the background, kept and logged if it fails."""

@@ -29,7 +29,7 @@ class UsageError(CallboardError):
 
 
 class ErrorData(msgspec.Struct, frozen=True):
-    """An error on the wire. `fields` is a JSON object."""
+    """An error on the wire: a problem document (RFC 9457) with members of our own. `fields` is a JSON object."""
 
     contract: str
     code: str
@@ -38,6 +38,8 @@ class ErrorData(msgspec.Struct, frozen=True):
     retryable: bool = False
     maybe_delivered: bool = False
     fields: msgspec.Raw = msgspec.Raw(b"{}")
+    type: str = "about:blank"
+    detail: str = ""
 
 
 def _own_fields(cls: type[Any]) -> Iterable[tuple[str, Any]]:
@@ -103,7 +105,14 @@ class ServiceError(Exception):
             retryable=self.retryable,
             maybe_delivered=self.maybe_delivered,
             fields=msgspec.Raw(msgspec.json.encode(shadow)),
+            type=f"urn:callboard:{self.contract}:{self.code}",
+            detail=self.explained(),
         )
+
+    def explained(self) -> str:
+        """What is particular to this occurrence, for people, where there is more to say than the title."""
+        detail = getattr(self, "detail", "")
+        return detail if isinstance(detail, str) else ""
 
 
 def error_fields(cls: type[ServiceError]) -> type[msgspec.Struct]:
@@ -237,6 +246,9 @@ class Invalid(ServiceError):
 
     code, status = "invalid", 422
     violations: tuple[Violation, ...]
+
+    def explained(self) -> str:
+        return "; ".join(f"{violation.pointer or '/'}: {violation.detail}" for violation in self.violations)
 
 
 class Malformed(ServiceError):

@@ -31,6 +31,9 @@ class Inbound:
         self._cancelled: dict[_Work, float] = {}
         self._done: dict[_Work, float] = {}
         self._stopping = False
+        self.broken = asyncio.Event()
+        """Set when the transport has ended for good."""
+        self.failure: TransportError | None = None
         environment.metrics.gauge("requests_running", lambda: len(self._running))
 
     def receive(self, envelope: Envelope, to: str) -> None:
@@ -51,9 +54,14 @@ class Inbound:
             case "head":
                 self._head(envelope, to)
 
-    def joined(self, manifest: Manifest) -> None:
+    def load(self, service: str) -> int:
+        """How much a service's instance here has to do."""
+        instance = self.instances.get(service)
+        return 0 if instance is None else instance.mailbox.load
+
+    def joined(self, manifest: Manifest, load: int = 0) -> None:
         """An instance is there."""
-        self._environment.registry.join(manifest)
+        self._environment.registry.join(manifest, load)
         for instance in self.instances.values():
             subscription = instance.subscriptions.get(manifest.service)
             if subscription is not None:
@@ -65,6 +73,24 @@ class Inbound:
             self._environment.metrics.count("instances_lost_total", service=address.service)
         if lost:  # one that withdraws still answers what it has begun
             self._caller.lost(address)
+
+    def suspected(self, address: Address) -> None:
+        """An instance is silent."""
+        self._environment.registry.suspect(address)
+
+    def cut(self) -> None:
+        """The node's link is down."""
+        self._environment.metrics.count("links_lost_total")
+        self._caller.cut()
+
+    def unreadable(self) -> None:
+        """Something came that cannot be read, and was dropped."""
+        self._environment.metrics.count("unreadable_total")
+
+    def failed(self, error: TransportError) -> None:
+        """The transport has ended for good."""
+        self.failure = error
+        self.broken.set()
 
     def _request(self, envelope: Envelope, to: str) -> None:
         instance = self.instances.get(to)

@@ -94,7 +94,7 @@ class Instance:
             self.clock,
             self.chance,
             self.id,
-            self.environment.registry.has_instance,
+            lambda owner: owner == self.id or self.environment.registry.has_instance(owner),
             definition.known_error,
             self.log,
         )
@@ -339,6 +339,11 @@ class Instance:
             return
         try:
             message = endpoint.message(envelope)
+            key = endpoint.handler.spec.key
+            if key is not None and getattr(message, key) != envelope.key:
+                self.metrics.count("signals_refused_total", service=self.name)
+                self.log.warning("%s refused: it came under the key %r of another", envelope.subject, envelope.key)
+                return
             async with asyncio.timeout(self._limit()):
                 await (self._transact(endpoint, message, ctx) if endpoint.handler.takes_tx else endpoint.method(message, ctx))
         except TimeoutError:

@@ -42,6 +42,11 @@ class Mailbox:
         return self._waiting
 
     @property
+    def load(self) -> int:
+        """How many messages run or wait."""
+        return self.running + self._waiting
+
+    @property
     def full(self) -> bool:
         """Whether a message that comes now would be refused for want of room."""
         return self.running >= self.limit and self._waiting >= self._capacity

@@ -70,7 +70,7 @@ class Node:
         self._hosts: list[Instance] = []
         self._databases = databases
         watch: Factory = partial(IdentityWatch, self.verifier, settings.tokens)
-        self.supervised = [self._supervise(factory) for factory in (watch, *services)]
+        self.supervised = [self._supervise(watch, announced=False), *(self._supervise(factory) for factory in services)]
         self._running: dict[str, asyncio.Task[None]] = {}
         self._asker = self.client("runtime", IdentityWatch.calls)
         check_together([supervised.service.definition for supervised in self.supervised])
@@ -92,14 +92,14 @@ class Node:
         """What this node counts."""
         return self.environment.metrics
 
-    def _supervise(self, factory: Factory) -> Supervised:
+    def _supervise(self, factory: Factory, *, announced: bool = True) -> Supervised:
         service = factory()
         database = None
         if service.definition.needs_database:
             if self._databases is None:
                 raise DefinitionError(f"{type(service).__name__} keeps state: give its node databases=…")
             database = self._databases(service.definition.contract.name)
-        return Supervised(factory, service, database, self)
+        return Supervised(factory, service, database, self, announced=announced)
 
     async def __aenter__(self) -> Self:
         await self.environment.transport.open(self.id, self.inbound)
@@ -124,8 +124,15 @@ class Node:
 
         Raises:
             Crashed: a service failed too often.
+            TransportError: the transport has ended for good, as when another node has taken this one's place.
         """
-        done, _ = await asyncio.wait(self._running.values(), return_when=asyncio.FIRST_COMPLETED)
+        broken = asyncio.create_task(self.inbound.broken.wait())
+        try:
+            done, _ = await asyncio.wait((*self._running.values(), broken), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            broken.cancel()
+        if self.inbound.failure is not None:
+            raise self.inbound.failure
         for task in done:
             task.result()
 

@@ -29,6 +29,10 @@ class Proxy:
         self._environment = ctx.host.environment
         self._listening = Listening(ctx.host)
 
+    async def watch(self) -> None:
+        """Has the registry know every service's members, not only those of whom the service calls."""
+        await self._environment.watch(None)
+
     @property
     def registry(self) -> Registry:
         """Who is there."""

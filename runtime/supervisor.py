@@ -48,9 +48,11 @@ class House(Protocol):
 
 
 class Supervised:
-    """One service of a node, through its restarts."""
+    """One service of a node, through its restarts. What is not `announced` is the node's own, and nobody else's business."""
 
-    def __init__(self, factory: Factory, first: Service, database: Database | None, house: House) -> None:
+    def __init__(
+        self, factory: Factory, first: Service, database: Database | None, house: House, *, announced: bool = True
+    ) -> None:
         self.service = first
         self.name = self.service.definition.contract.name
         self.ready = asyncio.Event()
@@ -58,6 +60,7 @@ class Supervised:
         self._factory = factory
         self._database = database
         self._house = house
+        self._announced = announced
         self._crashes: deque[float] = deque()
         self._stopping = asyncio.Event()
         self._crashing = False
@@ -157,10 +160,13 @@ class Supervised:
         await service.on_stop(instance.context())
 
     async def _join(self, instance: Instance) -> None:
-        """Opens the instance to the others: first it listens, then it is announced."""
+        """Opens the instance to the others: it knows whom it calls, it listens, then it is announced."""
         transport = self._house.environment.transport
+        if self._announced:
+            await self._know_others(instance)
         self._house.link(instance)
-        await transport.listen(self.name)
+        if self._announced:
+            await transport.listen(self.name)
         if transport.traits.signals:
             for endpoint in instance.listeners.values():
                 spec = endpoint.handler.spec
@@ -170,7 +176,15 @@ class Supervised:
                     )
             for publisher in instance.subscriptions:
                 await transport.subscribe(Topic("stream", publisher), self.name, broadcast=True)
-        await transport.announce(describe(type(self.service), instance.address, instance.id))
+        if self._announced:
+            await transport.announce(describe(type(self.service), instance.address, instance.id))
+
+    async def _know_others(self, instance: Instance) -> None:
+        called = {contract.name for contract in instance.definition.calls} | instance.subscriptions.keys()
+        if self._database is not None:
+            called.add(self.name)  # whether another instance, which has claimed a request, is still there
+        for service in called:
+            await self._house.environment.watch(service)
 
     async def _leave(self, instance: Instance) -> None:
         """Withdraws the instance, and lets it finish what it has begun."""

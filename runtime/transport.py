@@ -23,6 +23,14 @@ class PeerUnreachable(TransportError):
     """The envelope was not handed over: nobody is at that address, or the link to it is down."""
 
 
+class LinkLost(TransportError):
+    """The link to the network went while the envelope was handed over: it may arrive, or not."""
+
+
+class TooLarge(TransportError):
+    """The envelope is larger than the network takes."""
+
+
 class Traits(msgspec.Struct, frozen=True):
     """What a transport declares about itself; the conformance kit tests it as declared.
 
@@ -42,17 +50,33 @@ class Traits(msgspec.Struct, frozen=True):
 class Receiver(Protocol):
     """A node, as its transport sees it. The methods return at once and never raise."""
 
+    def load(self, service: str) -> int:
+        """How many messages the service's instance here works on or has waiting: told to the others with its presence."""
+        ...
+
     def receive(self, envelope: Envelope, to: str) -> None:
         """An envelope has come for the service `to` on this node; for a multicast, once per subscribed service."""
 
-    def joined(self, manifest: Manifest) -> None:
-        """An instance is there, or announces itself anew. This node's own instances are told of too."""
+    def joined(self, manifest: Manifest, load: int = 0) -> None:
+        """An instance is there, or says again that it is, and how much it has to do. This node's own are told of too."""
+
+    def suspected(self, address: Address) -> None:
+        """An instance has been silent: it may be busy, or gone. `joined` or `left` ends the doubt."""
 
     def left(self, address: Address, *, lost: bool) -> None:
         """An instance is gone. One that withdrew still answers what it has begun; one that is `lost` will not.
 
         An instance may first withdraw and then, still busy, be lost: both are told.
         """
+
+    def cut(self) -> None:
+        """This node's own link is down: what was handed over will not be answered. Members are suspected, and not yet gone."""
+
+    def unreadable(self) -> None:
+        """Something came that cannot be read."""
+
+    def failed(self, error: TransportError) -> None:
+        """The transport has ended, and will not mend by itself: the node has to stop."""
 
 
 class Transport(ABC):
@@ -70,10 +94,15 @@ class Transport(ABC):
     async def open(self, node: str, receiver: Receiver) -> None:
         """Joins the network as `node`.
 
-        From here on `receiver` hears of members that are there already and of those that come and go.
-
         Raises:
             TransportError: the network cannot be joined.
+        """
+
+    @abstractmethod
+    async def watch(self, service: str | None) -> None:
+        """Tells the receiver from now on of a service's members that come and go; of every service's for None.
+
+        When it returns, the receiver has been told of those that the network knows of.
         """
 
     @abstractmethod
@@ -100,24 +129,31 @@ class Transport(ABC):
 
     @abstractmethod
     async def announce(self, manifest: Manifest) -> None:
-        """Tells every node, now and whenever one joins, that the instance is here. Again: replaces what was told."""
+        """Tells whoever watches, now or later, that the instance is here. Again: replaces what was told."""
 
     @abstractmethod
     async def withdraw(self, address: Address) -> None:
-        """Tells every node that the instance has gone, and stops taking anycast requests and multicasts for it."""
+        """Tells whoever watches that the instance has gone, and stops taking anycast requests and multicasts for it."""
 
     @abstractmethod
     async def unicast(self, to: Address, envelope: Envelope, sender: str) -> None:
         """Hands an envelope to one instance's node, at most once, in order with others to the same address.
 
-        Returns when it is handed over, which is no promise that it arrives; waits while the network is congested.
+        Returns when it is handed over, which is no promise that it arrives; waits while the network is congested, or the
+        link to it is being made again.
 
         Args:
             sender: the service on this node that speaks; the receiver sees it as `envelope.caller`.
 
         Raises:
             PeerUnreachable: it was not handed over, and will not arrive.
+            LinkLost: it may have been handed over.
+            TooLarge: it is larger than the network takes.
         """
+
+    def unicast_now(self, to: Address, envelope: Envelope, sender: str) -> bool:
+        """As `unicast`, where that needs no waiting: says whether it was done. Only the quicker way; it need not be there."""
+        return False
 
     @abstractmethod
     async def anycast(self, service: str, envelope: Envelope, sender: str) -> None:

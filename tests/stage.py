@@ -62,7 +62,7 @@ class Stage:
         self._groups[node] = (group, settings)
 
     async def _all_seen(self) -> None:
-        names = [supervised.name for node in self.nodes for supervised in node.supervised]
+        names = [supervised.name for node in self.nodes for supervised in node.supervised[1:]]
         for node in self.nodes:
             await node.registry.wait_for(*names)
 
@@ -87,7 +87,7 @@ class Stage:
         """A context that asks these contracts' services: on the same node, or on one of its own."""
         if self.apart:
             node = await self._stack.enter_async_context(self._node([], settings))
-            names = {supervised.name for other in self.nodes for supervised in other.supervised}
+            names = {supervised.name for other in self.nodes for supervised in other.supervised[1:]}
             await node.registry.wait_for(*names)
         else:
             node = self.nodes[0]

@@ -52,6 +52,7 @@ class MemoryTransport(Transport):
         self.zero_copy = (settings or MemorySettings()).zero_copy
         self._receiver: Receiver | None = None
         self._manifests: dict[str, Manifest] = {}
+        self._watched: set[str | None] = set()
         self._withdrawn: set[Address] = set()
         self._listening: set[str] = set()
         self._subscribed: dict[Topic, dict[str, bool]] = {}
@@ -64,9 +65,14 @@ class MemoryTransport(Transport):
             raise TransportError(f"{node} is open already: a transport serves one node")
         self.node, self._receiver = node, receiver
         self.network.joined[node] = self
-        for other in self.network.others(node):
-            for manifest in other._manifests.values():
-                self.later_joined(manifest)
+
+    async def watch(self, service: str | None) -> None:
+        receiver = self._opened()
+        self._watched.add(service)
+        for other in list(self.network.joined.values()):
+            for manifest in list(other._manifests.values()):
+                if service in (None, manifest.service):
+                    receiver.joined(manifest, other.load(manifest.service))
 
     async def close(self) -> None:
         for manifest in list(self._manifests.values()):
@@ -85,6 +91,7 @@ class MemoryTransport(Transport):
         self.network.joined.pop(self.node, None)
         self._receiver = None
         self._manifests.clear()
+        self._watched.clear()
         self._withdrawn.clear()
         self._listening.clear()
         self._subscribed.clear()
@@ -105,24 +112,28 @@ class MemoryTransport(Transport):
         self._manifests[manifest.service] = manifest
         self._withdrawn.discard(manifest.address)
         for transport in list(self.network.joined.values()):
-            transport.later_joined(manifest)
+            transport.later_joined(manifest, self.load(manifest.service))
 
     async def withdraw(self, address: Address) -> None:
-        if self._manifests.pop(address.service, None) is None:
-            return
-        self._withdrawn.add(address)
         self._listening.discard(address.service)
         for services in self._subscribed.values():
             services.pop(address.service, None)
+        if self._manifests.pop(address.service, None) is None:
+            return
+        self._withdrawn.add(address)
         for transport in list(self.network.joined.values()):
             transport.later_left(address, lost=False)
 
     async def unicast(self, to: Address, envelope: Envelope, sender: str) -> None:
+        self.unicast_now(to, envelope, sender)
+
+    def unicast_now(self, to: Address, envelope: Envelope, sender: str) -> bool:
         self._opened()
         peer = self.network.joined.get(to.node)
         if peer is None:
             raise PeerUnreachable(f"{to} is not there")
         self._hand(peer, envelope, to.service, sender)
+        return True
 
     async def anycast(self, service: str, envelope: Envelope, sender: str) -> None:
         self._opened()
@@ -150,9 +161,14 @@ class MemoryTransport(Transport):
             found |= self._subscribed.get(topic._replace(key="-"), {})
         return found.items()
 
-    def _opened(self) -> None:
+    def _opened(self) -> Receiver:
         if self._receiver is None:
             raise PeerUnreachable("this transport is closed")
+        return self._receiver
+
+    def load(self, service: str) -> int:
+        """How much a service's instance here has to do."""
+        return 0 if self._receiver is None else self._receiver.load(service)
 
     def _hand(self, peer: "MemoryTransport", envelope: Envelope, service: str, sender: str) -> None:
         arrived = msgspec.structs.replace(envelope, caller=sender)
@@ -165,12 +181,12 @@ class MemoryTransport(Transport):
         if self._receiver is not None:
             self._receiver.receive(envelope, service)
 
-    def later_joined(self, manifest: Manifest) -> None:
+    def later_joined(self, manifest: Manifest, load: int) -> None:
         """An instance is there; the receiver hears of it in a later turn of the loop, as of everything."""
 
         def tell() -> None:
-            if self._receiver is not None:
-                self._receiver.joined(manifest)
+            if self._receiver is not None and not self._watched.isdisjoint((manifest.service, None)):
+                self._receiver.joined(manifest, load)
 
         asyncio.get_running_loop().call_soon(tell)
 

@@ -30,9 +30,28 @@ async def serve(settings: Settings, names: tuple[str, ...]) -> None:
         Crashed: a service failed too often.
     """
     told = told_to_stop()
-    async with compose.node(settings, names, name="-".join(names)[:40]) as node:
+    node = compose.node(settings, names, name="-".join(names)[:40])
+    if not await started(node, told):
+        return
+    try:
         node.environment.log.info("%s: %s", node.id, ", ".join(compose.chosen(settings, names)))
         await until_told(node, told)
+    finally:
+        await node.stop()
+
+
+async def started(node: Node, told: asyncio.Event) -> bool:
+    """Starts a node; says whether it has before it was told to stop, as when its broker is not there."""
+    starting = asyncio.create_task(node.__aenter__())
+    waiting = asyncio.create_task(told.wait())
+    await asyncio.wait((starting, waiting), return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if not starting.done():
+        starting.cancel()
+        await asyncio.wait((starting,))
+        return False
+    starting.result()
+    return True
 
 
 def told_to_stop() -> asyncio.Event:

@@ -34,7 +34,7 @@ from runtime.manifest import Manifest
 from runtime.messages import Contract, Request, Signal, Struct
 from runtime.node import Node
 from runtime.service import Service
-from runtime.transport import PeerUnreachable, Transport
+from runtime.transport import PeerUnreachable, Transport, TransportError
 
 TransportFactory = Callable[[], Transport]
 Crash = Callable[[Transport], Awaitable[None]]
@@ -153,17 +153,38 @@ class Listener:
     def __init__(self) -> None:
         self.envelopes: list[tuple[Envelope, str]] = []
         self.members: dict[Address, Manifest] = {}
+        self.loads: dict[Address, int] = {}
         self.departed: list[tuple[Address, bool]] = []
+        self.silent: list[Address] = []
+        self.cuts = 0
+        self.garbage = 0
+        self.failure: TransportError | None = None
+
+    def load(self, service: str) -> int:
+        return 7
 
     def receive(self, envelope: Envelope, to: str) -> None:
         self.envelopes.append((envelope, to))
 
-    def joined(self, manifest: Manifest) -> None:
+    def joined(self, manifest: Manifest, load: int = 0) -> None:
         self.members[manifest.address] = manifest
+        self.loads[manifest.address] = load
+
+    def suspected(self, address: Address) -> None:
+        self.silent.append(address)
 
     def left(self, address: Address, *, lost: bool) -> None:
         self.members.pop(address, None)
         self.departed.append((address, lost))
+
+    def cut(self) -> None:
+        self.cuts += 1
+
+    def unreadable(self) -> None:
+        self.garbage += 1
+
+    def failed(self, error: TransportError) -> None:
+        self.failure = error
 
 
 async def eventually(condition: Callable[[], Any], what: str) -> None:
@@ -353,6 +374,28 @@ class Kit:
             async with self.nodes("one"):
                 await eventually(lambda: len(asker.registry.members("conformance")) == 1, "it is seen to join")
             await eventually(lambda: not asker.registry.members("conformance"), "it is seen to leave")
+
+    async def case_only_those_watched_are_told_of(self) -> None:
+        if not self.traits.presence:
+            return
+        transport, other, listener = self.factory(), self.factory(), Listener()
+        await transport.open("watcher", listener)
+        await other.open("other", Listener())
+        try:
+            await other.announce(Manifest("apple", "other", "1"))
+            await other.announce(Manifest("pear", "other", "2"))
+            await transport.watch("apple")
+            expect(set(listener.members) == {Address("apple", "other")}, "who is there is told before `watch` returns")
+            expect(listener.loads[Address("apple", "other")] == 7, "and how much it has to do")
+            await other.announce(Manifest("pear", "other", "2", version="1"))
+            await other.announce(Manifest("apple", "other", "1", version="1"))
+            await eventually(lambda: listener.members[Address("apple", "other")].version == "1", "what changes is told")
+            expect(set(listener.members) == {Address("apple", "other")}, "of nobody else")
+            await transport.watch(None)
+            expect(Address("pear", "other") in listener.members, "until all are watched")
+        finally:
+            await other.close()
+            await transport.close()
 
     async def case_a_crash_is_seen_and_fails_its_calls(self) -> None:
         if self.crash is None:

@@ -11,11 +11,13 @@ from urllib.parse import urlsplit
 import mqtt5
 
 from runtime import Chance, Clock
-from runtime.transport import TransportError
+from runtime.transport import LinkLost, TooLarge, TransportError
 from transports.mqtt.connection import Connection, Packet
 from transports.mqtt.settings import MqttSettings
 
 _LONGEST_PAUSE = 5.0
+_HEADERS = 24 * 1024
+"""Room that a packet's headers may take: a token of 8 KiB, the parameters of a URL, and what else there is."""
 _REFUSED = {
     int(mqtt5.ConnAckReasonCode.BAD_USER_NAME_OR_PASSWORD): "the user name or the password is wrong",
     int(
@@ -31,8 +33,8 @@ class BrokerRefused(TransportError):
     """The broker will not have us, and asking again would not change that."""
 
 
-class LinkLost(TransportError):
-    """The connection was lost: what was being sent may have arrived, or not."""
+class TakenOver(TransportError):
+    """Another connection has this node's id. Coming back would only take its place in turn."""
 
 
 class Link:
@@ -44,6 +46,7 @@ class Link:
         on_publish: is called for each message, in order.
         on_lost: is called when the connection is lost.
         on_restored: is called when it stands again, and everything is subscribed to anew.
+        on_failed: is called when it is lost for good, with the reason.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Link:
         on_publish: Callable[[mqtt5.PublishPacket], None],
         on_lost: Callable[[], None],
         on_restored: Callable[[], None],
+        on_failed: Callable[[TransportError], None],
         clock: Clock,
         chance: Chance,
     ) -> None:
@@ -63,6 +67,7 @@ class Link:
         self._on_publish = on_publish
         self._on_lost = on_lost
         self._on_restored = on_restored
+        self._on_failed = on_failed
         self._clock = clock
         self._chance = chance
         self._log = logging.getLogger("callboard.mqtt")
@@ -70,10 +75,13 @@ class Link:
         self._ended: asyncio.Future[str] | None = None
         self._connected: asyncio.Future[mqtt5.ConnAckPacket] | None = None
         self._up = asyncio.Event()
-        self._subscribed: dict[str, int] = {}
+        self._subscribed: dict[str, int | None] = {}
         self._acks: dict[int, asyncio.Future[Any]] = {}
+        self._pings: deque[asyncio.Future[None]] = deque()
         self._last_id = 0
         self._allowed = 0
+        self._largest = settings.max_packet
+        self._taken_over = False
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._running: asyncio.Task[None] | None = None
 
@@ -82,7 +90,7 @@ class Link:
 
     @property
     def is_up(self) -> bool:
-        """Whether the connection stands."""
+        """Whether the connection stands, and everything is subscribed to."""
         return self._up.is_set()
 
     async def open(self) -> None:
@@ -104,6 +112,9 @@ class Link:
         running, self._running = self._running, None
         if running is None:
             return
+        if not self.is_up:
+            self._up.set()  # whoever waits for it finds that it is closed
+            self._up.clear()
         if self._connection is not None and self.is_up:
             self._connection.end("closed by us")
             assert self._ended is not None
@@ -149,8 +160,16 @@ class Link:
                 reason = await self._watch()
                 if self._running is None:  # closed by us
                     return
-                self._log.warning("the connection to %s was lost: %s", self._settings.url, reason)
                 self._on_lost()
+                if self._taken_over:
+                    self._on_failed(
+                        TakenOver(
+                            f"another client has connected to {self._settings.url} as {self._client_id}, and taken this node's "
+                            "place: give every node an id of its own, and look who else has these credentials"
+                        )
+                    )
+                    return
+                self._log.warning("the connection to %s was lost: %s", self._settings.url, reason)
                 continue
             await self._clock.sleep(self._chance.jitter(min(0.05 * 2 ** min(failures, 10), _LONGEST_PAUSE)))
 
@@ -197,7 +216,8 @@ class Link:
                 raise BrokerRefused(f"{refused}{said}")
             raise TransportError(f"the broker refuses: {answer.reason_code.name.lower().replace('_', ' ')}{said}")
         self._allowed = answer.receive_max
-        done: dict[str, int] = {}
+        self._largest = min(settings.max_packet, answer.max_packet_size or settings.max_packet)
+        done: dict[str, int | None] = {}
         while done != self._subscribed:  # more may be wanted while the broker answers
             for pattern in done.keys() - self._subscribed.keys():
                 del done[pattern]
@@ -222,14 +242,16 @@ class Link:
                 now - max(connection.sent_at, connection.heard_at - keepalive / 2) > keepalive / 2
                 or now - connection.heard_at > keepalive / 2
             ):
+                self._pings.append(loop.create_future())
                 connection.send(mqtt5.PingReqPacket())
         return ended.result()
 
     def _go_down(self, reason: str) -> None:
         self._up.clear()
         self._connection = None
-        acks, self._acks = self._acks, {}
-        for ack in acks.values():
+        acks, self._acks = [*self._acks.values(), *self._pings], {}
+        self._pings.clear()
+        for ack in acks:
             if not ack.done():
                 ack.set_exception(LinkLost(reason))
                 ack.exception()
@@ -252,10 +274,15 @@ class Link:
             if isinstance(packet, mqtt5.PubAckPacket):
                 self._allowed += 1
                 self._wake_next()
+        elif isinstance(packet, mqtt5.PingRespPacket):
+            answered = self._pings.popleft() if self._pings else None
+            if answered is not None and not answered.done():
+                answered.set_result(None)
         elif isinstance(packet, mqtt5.ConnAckPacket):
             if self._connected is not None and not self._connected.done():
                 self._connected.set_result(packet)
         elif isinstance(packet, mqtt5.DisconnectPacket) and self._connection is not None:
+            self._taken_over = int(packet.reason_code) == mqtt5.DisconnectReasonCode.SESSION_TAKEN_OVER
             said = packet.reason_str or packet.reason_code.name.lower().replace("_", " ")
             self._connection.abort(f"the broker says: {said}")
 
@@ -285,21 +312,36 @@ class Link:
 
         Raises:
             LinkLost: there is no connection.
+            TooLarge: the broker does not take so much.
         """
-        connection = self._connection
-        if connection is None or not self._up.is_set():
+        while not self.publish_now(topic, payload, **properties):
             connection = await self._standing(wait)
-        if connection.congested:
             await connection.writable()
+
+    def publish_now(self, topic: str, payload: bytes, **properties: Any) -> bool:
+        """The same, if there is a connection that takes it at once: says whether that was so."""
+        connection = self._connection
+        if connection is None or not self.is_up or connection.congested:
+            return False
+        self._check_size(topic, payload)
         connection.send(mqtt5.PublishPacket(topic, payload, **properties))
+        return True
+
+    def _check_size(self, topic: str, payload: bytes) -> None:
+        if len(payload) + len(topic) + _HEADERS > self._largest:
+            raise TooLarge(
+                f"a message of {len(payload):,} bytes is more than the broker takes ({self._largest:,} with its headers)"
+            )
 
     async def publish_acknowledged(self, topic: str, payload: bytes, **properties: Any) -> bool:
         """Publishes with QoS 1, waiting for a connection if need be. Says whether anybody was there to take it.
 
         Raises:
             LinkLost: the connection was lost before the broker had answered: it may have arrived.
+            TooLarge: the broker does not take so much.
             TransportError: the broker refuses it.
         """
+        self._check_size(topic, payload)
         while True:
             connection = await self._standing(True)
             await connection.writable()
@@ -324,26 +366,43 @@ class Link:
 
     async def _standing(self, wait: bool) -> Connection:
         if self._connection is None or not self._up.is_set():
-            if not wait or self._running is None:
+            if not wait:
                 raise LinkLost("there is no connection to the broker")
-            await self._up.wait()
-            assert self._connection is not None
+            while self._connection is None or not self.is_up:
+                if self._running is None:
+                    raise LinkLost("the link is closed")
+                await self._up.wait()
         return self._connection
 
     # Subscribing
 
-    async def subscribe(self, pattern: str, subscription_id: int) -> None:
-        """Takes what is published on topics that fit, now and after every reconnection.
+    async def round_trip(self) -> None:
+        """Returns when the broker has handled what was sent to it. Raises `LinkLost`."""
+        connection = await self._standing(True)
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pings.append(answered)
+        connection.send(mqtt5.PingReqPacket())
+        await answered
+
+    async def subscribe(self, pattern: str, subscription_id: int | None = None) -> None:
+        """Takes what is published on topics that fit, now and after every reconnection. Waits for a connection.
+
+        Args:
+            subscription_id: comes back with each message.
 
         Raises:
-            LinkLost: the connection was lost meanwhile; it will be subscribed to when it stands again.
+            LinkLost: the link was closed.
             TransportError: the broker refuses it.
         """
         self._subscribed[pattern] = subscription_id
-        if self._up.is_set():
-            await self._subscribe({pattern: subscription_id})
+        if self.is_up:
+            try:
+                await self._subscribe({pattern: subscription_id})
+            except LinkLost:
+                pass  # it is subscribed to with the next connection
+        await self._standing(True)
 
-    async def _subscribe(self, patterns: dict[str, int]) -> None:
+    async def _subscribe(self, patterns: dict[str, int | None]) -> None:
         assert self._connection is not None
         asked: list[tuple[str, asyncio.Future[Any]]] = []
         for pattern, subscription_id in patterns.items():
@@ -361,7 +420,7 @@ class Link:
                 )
 
     async def unsubscribe(self, pattern: str) -> None:
-        """Takes it no longer. Raises `LinkLost`."""
+        """Takes it no longer. Raises `LinkLost`; then it is not subscribed to again."""
         if self._subscribed.pop(pattern, None) is not None and self._up.is_set():
             await self._unsubscribe(pattern)
 

@@ -7,61 +7,102 @@ import msgspec
 
 from runtime.envelope import Address, Envelope, EnvelopeKind
 
-FOREIGN = "-"
-"""The service in the address of a client that is none of ours: its node is the Response Topic, as it came."""
+PROBLEM = "application/problem+json"
 
 _KINDS = msgspec.json.Decoder(EnvelopeKind)
 _PARAMS = msgspec.json.Decoder(tuple[tuple[str, str], ...])
 _PATH = msgspec.json.Decoder(tuple[str, ...])
+_DIGITS = 12
 
 
 def properties(envelope: Envelope, reply_topic: str | None) -> dict[str, Any]:
-    """The properties of the packet that carries an envelope."""
-    headers = [("kind", envelope.kind), ("subject", envelope.subject)]
+    """The properties of the packet that carries an envelope. What follows from the topic is left out."""
+    kind, correlation = envelope.kind, envelope.id.encode("latin-1")
+    if kind == "reply":
+        if not envelope.load:
+            return {"correlation_data": correlation}
+        return {"correlation_data": correlation, "user_properties": [("load", str(envelope.load))]}
+    if kind == "request":
+        headers = [("subject", envelope.subject)]
+    elif kind == "signal":
+        headers = []
+    else:
+        headers = [("kind", kind)]
     if envelope.budget is not None:
         headers.append(("budget", str(max(0, round(envelope.budget * 1000)))))
     if envelope.token is not None:
         headers.append(("token", envelope.token))
     if envelope.trace is not None:
         headers.append(("traceparent", envelope.trace))
-    if envelope.key is not None:
+    if envelope.key is not None and kind == "request":
         headers.append(("key", envelope.key))
     if envelope.params is not None:
         headers.append(("params", msgspec.json.encode(envelope.params).decode()))
     if envelope.path:
         headers.append(("path", msgspec.json.encode(envelope.path).decode()))
-    found: dict[str, Any] = {"user_properties": headers, "correlation_data": envelope.id.encode()}
+    if envelope.load:
+        headers.append(("load", str(envelope.load)))
+    found: dict[str, Any] = {"user_properties": headers, "correlation_data": correlation}
     if reply_topic is not None:
         found["response_topic"] = reply_topic
+    if kind == "error":
+        found["content_type"] = PROBLEM
     return found
 
 
-def envelope(packet: mqtt5.PublishPacket, kind: EnvelopeKind, subject: str, caller: str, reply_to: Address | None) -> Envelope:
+def envelope(
+    packet: mqtt5.PublishPacket, kind: EnvelopeKind, subject: str, caller: str, reply_to: Address | None, key: str | None = None
+) -> Envelope:
     """The envelope that a packet carries.
 
     Args:
         kind: what it is if the packet does not say.
         subject: what it is about if the packet does not say.
+        key: its key, if the topic says that.
 
     Raises:
         ValueError: a header cannot be read.
     """
-    headers = dict(packet.user_properties)
-    budget, params, path = headers.get("budget"), headers.get("params"), headers.get("path")
+    headers = packet.user_properties
+    correlation = packet.correlation_data
+    found = "" if correlation is None else correlation.decode("latin-1")
+    if not headers:
+        return Envelope(kind, found, subject, packet.payload, caller, reply_to, key=key)
+    said = dict(headers)
+    budget, params, path = said.get("budget"), said.get("params"), said.get("path")
     try:
         return Envelope(
-            _KINDS.decode(msgspec.json.encode(headers["kind"])) if "kind" in headers else kind,
-            (packet.correlation_data or b"").decode(),
-            headers.get("subject", subject),
+            _KINDS.decode(msgspec.json.encode(said["kind"])) if "kind" in said else kind,
+            found,
+            said.get("subject", subject),
             packet.payload,
             caller,
             reply_to,
-            None if budget is None else int(budget) / 1000,
-            headers.get("token"),
-            headers.get("traceparent"),
-            headers.get("key"),
+            None if budget is None else _number(budget) / 1000,
+            said.get("token"),
+            said.get("traceparent"),
+            key or said.get("key"),
             None if params is None else _PARAMS.decode(params),
             () if path is None else _PATH.decode(path),
+            load(packet),
         )
     except msgspec.MsgspecError as error:
         raise ValueError(str(error)) from error
+
+
+def load(packet: mqtt5.PublishPacket) -> int:
+    """What a packet says of how much its sender has to do.
+
+    Raises:
+        ValueError: it is no number.
+    """
+    for name, value in packet.user_properties:
+        if name == "load":
+            return _number(value)
+    return 0
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or len(text) > _DIGITS:
+        raise ValueError(f"{text!r:.40}: expected a number of at most {_DIGITS} digits")
+    return int(text)

@@ -8,6 +8,9 @@ from runtime.transport import TransportError
 
 VERSION = "1"
 
+FOREIGN = "-"
+"""The service in the address of a client that is none of ours: its node is the Response Topic, as it came."""
+
 _LEVEL = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -41,6 +44,10 @@ class Topics:
         """The Response Topic that stands for an address; the one who answers adds its name."""
         return self._of("inbox", address.service, address.node)
 
+    def to(self, address: Address, sender: str) -> str:
+        """Where something for an address is published; of a client that is none of ours, the Response Topic that it gave."""
+        return address.node if address.service == FOREIGN else self.inbox(address, sender)
+
     def multicast(self, topic: Topic) -> str:
         """Where a signal, or a stream's head, is published."""
         if topic.kind == "stream":
@@ -59,9 +66,9 @@ class Topics:
         """Where an instance's manifest is kept."""
         return self._of("presence", address.service, address.node)
 
-    @property
-    def presences(self) -> str:
-        return f"{self._root}/presence/+/+"
+    def presences(self, service: str | None) -> str:
+        """The filter for a service's manifests, or everybody's."""
+        return f"{self._root}/presence/{'+' if service is None else _checked(service)}/+"
 
     def gone(self, node: str) -> str:
         """Where a node's Will is published."""
@@ -71,13 +78,17 @@ class Topics:
     def all_gone(self) -> str:
         return f"{self._root}/gone/+"
 
-    def levels(self, topic: str) -> list[str] | None:
-        """The levels after the root; None if the topic is none of ours."""
-        root, found = self._root + "/", topic
-        return found[len(root) :].split("/") if found.startswith(root) else None
+    def levels(self, topic: str) -> tuple[str, ...]:
+        """The levels after the root; none if the topic is none of ours."""
+        return _split(self._root + "/", topic)
 
     def _of(self, kind: str, *levels: str) -> str:
         return _joined(self._root, kind, levels)
+
+
+@lru_cache(65536)
+def _split(root: str, topic: str) -> tuple[str, ...]:
+    return tuple(topic.removeprefix(root).split("/")) if topic.startswith(root) else ()
 
 
 @lru_cache(65536)

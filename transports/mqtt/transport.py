@@ -6,22 +6,24 @@ what must not be lost is in the databases.
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 import mqtt5
 import msgspec
 
-from runtime import Chance, Clock
+from runtime import Chance, Clock, Malformed
 from runtime.envelope import Address, Envelope, EnvelopeKind, Topic
 from runtime.manifest import Manifest
 from runtime.transport import PeerUnreachable, Receiver, Traits, Transport, TransportError
 from transports.mqtt import packets
-from transports.mqtt.link import Link, LinkLost
+from transports.mqtt.link import Link
+from transports.mqtt.presence import MISSED, Presence
 from transports.mqtt.settings import MqttSettings
-from transports.mqtt.topics import Topics
+from transports.mqtt.topics import FOREIGN, Topics
 
-_MISSED = 3
-"""An instance that has not announced itself for this many heartbeats is lost."""
+_GOODBYE = 2.0
+"""Seconds that a withdrawal may take: nobody waits for a broker that does not answer."""
 
 
 class MqttTransport(Transport):
@@ -37,18 +39,15 @@ class MqttTransport(Transport):
         self._topics = Topics(self._settings.namespace)
         self._log = logging.getLogger("callboard.mqtt")
         self._receiver: Receiver | None = None
+        self._presence: Presence | None = None
         self._link: Link | None = None
         self._inboxes: dict[str, asyncio.Future[None]] = {}
         self._hearing: dict[int, set[str]] = {}
         self._numbers: dict[str, int] = {}
         self._patterns: dict[tuple[Topic, str], str] = {}
         self._manifests: dict[str, Manifest] = {}
-        self._seen: dict[Address, float] = {}
-        self._withdrawn: dict[Address, float] = {}
-        self._heard_of: set[Address] = set()
-        """Those that have announced themselves while we listened. Of others the broker has kept a manifest, and they may be dead."""
         self._beating: asyncio.Task[None] | None = None
-        self._strange = 0
+        self._unreadable = 0
 
     def __repr__(self) -> str:
         return f"<MqttTransport {self.node or '-'} {self._link or 'CLOSED'}>"
@@ -65,12 +64,14 @@ class MqttTransport(Transport):
         if self._link is not None:
             raise TransportError(f"{self.node} is open already: a transport serves one node")
         self.node, self._receiver = node, receiver
+        self._presence = Presence(receiver, self._clock, self._settings.heartbeat)
         will = mqtt5.Will(self._topics.gone(node), qos=mqtt5.QoS.AT_LEAST_ONCE)
-        link = Link(self._settings, node, will, self._heard, self._lost, self._restored, self._clock, self._chance)
+        link = Link(
+            self._settings, node, will, self._heard, self._cut, self._restored, receiver.failed, self._clock, self._chance
+        )
         await link.open()
         self._link = link
-        await self._take(self._topics.presences, "")
-        await self._take(self._topics.all_gone, "")
+        await link.subscribe(self._topics.all_gone)
         self._beating = asyncio.create_task(self._beat())
 
     async def close(self) -> None:
@@ -96,96 +97,69 @@ class MqttTransport(Transport):
         self._end()
 
     def _end(self) -> None:
-        self._receiver = None
+        self._receiver = self._presence = None
         self._inboxes.clear()
         self._hearing.clear()
         self._numbers.clear()
         self._patterns.clear()
         self._manifests.clear()
-        self._seen.clear()
-        self._withdrawn.clear()
-        self._heard_of.clear()
 
-    def _lost(self) -> None:
-        """The link is down: nobody will answer on it any more."""
-        if self._receiver is not None:
-            for address in (*self._seen, *self._withdrawn):
-                self._receiver.left(address, lost=True)
-        self._seen.clear()
-        self._withdrawn.clear()
-        self._heard_of.clear()
+    def _cut(self) -> None:
+        if self._receiver is not None and self._presence is not None:
+            self._presence.cut()
+            self._receiver.cut()
 
     def _restored(self) -> None:
+        if self._presence is not None:
+            self._presence.restored()
         for manifest in self._manifests.values():
             task = asyncio.create_task(self._announce(manifest))
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     # Who is there
 
+    async def watch(self, service: str | None) -> None:
+        await self.link.subscribe(self._topics.presences(service))
+        await self.link.round_trip()  # what the broker has kept comes before its answer
+
     async def announce(self, manifest: Manifest) -> None:
         await self._open_inbox(manifest.service)
         self._manifests[manifest.service] = manifest
-        self._withdrawn.pop(manifest.address, None)
         await self._announce(manifest)
 
     async def _announce(self, manifest: Manifest) -> None:
-        expiry = max(1, round(self._settings.heartbeat * _MISSED))
+        assert self._receiver is not None
+        load = self._receiver.load(manifest.service)
         await self.link.publish_acknowledged(
-            self._topics.presence(manifest.address), msgspec.json.encode(manifest), retain=True, message_expiry_interval=expiry
-        )
+            self._topics.presence(manifest.address), msgspec.json.encode(manifest), retain=True,
+            message_expiry_interval=max(1, round(self._settings.heartbeat * MISSED)), user_properties=[("load", str(load))],
+        )  # fmt: skip
 
     async def withdraw(self, address: Address) -> None:
-        if self._manifests.pop(address.service, None) is None:
-            return
-        await self._leave(self._topics.requests(address.service), address.service)
-        for topic, service in list(self._patterns):
-            if service == address.service:
-                await self.unsubscribe(topic, service)
-        await self.link.publish_acknowledged(self._topics.presence(address), b"", retain=True)
+        manifest = self._manifests.pop(address.service, None)
+        try:
+            async with asyncio.timeout(_GOODBYE):
+                await self.link.unsubscribe(self._topics.requests(address.service))
+                for topic, service in list(self._patterns):
+                    if service == address.service:
+                        await self.unsubscribe(topic, service)
+                if manifest is not None and self.link.is_up:
+                    await self.link.publish_acknowledged(self._topics.presence(address), b"", retain=True)
+        except (TimeoutError, TransportError) as error:  # then the Will says it, or that no more is heard
+            self._log.debug("%s was not withdrawn: %r", address, error)
 
     async def _beat(self) -> None:
         """Announces again and again, and misses those who no longer do."""
         while True:
             await self._clock.sleep(self._settings.heartbeat)
-            if self._link is None or not self._link.is_up:
+            if self._link is None or self._presence is None or not self._link.is_up:
                 continue
             for manifest in list(self._manifests.values()):
                 try:
                     await self._announce(manifest)
                 except TransportError as error:
                     self._log.debug("%s was not announced: %s", manifest.address, error)
-            latest = self._clock.monotonic() - self._settings.heartbeat * _MISSED
-            for address in [address for address, at in self._seen.items() if at < latest]:
-                self._left(address, lost=True)
-            for address in [address for address, at in self._withdrawn.items() if at < latest]:
-                del self._withdrawn[address]
-
-    def _presence(self, address: Address, payload: bytes, *, kept: bool) -> None:
-        assert self._receiver is not None
-        if not payload:
-            if address in self._seen:
-                self._left(address, lost=False)
-                self._withdrawn[address] = self._clock.monotonic()
-            return
-        manifest = msgspec.json.decode(payload, type=Manifest)
-        if manifest.address != address:
-            raise ValueError(f"the manifest of {manifest.address} under the name of {address}")
-        self._seen[address] = self._clock.monotonic()
-        self._withdrawn.pop(address, None)
-        if not kept:
-            self._heard_of.add(address)
-        self._receiver.joined(manifest)
-
-    def _left(self, address: Address, *, lost: bool) -> None:
-        self._seen.pop(address, None)
-        self._heard_of.discard(address)
-        if self._receiver is not None:
-            self._receiver.left(address, lost=lost)
-
-    def _gone(self, node: str) -> None:
-        for address in [address for address in (*self._seen, *self._withdrawn) if address.node == node]:
-            self._withdrawn.pop(address, None)
-            self._left(address, lost=True)
+            self._presence.check()
 
     # Hearing
 
@@ -205,9 +179,8 @@ class MqttTransport(Transport):
         """Takes what is sent to a service on this node: requests to it, and replies to what it asks."""
         opened = self._inboxes.get(service)
         if opened is None:
-            opened = self._inboxes[service] = asyncio.ensure_future(
-                self._take(self._topics.inboxes(Address(service, self.node)), service)
-            )
+            inboxes = self._topics.inboxes(Address(service, self.node))
+            opened = self._inboxes[service] = asyncio.ensure_future(self.link.subscribe(inboxes))
         if not opened.done():
             await asyncio.shield(opened)
         elif opened.exception() is not None:
@@ -216,7 +189,7 @@ class MqttTransport(Transport):
 
     async def listen(self, service: str) -> None:
         await self._open_inbox(service)
-        await self._take(self._topics.requests(service), service)
+        await self.link.subscribe(self._topics.requests(service))
 
     async def subscribe(self, topic: Topic, service: str, *, broadcast: bool) -> None:
         pattern = self._patterns[topic, service] = self._topics.multicasts(topic, None if broadcast else service)
@@ -228,32 +201,41 @@ class MqttTransport(Transport):
             await self._leave(pattern, service)
 
     def _heard(self, packet: mqtt5.PublishPacket) -> None:
-        """Something has come. What cannot be read is counted, and logged once."""
-        if self._receiver is None:
+        """Something has come."""
+        if self._receiver is None or self._presence is None:
             return
+        levels = self._topics.levels(packet.topic)
         try:
-            levels = self._topics.levels(packet.topic)
+            if "" in levels:
+                raise ValueError("a level of its topic is empty")
             match levels:
-                case ["presence", service, node]:
-                    self._presence(Address(service, node), packet.payload, kept=packet.retain)
-                case ["gone", node]:
-                    self._gone(node)
-                case ["inbox", service, node, caller] if node == self.node:
-                    self._deliver(packet, "request", "", caller, {service})
-                case ["request", service, name, caller]:
-                    self._deliver(packet, "request", f"{service}.{name}", caller, {service})
-                case ["signal", service, name, key]:
-                    self._deliver(packet, "signal", f"{service}.{name}", service, self._for(packet), None if key == "-" else key)
-                case ["stream", service]:
+                case ("inbox", service, node, caller) if node == self.node:
+                    reply_to = self._reply_to(packet.response_topic, caller)
+                    kind: EnvelopeKind = "reply" if reply_to is None else "request"
+                    self._deliver(packet, kind, "", caller, (service,), reply_to)
+                case ("signal", service, name, key):
+                    key_said = None if key == "-" else key
+                    self._deliver(packet, "signal", f"{service}.{name}", service, self._for(packet), key=key_said)
+                case ("request", service, name, caller):
+                    reply_to = self._reply_to(packet.response_topic, caller)
+                    self._deliver(packet, "request", f"{service}.{name}", caller, (service,), reply_to)
+                case ("stream", service):
                     self._deliver(packet, "head", f"{service}.head", service, self._for(packet))
+                case ("presence", service, node):
+                    self._presence.heard(Address(service, node), packet.payload, packets.load(packet), kept=packet.retain)
+                case ("gone", node):
+                    self._presence.gone(node)
                 case _:
                     raise ValueError("it is on no topic of ours")
-        except (ValueError, msgspec.MsgspecError) as error:
-            self._strange += 1
-            if self._strange == 1:
+        except ValueError as error:
+            self._receiver.unreadable()
+            self._unreadable += 1
+            if self._unreadable == 1:
                 self._log.warning(
                     "a message on %s cannot be read, and is dropped like those that follow: %s", packet.topic, error
                 )
+            if levels[:1] in (("inbox",), ("request",)):
+                self._refuse(packet, levels[1], levels[-1], error)
 
     def _for(self, packet: mqtt5.PublishPacket) -> set[str]:
         """The services that a multicast has come for."""
@@ -268,60 +250,88 @@ class MqttTransport(Transport):
         kind: EnvelopeKind,
         subject: str,
         caller: str,
-        services: set[str],
+        services: Iterable[str],
+        reply_to: Address | None = None,
         key: str | None = None,
     ) -> None:
         assert self._receiver is not None
-        envelope = packets.envelope(packet, kind, subject, caller, self._reply_to(packet.response_topic))
-        if key is not None:
-            envelope = msgspec.structs.replace(envelope, key=key)
+        envelope = packets.envelope(packet, kind, subject, caller, reply_to, key)
+        if envelope.kind == "request" and not envelope.id:
+            envelope = msgspec.structs.replace(envelope, id=self._chance.hex(32))
         for service in services:
             self._receiver.receive(envelope, service)
 
-    def _reply_to(self, response_topic: str | None) -> Address | None:
+    def _reply_to(self, response_topic: str | None, caller: str) -> Address | None:
+        """Where an answer goes: to the caller's own inbox, or where a client that is none of ours wants it.
+
+        Raises:
+            ValueError: that is no place for answers, as another's inbox.
+        """
         if response_topic is None:
             return None
         match self._topics.levels(response_topic):
-            case ["inbox", service, node]:
+            case ("inbox", service, node) if service == caller:
                 return Address(service, node)
+            case ():
+                if response_topic.startswith("$") or not response_topic or any(sign in response_topic for sign in "+#\0"):
+                    raise ValueError(f"{response_topic!r:.80} is no topic to answer to")
+                return Address(FOREIGN, response_topic)
             case _:
-                return Address(packets.FOREIGN, response_topic)
+                raise ValueError(f"the answer is to go to {response_topic!r:.120}, which is no inbox of {caller}")
+
+    def _refuse(self, packet: mqtt5.PublishPacket, service: str, caller: str, error: ValueError) -> None:
+        """Answers what cannot be read, where that is wanted."""
+        try:
+            reply_to = self._reply_to(packet.response_topic, caller)
+        except ValueError:
+            return
+        if reply_to is not None and self._link is not None:
+            found = "" if packet.correlation_data is None else packet.correlation_data.decode("latin-1")
+            body = msgspec.json.encode(Malformed(str(error)).data())
+            answer = Envelope("error", found, "", body)
+            self._link.publish_now(self._topics.to(reply_to, service), body, **packets.properties(answer, None))
 
     # Speaking
 
     async def unicast(self, to: Address, envelope: Envelope, sender: str) -> None:
         await self._open_inbox(sender)
-        if to.service == packets.FOREIGN:
-            await self._publish(to.node, envelope, sender)
-        elif envelope.kind == "request" and to not in self._heard_of:  # only the broker knows whether it is there
-            try:
-                await self._ask(self._topics.inbox(to, sender), envelope, sender, f"{to} is not there")
-            except PeerUnreachable:
-                if to in self._seen:  # the broker has kept the manifest of one that is gone
-                    self._left(to, lost=True)
-                raise
-        else:
-            await self._publish(self._topics.inbox(to, sender), envelope, sender)
+        topic, properties = self._packed(to, envelope, sender)
+        if envelope.kind != "request":
+            await self.link.publish(topic, envelope.body, **properties)
+            return
+        assert self._presence is not None
+        while True:
+            await self._presence.here(to)
+            if self._presence.is_live(to):
+                await self.link.publish(topic, envelope.body, **properties)
+                return
+            if await self.link.publish_acknowledged(topic, envelope.body, **properties):
+                return
+            self._presence.missing(to)  # only the broker knew
+
+    def unicast_now(self, to: Address, envelope: Envelope, sender: str) -> bool:
+        opened = self._inboxes.get(sender)
+        if opened is None or not opened.done() or self._link is None or self._presence is None:
+            return False
+        if envelope.kind == "request" and not self._presence.is_live(to):
+            return False
+        topic, properties = self._packed(to, envelope, sender)
+        return self._link.publish_now(topic, envelope.body, **properties)
+
+    def _packed(self, to: Address, envelope: Envelope, sender: str) -> tuple[str, dict[str, Any]]:
+        reply_to = envelope.reply_to
+        reply_topic = None if reply_to is None else self._topics.reply(reply_to)
+        return self._topics.to(to, sender), packets.properties(envelope, reply_topic)
 
     async def anycast(self, service: str, envelope: Envelope, sender: str) -> None:
         await self._open_inbox(sender)
         topic = self._topics.request(service, envelope.subject.partition(".")[2], sender)
-        await self._ask(topic, envelope, sender, f"nobody listens for {service}")
+        reply_to = None if envelope.reply_to is None else self._topics.reply(envelope.reply_to)
+        if not await self.link.publish_acknowledged(topic, envelope.body, **packets.properties(envelope, reply_to)):
+            raise PeerUnreachable(f"nobody listens for {service}")
 
     async def multicast(self, topic: Topic, envelope: Envelope, sender: str) -> None:
-        await self.link.publish(self._topics.multicast(topic), envelope.body, wait=False, **packets.properties(envelope, None))
-
-    async def _ask(self, topic: str, envelope: Envelope, sender: str, nobody: str) -> None:
-        try:
-            taken = await self.link.publish_acknowledged(topic, envelope.body, **self._properties(envelope, sender))
-        except LinkLost:
-            return  # it may have arrived: who waits for the answer is told that the link is lost
-        if not taken:
-            raise PeerUnreachable(nobody)
-
-    async def _publish(self, topic: str, envelope: Envelope, sender: str) -> None:
-        await self.link.publish(topic, envelope.body, **self._properties(envelope, sender))
-
-    def _properties(self, envelope: Envelope, sender: str) -> dict[str, Any]:
-        reply_to = envelope.reply_to
-        return packets.properties(envelope, None if reply_to is None else self._topics.reply(reply_to))
+        wanted = self._topics.multicast(topic)
+        properties = packets.properties(envelope, None)
+        if not self.link.publish_now(wanted, envelope.body, **properties):
+            await self.link.publish(wanted, envelope.body, wait=False, **properties)

@@ -1,0 +1,164 @@
+"""Who is there, as retained manifests, heartbeats and Wills tell it. No network in here: messages in, what follows out."""
+
+import asyncio
+
+import msgspec
+
+from runtime import Clock
+from runtime.envelope import Address
+from runtime.manifest import Manifest
+from runtime.transport import PeerUnreachable, Receiver
+
+_SUSPECTED = 2
+"""One that has missed so many heartbeats may be busy, or gone."""
+_LOST = 6
+"""One that has missed so many is lost, though the broker has not told of its end."""
+MISSED = 3
+"""One that has not announced itself for so many heartbeats since we listen is lost."""
+
+
+class _Peer:
+    """What is known of one instance."""
+
+    __slots__ = ("again", "cut", "heard_at", "live", "manifest", "payload", "suspected", "was_live", "withdrawn")
+
+    def __init__(self, manifest: Manifest, payload: bytes) -> None:
+        self.manifest = manifest
+        self.payload = payload
+        self.heard_at = 0.0
+        self.live = False
+        """It has announced itself while we listened. Of others the broker has kept a manifest, and they may be dead."""
+        self.was_live = False
+        """It was, before our link was cut."""
+        self.cut = False
+        """Our link was cut, and nothing was heard of it since."""
+        self.suspected = False
+        self.withdrawn = False
+        self.again: asyncio.Future[None] | None = None
+        """Done when it is heard of again, or lost."""
+
+    def wake(self) -> None:
+        again, self.again = self.again, None
+        if again is not None and not again.done():
+            again.set_result(None)
+
+
+class Presence:
+    """The instances that this node has heard of. The receiver is told of what changes."""
+
+    def __init__(self, receiver: Receiver, clock: Clock, heartbeat: float) -> None:
+        self._receiver = receiver
+        self._clock = clock
+        self._heartbeat = heartbeat
+        self._peers: dict[Address, _Peer] = {}
+        self._since = clock.monotonic()
+        """When we began to listen, or began again."""
+
+    def __repr__(self) -> str:
+        return f"<Presence {', '.join(str(address) for address, peer in self._peers.items() if not peer.withdrawn)}>"
+
+    # What is heard
+
+    def heard(self, address: Address, payload: bytes, load: int, *, kept: bool) -> None:
+        """An instance's manifest, or, empty, its withdrawal. `kept`: from the broker's memory, not just said.
+
+        Raises:
+            ValueError: it is no manifest, or another's.
+        """
+        peer = self._peers.get(address)
+        if not payload:
+            if peer is not None and not peer.withdrawn:
+                peer.withdrawn, peer.heard_at = True, self._clock.monotonic()
+                peer.wake()
+                self._receiver.left(address, lost=False)
+            return
+        if peer is None or peer.payload != payload:
+            manifest = _manifest(payload)
+            if manifest.address != address:
+                raise ValueError(f"the manifest of {manifest.address} under the name of {address}")
+            if peer is None:
+                peer = self._peers[address] = _Peer(manifest, payload)
+            peer.manifest, peer.payload = manifest, payload
+        peer.heard_at = self._clock.monotonic()
+        peer.live = peer.live or not kept
+        peer.cut = peer.suspected = peer.withdrawn = False
+        peer.wake()
+        self._receiver.joined(peer.manifest, load)
+
+    def gone(self, node: str) -> None:
+        """A node's Will: all its instances are lost."""
+        for address in [address for address in self._peers if address.node == node]:
+            self._lose(address)
+
+    def cut(self) -> None:
+        """Our link is down: whoever was there may be there still, and is not known to be."""
+        for address, peer in self._peers.items():
+            peer.was_live = peer.live
+            peer.live, peer.cut = False, True
+            self._receiver.suspected(address)
+
+    def restored(self) -> None:
+        """Our link is up again."""
+        self._since = self._clock.monotonic()
+
+    def check(self) -> None:
+        """Suspects and gives up those that have been silent. To be called at every heartbeat while the link is up."""
+        now = self._clock.monotonic()
+        for address, peer in list(self._peers.items()):
+            missed = (now - max(peer.heard_at, self._since)) / self._heartbeat
+            if peer.withdrawn and missed > MISSED:
+                del self._peers[address]
+            elif missed > (_LOST if peer.live else MISSED):
+                self._lose(address)
+            elif peer.live and missed > _SUSPECTED and not peer.suspected:
+                peer.suspected = True
+                self._receiver.suspected(address)
+
+    def _lose(self, address: Address) -> None:
+        peer = self._peers.pop(address, None)
+        if peer is not None:
+            peer.wake()
+            self._receiver.left(address, lost=True)
+
+    # Whom to ask
+
+    def is_live(self, address: Address) -> bool:
+        """Whether an instance is known to listen: it need not be asked of the broker."""
+        peer = self._peers.get(address)
+        return peer is not None and peer.live
+
+    async def here(self, address: Address) -> None:
+        """Waits while it is not known whether an instance is still there, because our link was cut.
+
+        Raises:
+            PeerUnreachable: it is not.
+        """
+        peer = self._peers.get(address)
+        while peer is not None and peer.cut:
+            if peer.again is None:
+                peer.again = asyncio.get_running_loop().create_future()
+            await asyncio.shield(peer.again)
+            peer = self._peers.get(address)
+            if peer is None:
+                raise PeerUnreachable(f"{address} has not come back")
+
+    def missing(self, address: Address) -> None:
+        """The broker says that nobody listens there. A peer that was there before the cut may still come back to the broker.
+
+        Raises:
+            PeerUnreachable: it is not there.
+        """
+        peer = self._peers.get(address)
+        if peer is not None and peer.was_live and self._clock.monotonic() - self._since < MISSED * self._heartbeat:
+            peer.cut = True
+            self._receiver.suspected(address)
+            return
+        self._lose(address)
+        raise PeerUnreachable(f"{address} is not there")
+
+
+def _manifest(payload: bytes) -> Manifest:
+    try:
+        return msgspec.json.decode(payload, type=Manifest)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ValueError(f"it is no manifest: {error}") from None
