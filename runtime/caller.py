@@ -78,9 +78,9 @@ class _Call:
 
     __slots__ = ("answered", "gone", "handed", "to")
 
-    def __init__(self, to: Address) -> None:
+    def __init__(self, to: Address, loop: asyncio.AbstractEventLoop) -> None:
         self.to = to
-        self.answered: asyncio.Future[Envelope] = asyncio.get_running_loop().create_future()
+        self.answered: asyncio.Future[Envelope] = loop.create_future()
         self.handed = False
         """Whether the network has the request: from then on it may have run."""
         self.gone = False
@@ -256,7 +256,8 @@ class Caller:
     ) -> Any:
         environment = self._environment
         to = member.address
-        remaining = deadline - environment.clock.monotonic()
+        loop = environment.clock.loop
+        remaining = deadline - loop.time()
         if remaining <= 0 and self._deadlines:
             raise DeadlineExceeded(to.service)
         sender = ctx.host.name
@@ -264,8 +265,8 @@ class Caller:
             "request", environment.chance.hex(32), request, body,
             reply_to=Address(sender, environment.node), budget=remaining, token=ctx.token, trace=ctx.trace, key=key, params=params, path=ctx.path,
         )  # fmt: skip
-        call = self._waiting[envelope.id] = _Call(to)
-        timer = asyncio.get_running_loop().call_later(remaining, call.expire) if self._deadlines else None
+        call = self._waiting[envelope.id] = _Call(to, loop)
+        timer = loop.call_later(remaining, call.expire) if self._deadlines else None
         member.in_flight += 1
         try:
             if not environment.transport.unicast_now(to, envelope, sender):
@@ -293,7 +294,7 @@ class Caller:
             member.in_flight -= 1
             if timer is not None:
                 timer.cancel()
-        member.report(answer.load, environment.clock.monotonic())
+        member.report(answer.load, loop.time())
         if answer.kind == "error":
             data = answer.body if isinstance(answer.body, ErrorData) else msgspec.json.decode(answer.body, type=ErrorData)
             raise rebuild_error(data, known)

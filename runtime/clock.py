@@ -16,11 +16,19 @@ class Clock:
     with virtual time makes all of them virtual. `now` is the time of day.
     """
 
-    __slots__ = ()
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The running event loop, remembered: asking asyncio for it is a system call each time."""
+        loop = self._loop
+        if loop is None or not loop.is_running():
+            loop = self._loop = asyncio.get_running_loop()
+        return loop
 
     def monotonic(self) -> float:
         """Seconds on the event loop's clock; only differences mean something."""
-        return asyncio.get_running_loop().time()
+        return self.loop.time()
 
     def now(self) -> datetime:
         """The time of day, in UTC."""
@@ -40,8 +48,6 @@ class ManualClock(Clock):
     Args:
         start: the time of day at first, by default the real one.
     """
-
-    __slots__ = ("_timestamp",)
 
     def __init__(self, start: datetime | None = None) -> None:
         self._timestamp = (start or datetime.now(UTC)).timestamp()

@@ -69,7 +69,7 @@ class Environment:
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Runs something in the background, kept and logged if it fails."""
-        task = asyncio.get_running_loop().create_task(work)
+        task = self.clock.loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return task

@@ -10,11 +10,12 @@ from runtime.context import Context
 from runtime.endpoint import Endpoint, encode
 from runtime.envelope import Address, Envelope, EnvelopeKind, Head
 from runtime.environment import Environment
-from runtime.errors import DeadlineExceeded, Draining, InstanceLost, NoInstance, Overloaded, ServiceError, UnknownRequest
+from runtime.errors import Draining, InstanceLost, InternalError, NoInstance, Overloaded, ServiceError, UnknownRequest
 from runtime.instance import Instance
+from runtime.local import within
 from runtime.manifest import Manifest
 from runtime.tasks import finish
-from runtime.transport import TransportError
+from runtime.transport import TooLarge, TransportError
 
 _Work = tuple[str, str]
 """A request under way: the asking node, and the request's id."""
@@ -28,6 +29,8 @@ class Inbound:
         self._environment = environment
         self._caller = caller
         self._running: dict[_Work, asyncio.Task[None]] = {}
+        self._signals: dict[int, asyncio.Task[None]] = {}
+        self._number = 0
         self._cancelled: dict[_Work, float] = {}
         self._done: dict[_Work, float] = {}
         self._stopping = False
@@ -50,7 +53,10 @@ class Inbound:
                 if instance is not None and envelope.subject not in instance.listeners and instance.observer is not None:
                     instance.observer(envelope)
                 elif instance is not None:
-                    self._environment.spawn(instance.take_signal(envelope))
+                    self._number += 1
+                    self._signals[self._number] = self._environment.clock.loop.create_task(
+                        self._signal(instance, envelope, self._number)
+                    )
             case "head":
                 self._head(envelope, to)
 
@@ -92,17 +98,24 @@ class Inbound:
         self.failure = error
         self.broken.set()
 
+    async def _signal(self, instance: Instance, envelope: Envelope, number: int) -> None:
+        try:
+            await instance.take_signal(envelope)
+        finally:
+            del self._signals[number]
+
     def _request(self, envelope: Envelope, to: str) -> None:
         instance = self.instances.get(to)
         if instance is None:
-            self._refuse(envelope, to, NoInstance(to))
+            self._environment.metrics.count("requests_refused_total", service=to, code=NoInstance.code)
+            self._environment.spawn(self._disown(envelope, to))
             return
         endpoint = instance.endpoints.get(envelope.subject)
         if endpoint is None:
-            self._refuse(envelope, to, UnknownRequest(envelope.subject))
+            self._refuse(envelope, instance, UnknownRequest(envelope.subject))
             return
         if instance.mailbox.full:
-            self._refuse(envelope, to, Draining(to) if instance.mailbox.limit < 0 else Overloaded(to))
+            self._refuse(envelope, instance, Draining(to) if instance.mailbox.limit < 0 else Overloaded(to))
             return
         work = (envelope.reply_to.node if envelope.reply_to is not None else "", envelope.id)
         if self._cancelled and self._cancelled.pop(work, None) is not None:
@@ -110,14 +123,23 @@ class Inbound:
         if work in self._running or work in self._done:
             self._environment.metrics.count("duplicate_requests_total", service=to)
             return
-        task = asyncio.get_running_loop().create_task(self._serve(envelope, instance, endpoint))
-        self._running[work] = task
-        task.add_done_callback(lambda _: self._ended(work))
+        self._running[work] = self._environment.clock.loop.create_task(self._serve(envelope, instance, endpoint, work))
 
     def _ended(self, work: _Work) -> None:
-        self._running.pop(work, None)
+        del self._running[work]
         if self._environment.transport.traits.duplicates:  # a second copy may still be on its way
             self._remember(self._done, work)
+
+    async def _disown(self, request: Envelope, service: str) -> None:
+        """Answers for an instance that is not here (any more)."""
+        if request.reply_to is None:
+            return
+        data = NoInstance(service).data()
+        answer = Envelope("error", request.id, request.subject, data if self._environment.transport.zero_copy else encode(data))
+        try:
+            await self._environment.transport.unicast(request.reply_to, answer, service)
+        except TransportError as error:
+            self._environment.log.debug("nobody was told that %s is not here: %s", service, error)
 
     def _remember(self, tombstones: dict[_Work, float], work: _Work) -> None:
         """Keeps a request's id until nobody can wait for it any more."""
@@ -128,54 +150,62 @@ class Inbound:
         if len(tombstones) < 65536:
             tombstones[work] = now + self._environment.settings.request_timeout
 
-    async def _serve(self, envelope: Envelope, instance: Instance, endpoint: Endpoint) -> None:
+    async def _serve(self, envelope: Envelope, instance: Instance, endpoint: Endpoint, work: _Work) -> None:
         settings = self._environment.settings
         budget = settings.request_timeout if envelope.budget is None else envelope.budget
         ctx = Context(instance, None)
         ctx.envelope = envelope
         ctx.fixed_deadline = self._environment.clock.monotonic() + budget
-        timer = asyncio.timeout(budget if settings.deadlines else None)
         try:
-            async with timer:
-                reply = await instance.handle(endpoint, lambda: endpoint.message(envelope), ctx)
-                if not self._environment.transport.zero_copy:
-                    reply = encode(reply)
+            reply = await within(
+                ctx, instance.handle(endpoint, lambda: endpoint.message(envelope), ctx), deadlines=settings.deadlines
+            )
+            if not self._environment.transport.zero_copy:
+                reply = encode(reply)
         except ServiceError as error:
-            await self._fail(envelope, instance.name, error)
-        except TimeoutError:
-            await self._fail(envelope, instance.name, DeadlineExceeded(instance.name))
+            await self._fail(envelope, instance, error)
         except asyncio.CancelledError:
             if self._stopping:
-                await finish(self._fail(envelope, instance.name, InstanceLost(instance.name)))
+                await finish(self._fail(envelope, instance, InstanceLost(instance.name)))
             raise
         else:
-            await self._answer(envelope, instance.name, "reply", reply)
+            await self._answer(envelope, instance, "reply", reply)
+        finally:
+            if work in self._running:
+                self._ended(work)
 
-    async def _fail(self, request: Envelope, service: str, error: ServiceError) -> None:
+    async def _fail(self, request: Envelope, instance: Instance, error: ServiceError) -> None:
         data = error.data()
-        await self._answer(request, service, "error", data if self._environment.transport.zero_copy else encode(data))
+        await self._answer(request, instance, "error", data if self._environment.transport.zero_copy else encode(data))
 
-    async def _answer(self, request: Envelope, service: str, kind: EnvelopeKind, body: Any) -> None:
-        if request.reply_to is None:
+    async def _answer(self, request: Envelope, instance: Instance, kind: EnvelopeKind, body: Any) -> None:
+        to = request.reply_to
+        if to is None:
             return  # one-way
+        transport = self._environment.transport
+        answer = Envelope(kind, request.id, request.subject, body, load=instance.mailbox.load)
         try:
-            await self._environment.transport.unicast(
-                request.reply_to, Envelope(kind, request.id, request.subject, body), service
-            )
-        except TransportError:
-            self._environment.metrics.count("replies_dropped_total", service=service)
+            if not transport.unicast_now(to, answer, instance.name):
+                await transport.unicast(to, answer, instance.name)
+        except TransportError as error:
+            self._environment.metrics.count("replies_dropped_total", service=instance.name)
+            if kind == "reply" and isinstance(error, TooLarge):
+                incident = self._environment.chance.hex(16)
+                instance.log.error("incident %s: the reply to %s: %s", incident, request.subject, error)
+                await self._fail(request, instance, InternalError(incident))
 
-    def _refuse(self, envelope: Envelope, service: str, error: ServiceError) -> None:
-        self._environment.metrics.count("requests_refused_total", service=service, code=error.code)
-        self._environment.spawn(self._fail(envelope, service, error))
+    def _refuse(self, envelope: Envelope, instance: Instance, error: ServiceError) -> None:
+        self._environment.metrics.count("requests_refused_total", service=instance.name, code=error.code)
+        self._environment.spawn(self._fail(envelope, instance, error))
 
     def _cancel(self, envelope: Envelope) -> None:
         work = (envelope.reply_to.node if envelope.reply_to is not None else "", envelope.id)
         task = self._running.get(work)
-        if task is not None:
-            task.cancel()
+        if task is None:
+            self._remember(self._cancelled, work)
             return
-        self._remember(self._cancelled, work)
+        self._ended(work)  # one that has not taken its first step yet would not say so itself
+        task.cancel()
 
     def _head(self, envelope: Envelope, to: str) -> None:
         instance = self.instances.get(to)
@@ -197,7 +227,7 @@ class Inbound:
     async def cancel_all(self) -> None:
         """Cancels what is under way, tells those who wait, and returns when all of it has ended."""
         self._stopping = True
-        tasks = list(self._running.values())
+        tasks = [*self._running.values(), *self._signals.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -15,13 +15,14 @@ from runtime.errors import (
     CallCycle,
     DeadlineExceeded,
     Forbidden,
-    Overloaded,
+    NotDelivered,
     Unauthenticated,
     UsageError,
 )
 from runtime.failures import Failures
 from runtime.handlers import Handler
 from runtime.identity import Identity, Verifier
+from runtime.local import within
 from runtime.mailbox import Mailbox
 from runtime.messages import Contract, Signal, spec_of
 from runtime.service import Service
@@ -193,13 +194,15 @@ class Instance:
         """
         handler = endpoint.handler
         try:
-            await self._authorize(handler.allow, ctx)
+            if not handler.allow.anyone:
+                await self._authorize(handler.allow, ctx)
             message = decode()
             key = None if handler.key is None else (handler.key, getattr(message, handler.key))
             ctx.held_key = None if key is None else f"{key[0]}={key[1]}"
-            if self.mailbox.must_wait(key):
-                self._refuse_cycle(ctx)
-            await self.mailbox.enter(key)
+            if key is not None or not self.mailbox.enter_now():
+                if self.mailbox.must_wait(key):
+                    self._refuse_cycle(ctx)
+                await self.mailbox.enter(key)
             try:
                 if handler.once:
                     return await self._run_once(endpoint, message, ctx)
@@ -214,8 +217,6 @@ class Instance:
             raise await self.failures.seen(error, ctx, endpoint.place, handler) from None
 
     async def _authorize(self, allow: Allow, ctx: Context) -> None:
-        if allow.anyone:
-            return
         found = await self._verified(ctx.token)
         ctx.identity = found
         if (allow.every_service and ctx.caller) or ctx.caller in allow.services:
@@ -333,8 +334,9 @@ class Instance:
         ctx = Context(self, None)
         ctx.envelope = envelope
         try:
-            await self.mailbox.enter()
-        except Overloaded:
+            if not self.mailbox.enter_now():
+                await self.mailbox.enter()
+        except NotDelivered:
             self.metrics.count("signals_dropped_total", service=self.name)
             return
         try:
@@ -344,12 +346,11 @@ class Instance:
                 self.metrics.count("signals_refused_total", service=self.name)
                 self.log.warning("%s refused: it came under the key %r of another", envelope.subject, envelope.key)
                 return
-            async with asyncio.timeout(self._limit()):
-                await (self._transact(endpoint, message, ctx) if endpoint.handler.takes_tx else endpoint.method(message, ctx))
-        except TimeoutError:
-            self.log.warning("%s took too long over %s, which is given up", endpoint.place, envelope.subject)
-            await self._signal_failed(DeadlineExceeded(self.name), endpoint, ctx)
+            work = self._transact(endpoint, message, ctx) if endpoint.handler.takes_tx else endpoint.method(message, ctx)
+            await within(ctx, work, self.environment.settings.deadlines)  # type: ignore[arg-type]
         except Exception as error:
+            if isinstance(error, DeadlineExceeded):
+                self.log.warning("%s took too long over %s, which is given up", endpoint.place, envelope.subject)
             await self._signal_failed(error, endpoint, ctx)
         finally:
             self.mailbox.leave()

@@ -55,6 +55,13 @@ class Mailbox:
         """Whether a message that comes now could not run at once."""
         return self.running >= self.limit or (key is not None and key in self._keys)
 
+    def enter_now(self) -> bool:
+        """Begins a message's turn, if it need not wait for it: says whether that is so."""
+        if self.running >= self.limit:
+            return False
+        self.running += 1
+        return True
+
     async def enter(self, key: Hashable = None) -> None:
         """Waits for this message's turn.
 
