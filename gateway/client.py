@@ -13,6 +13,10 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
+_UNWATCHED = 0.05
+"""Seconds."""
+
+
 class Gone(Exception):
     """The client has gone: nobody waits for an answer."""
 
@@ -31,15 +35,18 @@ def bearer(headers: dict[bytes, bytes]) -> str | None:
     return token.strip().decode()
 
 
-async def until_gone(work: Awaitable[T], receive: Receive) -> T:
+async def until_gone(work: Awaitable[T], receive: Receive, loop: asyncio.AbstractEventLoop) -> T:
     """Awaits work; cancels it when the client goes away.
+
+    Work that takes no time is not watched over: asking the server whether the client is there costs more than most requests.
 
     Raises:
         Gone: the client has gone.
     """
-    task = asyncio.current_task()
+    task = asyncio.current_task(loop)
     assert task is not None
     gone = False
+    watcher: asyncio.Task[None] | None = None
 
     async def watch() -> None:
         nonlocal gone
@@ -48,7 +55,11 @@ async def until_gone(work: Awaitable[T], receive: Receive) -> T:
         gone = True
         task.cancel()
 
-    watcher = asyncio.create_task(watch())
+    def begin() -> None:
+        nonlocal watcher
+        watcher = loop.create_task(watch())
+
+    timer = loop.call_later(_UNWATCHED, begin)
     try:
         return await work
     except asyncio.CancelledError:
@@ -56,4 +67,6 @@ async def until_gone(work: Awaitable[T], receive: Receive) -> T:
             raise Gone from None
         raise
     finally:
-        watcher.cancel()
+        timer.cancel()
+        if watcher is not None:
+            watcher.cancel()

@@ -95,7 +95,7 @@ class Dispatcher:
             except StopIteration as done:
                 reply: bytes = done.value
             else:
-                reply = await until_gone(Started(work, waits_for), receive)
+                reply = await until_gone(Started(work, waits_for), receive, self._proxy.clock.loop)
         finally:
             self._limits.leave()
         return (204, [], b"") if route.status == 204 else (route.status, _JSON, reply)

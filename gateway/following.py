@@ -165,7 +165,7 @@ class Followers:
         stream = EventStream(send, self._settings.stream_patience)
         followers = self._admit(follower)
         try:
-            await until_gone(follower.follow(stream, self._clock, self._settings.stream_heartbeat), receive)
+            await until_gone(follower.follow(stream, self._clock, self._settings.stream_heartbeat), receive, self._clock.loop)
         except Gone:
             pass
         except SlowReader:

@@ -196,7 +196,7 @@ class Caller:
         known: KnownErrors,
     ) -> Any:
         environment = self._environment
-        if service not in environment.watched:
+        if not environment.is_watched(service):
             await environment.watch(service)
         now = environment.clock.monotonic()
         deadline = min(ctx.deadline, now + (environment.settings.request_timeout if timeout is None else timeout))
@@ -263,7 +263,7 @@ class Caller:
         sender = ctx.host.name
         envelope = Envelope(
             "request", environment.chance.hex(32), request, body,
-            reply_to=Address(sender, environment.node), budget=remaining, token=ctx.token, trace=ctx.trace, key=key, params=params, path=ctx.path,
+            reply_to=ctx.host.address, budget=remaining, token=ctx.token, trace=ctx.trace, key=key, params=params, path=ctx.path,
         )  # fmt: skip
         call = self._waiting[envelope.id] = _Call(to, loop)
         timer = loop.call_later(remaining, call.expire) if self._deadlines else None

@@ -3,7 +3,7 @@
 import logging
 from typing import Any, Protocol, TypeVar
 
-from runtime.envelope import Envelope
+from runtime.envelope import Address, Envelope
 from runtime.errors import UsageError
 from runtime.identity import Identity
 from runtime.messages import Contract, Request, Signal
@@ -25,6 +25,8 @@ class Host(Protocol):
 
     name: str
     place: str
+    address: Address
+    takes_requests: bool
     local: dict[type[Any], Any]
     log: logging.Logger
 
@@ -225,8 +227,8 @@ class Context:
     @property
     def path(self) -> tuple[str, ...]:
         """The instances that wait for this handler, the first caller first."""
-        if self.unbounded:
-            return ()  # a timer waits for nobody's mailbox
+        if self.unbounded or not self.host.takes_requests:
+            return ()  # nobody can wait for it in turn
         before = self.parent.path if self.parent is not None else self.envelope.path if self.envelope is not None else ()
         return (*before, self.place)
 

@@ -43,8 +43,8 @@ class Environment:
         self.metrics = Metrics()
         self.registry = Registry(clock, chance, self._want)
         self.log = logging.getLogger("callboard.node")
-        self.watched: dict[str | None, asyncio.Task[None]] = {}
-        """The services whose members the transport tells of; None stands for all."""
+        self._watching: dict[str | None, asyncio.Task[None]] = {}
+        self._watched: set[str | None] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def watch(self, service: str | None) -> None:
@@ -53,18 +53,23 @@ class Environment:
         Raises:
             TransportError: the transport refuses.
         """
-        task = self.watched.get(None) or self.watched.get(service)
+        task = self._watching.get(None) or self._watching.get(service)
         if task is None:
-            task = self.watched[service] = self.spawn(self.transport.watch(service))
+            task = self._watching[service] = self.spawn(self.transport.watch(service))
         try:
             await asyncio.shield(task)
         except TransportError:
-            if self.watched.get(service) is task:
-                del self.watched[service]
+            if self._watching.get(service) is task:
+                del self._watching[service]
             raise
+        self._watched.add(service)
+
+    def is_watched(self, service: str) -> bool:
+        """Whether the registry knows a service's members."""
+        return service in self._watched
 
     def _want(self, service: str) -> None:
-        if None not in self.watched and service not in self.watched:
+        if None not in self._watching and service not in self._watching:
             self.spawn(self.watch(service))
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

@@ -47,6 +47,7 @@ class Instance:
         self.name = service.definition.contract.name
         self.address = Address(self.name, environment.node)
         self.place = str(self.address)
+        self.takes_requests = bool(service.definition.requests)
         self.log = logging.getLogger(f"callboard.{self.name}")
         self.environment = environment
         self.clock = environment.clock

@@ -3,6 +3,7 @@
 import logging
 from contextlib import AbstractAsyncContextManager
 
+from runtime.clock import Clock
 from runtime.context import Context
 from runtime.envelope import Envelope, Topic
 from runtime.errors import UsageError
@@ -37,6 +38,11 @@ class Proxy:
     def registry(self) -> Registry:
         """Who is there."""
         return self._environment.registry
+
+    @property
+    def clock(self) -> Clock:
+        """The node's clock."""
+        return self._environment.clock
 
     @property
     def metrics(self) -> Metrics:

@@ -17,10 +17,21 @@ _LONGEST_ASIDE = 30.0
 class Member:
     """One live instance, what this node has under way there, and how it has done."""
 
-    __slots__ = ("_failures", "_others", "_reported_at", "aside_until", "in_flight", "manifest", "requests", "suspected")
+    __slots__ = (
+        "_failures",
+        "_others",
+        "_reported_at",
+        "address",
+        "aside_until",
+        "in_flight",
+        "manifest",
+        "requests",
+        "suspected",
+    )
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
+        self.address = manifest.address
         self.requests: dict[str, RequestInfo] = {info.name: info for info in manifest.requests}
         self.in_flight = 0
         self.suspected = False
@@ -34,10 +45,6 @@ class Member:
     def __repr__(self) -> str:
         state = "SUSPECTED" if self.suspected else "ASIDE" if self.aside_until else "THERE"
         return f"<Member {self.manifest.address} [{state}] in_flight={self.in_flight}>"
-
-    @property
-    def address(self) -> Address:
-        return self.manifest.address
 
     def report(self, load: int, now: float) -> None:
         """It has said how much it has to do, for this node and for others."""
@@ -138,6 +145,9 @@ class Registry:
         members = self._members.get(service)
         if not members:
             return None
+        if len(members) == 1:
+            (only,) = members.values()
+            return None if only.address in without else only
         able = [
             member
             for address, member in members.items()

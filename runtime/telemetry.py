@@ -66,4 +66,5 @@ def well_formed(given: str) -> str | None:
 
 def new_trace(chance: Chance) -> str:
     """The root of a new trace, as a `traceparent`."""
-    return f"00-{chance.hex(32)}-{chance.hex(16)}-01"
+    drawn = chance.hex(48)
+    return f"00-{drawn[:32]}-{drawn[32:]}-01"

@@ -8,7 +8,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,21 @@ from config.cli.common import patience, run_loop
 from config.settings import DatabaseSettings, Settings
 from gateway.service import Gateway
 from gateway.settings import GatewaySettings
-from runtime import ANYONE, CallboardError, Context, Contract, Node, Request, Service, Signal, Struct, handles, roles, subscribes
+from runtime import (
+    ANYONE,
+    CallboardError,
+    Context,
+    Contract,
+    Node,
+    Request,
+    Service,
+    Signal,
+    Struct,
+    Transport,
+    handles,
+    roles,
+    subscribes,
+)
 from services.auth.messages import Login, Tokens, auth
 from services.auth.passwords import HashSettings
 from services.auth.service import Auth, AuthSettings, SeedUser
@@ -101,14 +116,19 @@ async def _ask(ctx: Context, count: int) -> float:
 @_json
 def http_command(as_json: bool) -> None:
     """`wrk -t1 -c64` on a route through the gateway, a valid access token on every request."""
-    if shutil.which("wrk") is None:
-        raise CallboardError("wrk is not on PATH: install it (Debian: apt-get install wrk; macOS: brew install wrk)")
+    _need_wrk()
     with patience("measuring the gateway with wrk"):
-        rate = run_loop(_http())
+        rate = run_loop(_behind_gateway(MemoryTransport(), GuardedMath))
     _say("gateway", rate, as_json)
 
 
-async def _http() -> float:
+def _need_wrk() -> None:
+    if shutil.which("wrk") is None:
+        raise CallboardError("wrk is not on PATH: install it (Debian: apt-get install wrk; macOS: brew install wrk)")
+
+
+async def _behind_gateway(transport: Transport, *services: type[Service]) -> float:
+    """A gateway with auth, and the guarded service: here, or wherever the transport finds it."""
     with tempfile.TemporaryDirectory(prefix="callboard-bench-") as folder:
         settings = Settings(database=DatabaseSettings(folder=str(Path(folder)), durable=False))
         user = SeedUser("bench@example.com", "rider", "bench-password")
@@ -116,8 +136,9 @@ async def _http() -> float:
         auth_settings = AuthSettings(
             users=(user,), access_seconds=900, hashing=HashSettings(memory_kib=1024, iterations=1, lanes=1)
         )
-        services = [lambda: Auth(auth_settings), GuardedMath, lambda: gateway]
-        async with Node(services, MemoryTransport(), databases=compose.databases(settings)) as node:
+        hosted: list[Callable[[], Service]] = [lambda: Auth(auth_settings), *services, lambda: gateway]
+        async with Node(hosted, transport, databases=compose.databases(settings)) as node:
+            await node.registry.wait_for("math")
             tokens: Tokens = await node.client("bench", (auth,)).request(Login(user.email, user.password))
             url = f"http://127.0.0.1:{gateway.port}/add/1"
             await _wrk(url, tokens.access_token, 1)
@@ -153,12 +174,28 @@ def events_command(as_json: bool) -> None:
     _say("events", rate, as_json)
 
 
+@bench_command.command("http-mqtt")
+@_json
+def http_mqtt_command(as_json: bool) -> None:
+    """The same as `http`, with the service in a process of its own behind the broker."""
+    _need_wrk()
+    with patience("measuring the gateway with wrk, the service behind the broker"):
+        rate = run_loop(_http_mqtt())
+    _say("gateway_mqtt", rate, as_json)
+
+
+async def _http_mqtt() -> float:
+    namespace = f"bench-{secrets.token_hex(8)}"
+    async with _other("guarded", namespace):
+        return await _behind_gateway(_broker(namespace))
+
+
 @bench_command.command("serve", hidden=True)
 @click.argument("what")
 @click.argument("namespace")
 def serve_command(what: str, namespace: str) -> None:
     """The other process of a measurement."""
-    services: dict[str, type[Service]] = {"math": Math, "ear": Ear}
+    services: dict[str, type[Service]] = {"math": Math, "guarded": GuardedMath, "ear": Ear}
     run_loop(_serve(services[what], namespace))
 
 
@@ -174,14 +211,19 @@ def _broker(namespace: str) -> MqttTransport:
 async def _apart(service: str, measure: Callable[[Node], Awaitable[float]]) -> float:
     """Measures with a service in a process of its own."""
     namespace = f"bench-{secrets.token_hex(8)}"
-    other = await asyncio.create_subprocess_exec(sys.executable, "-m", "config.cli", "bench", "serve", service, namespace)
+    async with _other(service, namespace), Node([Mouth], _broker(namespace)) as node:
+        await node.registry.wait_for(service)
+        return await measure(node)
+
+
+@asynccontextmanager
+async def _other(service: str, namespace: str) -> AsyncGenerator[None, None]:
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "config.cli", "bench", "serve", service, namespace)
     try:
-        async with Node([Mouth], _broker(namespace)) as node:
-            await node.registry.wait_for(service)
-            return await measure(node)
+        yield
     finally:
-        other.kill()
-        await other.wait()
+        process.kill()
+        await process.wait()
 
 
 async def _ask_at_once(node: Node, callers: int, count: int) -> float:
