@@ -32,7 +32,10 @@ async def silence(clock: ManualClock, fleet: Fleet, seconds: float) -> None:
         step = min(seconds, 9.0)
         clock.advance(timedelta(seconds=step))
         seconds -= step
-        await eventually(lambda: fleet.looked_at >= clock.now(), "the fleet looks around")
+        await eventually(
+            lambda: fleet.looked_at >= clock.now() and fleet.heard_at > clock.now() - timedelta(seconds=3),
+            "the fleet looks around, and hears itself",
+        )
 
 
 class Stage:

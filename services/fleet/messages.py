@@ -120,6 +120,11 @@ class Lock(Signal):
 
 
 @fleet.message
+class StillHearing(Signal):
+    """The fleet to itself: while this comes back, scooters can be heard too."""
+
+
+@fleet.message
 class UnknownScooter(ServiceError):
     """There is no such scooter."""
 

@@ -17,6 +17,7 @@ from services.fleet.messages import (
     Scooters,
     ScooterTaken,
     ScooterUnreachable,
+    StillHearing,
     Telemetry,
     UnknownScooter,
     Unlock,
@@ -26,7 +27,9 @@ from services.fleet.store import Store
 from services.rides.messages import RideAborted, RideEnded, RideStarted, rides
 
 _PAUSE = timedelta(seconds=10)
-"""A process that has not looked for so long was asleep."""
+"""A process that has not looked for so long was asleep; one that has not heard itself for so long was deaf."""
+_EVERY = timedelta(seconds=3)
+"""How often it says something to hear it."""
 
 
 class FleetSettings(Struct):
@@ -48,7 +51,7 @@ class Fleet(Service):
 
     async def on_start(self, ctx: Context) -> None:
         self.store = Store(self.db, self.clock, self.chance)
-        self.listening_since = self.looked_at = self.clock.now()
+        self.listening_since = self.looked_at = self.heard_at = self.said_at = self.clock.now()
 
     # For riders and operators
 
@@ -115,13 +118,23 @@ class Fleet(Service):
         elif not ridden and not signal.locked:
             await ctx.publish(Lock(signal.scooter_id))
 
+    @subscribes(broadcast=True)
+    async def on_still_hearing(self, signal: StillHearing, ctx: Context) -> None:
+        self.heard_at = self.clock.now()
+
     @every(seconds=1)
     async def lose_the_silent(self, ctx: Context) -> None:
-        """Gives up scooters that have been silent, but for no longer than this service has listened: a pause hears nothing."""
+        """Gives up scooters that have been silent, but for no longer than this service has listened.
+
+        A process that pauses hears nothing, nor does one whose link to the broker is down.
+        """
         now = self.clock.now()
-        if now - self.looked_at > _PAUSE:
+        if now - min(self.looked_at, self.heard_at) > _PAUSE:
             self.listening_since = now
         self.looked_at = now
+        if now - self.said_at >= _EVERY:
+            self.said_at = now
+            await ctx.publish(StillHearing())
         silent_since = now - timedelta(seconds=self.settings.silent_seconds)
         if silent_since < self.listening_since:
             return

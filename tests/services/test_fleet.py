@@ -23,6 +23,7 @@ from services.fleet.messages import (
     Scooter,
     ScooterTaken,
     ScooterUnreachable,
+    StillHearing,
     Telemetry,
     UnknownScooter,
     Unlock,
@@ -282,3 +283,26 @@ async def test_only_devices_may_speak_for_scooters(town: Town) -> None:
     node = town.stage.node_of("fleet")
     await eventually(lambda: node.metrics.value("signals_refused_total", service="fleet") == 1, "it is refused")
     assert (await town.get(one)).lat == 52.5
+
+
+async def test_the_fleet_gives_nobody_up_while_it_is_deaf(town: Town) -> None:
+    """With its link down it hears nobody, and its clock goes on: that is no scooter's fault."""
+    await town.add()
+    fleet_service = town.stage.service(Fleet)
+    state = "SELECT state FROM scooters"
+
+    async def deaf(self: Fleet, signal: StillHearing, ctx: Context) -> None:
+        return
+
+    node = town.stage.node_of("fleet")
+    endpoint = node.inbound.instances["fleet"].listeners["fleet.StillHearing"]
+    hears, endpoint.method = endpoint.method, deaf.__get__(fleet_service)  # what the cut link does on a broker
+    for _ in range(30):
+        town.clock.advance(timedelta(seconds=9))
+        await eventually(lambda: fleet_service.looked_at >= town.clock.now(), "the fleet looks around")
+    assert account.rows(town.stage.folder, "fleet", state) == [{"state": "free"}]
+    endpoint.method = hears
+    await town.silence(50)
+    assert account.rows(town.stage.folder, "fleet", state) == [{"state": "free"}]
+    await town.silence(20)
+    await eventually(lambda: account.rows(town.stage.folder, "fleet", state) == [{"state": "lost"}], "now it is lost")
