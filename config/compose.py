@@ -12,6 +12,7 @@ from runtime import CallboardError, Database, Node, Service, Transport
 from runtime.describe import describe
 from runtime.envelope import Address
 from runtime.manifest import Manifest
+from runtime.service import Definition
 from services.auth.service import Auth
 from services.devices.service import Devices
 from services.fleet.service import Fleet
@@ -103,6 +104,11 @@ def databases(settings: Settings) -> Callable[[str], Database]:
         return SqliteFolder(Path(settings.database.folder), durable=settings.database.durable)(service)
 
     return database
+
+
+def definitions(settings: Settings, names: Sequence[str] = ()) -> list[Definition]:
+    """What the services declare, without running any."""
+    return [factory().definition for factory in chosen(settings, names).values()]
 
 
 def manifests(settings: Settings, names: Sequence[str] = ()) -> list[Manifest]:

@@ -11,6 +11,7 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFou
 from litestar.handlers import ASGIRouteHandler
 
 from gateway.client import App
+from gateway.console import instances, operator
 from gateway.problems import Problem, of_error, of_problem
 from runtime import Context, InternalError, ServiceError
 from runtime.identity import Keys, KeySet
@@ -89,6 +90,11 @@ def pages(
     def metrics() -> Response[str]:
         return Response(proxy.metrics.text(), media_type="text/plain; version=0.0.4")
 
+    @get("/console/services")
+    async def services(request: Request[Any, Any, Any]) -> Response[bytes]:
+        await operator(proxy, dict(request.scope["headers"]))
+        return Response(msgspec.json.encode({"items": instances(proxy)}), media_type=MediaType.JSON)
+
     @get("/.well-known/jwks.json")
     async def jwks() -> Response[bytes]:
         keys: Keys = await ctx.request(KeySet())
@@ -134,7 +140,18 @@ def pages(
         return _response(*of_error(InternalError(incident), incident))
 
     return Litestar(
-        [openapi, docs, start, healthz, readyz, metrics, jwks, asset, *(stream(path, app) for path, app in streams.items())],
+        [
+            openapi,
+            docs,
+            start,
+            healthz,
+            readyz,
+            metrics,
+            services,
+            jwks,
+            asset,
+            *(stream(path, app) for path, app in streams.items()),
+        ],
         openapi_config=None,
         logging_config=None,
         exception_handlers={Problem: problem, ServiceError: service_error, HTTPException: http_error, Exception: failure},

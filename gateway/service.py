@@ -41,7 +41,7 @@ class Gateway(Service):
         """Where it listens, once it has started."""
 
     async def on_start(self, ctx: Context) -> None:
-        self.port = free_port(self.settings.host, self.settings.port)
+        self.port = free_port(self.settings.host, self.settings.port, shared=self.settings.share_port)
         self.proxy = Proxy(ctx)
         await self.proxy.watch()
         self.limits = Limits(self.settings, self.clock.monotonic)
@@ -96,15 +96,15 @@ class Gateway(Service):
         return document(self.settings.title, self.version, newest.values())
 
 
-def free_port(host: str, port: int) -> int:
-    """The port to listen on; 0 becomes a free one.
+def free_port(host: str, port: int, *, shared: bool = False) -> int:
+    """The port to listen on; 0 becomes a free one. `shared`: with others who share it too, as replicas on one machine.
 
     Raises:
         PortTaken: somebody listens there. (The server itself shares a port without a word.)
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if shared else socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:

@@ -13,6 +13,8 @@ class GatewaySettings(Struct):
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
     """Where it listens; 0 takes a free port."""
+    share_port: bool = False
+    """Whether other gateways on this machine may listen there too: the system spreads the connections (SO_REUSEPORT)."""
     request_timeout: Annotated[float, Meta(gt=0)] = 30.0
     """The deadline of a request, carried to the services."""
     body_timeout: Annotated[float, Meta(gt=0)] = 10.0

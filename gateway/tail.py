@@ -12,19 +12,19 @@ from typing import Any
 
 import msgspec
 
-from gateway.client import Receive, Scope, Send, bearer
+from gateway.client import Receive, Scope, Send
+from gateway.console import operator
 from gateway.events import EventStream
 from gateway.following import Follower, Followers, together
 from gateway.problems import Problem
 from gateway.routing import query_params
-from runtime import Forbidden, ServiceError, Unauthenticated
+from runtime import ServiceError
 from runtime.envelope import Envelope, Topic
 from runtime.manifest import Manifest
 from runtime.proxy import Proxy
 from runtime.storage.stream import Batch, Diverged, Position, Pull, StreamEvent, StreamHead, TooLate
 from runtime.transport import TransportError
 
-_ROLES = ("operator", "admin")
 _WAITING = 1000
 """Signals that may wait for a client."""
 
@@ -41,12 +41,7 @@ class Tail:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Shows what passes (ASGI)."""
-        token = bearer(dict(scope["headers"]))
-        if token is None:
-            raise Unauthenticated("an access token is needed, as `Authorization: Bearer …`")
-        identity = await self._proxy.identify(token)
-        if identity.role not in _ROLES:
-            raise Forbidden
+        identity, token = await operator(self._proxy, dict(scope["headers"]))
         watcher = _Watcher(self._proxy, identity.subject, token, *_wanted(scope["query_string"]))
         await self._followers.serve(watcher, receive, send)
 

@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
+from typing import Literal
 
 from runtime.clock import Chance, Clock
 from runtime.envelope import Address
@@ -43,8 +44,11 @@ class Member:
         self._reported_at = 0.0
 
     def __repr__(self) -> str:
-        state = "SUSPECTED" if self.suspected else "ASIDE" if self.aside_until else "THERE"
-        return f"<Member {self.manifest.address} [{state}] in_flight={self.in_flight}>"
+        return f"<Member {self.address} [{'SUSPECTED' if self.suspected else 'THERE'}] in_flight={self.in_flight}>"
+
+    def state(self, now: float) -> Literal["there", "suspected", "aside"]:
+        """Whether it is asked like any other; `suspected` and set `aside`, only when there is no other."""
+        return "suspected" if self.suspected else "aside" if self.aside_until > now else "there"
 
     def report(self, load: int, now: float) -> None:
         """It has said how much it has to do, for this node and for others."""

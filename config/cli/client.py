@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.error import HTTPError, URLError
 from urllib.request import Request as HttpRequest
 from urllib.request import urlopen
@@ -43,8 +43,14 @@ class Client:
         self._email = email
         self.token = os.environ.get("CALLBOARD_TOKEN")
 
-    def log_in(self) -> None:
-        """Gets an access token for the user, if one was named."""
+    def log_in(self, otherwise: str | None = None) -> None:
+        """Gets an access token for the user, if one was named.
+
+        Args:
+            otherwise: who to be without a name, where no access token is given and `dev` or `up` runs in this folder.
+        """
+        if self._email is None and self.token is None and _kept_password(self._settings) is not None:
+            self._email = otherwise
         if self._email is None:
             return
         password: str = (
@@ -89,7 +95,7 @@ class Client:
                     elif field == "data":
                         yield name, msgspec.json.decode(value)
         except HTTPError as error:
-            raise CallboardError(_said(error)) from None
+            raise CallboardError(said(error.code, _decoded(error.read()))) from None
         except (URLError, OSError, ValueError) as error:
             raise self._unreachable(error) from None
 
@@ -104,16 +110,18 @@ class Client:
         return CallboardError(f"{self.url} cannot be reached ({reason}): is the system running? (make dev; --url says where)")
 
 
-def _said(error: HTTPError) -> str:
+def said(status: int, problem: Any) -> str:
     """A problem document, in a line."""
+    found = cast(dict[str, Any], problem) if isinstance(problem, dict) else {}
+    what = f"{status} {found.get('detail') or found.get('title') or 'without a reason'}"
+    return what + {401: " (say who you are: --as operator@example.com)", 403: " (operators and admins may look)"}.get(status, "")
+
+
+def _decoded(body: bytes) -> Any:
     try:
-        problem = msgspec.json.decode(error.read(), type=dict[str, Any])
+        return msgspec.json.decode(body)
     except msgspec.DecodeError:
-        problem = {}
-    what = f"{error.code} {problem.get('detail') or problem.get('title') or error.reason}"
-    return what + {401: " (say who you are: --as operator@example.com)", 403: " (operators and admins may look)"}.get(
-        error.code, ""
-    )
+        return None
 
 
 def _address(settings: Settings) -> str:

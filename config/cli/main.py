@@ -13,8 +13,11 @@ _COMMANDS = {
     "routes": "config.cli.show",
     "openapi": "config.cli.show",
     "config": "config.cli.show",
+    "up": "config.cli.up",
+    "services": "config.cli.services",
     "call": "config.cli.call",
     "tail": "config.cli.tail",
+    "devices": "config.cli.devices",
     "bench": "config.cli.bench",
 }
 

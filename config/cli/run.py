@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 from pathlib import Path
 
 import rich_click as click
@@ -14,22 +15,28 @@ from runtime import Node
 
 @click.command("run")
 @click.argument("names", metavar="SERVICE…", nargs=-1, required=True)
+@click.option("--leash", is_flag=True, hidden=True, help="Stop when standard input ends: whoever started this is gone.")
 @with_config
-def run_command(names: tuple[str, ...], config_file: Path | None) -> None:
+def run_command(names: tuple[str, ...], leash: bool, config_file: Path | None) -> None:
     """Run one or more services in this process until SIGTERM or Ctrl-C."""
     settings = loaded(config_file).settings
     compose.chosen(settings, names)
     set_up_logging(settings)
-    run_loop(serve(settings, names))
+    run_loop(serve(settings, names, leash=leash))
 
 
-async def serve(settings: Settings, names: tuple[str, ...]) -> None:
+async def serve(settings: Settings, names: tuple[str, ...], *, leash: bool) -> None:
     """Runs a node until it is told to stop.
+
+    Args:
+        leash: the end of standard input tells it, too.
 
     Raises:
         Crashed: a service failed too often.
     """
     told = told_to_stop()
+    if leash:
+        await _stop_at_end_of_input(told)
     node = compose.node(settings, names, name="-".join(names)[:40])
     if not await started(node, told):
         return
@@ -52,6 +59,14 @@ async def started(node: Node, told: asyncio.Event) -> bool:
         return False
     starting.result()
     return True
+
+
+async def _stop_at_end_of_input(told: asyncio.Event) -> None:
+    class Input(asyncio.Protocol):
+        def connection_lost(self, exc: Exception | None) -> None:
+            told.set()
+
+    await asyncio.get_running_loop().connect_read_pipe(Input, sys.stdin)
 
 
 def told_to_stop() -> asyncio.Event:

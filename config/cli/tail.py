@@ -55,7 +55,7 @@ def tail_command(
 def _show(client: Client, path: str, as_json: bool) -> None:
     """Shows what passes until the server ends it. Raises `CallboardError`."""
     with patience("logging in"):
-        client.log_in()
+        client.log_in("operator@example.com")
     for kind, data in client.follow(path):
         if kind == "end":
             click.echo(f"callboard: the stream has ended: {data['reason']}", err=True)

@@ -84,6 +84,8 @@ class Presence:
         peer.cut = peer.suspected = peer.withdrawn = False
         peer.wake()
         self._receiver.joined(peer.manifest, load)
+        if not peer.live:
+            self._receiver.suspected(address)
 
     def gone(self, node: str) -> None:
         """A node's Will: all its instances are lost."""

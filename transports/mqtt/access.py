@@ -1,0 +1,110 @@
+"""Who may say and hear what on a broker: an access list and a password file for mosquitto, drawn from what services declare.
+
+Each service is a user of the broker with its contract's name. It may speak to those whom it calls and who call it, under
+its own name alone: so the broker vouches for `ctx.caller`. A device is a user with the name of its key, and has nothing
+but its own signals.
+"""
+
+import base64
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from runtime import Struct
+from runtime.identity import identity
+from runtime.service import Definition
+from transports.mqtt.topics import VERSION
+
+_ITERATIONS = 101
+"""As mosquitto_passwd has it: these passwords are drawn, not thought of."""
+
+
+class DeviceRights(Struct):
+    """Which signals a device may publish and hear, under its own key: full names, as `fleet.Telemetry`."""
+
+    says: tuple[str, ...] = ()
+    hears: tuple[str, ...] = ()
+
+
+def access_list(
+    definitions: Sequence[Definition],
+    namespace: str,
+    *,
+    proxies: Sequence[str] = ("gateway",),
+    devices: DeviceRights | None = None,
+) -> str:
+    """The text of an `acl_file`. What it does not name is refused.
+
+    Args:
+        definitions: of all services.
+        proxies: those of them who ask every service and hear everything, as a gateway does.
+    """
+    root = f"{namespace}/{VERSION}"
+    lines = [f"pattern read {root}/inbox/%u/%c/+", f"pattern read {root}/inbox/runtime/%c/+", f"pattern write {root}/gone/%c"]
+    if devices is not None:
+        lines += [f"pattern write {root}/{_signal(name)}/%u" for name in devices.says]
+        lines += [f"pattern read {root}/{_signal(name)}/%u" for name in devices.hears]
+    peers = _peers(definitions, proxies)
+    for definition in definitions:
+        user = definition.contract.name
+        lines += ["", f"user {user}"]
+        lines += [f"topic read {root}/{topic}" for topic in _heard(definition, everything=user in proxies)]
+        lines += [f"topic write {root}/{topic}" for topic in _said(definition, definitions, sorted(peers[user]))]
+    return "\n".join(lines) + "\n"
+
+
+def _peers(definitions: Sequence[Definition], proxies: Sequence[str]) -> dict[str, set[str]]:
+    """With whom each service exchanges requests and replies."""
+    peers: dict[str, set[str]] = {definition.contract.name: set() for definition in definitions}
+    for definition in definitions:
+        user = definition.contract.name
+        asked = {contract.name for contract in definition.calls} | {name.partition(".")[0] for name in definition.events}
+        for other in peers if user in proxies else asked & peers.keys():
+            peers[user].add(other)
+            peers[other].add(user)
+    return peers
+
+
+def _heard(definition: Definition, *, everything: bool) -> Iterator[str]:
+    user = definition.contract.name
+    yield "presence/+/+"
+    yield "gone/+"
+    yield f"request/{user}/+/+"
+    if everything:
+        yield from ("stream/+", "signal/+/+/+")
+        return
+    yield from (f"stream/{publisher}" for publisher in sorted({name.partition(".")[0] for name in definition.events}))
+    yield from (f"{_signal(name)}/+" for name in sorted(definition.signals))
+    yield f"signal/{identity.name}/+/+"  # every node hears which sessions are revoked
+
+
+def _said(definition: Definition, definitions: Sequence[Definition], peers: Iterable[str]) -> Iterator[str]:
+    user = definition.contract.name
+    yield f"presence/{user}/+"
+    yield f"stream/{user}"
+    yield f"signal/{user}/+/+"
+    for other in definitions:
+        for name, handler in other.signals.items():
+            if user in handler.allow.services and not name.startswith(f"{user}."):
+                yield f"{_signal(name)}/+"
+    for peer in peers:
+        yield f"inbox/{peer}/+/{user}"
+        yield f"request/{peer}/+/{user}"
+    yield f"inbox/{identity.name}/+/runtime"  # every node asks for keys and revocations under this name
+    if user == identity.name:
+        yield f"inbox/runtime/+/{user}"
+
+
+def _signal(name: str) -> str:
+    return f"signal/{name.replace('.', '/')}"
+
+
+def password_file(passwords: Mapping[str, str]) -> str:
+    """The text of a `password_file`, hashed as mosquitto 2 does (PBKDF2 with SHA-512)."""
+    return "".join(f"{user}:{_hashed(password)}\n" for user, password in passwords.items())
+
+
+def _hashed(password: str) -> str:
+    salt = os.urandom(12)
+    digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, _ITERATIONS, 64)
+    return f"$7${_ITERATIONS}${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"
