@@ -5,7 +5,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from runtime import Context, NotDelivered, Service, Struct, every, subscribes
+from runtime import Chance, Context, NotDelivered, Service, Struct, every, subscribes
 from services.devices.messages import devices
 from services.devices.scooter import METRES_PER_DEGREE, Scooter
 from services.fleet.messages import AddScooter, Latitude, Lock, Longitude, Unlock, fleet
@@ -79,7 +79,7 @@ class Devices(Service):
         rows = await self.db.fetch("SELECT key, lat, lon, battery FROM devices WHERE scooter_id IS NULL")
         wanted = [(row["key"], AddScooter(row["lat"], row["lon"], row["battery"])) for row in rows]
         while len(self.scooters) + len(wanted) < self.settings.count:
-            key, new = str(self.chance.uuid7()), self._somewhere()
+            key, new = str(self.chance.uuid7()), somewhere(self.settings, self.chance)
             await self.db.execute(
                 "INSERT INTO devices (key, lat, lon, battery, locked) VALUES ($1, $2, $3, $4, 1)",
                 key,
@@ -93,9 +93,11 @@ class Devices(Service):
             await self.db.execute("UPDATE devices SET scooter_id = $2 WHERE key = $1", key, scooter.id)
             self._play(scooter.id, new.lat, new.lon, new.battery, locked=True)
 
-    def _somewhere(self) -> AddScooter:
-        away = self.settings.radius_m / METRES_PER_DEGREE * math.sqrt(self.chance.random())
-        heading = math.tau * self.chance.random()
-        lat = self.settings.lat + away * math.cos(heading)
-        lon = self.settings.lon + away * math.sin(heading) / math.cos(math.radians(lat))
-        return AddScooter(round(lat, 6), round(lon, 6), round(60 + 40 * self.chance.random(), 1))
+
+def somewhere(settings: DeviceSettings, chance: Chance) -> AddScooter:
+    """A place for a new scooter: anywhere within the circle that the settings draw."""
+    away = settings.radius_m / METRES_PER_DEGREE * math.sqrt(chance.random())
+    heading = math.tau * chance.random()
+    lat = settings.lat + away * math.cos(heading)
+    lon = settings.lon + away * math.sin(heading) / math.cos(math.radians(lat))
+    return AddScooter(round(lat, 6), round(lon, 6), round(60 + 40 * chance.random(), 1))

@@ -11,7 +11,7 @@ ALLOWED = {
     "transports": {"msgspec", "mqtt5"},
     "services": {"anyio", "msgspec", "jwt", "cryptography", "argon2"},
     "gateway": {"anyio", "msgspec", "granian", "litestar", "swagger_ui"},
-    "config": {"msgspec", "rich", "rich_click", "uvloop", "watchfiles"},
+    "config": {"aiomqtt", "msgspec", "paho", "rich", "rich_click", "uvloop", "watchfiles"},
 }
 
 
