@@ -54,9 +54,9 @@ class LocalInstance(Protocol):
 
 
 class RetryBudget:
-    """How many retries are allowed: one for every ten requests, and a few at the start; so retries never multiply load."""
+    """How many retries are allowed: one for every ten requests, and some saved up, for what one instance had under way when it was lost."""
 
-    def __init__(self, earned: float = 0.1, most: float = 20.0) -> None:
+    def __init__(self, earned: float = 0.1, most: float = 100.0) -> None:
         self._earned = earned
         self._most = most
         self._left = most
@@ -196,10 +196,10 @@ class Caller:
         known: KnownErrors,
     ) -> Any:
         environment = self._environment
-        if not environment.is_watched(service):
-            await environment.watch(service)
         now = environment.clock.monotonic()
         deadline = min(ctx.deadline, now + (environment.settings.request_timeout if timeout is None else timeout))
+        if not environment.is_watched(service):
+            await self._look_for(service, deadline)
         without: frozenset[Address] = frozenset()
         tries = 0
         prefers: str | None = None
@@ -209,7 +209,9 @@ class Caller:
             if member is None:
                 member = environment.registry.pick(service, now)
                 if member is None:
-                    raise NoInstance(service)
+                    if not await environment.registry.comes_back(service, deadline):
+                        raise NoInstance(service)
+                    continue
             info = member.requests.get(request)
             if info is not None:
                 if info.once and key is None:
@@ -242,6 +244,17 @@ class Caller:
                 return answer
             await environment.clock.sleep(pause)
             now = environment.clock.monotonic()
+
+    async def _look_for(self, service: str, deadline: float) -> None:
+        """Learns who is there, the first time that a service is asked."""
+        try:
+            async with asyncio.timeout_at(deadline if self._deadlines else None):
+                await self._environment.watch(service)
+        except TimeoutError:
+            raise Unreachable(service) from None
+        except TransportError as error:
+            self._environment.log.warning("it cannot be known where %s is: %s", service, error)
+            raise Unreachable(service) from None
 
     async def _exchange(
         self,

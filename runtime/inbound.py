@@ -75,7 +75,7 @@ class Inbound:
 
     def left(self, address: Address, *, lost: bool) -> None:
         """An instance is gone."""
-        if self._environment.registry.leave(address) and lost:
+        if self._environment.registry.leave(address, lost=lost) and lost:
             self._environment.metrics.count("instances_lost_total", service=address.service)
         if lost:  # one that withdraws still answers what it has begun
             self._caller.lost(address)

@@ -13,6 +13,8 @@ from runtime.manifest import Manifest, RequestInfo
 _PATIENCE = 5
 """After so many failures in a row an instance is set aside."""
 _LONGEST_ASIDE = 30.0
+_COMES_BACK = 5.0
+"""For so many seconds a service whose last instance was lost is waited for."""
 
 
 class Member:
@@ -91,6 +93,7 @@ class Registry:
         self._chance = chance
         self._wanted = wanted
         self._members: dict[str, dict[Address, Member]] = {}
+        self._lost_at: dict[str, float] = {}
         self._watchers: list[Callable[[], None]] = []
         self._changed: asyncio.Future[None] | None = None
 
@@ -128,12 +131,31 @@ class Registry:
         if member is not None:
             member.suspected = True
 
-    def leave(self, address: Address) -> bool:
+    def leave(self, address: Address, *, lost: bool) -> bool:
         """Removes an instance. Says whether it was there."""
         members = self._members.get(address.service, {})
         if members.pop(address, None) is None:
             return False
+        if lost and not members:
+            self._lost_at[address.service] = self._clock.monotonic()
         self._tell()
+        return True
+
+    async def comes_back(self, service: str, deadline: float) -> bool:
+        """Waits for a service whose last instance was lost a moment ago: it may be started anew, or find its network again.
+
+        Args:
+            deadline: how long to wait at most, on the clock's `monotonic` scale.
+        """
+        lost_at = self._lost_at.get(service)
+        until = deadline if lost_at is None else min(deadline, lost_at + _COMES_BACK)
+        if lost_at is None or until <= self._clock.monotonic():
+            return False
+        try:
+            async with asyncio.timeout_at(until):
+                await self.wait_for(service)
+        except TimeoutError:
+            return False
         return True
 
     def members(self, service: str) -> list[Member]:

@@ -1,5 +1,6 @@
 """The whole reference system behind its gateway, in this process, on a free port."""
 
+import signal
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from services.auth.passwords import HashSettings
 from services.auth.service import AuthSettings, SeedUser
 from services.devices.service import DeviceSettings
 from tests.broker import Broker
+from tests.system.process import Callboard
 from transports.memory import MemoryNetwork, MemorySettings, MemoryTransport
 from transports.mqtt.settings import MqttSettings
 
@@ -32,14 +34,19 @@ USERS = (
 
 
 class House:
-    """A running system and a client that knows its address. `node` is the gateway's."""
+    """A running system and a client that knows its address. `process` is that of `callboard up`, if it plays there."""
 
     def __init__(self, nodes: Sequence[Node], client: httpx.AsyncClient, folder: Path) -> None:
         self.nodes = nodes
-        self.node = nodes[-1]
+        self.process: Callboard | None = None
         self.client = client
         self.folder = folder
         self.url = str(client.base_url)
+
+    @property
+    def node(self) -> Node:
+        """The gateway's."""
+        return self.nodes[-1]
 
     def service(self, cls: type[S]) -> S:
         """The running service of a class."""
@@ -95,13 +102,19 @@ async def open_house(chosen: Settings, *, apart: bool = False, clock: Clock | No
         yield House(nodes, client, Path(chosen.database.folder))
 
 
-TOPOLOGIES = ("serialized", "zero-copy", "apart", "mqtt", "mqtt-apart")
+IN_PROCESS = ("serialized", "zero-copy", "apart", "mqtt", "mqtt-apart")
 """One node of the in-memory transport, with encoding and without; the same on a broker; and each service on a node of its own."""
+TOPOLOGIES = (*IN_PROCESS, "mqtt-processes")
+"""And each service in a process of its own, as `callboard up` runs them."""
 
 
 @asynccontextmanager
 async def open_city(topology: str, folder: Path, *, clock: Clock | None = None) -> AsyncGenerator[House, None]:
-    """Runs the whole system in one of the topologies."""
+    """Runs the whole system in one of the topologies. Processes have a clock of their own."""
+    if topology == "mqtt-processes":
+        async with up(folder) as house:
+            yield house
+        return
     chosen = settings(folder, zero_copy=topology == "zero-copy")
     async with AsyncExitStack() as stack:
         if topology.startswith("mqtt"):
@@ -109,3 +122,16 @@ async def open_city(topology: str, folder: Path, *, clock: Clock | None = None) 
             mqtt = TransportSettings(kind="mqtt", mqtt=MqttSettings(url=broker.url))
             chosen = msgspec.structs.replace(chosen, transport=mqtt)
         yield await stack.enter_async_context(open_house(chosen, apart=topology.endswith("apart"), clock=clock))
+
+
+@asynccontextmanager
+async def up(folder: Path, *arguments: str, **environment: str) -> AsyncGenerator[House, None]:
+    """Runs `callboard up`, with the users of every other house, and no scooters."""
+    given = {"CALLBOARD_DEV__PASSWORD": PASSWORD, "CALLBOARD_DEVICES__COUNT": "0", "CALLBOARD_DATABASE__DURABLE": "false"}
+    async with Callboard(folder, "up", *arguments, **given, **environment) as running:
+        await running.says("Stop with Ctrl-C")
+        async with httpx.AsyncClient(base_url=running.url, timeout=20) as client:
+            house = House([], client, folder / "data")
+            house.process = running
+            yield house
+        assert await running.ends(signal.SIGINT) == 0, running.output

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections.abc import AsyncGenerator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from services.notices.messages import Noticed
 from services.notices.store import Store
 from services.rides.messages import RideAborted
 from services.rides.service import Rides
-from tests.house import House, open_house, settings
+from tests.house import IN_PROCESS, House, open_city, open_house, settings
 from tests.sse import follow
 from tests.stage import QuickClock
 
@@ -27,6 +28,13 @@ Headers = dict[str, str]
 async def user_id(house: House, headers: Headers) -> str:
     found: str = (await house.client.get("/users/me", headers=headers)).json()["id"]
     return found
+
+
+@pytest.fixture(params=IN_PROCESS)
+async def city(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[House, None]:
+    """The whole system, its services within reach: they are made to speak."""
+    async with open_city(request.param, tmp_path) as made:
+        yield made
 
 
 async def tell(house: House, user: str, count: int = 1, *, first: int = 1) -> None:

@@ -12,6 +12,9 @@ import mqtt5
 Packet = mqtt5.Packet
 
 
+CLOSED = "the broker has closed the connection"
+
+
 class Connection(asyncio.Protocol):
     """Splits what comes into packets, and gathers what goes into few writes.
 
@@ -29,7 +32,7 @@ class Connection(asyncio.Protocol):
         self._buffer = b""
         self._out: list[bytes] = []
         self._writable: asyncio.Future[None] | None = None
-        self._reason = "the broker has closed the connection"
+        self._reason = CLOSED
         self.heard_at = self.sent_at = self._loop.time()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -58,6 +61,11 @@ class Connection(asyncio.Protocol):
             at += length
             self._on_packet(packet)
         self._buffer = bytes(view[at:]) if at < size else b""
+
+    @property
+    def receiving(self) -> bool:
+        """Whether a part of a packet has come, and its rest has not."""
+        return bool(self._buffer)
 
     # Writing
 

@@ -10,12 +10,15 @@ from urllib.parse import urlsplit
 
 import mqtt5
 
-from runtime import Chance, Clock
+from runtime import Chance, Clock, StartError
 from runtime.transport import LinkLost, TooLarge, TransportError
-from transports.mqtt.connection import Connection, Packet
+from transports.mqtt.connection import CLOSED, Connection, Packet
 from transports.mqtt.settings import MqttSettings
 
 _LONGEST_PAUSE = 5.0
+_SHORT = 3.0
+"""A connection that the broker ends so soon, in seconds, without a reason, may have been taken over."""
+_FIGHT = 30.0
 _HEADERS = 24 * 1024
 """Room that a packet's headers may take: a token of 8 KiB, the parameters of a URL, and what else there is."""
 _REFUSED = {
@@ -29,11 +32,11 @@ _REFUSED = {
 }
 
 
-class BrokerRefused(TransportError):
+class BrokerRefused(TransportError, StartError):
     """The broker will not have us, and asking again would not change that."""
 
 
-class TakenOver(TransportError):
+class TakenOver(TransportError, StartError):
     """Another connection has this node's id. Coming back would only take its place in turn."""
 
 
@@ -82,6 +85,8 @@ class Link:
         self._allowed = 0
         self._largest = settings.max_packet
         self._taken_over = False
+        self._failure: TransportError | None = None
+        self._cut_short: deque[float] = deque(maxlen=6)
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._running: asyncio.Task[None] | None = None
 
@@ -92,6 +97,11 @@ class Link:
     def is_up(self) -> bool:
         """Whether the connection stands, and everything is subscribed to."""
         return self._up.is_set()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a packet is coming in that has not come whole: until it has, nothing else can be heard."""
+        return self._connection is not None and self._connection.receiving
 
     async def open(self) -> None:
         """Connects. A broker that is not there is waited for.
@@ -112,9 +122,7 @@ class Link:
         running, self._running = self._running, None
         if running is None:
             return
-        if not self.is_up:
-            self._up.set()  # whoever waits for it finds that it is closed
-            self._up.clear()
+        self._wake_waiting()
         if self._connection is not None and self.is_up:
             self._connection.end("closed by us")
             assert self._ended is not None
@@ -161,17 +169,31 @@ class Link:
                 if self._running is None:  # closed by us
                     return
                 self._on_lost()
-                if self._taken_over:
-                    self._on_failed(
-                        TakenOver(
-                            f"another client has connected to {self._settings.url} as {self._client_id}, and taken this node's "
-                            "place: give every node an id of its own, and look who else has these credentials"
-                        )
-                    )
-                    return
                 self._log.warning("the connection to %s was lost: %s", self._settings.url, reason)
-                continue
+            if self._taken_over:
+                self._fail(
+                    TakenOver(
+                        f"another client has connected to {self._settings.url} as {self._client_id}, and taken this node's place: "
+                        "give every node an id of its own, and look who else has these credentials"
+                    ),
+                    first,
+                )
+                return
             await self._clock.sleep(self._chance.jitter(min(0.05 * 2 ** min(failures, 10), _LONGEST_PAUSE)))
+
+    def _fail(self, error: TransportError, first: "asyncio.Future[None]") -> None:
+        """There is no going on: whoever waits for a connection is told, and the node."""
+        self._failure = error
+        self._wake_waiting()
+        if not first.done():
+            first.set_exception(error)
+        self._on_failed(error)
+
+    def _wake_waiting(self) -> None:
+        """Whoever waits for a connection looks again."""
+        if not self.is_up:
+            self._up.set()
+            self._up.clear()
 
     async def _connect(self) -> None:
         """Makes one connection, and subscribes on it to what was subscribed to before."""
@@ -181,9 +203,12 @@ class Link:
         ended: asyncio.Future[str] = loop.create_future()
         connected: asyncio.Future[mqtt5.ConnAckPacket] = loop.create_future()
         self._ended, self._connected = ended, connected
+        begun = loop.time()
 
         def end(reason: str) -> None:
             self._go_down(reason)
+            if reason == CLOSED and connected.done() and loop.time() - begun < _SHORT:
+                self._note_cut_short(loop.time())
             ended.set_result(reason)
             if not connected.done():
                 connected.set_exception(TransportError(reason))
@@ -227,6 +252,12 @@ class Link:
             done |= wanted
         self._up.set()
 
+    def _note_cut_short(self, now: float) -> None:
+        """Not every broker says that a connection was taken over: when it ends without a word again and again, it was."""
+        self._cut_short.append(now)
+        if len(self._cut_short) == self._cut_short.maxlen and now - self._cut_short[0] < _FIGHT:
+            self._taken_over = True
+
     async def _watch(self) -> str:
         """Keeps the connection alive until it ends, and says why it did."""
         connection, ended, keepalive = self._connection, self._ended, self._settings.keepalive
@@ -238,10 +269,7 @@ class Link:
             now = loop.time()
             if now - connection.heard_at > keepalive * 1.5:
                 connection.abort("the broker is silent")
-            elif (
-                now - max(connection.sent_at, connection.heard_at - keepalive / 2) > keepalive / 2
-                or now - connection.heard_at > keepalive / 2
-            ):
+            elif now - min(connection.sent_at, connection.heard_at) > keepalive / 2:  # the broker, too, wants to hear of us
                 self._pings.append(loop.create_future())
                 connection.send(mqtt5.PingReqPacket())
         return ended.result()
@@ -282,7 +310,7 @@ class Link:
             if self._connected is not None and not self._connected.done():
                 self._connected.set_result(packet)
         elif isinstance(packet, mqtt5.DisconnectPacket) and self._connection is not None:
-            self._taken_over = int(packet.reason_code) == mqtt5.DisconnectReasonCode.SESSION_TAKEN_OVER
+            self._taken_over = int(packet.reason_code) == int(mqtt5.DisconnectReasonCode.SESSION_TAKEN_OVER)
             said = packet.reason_str or packet.reason_code.name.lower().replace("_", " ")
             self._connection.abort(f"the broker says: {said}")
 
@@ -369,6 +397,8 @@ class Link:
             if not wait:
                 raise LinkLost("there is no connection to the broker")
             while self._connection is None or not self.is_up:
+                if self._failure is not None:
+                    raise self._failure
                 if self._running is None:
                     raise LinkLost("the link is closed")
                 await self._up.wait()
@@ -377,12 +407,20 @@ class Link:
     # Subscribing
 
     async def round_trip(self) -> None:
-        """Returns when the broker has handled what was sent to it. Raises `LinkLost`."""
-        connection = await self._standing(True)
-        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._pings.append(answered)
-        connection.send(mqtt5.PingReqPacket())
-        await answered
+        """Returns when the broker has handled what was sent to it; over a lost connection, it is asked on the next.
+
+        Raises:
+            LinkLost: the link was closed.
+        """
+        while True:
+            connection = await self._standing(True)
+            answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._pings.append(answered)
+            connection.send(mqtt5.PingReqPacket())
+            try:
+                return await answered
+            except LinkLost:
+                continue
 
     async def subscribe(self, pattern: str, subscription_id: int | None = None) -> None:
         """Takes what is published on topics that fit, now and after every reconnection. Waits for a connection.

@@ -11,8 +11,6 @@ from runtime.transport import PeerUnreachable, Receiver
 
 _SUSPECTED = 2
 """One that has missed so many heartbeats may be busy, or gone."""
-_LOST = 6
-"""One that has missed so many is lost, though the broker has not told of its end."""
 MISSED = 3
 """One that has not announced itself for so many heartbeats since we listen is lost."""
 
@@ -44,12 +42,18 @@ class _Peer:
 
 
 class Presence:
-    """The instances that this node has heard of. The receiver is told of what changes."""
+    """The instances that this node has heard of. The receiver is told of what changes.
 
-    def __init__(self, receiver: Receiver, clock: Clock, heartbeat: float) -> None:
+    Args:
+        patience: seconds of silence after which an instance is lost, though the broker has not told of its end; and for
+            which one may take to come back to a broker that both have lost.
+    """
+
+    def __init__(self, receiver: Receiver, clock: Clock, heartbeat: float, patience: float) -> None:
         self._receiver = receiver
         self._clock = clock
         self._heartbeat = heartbeat
+        self._patience = patience
         self._peers: dict[Address, _Peer] = {}
         self._since = clock.monotonic()
         """When we began to listen, or began again."""
@@ -107,12 +111,12 @@ class Presence:
         """Suspects and gives up those that have been silent. To be called at every heartbeat while the link is up."""
         now = self._clock.monotonic()
         for address, peer in list(self._peers.items()):
-            missed = (now - max(peer.heard_at, self._since)) / self._heartbeat
-            if peer.withdrawn and missed > MISSED:
+            silent = now - max(peer.heard_at, self._since)
+            if peer.withdrawn and silent > MISSED * self._heartbeat:
                 del self._peers[address]
-            elif missed > (_LOST if peer.live else MISSED):
+            elif silent > (self._patience if peer.live or peer.was_live else MISSED * self._heartbeat):
                 self._lose(address)
-            elif peer.live and missed > _SUSPECTED and not peer.suspected:
+            elif peer.live and silent > _SUSPECTED * self._heartbeat and not peer.suspected:
                 peer.suspected = True
                 self._receiver.suspected(address)
 
@@ -151,7 +155,7 @@ class Presence:
             PeerUnreachable: it is not there.
         """
         peer = self._peers.get(address)
-        if peer is not None and peer.was_live and self._clock.monotonic() - self._since < MISSED * self._heartbeat:
+        if peer is not None and peer.was_live and self._clock.monotonic() - self._since < self._patience:
             peer.cut = True
             self._receiver.suspected(address)
             return

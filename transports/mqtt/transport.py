@@ -64,7 +64,8 @@ class MqttTransport(Transport):
         if self._link is not None:
             raise TransportError(f"{self.node} is open already: a transport serves one node")
         self.node, self._receiver = node, receiver
-        self._presence = Presence(receiver, self._clock, self._settings.heartbeat)
+        patience = max(2 * MISSED * self._settings.heartbeat, 3.0 * self._settings.keepalive)
+        self._presence = Presence(receiver, self._clock, self._settings.heartbeat, patience)
         will = mqtt5.Will(self._topics.gone(node), qos=mqtt5.QoS.AT_LEAST_ONCE)
         link = Link(
             self._settings, node, will, self._heard, self._cut, self._restored, receiver.failed, self._clock, self._chance
@@ -159,7 +160,8 @@ class MqttTransport(Transport):
                     await self._announce(manifest)
                 except TransportError as error:
                     self._log.debug("%s was not announced: %s", manifest.address, error)
-            self._presence.check()
+            if not self._link.is_busy:
+                self._presence.check()
 
     # Hearing
 
