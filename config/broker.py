@@ -77,7 +77,7 @@ class PrivateBroker:
             raise CallboardError(
                 "mosquitto is not on PATH: install it (Debian: apt-get install mosquitto; macOS: brew install mosquitto)"
             )
-        leash = 'exec 3<&0; (cat <&3 >/dev/null; kill $$ 2>/dev/null) & exec "$0" -c "$1" 3<&-'
+        leash = 'exec 3<&0; (cat <&3; kill $$) >/dev/null 2>&1 & exec "$0" -c "$1" 3<&-'
         return ["/bin/sh", "-c", leash, program, str(self.folder / "mosquitto.conf")]
 
     def credentials(self) -> Credentials | None:

@@ -48,8 +48,10 @@ class Process:
                 *self._command, env={**self._environment}, start_new_session=True,
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
             )  # fmt: skip
-            await self._show(process)
+            showing = asyncio.create_task(self._show(process))
             status = await process.wait()
+            await asyncio.wait((showing,), timeout=1)  # a grandchild may hold the other end
+            showing.cancel()
             self._process = None
             if self._stopping:
                 return

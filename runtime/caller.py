@@ -89,6 +89,7 @@ class _Call:
     def expire(self) -> None:
         if not self.answered.done():
             self.answered.set_exception(TimeoutError())
+            self.answered.exception()  # whoever asked may still be waiting for the network to take the request
 
     def lose(self) -> None:
         """No answer will come."""

@@ -128,7 +128,7 @@ async def open_city(topology: str, folder: Path, *, clock: Clock | None = None) 
 async def up(folder: Path, *arguments: str, **environment: str) -> AsyncGenerator[House, None]:
     """Runs `callboard up`, with the users of every other house, and no scooters."""
     given = {"CALLBOARD_DEV__PASSWORD": PASSWORD, "CALLBOARD_DEVICES__COUNT": "0", "CALLBOARD_DATABASE__DURABLE": "false"}
-    async with Callboard(folder, "up", *arguments, **given, **environment) as running:
+    async with Callboard(folder, "up", *arguments, **(given | environment)) as running:
         await running.says("Stop with Ctrl-C")
         async with httpx.AsyncClient(base_url=running.url, timeout=20) as client:
             house = House([], client, folder / "data")

@@ -222,7 +222,7 @@ async def test_garbage_with_a_response_topic_is_answered_with_a_problem_document
         assert (found["status"], found["code"], found["type"]) == (status, code, f"urn:callboard:callboard:{code}")
         assert found["title"]
         assert answer.properties is not None
-        properties = answer.properties.json()
+        properties = answer.properties.json()  # type: ignore[no-untyped-call]
         assert properties["ContentType"] == "application/problem+json"
         assert properties["CorrelationData"] == b"\x00\xff\x10".hex(), "any bytes come back as they were"
 

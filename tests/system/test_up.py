@@ -1,0 +1,179 @@
+"""`callboard up` as an operator meets it: a process for each service, replicas, restarts, scooters from outside, one Ctrl-C."""
+
+import asyncio
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import httpx
+
+from runtime.testing import eventually
+from tests.house import PASSWORD, House, up
+from tests.services import account
+from tests.system.process import Callboard, command, free_port
+
+
+def pids(house: House) -> dict[str, list[int]]:
+    """The processes that `up` has started, by service."""
+    assert house.process is not None
+    listed = subprocess.run(["ps", "-axo", "pid=,ppid=,command="], capture_output=True, text=True, check=True).stdout
+    found: dict[str, list[int]] = {}
+    for line in listed.splitlines():
+        pid, parent, *words = line.split()
+        if int(parent) == house.process.process.pid and words[0] != "ps":
+            found.setdefault(words[words.index("run") + 1] if "run" in words else "broker", []).append(int(pid))
+    return found
+
+
+async def balance(client: httpx.AsyncClient, headers: dict[str, str]) -> int:
+    answer = await client.get("/wallet", headers=headers)
+    assert answer.status_code == 200, answer.text
+    cents: int = answer.json()["balance_cents"]
+    return cents
+
+
+async def test_any_process_may_be_killed_and_the_story_goes_on(tmp_path: Path) -> None:
+    async with up(tmp_path, "--replicas", "gateway=2", CALLBOARD_DEVICES__COUNT="1") as house:
+        assert house.process is not None
+        rider = await house.bearer()
+        started = pids(house)
+        assert {name: len(found) for name, found in started.items()} == {
+            "broker": 1, "auth": 1, "wallet": 1, "fleet": 1, "rides": 1, "notices": 1, "devices": 1, "gateway": 2,
+        }  # fmt: skip
+        for number, name in enumerate(("wallet", "gateway", "broker", "rides")):
+            os.kill(started[name][0], signal.SIGKILL)
+
+            async def topped_up(number: int = number) -> bool:
+                async with httpx.AsyncClient(base_url=house.url, timeout=20) as client:
+                    try:
+                        answer = await client.post(
+                            "/wallet/top-ups", json={"amount_cents": 100}, headers={**rider, "Idempotency-Key": f"top-{number}"}
+                        )
+                    except httpx.HTTPError:  # the very gateway that was killed
+                        return False
+                    return answer.status_code == 201
+
+            await eventually(topped_up, f"it goes on after the end of {name}")
+            async with httpx.AsyncClient(base_url=house.url, timeout=20) as client:
+                assert await balance(client, rider) == 100 * (number + 1), (
+                    "a top-up that was asked again with its key counts once"
+                )
+        assert house.process.output.count("was ended by SIGKILL; starting it anew") == 4
+        async with httpx.AsyncClient(base_url=house.url, timeout=20) as client:
+
+            async def ridden() -> bool:
+                scooters = (
+                    (await client.get("/scooters?lat=52.52&lon=13.405&radius_m=5000", headers=rider)).json().get("items", [])
+                )
+                if not scooters:
+                    return False
+                await client.post("/wallet/top-ups", json={"amount_cents": 500}, headers={**rider, "Idempotency-Key": "ride"})
+                begun = await client.post(
+                    "/rides", json={"scooter_id": scooters[0]["id"]}, headers={**rider, "Idempotency-Key": "go"}
+                )
+                if begun.status_code != 201:
+                    return False
+                ended = await client.post(f"/rides/{begun.json()['id']}/end", headers=rider)
+                return ended.status_code == 200
+
+            await eventually(ridden, "a ride, from start to end")
+        await eventually(lambda: not account.faults(house.folder), "the account is right")
+
+
+async def test_services_shows_who_is_there(tmp_path: Path) -> None:
+    async with up(tmp_path, "--replicas", "gateway=2") as house:
+        assert house.process is not None
+        environment = {
+            "CALLBOARD_GATEWAY__PORT": str(house.process.port), "CALLBOARD_DEV__PASSWORD": PASSWORD,
+            "CALLBOARD_DATABASE__FOLDER": str(house.folder),
+        }  # fmt: skip
+        status, output = await command(tmp_path, "services", "--as", "operator@example.com", **environment)
+        assert status == 0, output
+        rows = [line.split() for line in output.splitlines()]
+        assert rows[0] == ["service", "node", "version", "state", "load", "in_flight", "requests", "events"]
+        assert sorted(row[0] for row in rows[1:]) == [
+            "auth",
+            "devices",
+            "fleet",
+            "gateway",
+            "gateway",
+            "notices",
+            "rides",
+            "wallet",
+        ]
+        status, output = await command(tmp_path, "services", "--as", "rider@example.com", **environment)
+        assert (status, "operators and admins may look" in output) == (2, True)
+        answer = await house.client.get("/console/services")
+        assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
+        async with Callboard(
+            tmp_path, "services", "--watch", "--json", "--as", "operator@example.com", **environment
+        ) as watching:
+            await watching.says('"service":"wallet"', 2)
+            assert await watching.ends(signal.SIGINT) == 0
+
+
+async def test_scooters_from_outside_each_with_its_own_credential(tmp_path: Path) -> None:
+    async with up(tmp_path) as house:
+        assert house.process is not None
+        rider = await house.bearer()
+        folder = {"CALLBOARD_DATABASE__FOLDER": str(house.folder)}
+        async with Callboard(tmp_path, "devices", "--count", "5", **folder) as devices:
+            await devices.says("5 of 5 scooters are connected")
+
+            async def reported() -> bool:
+                found = (await house.client.get("/scooters?lat=52.52&lon=13.405&radius_m=5000", headers=rider)).json()["items"]
+                return len(found) == 5
+
+            await eventually(reported, "the fleet knows them")
+            await house.client.post("/wallet/top-ups", json={"amount_cents": 1000}, headers=rider)
+            scooter = (await house.client.get("/scooters?lat=52.52&lon=13.405&radius_m=5000", headers=rider)).json()["items"][0]
+            ride = (await house.client.post("/rides", json={"scooter_id": scooter["id"]}, headers=rider)).json()
+            await devices.says(f"scooter {scooter['id']} is unlocked")
+
+            async def moved() -> bool:
+                now = (await house.client.get(f"/scooters/{scooter['id']}", headers=rider)).json()
+                return (now["lat"], now["lon"]) != (scooter["lat"], scooter["lon"])
+
+            await eventually(moved, "it moves")
+            await house.client.post(f"/rides/{ride['id']}/end", headers=rider)
+            await devices.says(f"scooter {scooter['id']} is locked")
+            assert await devices.ends(signal.SIGINT) == 0
+        async with Callboard(tmp_path, "devices", "--count", "5", **folder) as again:
+            await again.says("5 of 5 scooters are connected")
+            assert await again.ends(signal.SIGINT) == 0
+        assert len(account.rows(house.folder, "fleet", "SELECT id FROM scooters")) == 5, "those played before are played again"
+        assert "scooter-" not in house.process.output
+
+
+async def test_what_up_says_when_it_cannot(tmp_path: Path) -> None:
+    for arguments, said in (
+        (("--replicas", "wallet=2"), "wallet keeps its state in an SQLite file, which its replicas cannot share"),
+        (("--replicas", "gatway=2"), "no service is called 'gatway'"),
+        (("--replicas", "gateway=none"), "expected NAME=N, as gateway=2"),
+        (("nobody",), "no service is called 'nobody'"),
+    ):
+        status, output = await command(tmp_path, "up", *arguments)
+        assert (status, len(output.splitlines())) == (2, 1), output
+        assert said in output
+    status, output = await command(tmp_path, "devices", CALLBOARD_DATABASE__FOLDER=str(tmp_path / "empty"))
+    assert (status, "start `callboard up` in this folder first" in output) == (2, True)
+
+
+async def test_nothing_outlives_an_up_that_is_killed(tmp_path: Path) -> None:
+    port = free_port()
+    async with Callboard(tmp_path, "up", "wallet", CALLBOARD_GATEWAY__PORT=str(port)) as running:
+        await running.says("callboard.node: wallet-")
+        broker = int((tmp_path / "data" / "broker" / "pid").read_text())
+        running.process.kill()
+        await running.process.wait()
+
+        def ended() -> bool:
+            try:
+                os.kill(broker, 0)
+            except ProcessLookupError:
+                return True
+            return False
+
+        await eventually(ended, "the broker has ended too")
+        await asyncio.wait_for(running.ends(), 30)  # the output ends when the last who holds it does

@@ -1,0 +1,199 @@
+"""Each service's credential is good for its own topics, and for nothing else: mosquitto refuses, shown for each service."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import mqtt5
+import pytest
+
+from config import compose
+from config.broker import Credentials, PrivateBroker
+from config.settings import Settings
+from runtime.testing import eventually
+from transports.mqtt.connection import Connection
+
+SERVICES = ("auth", "wallet", "fleet", "rides", "notices", "devices", "gateway")
+
+
+class Client:
+    """A bare MQTT client with one credential."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.packets: list[mqtt5.Packet] = []
+        self.heard: list[str] = []
+        self._last = 0
+
+    async def connect(self, url: str, username: str, password: str) -> None:
+        loop = asyncio.get_running_loop()
+        port = int(url.rpartition(":")[2])
+        _, self._connection = await loop.create_connection(
+            lambda: Connection(self._take, lambda _: None, 1 << 20), "127.0.0.1", port
+        )
+        self._connection.send(mqtt5.ConnectPacket(self.name, username=username, password=password.encode(), clean_start=True))
+        await eventually(lambda: self.packets, "the broker answers")
+        answer = self.packets.pop()
+        assert isinstance(answer, mqtt5.ConnAckPacket)
+        assert int(answer.reason_code) == 0, "it is let in"
+
+    def _take(self, packet: mqtt5.Packet) -> None:
+        if isinstance(packet, mqtt5.PublishPacket):
+            self.heard.append(packet.topic)
+        else:
+            self.packets.append(packet)
+
+    async def may_publish(self, topic: str) -> bool:
+        self._last += 1
+        self._connection.send(mqtt5.PublishPacket(topic, b"{}", qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=self._last))
+        await eventually(lambda: self.packets, "the broker answers")
+        answer = self.packets.pop()
+        assert isinstance(answer, mqtt5.PubAckPacket)
+        return int(answer.reason_code) < 0x80
+
+    async def listen(self, *patterns: str) -> None:
+        for pattern in patterns:
+            self._last += 1
+            self._connection.send(mqtt5.SubscribePacket(self._last, [mqtt5.TopicFilter(pattern, max_qos=mqtt5.QoS.AT_MOST_ONCE)]))
+            await eventually(lambda: self.packets, "the broker answers")
+            self.packets.pop()
+
+    async def round_trip(self) -> None:
+        self._connection.send(mqtt5.PingReqPacket())
+        await eventually(lambda: self.packets, "the broker answers")
+        self.packets.pop()
+
+    def close(self) -> None:
+        self._connection.end("done")
+
+
+@asynccontextmanager
+async def private_broker(folder: Path) -> AsyncGenerator[tuple[PrivateBroker, Credentials], None]:
+    broker = PrivateBroker(folder)
+    credentials = broker.prepare(compose.definitions(Settings()), "callboard")
+    process = await asyncio.create_subprocess_exec(*broker.command(), stdin=asyncio.subprocess.PIPE)
+    try:
+        await eventually(lambda: _listens(int(credentials.url.rpartition(":")[2])), "the broker is there")
+        yield broker, credentials
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def _listens(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+def topics(service: str, node: str) -> list[str]:
+    """What only this service may say, whoever it says it to."""
+    return [
+        f"callboard/1/presence/{service}/{node}",
+        f"callboard/1/stream/{service}",
+        f"callboard/1/signal/{service}/Anything/-",
+        f"callboard/1/signal/{service}/Anything/key",
+        *(f"callboard/1/inbox/{other}/node/{service}" for other in (*SERVICES, "stranger")),
+        *(f"callboard/1/request/{other}/Anything/{service}" for other in (*SERVICES, "stranger")),
+    ]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_a_service_speaks_in_its_own_name_alone(tmp_path: Path, service: str) -> None:
+    async with private_broker(tmp_path) as (_, credentials):
+        client = Client(f"{service}-node")
+        await client.connect(credentials.url, service, credentials.services[service])
+        for own in (
+            f"presence/{service}/{service}-node",
+            f"stream/{service}",
+            f"signal/{service}/Anything/-",
+            f"gone/{service}-node",
+        ):
+            assert await client.may_publish(f"callboard/1/{own}"), own
+        forged = [topic for other in SERVICES if other != service for topic in topics(other, f"{other}-node")]
+        forged += [
+            "callboard/1/gone/other-node",
+            "other/1/stream/" + service,
+            "anything",
+            "$SYS/broker/version",
+        ]
+        allowed = [topic for topic in forged if await client.may_publish(topic)]
+        assert allowed == [], "nothing in another's name"
+        client.close()
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_a_service_hears_what_is_for_it_alone(tmp_path: Path, service: str) -> None:
+    async with private_broker(tmp_path) as (_, credentials):
+        client = Client(f"{service}-node")
+        await client.connect(credentials.url, service, credentials.services[service])
+        await client.listen(
+            "#", "callboard/1/inbox/#", "callboard/1/request/#", *(f"callboard/1/inbox/{other}/+/+" for other in SERVICES)
+        )
+        speakers: list[Client] = []
+        for speaker in SERVICES:
+            if speaker != service:
+                speakers.append(Client(f"{speaker}-speaks"))
+                await speakers[-1].connect(credentials.url, speaker, credentials.services[speaker])
+                for topic in topics(speaker, f"{speaker}-speaks"):
+                    await speakers[-1].may_publish(topic)
+        await client.round_trip()
+        wrong = [
+            topic for topic in client.heard if topic.split("/")[2] in ("inbox", "request") and topic.split("/")[3] != service
+        ]
+        assert wrong == [], "what is sent to others is not heard"
+        for other in speakers:
+            other.close()
+        client.close()
+
+
+async def test_a_device_has_its_own_signals_alone(tmp_path: Path) -> None:
+    async with private_broker(tmp_path) as (broker, credentials):
+        broker.admit({"scooter-1": "first", "scooter-2": "second"})
+        client = Client("scooter-1")
+
+        async def let_in() -> bool:
+            try:
+                await client.connect(credentials.url, "scooter-1", "first")
+            except AssertionError:
+                return False
+            return True
+
+        await eventually(let_in, "the broker has learnt of it")
+        assert await client.may_publish("callboard/1/signal/fleet/Telemetry/scooter-1")
+        forged = [topic for service in SERVICES for topic in topics(service, "scooter-1")]
+        forged += ["callboard/1/signal/fleet/Telemetry/scooter-2", "callboard/1/signal/fleet/Telemetry/-"]
+        forged += [
+            f"callboard/1/signal/fleet/{order}/{who}" for order in ("Lock", "Unlock") for who in ("scooter-1", "scooter-2")
+        ]
+        forged += [topic for service in ("scooter-1", "scooter-2") for topic in topics(service, "scooter-1")]
+        assert [topic for topic in forged if await client.may_publish(topic)] == []
+        await client.listen("#", "callboard/1/signal/fleet/+/+", "callboard/1/presence/+/+")
+        fleet = Client("fleet-speaks")
+        await fleet.connect(credentials.url, "fleet", credentials.services["fleet"])
+        for topic in (
+            "signal/fleet/Unlock/scooter-2",
+            "stream/fleet",
+            "presence/fleet/fleet-speaks",
+            "signal/fleet/Unlock/scooter-1",
+        ):
+            assert await fleet.may_publish(f"callboard/1/{topic}")
+        await eventually(lambda: client.heard, "it hears")
+        assert set(client.heard) == {"callboard/1/signal/fleet/Unlock/scooter-1"}
+        fleet.close()
+        client.close()
+
+
+async def test_what_is_written_for_the_broker_is_for_its_owner_alone(tmp_path: Path) -> None:
+    broker = PrivateBroker(tmp_path)
+    credentials = broker.prepare(compose.definitions(Settings()), "callboard")
+    assert {path.stat().st_mode & 0o077 for path in (tmp_path / "broker").iterdir()} == {0}
+    assert not any(password in repr(credentials) for password in credentials.services.values())
+    hashed = (tmp_path / "broker" / "passwords").read_text()
+    assert not any(password in hashed for password in credentials.services.values())
+    again = broker.prepare(compose.definitions(Settings()), "callboard")
+    assert again.services == credentials.services, "those who are connected stay so"
