@@ -154,7 +154,9 @@ class Instance:
             await self.environment.transport.multicast(topic, envelope, self.name)
         except TransportError as error:
             self.metrics.count("signals_dropped_total", service=self.name)
-            self.log.debug("%s was not sent: %s", spec.full_name, error)  # there may be many; the network says once that it is down
+            self.log.debug(
+                "%s was not sent: %s", spec.full_name, error
+            )  # there may be many; the network says once that it is down
 
     async def caught_up(self, ctx: Context, contract: Contract) -> bool:
         subscription = self.subscriptions.get(contract.name)

@@ -12,6 +12,9 @@ import mqtt5
 Packet = mqtt5.Packet
 
 
+_AT_ONCE = 1024 * 1024
+"""Bytes that are gathered before they are written."""
+
 CLOSED = "the broker has closed the connection"
 
 
@@ -31,6 +34,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._buffer = b""
         self._out: list[bytes] = []
+        self._gathered = 0
         self._writable: asyncio.Future[None] | None = None
         self._reason = CLOSED
         self.heard_at = self.sent_at = self._loop.time()
@@ -75,10 +79,15 @@ class Connection(asyncio.Protocol):
             return
         if not self._out:
             self._loop.call_soon(self._flush)
-        self._out.append(packet.write())
+        data: bytes = packet.write()
+        self._out.append(data)
+        self._gathered += len(data)
+        if self._gathered > _AT_ONCE:  # a sender that never waits must find out that the network does
+            self._flush()
 
     def _flush(self) -> None:
         out, self._out = self._out, []
+        self._gathered = 0
         if self._transport is not None and out:
             self.sent_at = self._loop.time()
             self._transport.write(b"".join(out) if len(out) > 1 else out[0])

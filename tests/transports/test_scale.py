@@ -1,0 +1,67 @@
+"""Many at once: a burst of signals, and instances that join together."""
+
+import asyncio
+import sys
+from contextlib import AsyncExitStack
+
+from runtime import ANYONE, Context, Contract, Node, Request, Service, handles
+from runtime.testing import eventually
+from tests.broker import Broker
+from transports.mqtt.settings import MqttSettings
+from transports.mqtt.transport import MqttTransport
+
+SERVICES, REPLICAS = 20, 10
+
+
+async def test_a_burst_of_a_hundred_thousand_signals_grows_memory_by_less_than_50_mib(broker: Broker) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.transports.burst", broker.url, "100000", stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0
+    words = output.decode().split()
+    assert float(words[2]) < 50, output
+    assert int(words[5].rstrip(",")) + int(words[7]) > 90_000, "they were heard, or dropped and counted"
+
+
+def make_service(number: int, calls: tuple[Contract, ...]) -> tuple[Contract, type[Service]]:
+    """One of many services, that calls some of those before it."""
+    contract = Contract(f"service-{number}")
+
+    class Where(Request[str]):
+        """On which node?"""
+
+    contract.message(Where)
+
+    async def where(self: Service, message: Where, ctx: Context) -> str:
+        return self.name
+
+    where.__annotations__ = {"message": Where, "ctx": Context, "return": str}
+    members = {"contract": contract, "calls": calls, "where": handles(allow=ANYONE)(where), "__module__": __name__}
+    return contract, type(f"Service{number}", (Service,), members)
+
+
+def many(count: int) -> list[type[Service]]:
+    contracts: list[Contract] = []
+    services: list[type[Service]] = []
+    for number in range(count):
+        contract, service = make_service(number, tuple(contracts[-3:]))
+        contracts.append(contract)
+        services.append(service)
+    return services
+
+
+async def test_two_hundred_instances_of_twenty_services_join(broker: Broker) -> None:
+    """How long that takes is measured by tests/bench_scaling.py: docs/scaling.md has the figures."""
+    settings = MqttSettings(url=broker.url)
+    async with AsyncExitStack() as stack:
+        watcher = await stack.enter_async_context(Node([], MqttTransport(settings), name="watcher"))
+        await watcher.environment.watch(None)
+        nodes = [Node([service], MqttTransport(settings)) for service in many(SERVICES) for _ in range(REPLICAS)]
+        await asyncio.gather(*(stack.enter_async_context(node) for node in nodes))
+        await eventually(lambda: len(list(watcher.registry)) == SERVICES * REPLICAS, "all of them are seen")
+        last = nodes[-1].registry
+        assert {member.manifest.service for member in last} == {"service-16", "service-17", "service-18"}, (
+            "whom it calls, and no others"
+        )
+        assert len(list(last)) == 3 * REPLICAS
