@@ -59,11 +59,15 @@ format: $(VENV)/.test  ## format, and mend what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.test  ## our own figures, as JSON lines (peers beside them: docs/performance.md)
+bench: $(VENV)/.test mosquitto  ## our own figures, as JSON lines (peers beside them: docs/performance.md)
 	@$(BIN)/callboard bench local
 	@$(BIN)/callboard bench http
+	@$(BIN)/callboard bench mqtt
+	@$(BIN)/callboard bench events
+	@$(BIN)/callboard bench http-mqtt
 	@$(BIN)/python -m tests.bench
 	@$(BIN)/python -m tests.bench_rental
+	@$(BIN)/python -m tests.bench_scaling
 
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
   --no-emit-find-links --custom-compile-command "make lock" pyproject.toml

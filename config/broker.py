@@ -17,6 +17,8 @@ from transports.mqtt.access import DeviceRights, access_list, password_file
 DEVICES = DeviceRights(says=("fleet.Telemetry",), hears=("fleet.Lock", "fleet.Unlock"))
 """What a scooter may say and hear of itself: its user name is its id."""
 
+_AS_ROOT = ["user root"] if os.geteuid() == 0 else []
+"""Else mosquitto becomes a user who may not read these files."""
 _ELSEWHERE = ("/usr/sbin", "/opt/homebrew/sbin", "/usr/local/sbin")
 
 
@@ -67,18 +69,8 @@ class PrivateBroker:
         return found
 
     def command(self) -> list[str]:
-        """What starts it. It ends when its standard input does, so that it outlives nobody.
-
-        Raises:
-            CallboardError: there is no mosquitto on this machine.
-        """
-        program = shutil.which("mosquitto") or shutil.which("mosquitto", path=os.pathsep.join(_ELSEWHERE))
-        if program is None:
-            raise CallboardError(
-                "mosquitto is not on PATH: install it (Debian: apt-get install mosquitto; macOS: brew install mosquitto)"
-            )
-        leash = 'exec 3<&0; (cat <&3; kill $$) >/dev/null 2>&1 & exec "$0" -c "$1" 3<&-'
-        return ["/bin/sh", "-c", leash, program, str(self.folder / "mosquitto.conf")]
+        """What starts it. It ends when its standard input does, so that it outlives nobody. Raises like `_command`."""
+        return _command(self.folder / "mosquitto.conf")
 
     def credentials(self) -> Credentials | None:
         """Those that were drawn, if any were."""
@@ -130,9 +122,7 @@ def _settings(folder: Path, port: int) -> str:
         "log_type error",
         "log_type warning",
     ]
-    if os.geteuid() == 0:
-        lines.append("user root")  # else it becomes a user who may not read these files
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_AS_ROOT]) + "\n"
 
 
 def _free_port() -> int:
@@ -140,3 +130,30 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         found: int = probe.getsockname()[1]
         return found
+
+
+def open_broker(folder: Path) -> tuple[list[str], str]:
+    """What starts a broker that lets everybody in, for a measurement, and its URL. Raises like `_command`."""
+    port = _free_port()
+    lines = [
+        f"listener {port} 127.0.0.1", "set_tcp_nodelay true", "allow_anonymous true", "persistence false",
+        "max_queued_messages 0", "max_inflight_messages 0", "log_type none",
+    ]  # fmt: skip
+    file = folder / "mosquitto.conf"
+    file.write_text("\n".join([*lines, *_AS_ROOT]) + "\n", encoding="utf-8")
+    return _command(file), f"mqtt://127.0.0.1:{port}"
+
+
+def _command(settings: Path) -> list[str]:
+    """What starts mosquitto.
+
+    Raises:
+        CallboardError: there is none on this machine.
+    """
+    program = shutil.which("mosquitto") or shutil.which("mosquitto", path=os.pathsep.join(_ELSEWHERE))
+    if program is None:
+        raise CallboardError(
+            "mosquitto is not on PATH: install it (Debian: apt-get install mosquitto; macOS: brew install mosquitto)"
+        )
+    leash = 'exec 3<&0; (cat <&3; kill $$) >/dev/null 2>&1 & exec "$0" -c "$1" 3<&-'
+    return ["/bin/sh", "-c", leash, program, str(settings)]

@@ -17,6 +17,7 @@ import msgspec
 import rich_click as click
 
 from config import compose
+from config.broker import open_broker
 from config.cli.common import patience, run_loop
 from config.settings import DatabaseSettings, Settings
 from gateway.service import Gateway
@@ -158,7 +159,7 @@ async def _wrk(url: str, token: str, seconds: int) -> float:
 @bench_command.command("mqtt")
 @_json
 def mqtt_command(as_json: bool) -> None:
-    """Requests between two processes behind a broker ($CALLBOARD_BENCH_BROKER): one at a time, and 64."""
+    """Requests between two processes behind a broker ($CALLBOARD_BENCH_BROKER, or one of its own): one at a time, and 64."""
     for name, callers, count in (("request_c1", 1, 5_000), ("request_c64", 64, 64_000)):
         with patience(f"measuring {name}"):
             rate = run_loop(_apart("math", partial(_ask_at_once, callers=callers, count=count)))
@@ -185,40 +186,76 @@ def http_mqtt_command(as_json: bool) -> None:
 
 
 async def _http_mqtt() -> float:
-    namespace = f"bench-{secrets.token_hex(8)}"
-    async with _other("guarded", namespace):
-        return await _behind_gateway(_broker(namespace))
+    async with _a_broker() as settings, _other("guarded", settings):
+        return await _behind_gateway(MqttTransport(settings))
 
 
 @bench_command.command("serve", hidden=True)
 @click.argument("what")
+@click.argument("url")
 @click.argument("namespace")
-def serve_command(what: str, namespace: str) -> None:
+def serve_command(what: str, url: str, namespace: str) -> None:
     """The other process of a measurement."""
     services: dict[str, type[Service]] = {"math": Math, "guarded": GuardedMath, "ear": Ear}
-    run_loop(_serve(services[what], namespace))
+    run_loop(_serve(services[what], MqttSettings(url=url, namespace=namespace)))
 
 
-async def _serve(service: type[Service], namespace: str) -> None:
-    async with Node([service], _broker(namespace)) as node:
+async def _serve(service: type[Service], settings: MqttSettings) -> None:
+    async with Node([service], MqttTransport(settings)) as node:
         await node.wait()
 
 
-def _broker(namespace: str) -> MqttTransport:
-    return MqttTransport(MqttSettings(url=os.environ.get("CALLBOARD_BENCH_BROKER", MqttSettings().url), namespace=namespace))
+@asynccontextmanager
+async def _a_broker() -> AsyncGenerator[MqttSettings, None]:
+    """The broker of $CALLBOARD_BENCH_BROKER, or one that is started for the measurement; in it, a namespace of our own."""
+    namespace = f"bench-{secrets.token_hex(8)}"
+    given = os.environ.get("CALLBOARD_BENCH_BROKER")
+    if given:
+        await _listening(given)
+        yield MqttSettings(url=given, namespace=namespace)
+        return
+    with tempfile.TemporaryDirectory(prefix="callboard-bench-") as folder:
+        command, url = open_broker(Path(folder))
+        process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE)
+        try:
+            await _listening(url)
+            yield MqttSettings(url=url, namespace=namespace)
+        finally:
+            process.terminate()
+            await process.wait()
+
+
+async def _listening(url: str) -> None:
+    """Waits until a broker takes connections. Raises `CallboardError` if that does not come soon."""
+    host, _, port = url.removeprefix("mqtt://").rpartition(":")
+    try:
+        async with asyncio.timeout(5):
+            while True:
+                try:
+                    _, writer = await asyncio.open_connection(host, int(port))
+                except OSError:
+                    await asyncio.sleep(0.02)
+                else:
+                    writer.close()
+                    return
+    except (TimeoutError, ValueError):
+        raise CallboardError(
+            f"no broker answers at {url}: start one there, or unset CALLBOARD_BENCH_BROKER to have one started"
+        ) from None
 
 
 async def _apart(service: str, measure: Callable[[Node], Awaitable[float]]) -> float:
     """Measures with a service in a process of its own."""
-    namespace = f"bench-{secrets.token_hex(8)}"
-    async with _other(service, namespace), Node([Mouth], _broker(namespace)) as node:
+    async with _a_broker() as settings, _other(service, settings), Node([Mouth], MqttTransport(settings)) as node:
         await node.registry.wait_for(service)
         return await measure(node)
 
 
 @asynccontextmanager
-async def _other(service: str, namespace: str) -> AsyncGenerator[None, None]:
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "config.cli", "bench", "serve", service, namespace)
+async def _other(service: str, settings: MqttSettings) -> AsyncGenerator[None, None]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "config.cli", "bench", "serve", service, settings.url, settings.namespace
+    )
     try:
         yield
     finally:

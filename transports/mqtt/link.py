@@ -153,6 +153,8 @@ class Link:
                 failures = 100  # somebody has to mend it: no retry storm
             except (TransportError, OSError) as error:
                 failures += 1
+                if isinstance(error, OSError):
+                    self._cut_short.clear()  # nobody answers: it is the broker that comes and goes, not we
                 if failures in (1, 5) or failures % 60 == 0:
                     self._log.warning(
                         "%s cannot be reached (%d tries): %s", self._settings.url, failures, error or type(error).__name__
