@@ -13,6 +13,7 @@ import msgspec
 from runtime import CallboardError, Struct
 from runtime.service import Definition
 from transports.mqtt.access import DeviceRights, access_list, password_file
+from transports.mqtt.settings import MqttSettings
 
 DEVICES = DeviceRights(says=("fleet.Telemetry",), hears=("fleet.Lock", "fleet.Unlock"))
 """What a scooter may say and hear of itself: its user name is its id."""
@@ -118,6 +119,7 @@ def _settings(folder: Path, port: int) -> str:
         f"pid_file {here}/pid",
         "persistence false",  # nothing that must not be lost is in the broker
         "max_queued_messages 10000",
+        f"max_packet_size {MqttSettings().max_packet}",
         "log_dest stderr",
         "log_type error",
         "log_type warning",

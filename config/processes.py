@@ -16,6 +16,7 @@ _WINDOW = 60.0
 _RESTARTS = 5
 _GRACE = 25.0
 """Seconds that a process has to stop: longer than it takes to drain."""
+_LONGEST_LINE = 65_536
 _WRONG = 2
 """The exit status of a process that cannot run as it is set up: starting it anew would not help."""
 
@@ -59,9 +60,16 @@ class Process:
 
     async def _show(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
-        async for line in process.stdout:
-            self._last = line.decode(errors="replace").rstrip()
-            click.echo(f"{self._prefix}{self._last}")
+        rest = b""
+        while data := await process.stdout.read(_LONGEST_LINE):
+            *lines, rest = (rest + data).split(b"\n")
+            if len(rest) >= _LONGEST_LINE:
+                lines, rest = [*lines, rest], b""
+            for line in lines:
+                self._last = line.decode(errors="replace").rstrip()
+                click.echo(f"{self._prefix}{self._last}")
+        if rest:
+            click.echo(f"{self._prefix}{rest.decode(errors='replace')}")
 
     async def _again(self, status: int) -> None:
         how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"

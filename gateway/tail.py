@@ -138,7 +138,7 @@ class _Watcher(Follower):
             envelope = self._signals.popleft()
             try:
                 await stream.event("signal", _signal(envelope))
-            except msgspec.MsgspecError:
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 self._dropped += 1  # it is no JSON: nobody takes it
         if self._dropped:
             dropped, self._dropped = self._dropped, 0

@@ -38,7 +38,9 @@ from runtime.transport import LinkLost, TooLarge, TransportError
 
 _ELSEWHERE = (InstanceLost, Unreachable, Draining, NoInstance, Overloaded)
 """Errors after which another instance may be asked."""
-_FAILURES = (*_ELSEWHERE, DeadlineExceeded, InternalError)
+_CANCELLING = 1.0
+"""Seconds for which it is tried to tell an instance that nobody waits any more."""
+_FAILURES = (DeadlineExceeded, InternalError)
 """Errors that speak against the instance that was asked."""
 
 
@@ -107,7 +109,7 @@ class Caller:
         self._environment = environment
         self._waiting: dict[str, _Call] = {}
         self._decoders: dict[MessageSpec, msgspec.json.Decoder[Any]] = {}
-        self._budget = RetryBudget()
+        self._budgets: dict[str, RetryBudget] = {}
 
     async def request(
         self, ctx: Context, service: str, message: Any, timeout: float | None, key: str | None, known: KnownErrors
@@ -201,10 +203,14 @@ class Caller:
         deadline = min(ctx.deadline, now + (environment.settings.request_timeout if timeout is None else timeout))
         if not environment.is_watched(service):
             await self._look_for(service, deadline)
+            now = environment.clock.monotonic()
         without: frozenset[Address] = frozenset()
         tries = 0
         prefers: str | None = None
-        self._budget.earn()
+        budget = self._budgets.get(service)
+        if budget is None:
+            budget = self._budgets[service] = RetryBudget()
+        budget.earn()
         while True:
             member = environment.registry.pick(service, now, without, prefers)
             if member is None:
@@ -212,6 +218,7 @@ class Caller:
                 if member is None:
                     if not await environment.registry.comes_back(service, deadline):
                         raise NoInstance(service)
+                    now = environment.clock.monotonic()
                     continue
             info = member.requests.get(request)
             if info is not None:
@@ -222,19 +229,19 @@ class Caller:
                     member = environment.registry.pick(service, now, without, prefers) or member
             try:
                 answer = await self._exchange(ctx, member, request, body, params, deadline, key, known)
-            except _FAILURES as error:
-                now = environment.clock.monotonic()
-                if member.failed(now, environment.chance):
+            except _FAILURES:
+                if member.failed(now, environment.clock.monotonic(), environment.chance):
                     environment.metrics.count("instances_set_aside_total", service=service)
-                if not isinstance(error, _ELSEWHERE):
-                    raise
+                raise
+            except _ELSEWHERE as error:
+                now = environment.clock.monotonic()
                 without |= {member.address}
                 if isinstance(error, Overloaded) and environment.registry.pick(service, now, without) is None:
                     raise
                 tries += 1
                 safe = not error.maybe_delivered or (info is not None and (info.idempotent or info.once))
                 pause = environment.chance.jitter(min(0.02 * 2**tries, 1.0))
-                if not safe or now + pause >= deadline or not self._budget.spend():
+                if not safe or now + pause >= deadline or not budget.spend():
                     raise
                 environment.metrics.count("retries_total", service=service)
             except ServiceError:
@@ -310,20 +317,36 @@ class Caller:
                 timer.cancel()
         member.report(answer.load, loop.time())
         if answer.kind == "error":
-            data = answer.body if isinstance(answer.body, ErrorData) else msgspec.json.decode(answer.body, type=ErrorData)
-            raise rebuild_error(data, known)
+            raise rebuild_error(self._error(answer, to), known)
         return answer.body
+
+    def _error(self, answer: Envelope, to: Address) -> ErrorData:
+        if isinstance(answer.body, ErrorData):
+            return answer.body
+        try:
+            return msgspec.json.decode(answer.body, type=ErrorData)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            incident = self._environment.chance.hex(16)
+            self._environment.log.error("incident %s: %s answered with an error that is none: %s", incident, to, error)
+            return InternalError(incident).data()
 
     def _cancel(self, request: Envelope, to: Address, sender: str) -> None:
         cancel = Envelope("cancel", request.id, request.subject, reply_to=request.reply_to)
 
+        transport = self._environment.transport
+
         async def send() -> None:
             try:
-                await self._environment.transport.unicast(to, cancel, sender)
-            except TransportError:
-                return  # then nobody is there who could go on
+                async with asyncio.timeout(_CANCELLING):
+                    await transport.unicast(to, cancel, sender)
+            except (TransportError, TimeoutError):
+                return  # then nobody is there who could go on, or nobody can be told
 
-        self._environment.spawn(send())
+        try:
+            if not transport.unicast_now(to, cancel, sender):
+                self._environment.spawn(send())
+        except TransportError:
+            return
 
     def answered(self, envelope: Envelope) -> None:
         """A reply or an error has come. One that nobody waits for any more is dropped and counted."""

@@ -17,6 +17,9 @@ from runtime.manifest import Manifest
 from runtime.tasks import finish
 from runtime.transport import TooLarge, TransportError
 
+_LAST_WORD = 1.0
+"""Seconds."""
+
 _Work = tuple[str, str]
 """A request under way: the asking node, and the request's id."""
 
@@ -144,9 +147,8 @@ class Inbound:
     def _remember(self, tombstones: dict[_Work, float], work: _Work) -> None:
         """Keeps a request's id until nobody can wait for it any more."""
         now = self._environment.clock.monotonic()
-        if len(tombstones) >= 1024:
-            for other in [other for other, until in tombstones.items() if until <= now]:
-                del tombstones[other]
+        while tombstones and tombstones[oldest := next(iter(tombstones))] <= now:
+            del tombstones[oldest]
         if len(tombstones) < 65536:
             tombstones[work] = now + self._environment.settings.request_timeout
 
@@ -166,13 +168,21 @@ class Inbound:
             await self._fail(envelope, instance, error)
         except asyncio.CancelledError:
             if self._stopping:
-                await finish(self._fail(envelope, instance, InstanceLost(instance.name)))
+                await finish(self._abandon(envelope, instance))
             raise
         else:
             await self._answer(envelope, instance, "reply", reply)
         finally:
             if work in self._running:
                 self._ended(work)
+
+    async def _abandon(self, request: Envelope, instance: Instance) -> None:
+        """Tells who waits that the node stops; no longer than a moment: its link may be down."""
+        try:
+            async with asyncio.timeout(_LAST_WORD):
+                await self._fail(request, instance, InstanceLost(instance.name))
+        except TimeoutError:
+            return
 
     async def _fail(self, request: Envelope, instance: Instance, error: ServiceError) -> None:
         data = error.data()
@@ -219,7 +229,7 @@ class Inbound:
         try:
             if not isinstance(envelope.body, Head):
                 msgspec.json.decode(envelope.body, type=Head)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self._environment.metrics.count("hints_malformed_total")
             return
         subscription.nudge()  # how far the stream goes is asked of the publisher: a wrong hint costs a pull, nothing else

@@ -21,6 +21,7 @@ class Member:
     """One live instance, what this node has under way there, and how it has done."""
 
     __slots__ = (
+        "_aside_since",
         "_failures",
         "_others",
         "_reported_at",
@@ -42,6 +43,7 @@ class Member:
         self.aside_until = 0.0
         """It has failed too often, and is not asked before that, on the clock's `monotonic` scale."""
         self._failures = 0
+        self._aside_since = float("-inf")
         self._others = 0
         self._reported_at = 0.0
 
@@ -61,19 +63,26 @@ class Member:
         """How much it has to do: what is under way from here, and what others had when it last said, less with every second."""
         if self._others <= 0:
             return self.in_flight
-        return self.in_flight + self._others * math.exp2(self._reported_at - now)
+        return self.in_flight + self._others * math.exp2(min(self._reported_at - now, 0.0))
 
     def succeeded(self) -> None:
         """It has answered."""
         self._failures = 0
         self.aside_until = 0.0
 
-    def failed(self, now: float, chance: Chance) -> bool:
-        """It has failed to answer properly. Says whether it is set aside for that, a longer time each time."""
+    def failed(self, begun: float, now: float, chance: Chance) -> bool:
+        """It has failed to answer properly. Says whether it is set aside for that, a longer time each time.
+
+        Args:
+            begun: when it was asked: what was under way when it was set aside does not count again.
+        """
+        if begun < self._aside_since:
+            return False
         self._failures += 1
         if self._failures < _PATIENCE:
             return False
-        self.aside_until = now + chance.jitter(min(2.0 ** (self._failures - _PATIENCE + 1), _LONGEST_ASIDE))
+        self._aside_since = now
+        self.aside_until = now + chance.jitter(min(2.0 ** min(self._failures - _PATIENCE + 1, 10), _LONGEST_ASIDE))
         return True
 
     def weight(self, key: str) -> bytes:

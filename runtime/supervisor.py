@@ -142,7 +142,7 @@ class Supervised:
             return
         async with asyncio.TaskGroup() as tasks:
             try:
-                await self._join(instance)
+                await self._unless_stopping(self._join(instance))
                 running = [tasks.create_task(self._repeat(instance, timer)) for timer in instance.definition.timers]
                 running += [tasks.create_task(subscription.run()) for subscription in instance.subscriptions.values()]
                 if instance.stream is not None:

@@ -34,7 +34,9 @@ class Counters:
 
     async def connect(self, port: int) -> None:
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(lambda: Connection(self._take, lambda _: None, 1 << 20), "127.0.0.1", port)
+        _, connection = await loop.create_connection(
+            lambda: Connection(lambda _, packet: self._take(packet), lambda _, reason: None, 1 << 20), "127.0.0.1", port
+        )
         connection.send(mqtt5.ConnectPacket("counters", clean_start=True))
         names = ("bytes/sent", "bytes/received", "publish/messages/sent", "publish/messages/received")
         topics = [mqtt5.TopicFilter(f"$SYS/broker/{name}", max_qos=mqtt5.QoS.AT_MOST_ONCE) for name in names]

@@ -234,3 +234,16 @@ def test_picking_is_fair_among_equals() -> None:
     picked = Counter(member.address.node for _ in range(3000) if (member := registry.pick("desk", 0.0)) is not None)
     assert all(800 < picked[name] < 1200 for name in ("one", "two", "three"))
     assert registry.pick("desk", 0.0, frozenset({Address("desk", "one"), Address("desk", "two")})).address.node == "three"  # type: ignore[union-attr]
+
+
+def test_however_often_one_fails_it_is_tried_again_within_half_a_minute() -> None:
+    chance = Chance(Clock(), 7)
+    member = Member(Manifest("desk", "one", "1"))
+    now = 0.0
+    for _ in range(3000):
+        member.failed(now, now, chance)
+        now = max(now, member.aside_until)
+        assert member.aside_until - now <= 30
+    before = member.aside_until
+    assert not member.failed(now - 1000, now, chance), "what was under way when it was set aside does not count again"
+    assert member.aside_until == before

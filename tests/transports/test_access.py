@@ -30,7 +30,7 @@ class Client:
         loop = asyncio.get_running_loop()
         port = int(url.rpartition(":")[2])
         _, self._connection = await loop.create_connection(
-            lambda: Connection(self._take, lambda _: None, 1 << 20), "127.0.0.1", port
+            lambda: Connection(lambda _, packet: self._take(packet), lambda _, reason: None, 1 << 20), "127.0.0.1", port
         )
         self._connection.send(mqtt5.ConnectPacket(self.name, username=username, password=password.encode(), clean_start=True))
         await eventually(lambda: self.packets, "the broker answers")

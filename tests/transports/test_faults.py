@@ -10,7 +10,7 @@ import aiomqtt
 import mqtt5
 import pytest
 
-from runtime import Context, InstanceLost, Node, NotDelivered, ServiceError
+from runtime import Context, InstanceLost, Node, NodeSettings, NotDelivered, ServiceError
 from runtime.registry import Registry
 from runtime.testing import eventually
 from tests.broker import Broker
@@ -106,6 +106,70 @@ async def test_a_node_stops_while_its_broker_is_away(broker: Broker) -> None:
         await broker.stop()
         begun = time.monotonic()
     assert time.monotonic() - begun < 30, "nobody waits for it"
+
+
+async def test_a_node_with_work_under_way_stops_while_its_broker_is_away(broker: Broker) -> None:
+    node = Node([Echo], transport(broker.url), settings=NodeSettings(drain_timeout=0.1))
+    async with node, Node([], transport(broker.url)) as other:
+        await other.registry.wait_for("echo")
+        service = node.service(Echo)
+        assert service is not None
+        service.gate.clear()
+        asking = asyncio.create_task(other.client("test", (echo,)).request(Say("never")))
+        await eventually(lambda: service.gate._waiters, "the request has come")
+        await broker.stop()
+        with pytest.raises(InstanceLost):
+            await asking
+        await asyncio.wait_for(node.stop(), 15)
+
+
+async def test_a_start_whose_broker_goes_away_meanwhile_can_be_stopped(broker: Broker) -> None:
+    link = transport(broker.url)
+    node = Node([Echo], link)
+    starting = asyncio.create_task(node.__aenter__())
+    await eventually(lambda: link._link is not None, "it is connected")
+    await broker.stop()
+    starting.cancel()
+    await asyncio.wait_for(asyncio.wait((starting,)), 15)
+
+
+async def test_a_broker_that_freezes_while_we_subscribe_is_given_up(broker: Broker) -> None:
+    """Its part is played: after the welcome it says nothing, the first time."""
+    connections = 0
+
+    async def freeze(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        if connections == 1:
+            await reader.read(1000)
+            writer.write(mqtt5.ConnAckPacket().write())
+            while await reader.read(1000):
+                continue
+            writer.close()
+            return
+        there, here = await asyncio.open_connection("127.0.0.1", broker.port)
+
+        async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            while data := await source.read(1000):
+                sink.write(data)
+            sink.close()
+
+        await asyncio.gather(copy(reader, here), copy(there, writer))
+
+    port = free_port()
+    async with await asyncio.start_server(freeze, "127.0.0.1", port), pair(broker.url, f"mqtt://127.0.0.1:{port}") as (_, ctx):
+        assert connections == 2
+        assert await answers(ctx)
+
+
+async def test_a_service_that_stops_is_not_announced_again(broker: Broker) -> None:
+    async with Node([], transport(broker.url)) as watcher:
+        for _ in range(30):
+            async with Node([Echo], transport(broker.url, heartbeat=0.01)):
+                await watcher.registry.wait_for("echo")
+            await eventually(lambda: not watcher.registry.members("echo"), "it has left")
+        await asyncio.sleep(0.1)
+        assert not watcher.registry.members("echo"), "and no heartbeat brings it back"
 
 
 async def test_a_link_that_is_cut(broker: Broker) -> None:

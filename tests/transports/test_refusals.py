@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from runtime import InternalError, Invalid, Node
+from runtime import CallboardError, InternalError, Invalid, Node
 from runtime.testing import eventually
 from tests.broker import Broker
 from tests.system.process import Callboard
@@ -168,7 +168,9 @@ async def test_garbage_on_every_topic_is_counted_and_logged_once(broker: Broker,
         packets: list[mqtt5.Packet] = []
         loop = asyncio.get_running_loop()
         _, stranger = await loop.create_connection(
-            lambda: Connection(packets.append, lambda _: None, 1 << 20), "127.0.0.1", broker.port
+            lambda: Connection(lambda _, packet: packets.append(packet), lambda _, reason: None, 1 << 20),
+            "127.0.0.1",
+            broker.port,
         )
         stranger.send(mqtt5.ConnectPacket("stranger", clean_start=True))
         await eventually(lambda: packets, "the stranger is connected")
@@ -199,7 +201,7 @@ async def test_garbage_on_every_topic_is_counted_and_logged_once(broker: Broker,
         (b"{}", [], 422, "invalid"),
         (b'{"text":"?"}', [("budget", "soon")], 400, "malformed"),
         (b'{"text":"?"}', [("kind", "nonsense")], 400, "malformed"),
-        (b"{}", [("subject", "echo.Nothing")], 404, "unknown-request"),
+        (b"{}", [("kind", "signal")], 400, "malformed"),
     ],
 )
 async def test_garbage_with_a_response_topic_is_answered_with_a_problem_document(
@@ -210,11 +212,7 @@ async def test_garbage_with_a_response_topic_is_answered_with_a_problem_document
             await client.subscribe("answers/here")
             asked = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             asked.ResponseTopic, asked.CorrelationData = "answers/here", b"\x00\xff\x10"
-            asked.UserProperty = (
-                headers
-                if topic.startswith("request") or ("subject", "echo.Nothing") in headers
-                else [("subject", "echo.Say"), *headers]
-            )
+            asked.UserProperty = headers if topic.startswith("request") else [("subject", "echo.Say"), *headers]
             await client.publish(f"callboard/1/{topic.format(node=node.id)}", body, properties=asked)
             answer = await asyncio.wait_for(anext(aiter(client.messages)), 10)
         assert isinstance(answer.payload, bytes)
@@ -237,7 +235,9 @@ async def test_nobody_is_made_to_speak_where_the_asker_may_not(broker: Broker, w
         packets: list[mqtt5.Packet] = []
         loop = asyncio.get_running_loop()
         _, stranger = await loop.create_connection(
-            lambda: Connection(packets.append, lambda _: None, 1 << 20), "127.0.0.1", broker.port
+            lambda: Connection(lambda _, packet: packets.append(packet), lambda _, reason: None, 1 << 20),
+            "127.0.0.1",
+            broker.port,
         )
         stranger.send(mqtt5.ConnectPacket("stranger", clean_start=True))
         stranger.send(mqtt5.SubscribePacket(1, [mqtt5.TopicFilter("#", max_qos=mqtt5.QoS.AT_MOST_ONCE)]))
@@ -252,3 +252,58 @@ async def test_nobody_is_made_to_speak_where_the_asker_may_not(broker: Broker, w
             if not topic.startswith(("callboard/1/presence/echo/echo", "callboard/1/presence/echo/node", "callboard/1/request/"))
         ] == []
         stranger.end("done")
+
+
+async def test_a_request_that_nobody_knows_is_answered(broker: Broker) -> None:
+    async with Node([Echo], transport(broker.url)):
+        async with aiomqtt.Client("127.0.0.1", broker.port, identifier="x", protocol=aiomqtt.ProtocolVersion.V5) as client:
+            await client.subscribe("answers/here")
+            asked = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            asked.ResponseTopic = "answers/here"
+            await client.publish("callboard/1/request/echo/Nothing/x", b"{}", properties=asked)
+            answer = await asyncio.wait_for(anext(aiter(client.messages)), 10)
+        assert isinstance(answer.payload, bytes)
+        assert msgspec.json.decode(answer.payload, type=dict[str, Any])["status"] == 404
+
+
+@pytest.mark.parametrize(
+    ("topic", "headers"),
+    [
+        ("signal/echo/Heard/hall", [("kind", "request"), ("subject", "echo.Say")]),
+        ("signal/echo/Heard/hall", [("subject", "echo.Other")]),
+        ("signal/echo/Heard/hall", [("kind", "head")]),
+        ("request/echo/Say/stranger", [("subject", "echo.Refuse")]),
+        ("request/echo/Say/stranger", [("kind", "reply")]),
+        ("inbox/echo/{node}/stranger", [("kind", "signal"), ("subject", "echo.Heard")]),
+        ("inbox/echo/{node}/stranger", [("kind", "head")]),
+    ],
+)
+async def test_headers_cannot_make_something_else_of_a_topic(broker: Broker, topic: str, headers: list[tuple[str, str]]) -> None:
+    """The broker vouches for topics: a device that may publish its telemetry must not be able to ask in the fleet's name."""
+    async with Node([Echo], transport(broker.url)) as node:
+        packets: list[mqtt5.Packet] = []
+        loop = asyncio.get_running_loop()
+        _, stranger = await loop.create_connection(
+            lambda: Connection(lambda _, packet: packets.append(packet), lambda _, reason: None, 1 << 20),
+            "127.0.0.1",
+            broker.port,
+        )
+        stranger.send(mqtt5.ConnectPacket("stranger", clean_start=True))
+        stranger.send(
+            mqtt5.PublishPacket(
+                f"callboard/1/{topic.format(node=node.id)}", b'{"room":"hall","text":"?"}', user_properties=headers
+            )
+        )
+        await eventually(lambda: node.metrics.value("unreadable_total") == 1, "it is refused")
+        service = node.service(Echo)
+        assert service is not None
+        assert service.heard == []
+        stranger.end("done")
+
+
+@pytest.mark.parametrize("url", ["mqtt://127.0.0.1:99999", f"mqtt://{'a' * 70}.example:1883"])
+async def test_an_address_that_is_none_is_said(url: str) -> None:
+    with pytest.raises(CallboardError):
+        async with asyncio.timeout(10):
+            async with Node([Echo], transport(url)):
+                pass

@@ -26,7 +26,9 @@ class Connection(asyncio.Protocol):
         on_end: is called once, when nothing more will come, with the reason.
     """
 
-    def __init__(self, on_packet: Callable[[Packet], None], on_end: Callable[[str], None], max_packet: int) -> None:
+    def __init__(
+        self, on_packet: Callable[["Connection", Packet], None], on_end: Callable[["Connection", str], None], max_packet: int
+    ) -> None:
         self._on_packet = on_packet
         self._on_end = on_end
         self._max_packet = max_packet
@@ -45,7 +47,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self.resume_writing()
-        self._on_end(self._reason if exc is None else f"{self._reason}: {exc}")
+        self._on_end(self, self._reason if exc is None else f"{self._reason}: {exc}")
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = self._loop.time()
@@ -63,7 +65,7 @@ class Connection(asyncio.Protocol):
                 self.end(f"the broker sent a malformed packet: {error}", mqtt5.DisconnectReasonCode.MALFORMED_PACKET)
                 break
             at += length
-            self._on_packet(packet)
+            self._on_packet(self, packet)
         self._buffer = bytes(view[at:]) if at < size else b""
 
     @property

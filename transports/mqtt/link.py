@@ -141,6 +141,13 @@ class Link:
     # Connecting, and connecting again
 
     async def _run(self, first: "asyncio.Future[None]") -> None:
+        try:
+            await self._keep(first)
+        except Exception as error:  # none that we know of; but a node that is off the network must not go on as if it were on it
+            self._log.error("the link to %s has failed: %r", self._settings.url, error, exc_info=error)
+            self._fail(TransportError(f"the link to {self._settings.url} has failed: {error}"), first)
+
+    async def _keep(self, first: "asyncio.Future[None]") -> None:
         failures = 0
         while True:
             try:
@@ -207,14 +214,17 @@ class Link:
         self._ended, self._connected = ended, connected
         begun = loop.time()
 
-        def end(reason: str) -> None:
-            self._go_down(reason)
+        def end(which: Connection, reason: str) -> None:
+            if which is self._connection:
+                self._go_down(reason)
             if reason == CLOSED and connected.done() and loop.time() - begun < _SHORT:
                 self._note_cut_short(loop.time())
             ended.set_result(reason)
             if not connected.done():
                 connected.set_exception(TransportError(reason))
+                connected.exception()
 
+        connection: Connection | None = None
         try:
             async with asyncio.timeout(settings.connect_timeout):
                 _, connection = await loop.create_connection(
@@ -228,22 +238,31 @@ class Link:
                         password=None if settings.password is None else settings.password.encode(), max_packet_size=settings.max_packet,
                     )
                 )  # fmt: skip
-                answer = await connected
+                self._welcomed(await connected)
+            async with asyncio.timeout(settings.connect_timeout):
+                await self._subscribe_anew()
         except TimeoutError:
-            if self._connection is not None:
-                self._connection.abort("no answer")
             raise TransportError(f"no answer within {settings.connect_timeout:g} s") from None
         except ssl.SSLCertVerificationError as error:
             raise BrokerRefused(f"its certificate is not to be trusted: {error.verify_message}") from error
+        else:
+            self._up.set()
+        finally:
+            if connection is not None and not self.is_up:
+                connection.abort("it did not come about")
+
+    def _welcomed(self, answer: mqtt5.ConnAckPacket) -> None:
+        """Looks at what the broker has answered. Raises `TransportError` if that is no welcome."""
         if answer.reason_code != mqtt5.ConnAckReasonCode.SUCCESS:
-            connection.abort("refused")
             said = f" ({answer.reason_str})" if answer.reason_str else ""
             refused = _REFUSED.get(int(answer.reason_code))
             if refused is not None:
                 raise BrokerRefused(f"{refused}{said}")
             raise TransportError(f"the broker refuses: {answer.reason_code.name.lower().replace('_', ' ')}{said}")
         self._allowed = answer.receive_max
-        self._largest = min(settings.max_packet, answer.max_packet_size or settings.max_packet)
+        self._largest = min(self._settings.max_packet, answer.max_packet_size or self._settings.max_packet)
+
+    async def _subscribe_anew(self) -> None:
         done: dict[str, int | None] = {}
         while done != self._subscribed:  # more may be wanted while the broker answers
             for pattern in done.keys() - self._subscribed.keys():
@@ -252,7 +271,6 @@ class Link:
             wanted = {pattern: number for pattern, number in self._subscribed.items() if pattern not in done}
             await self._subscribe(wanted)
             done |= wanted
-        self._up.set()
 
     def _note_cut_short(self, now: float) -> None:
         """Not every broker says that a connection was taken over: when it ends without a word again and again, it was."""
@@ -292,10 +310,12 @@ class Link:
 
     # Packets
 
-    def _packet(self, packet: Packet) -> None:
+    def _packet(self, connection: Connection, packet: Packet) -> None:
+        if connection is not self._connection:
+            return  # of one that was given up
         if isinstance(packet, mqtt5.PublishPacket):
-            if packet.packet_id is not None and self._connection is not None:
-                self._connection.send(mqtt5.PubAckPacket(packet.packet_id))
+            if packet.packet_id is not None:
+                connection.send(mqtt5.PubAckPacket(packet.packet_id))
             self._on_publish(packet)
         elif isinstance(packet, mqtt5.PubAckPacket | mqtt5.SubAckPacket | mqtt5.UnsubAckPacket):
             ack = self._acks.pop(packet.packet_id, None)
@@ -311,10 +331,10 @@ class Link:
         elif isinstance(packet, mqtt5.ConnAckPacket):
             if self._connected is not None and not self._connected.done():
                 self._connected.set_result(packet)
-        elif isinstance(packet, mqtt5.DisconnectPacket) and self._connection is not None:
+        elif isinstance(packet, mqtt5.DisconnectPacket):
             self._taken_over = int(packet.reason_code) == int(mqtt5.DisconnectReasonCode.SESSION_TAKEN_OVER)
             said = packet.reason_str or packet.reason_code.name.lower().replace("_", " ")
-            self._connection.abort(f"the broker says: {said}")
+            connection.abort(f"the broker says: {said}")
 
     def _acknowledgement(self) -> "tuple[int, asyncio.Future[Any]]":
         """A packet id that is not in use, and what its acknowledgement will be."""
@@ -345,8 +365,12 @@ class Link:
             TooLarge: the broker does not take so much.
         """
         while not self.publish_now(topic, payload, **properties):
-            connection = await self._standing(wait)
-            await connection.writable()
+            await self.ready(wait=wait)
+
+    async def ready(self, *, wait: bool = True) -> None:
+        """Waits until there is a connection that takes something. Raises `LinkLost`."""
+        connection = await self._standing(wait)
+        await connection.writable()
 
     def publish_now(self, topic: str, payload: bytes, **properties: Any) -> bool:
         """The same, if there is a connection that takes it at once: says whether that was so."""
@@ -441,6 +465,8 @@ class Link:
             except LinkLost:
                 pass  # it is subscribed to with the next connection
         await self._standing(True)
+        if pattern not in self._subscribed:
+            raise TransportError(f"the broker refuses to let us hear {pattern}")
 
     async def _subscribe(self, patterns: dict[str, int | None]) -> None:
         assert self._connection is not None

@@ -12,7 +12,10 @@ PROBLEM = "application/problem+json"
 _KINDS = msgspec.json.Decoder(EnvelopeKind)
 _PARAMS = msgspec.json.Decoder(tuple[tuple[str, str], ...])
 _PATH = msgspec.json.Decoder(tuple[str, ...])
+_IN_INBOXES = ("request", "reply", "error", "cancel")
 _DIGITS = 12
+_LONGEST = 3600.0
+"""Seconds that a request may have at most, whatever its caller says."""
 
 
 def properties(envelope: Envelope, reply_topic: str | None) -> dict[str, Any]:
@@ -56,8 +59,8 @@ def envelope(
     """The envelope that a packet carries.
 
     Args:
-        kind: what it is if the packet does not say.
-        subject: what it is about if the packet does not say.
+        kind: what it is: only in an inbox, where there are several kinds, may the packet say something else.
+        subject: what it is about; empty in an inbox, whose topic does not say.
         key: its key, if the topic says that.
 
     Raises:
@@ -69,6 +72,10 @@ def envelope(
     if not headers:
         return Envelope(kind, found, subject, packet.payload, caller, reply_to, key=key)
     said = dict(headers)
+    if subject and (said.get("kind", kind), said.get("subject", subject)) != (kind, subject):
+        raise ValueError("its headers say otherwise than its topic")
+    if not subject and said.get("kind", kind) not in _IN_INBOXES:
+        raise ValueError(f"{said['kind']!r:.40} is nothing for an inbox")
     budget, params, path = said.get("budget"), said.get("params"), said.get("path")
     try:
         return Envelope(
@@ -78,7 +85,7 @@ def envelope(
             packet.payload,
             caller,
             reply_to,
-            None if budget is None else _number(budget) / 1000,
+            None if budget is None else min(_number(budget) / 1000, _LONGEST),
             said.get("token"),
             said.get("traceparent"),
             key or said.get("key"),

@@ -72,7 +72,7 @@ class Presence:
         peer = self._peers.get(address)
         if not payload:
             if peer is not None and not peer.withdrawn:
-                peer.withdrawn, peer.heard_at = True, self._clock.monotonic()
+                peer.withdrawn, peer.cut, peer.heard_at = True, False, self._clock.monotonic()
                 peer.wake()
                 self._receiver.left(address, lost=False)
             return
@@ -114,6 +114,7 @@ class Presence:
             silent = now - max(peer.heard_at, self._since)
             if peer.withdrawn and silent > MISSED * self._heartbeat:
                 del self._peers[address]
+                peer.wake()
             elif silent > (self._patience if peer.live or peer.was_live else MISSED * self._heartbeat):
                 self._lose(address)
             elif peer.live and silent > _SUSPECTED * self._heartbeat and not peer.suspected:

@@ -11,6 +11,8 @@ VERSION = "1"
 FOREIGN = "-"
 """The service in the address of a client that is none of ours: its node is the Response Topic, as it came."""
 
+_REMEMBERED = 256
+"""Longer topics, which are not ours, are not remembered."""
 _LEVEL = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -80,7 +82,12 @@ class Topics:
 
     def levels(self, topic: str) -> tuple[str, ...]:
         """The levels after the root; none if the topic is none of ours."""
-        return _split(self._root + "/", topic)
+        return (_split if len(topic) <= _REMEMBERED else _split.__wrapped__)(self._root + "/", topic)
+
+    @staticmethod
+    def is_level(text: str) -> bool:
+        """Whether a text can be a level of a topic."""
+        return _LEVEL.fullmatch(text) is not None
 
     def _of(self, kind: str, *levels: str) -> str:
         return _joined(self._root, kind, levels)

@@ -26,6 +26,10 @@ _GOODBYE = 2.0
 """Seconds that a withdrawal may take: nobody waits for a broker that does not answer."""
 
 
+_MOST_NUMBERS = 268_435_455
+"""The largest subscription identifier (MQTT 5, section 3.8.2.1.2)."""
+
+
 class MqttTransport(Transport):
     """One node on an MQTT 5 broker."""
 
@@ -44,6 +48,8 @@ class MqttTransport(Transport):
         self._inboxes: dict[str, asyncio.Future[None]] = {}
         self._hearing: dict[int, set[str]] = {}
         self._numbers: dict[str, int] = {}
+        self._last_number = 0
+        self._telling = asyncio.Lock()
         self._patterns: dict[tuple[Topic, str], str] = {}
         self._manifests: dict[str, Manifest] = {}
         self._beating: asyncio.Task[None] | None = None
@@ -129,6 +135,11 @@ class MqttTransport(Transport):
         await self._announce(manifest)
 
     async def _announce(self, manifest: Manifest) -> None:
+        async with self._telling:  # one that is withdrawn meanwhile must not come back
+            if self._manifests.get(manifest.service) is manifest:
+                await self._tell(manifest)
+
+    async def _tell(self, manifest: Manifest) -> None:
         assert self._receiver is not None
         load = self._receiver.load(manifest.service)
         await self.link.publish_acknowledged(
@@ -144,8 +155,9 @@ class MqttTransport(Transport):
                 for topic, service in list(self._patterns):
                     if service == address.service:
                         await self.unsubscribe(topic, service)
-                if manifest is not None and self.link.is_up:
-                    await self.link.publish_acknowledged(self._topics.presence(address), b"", retain=True)
+                async with self._telling:
+                    if manifest is not None and self.link.is_up:
+                        await self.link.publish_acknowledged(self._topics.presence(address), b"", retain=True)
         except (TimeoutError, TransportError) as error:  # then the Will says it, or that no more is heard
             self._log.debug("%s was not withdrawn: %r", address, error)
 
@@ -167,14 +179,20 @@ class MqttTransport(Transport):
 
     async def _take(self, pattern: str, service: str) -> None:
         """Subscribes. The subscription's identifier comes back with every message, and says for which services that is."""
-        number = self._numbers.setdefault(pattern, len(self._numbers) + 1)
+        number = self._numbers.get(pattern)
+        if number is None:
+            self._last_number = self._last_number % _MOST_NUMBERS + 1
+            number = self._numbers[pattern] = self._last_number
         self._hearing.setdefault(number, set()).add(service)
         await self.link.subscribe(pattern, number)
 
     async def _leave(self, pattern: str, service: str) -> None:
-        services = self._hearing.get(self._numbers.get(pattern, 0), set())
+        number = self._numbers.get(pattern, 0)
+        services = self._hearing.get(number, set())
         services.discard(service)
         if not services:
+            self._numbers.pop(pattern, None)
+            self._hearing.pop(number, None)
             await self.link.unsubscribe(pattern)
 
     async def _open_inbox(self, service: str) -> None:
@@ -229,14 +247,14 @@ class MqttTransport(Transport):
                     self._presence.gone(node)
                 case _:
                     raise ValueError("it is on no topic of ours")
-        except ValueError as error:
+        except Exception as error:  # whatever a stranger has sent must not end the link
             self._receiver.unreadable()
             self._unreadable += 1
             if self._unreadable == 1:
                 self._log.warning(
-                    "a message on %s cannot be read, and is dropped like those that follow: %s", packet.topic, error
+                    "a message on %.200s cannot be read, and is dropped like those that follow: %s", packet.topic, error
                 )
-            if levels[:1] in (("inbox",), ("request",)):
+            if levels[:1] in (("inbox",), ("request",)) and self._topics.is_level(levels[1]):
                 self._refuse(packet, levels[1], levels[-1], error)
 
     def _for(self, packet: mqtt5.PublishPacket) -> set[str]:
@@ -272,7 +290,7 @@ class MqttTransport(Transport):
         if response_topic is None:
             return None
         match self._topics.levels(response_topic):
-            case ("inbox", service, node) if service == caller:
+            case ("inbox", service, node) if service == caller and self._topics.is_level(node):
                 return Address(service, node)
             case ():
                 if response_topic.startswith("$") or not response_topic or any(sign in response_topic for sign in "+#\0"):
@@ -281,7 +299,7 @@ class MqttTransport(Transport):
             case _:
                 raise ValueError(f"the answer is to go to {response_topic!r:.120}, which is no inbox of {caller}")
 
-    def _refuse(self, packet: mqtt5.PublishPacket, service: str, caller: str, error: ValueError) -> None:
+    def _refuse(self, packet: mqtt5.PublishPacket, service: str, caller: str, error: Exception) -> None:
         """Answers what cannot be read, where that is wanted."""
         try:
             reply_to = self._reply_to(packet.response_topic, caller)
@@ -305,8 +323,10 @@ class MqttTransport(Transport):
         while True:
             await self._presence.here(to)
             if self._presence.is_live(to):
-                await self.link.publish(topic, envelope.body, **properties)
-                return
+                if self.link.publish_now(topic, envelope.body, **properties):
+                    return
+                await self.link.ready()  # and look again: it may have been lost meanwhile
+                continue
             if await self.link.publish_acknowledged(topic, envelope.body, **properties):
                 return
             self._presence.missing(to)  # only the broker knew
