@@ -12,6 +12,7 @@ from gateway.problems import Headers, Problem
 from gateway.routing import Route, Routes, query_params
 from gateway.settings import GatewaySettings
 from runtime import Forbidden, ServiceError, Unauthenticated
+from runtime.manifest import Manifest
 from runtime.proxy import Proxy
 from runtime.rest import Params
 from runtime.tasks import Started
@@ -28,6 +29,7 @@ class Dispatcher:
 
     def __init__(self, settings: GatewaySettings, proxy: Proxy, limits: Limits) -> None:
         self.routes = Routes()
+        self._seen: dict[str, Manifest] = {}
         self._settings = settings
         self._proxy = proxy
         self._limits = limits
@@ -35,9 +37,11 @@ class Dispatcher:
         self._learn()
 
     def _learn(self) -> None:
-        """Makes the table of routes anew from who is there."""
-        newest = {member.manifest.service: member.manifest for member in self._proxy.registry}
-        self.routes = Routes(newest.values())
+        """Makes the table of routes anew from who is there; who was there may come back, and is 503 meanwhile, not 404."""
+        there = {member.manifest.service: member.manifest for member in self._proxy.registry}
+        self._seen |= there
+        gone = [manifest for service, manifest in self._seen.items() if service not in there]
+        self.routes = Routes(there.values(), gone)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request (ASGI)."""
@@ -89,13 +93,11 @@ class Dispatcher:
         key = _idempotency_key(headers)
         self._limits.enter()
         work: Coroutine[Any, Any, bytes] = self._proxy.forward(ctx, route.service, route.info.name, params, body, key)
+        loop = self._proxy.clock.loop
         try:
-            try:
-                waits_for = work.send(None)
-            except StopIteration as done:
-                reply: bytes = done.value
-            else:
-                reply = await until_gone(Started(work, waits_for), receive, self._proxy.clock.loop)
+            reply = await (
+                until_gone(work, receive, loop) if self._proxy.is_elsewhere(route.service) else _at_once(work, receive, loop)
+            )
         finally:
             self._limits.leave()
         return (204, [], b"") if route.status == 204 else (route.status, _JSON, reply)
@@ -142,6 +144,16 @@ class Dispatcher:
         if (body or route.needs_body) and not _is_json(headers.get(b"content-type", b"")):
             raise Problem(415, "unsupported-media-type", "Expected a body with Content-Type: application/json.")
         return body
+
+
+async def _at_once(work: Coroutine[Any, Any, bytes], receive: Receive, loop: asyncio.AbstractEventLoop) -> bytes:
+    """Awaits work that may well be done without waiting for anything: only if it is not, the client is watched."""
+    try:
+        waits_for = work.send(None)
+    except StopIteration as done:
+        reply: bytes = done.value
+        return reply
+    return await until_gone(Started(work, waits_for), receive, loop)
 
 
 def _idempotency_key(headers: dict[bytes, bytes]) -> str | None:

@@ -43,17 +43,23 @@ class _Step:
 
 
 class Routes:
-    """The routes of all live instances. A name in a path goes before a parameter."""
+    """The routes of all services. A name in a path goes before a parameter.
 
-    def __init__(self, manifests: Iterable[Manifest] = ()) -> None:
+    Args:
+        there: the manifests of live instances.
+        gone: those of services that were there before; a route that another has taken since is the other's.
+    """
+
+    def __init__(self, there: Iterable[Manifest] = (), gone: Iterable[Manifest] = ()) -> None:
         self._root = _Step()
         self._exact: dict[bytes, dict[str, Route]] = {}
-        for manifest in manifests:
-            for info in manifest.requests:
-                if info.http is not None:
-                    self._add(Route(manifest.service, info), info.http.method, info.http.path)
+        for manifests, live in ((there, True), (gone, False)):
+            for manifest in manifests:
+                for info in manifest.requests:
+                    if info.http is not None:
+                        self._add(Route(manifest.service, info), info.http.method, info.http.path, live=live)
 
-    def _add(self, route: Route, method: str, path: str) -> None:
+    def _add(self, route: Route, method: str, path: str, *, live: bool) -> None:
         step = self._root
         for segment in path.split("/")[1:]:
             if segment.startswith("{"):
@@ -63,7 +69,7 @@ class Routes:
             else:
                 step = step.named.setdefault(segment, _Step())
         other = step.methods.setdefault(method, route)
-        if other.service != route.service:
+        if live and other.service != route.service:
             _log.error("%s and %s both claim %s %s: the first keeps it", other.service, route.service, method, path)
         if "{" not in path:
             self._exact[path.encode()] = step.methods

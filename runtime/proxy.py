@@ -54,6 +54,10 @@ class Proxy:
         """The service's logger."""
         return self._instance.log
 
+    def is_elsewhere(self, service: str) -> bool:
+        """Whether a service is asked on another node: none of it is in this process."""
+        return service not in self._instance.caller.local
+
     def new_id(self) -> str:
         return self._instance.new_id()
 

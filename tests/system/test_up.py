@@ -36,7 +36,7 @@ async def balance(client: httpx.AsyncClient, headers: dict[str, str]) -> int:
 async def test_any_process_may_be_killed_and_the_story_goes_on(tmp_path: Path) -> None:
     async with up(tmp_path, "--replicas", "gateway=2", CALLBOARD_DEVICES__COUNT="1") as house:
         assert house.process is not None
-        rider = await house.bearer()
+        rider, operator = await house.bearer(), await house.bearer("operator@example.com")
         started = pids(house)
         assert {name: len(found) for name, found in started.items()} == {
             "broker": 1, "auth": 1, "wallet": 1, "fleet": 1, "rides": 1, "notices": 1, "devices": 1, "gateway": 2,
@@ -60,24 +60,25 @@ async def test_any_process_may_be_killed_and_the_story_goes_on(tmp_path: Path) -
                     "a top-up that was asked again with its key counts once"
                 )
         assert house.process.output.count("was ended by SIGKILL; starting it anew") == 4
-        async with httpx.AsyncClient(base_url=house.url, timeout=20) as client:
 
-            async def ridden() -> bool:
-                scooters = (
-                    (await client.get("/scooters?lat=52.52&lon=13.405&radius_m=5000", headers=rider)).json().get("items", [])
-                )
-                if not scooters:
-                    return False
-                await client.post("/wallet/top-ups", json={"amount_cents": 500}, headers={**rider, "Idempotency-Key": "ride"})
-                begun = await client.post(
-                    "/rides", json={"scooter_id": scooters[0]["id"]}, headers={**rider, "Idempotency-Key": "go"}
-                )
-                if begun.status_code != 201:
-                    return False
-                ended = await client.post(f"/rides/{begun.json()['id']}/end", headers=rider)
-                return ended.status_code == 200
+        async def all_there() -> bool:
+            answer = await house.client.get("/console/services", headers=operator)
+            there = [row["service"] for row in answer.json().get("items", []) if row["state"] == "there"]
+            return {"auth", "wallet", "fleet", "rides", "notices", "devices"} <= set(there)
 
-            await eventually(ridden, "a ride, from start to end")
+        await eventually(all_there, "every service is back")
+
+        async def scooters() -> list[str]:
+            answer = await house.client.get("/scooters?lat=52.52&lon=13.405&radius_m=5000", headers=rider)
+            return [item["id"] for item in answer.json().get("items", [])]
+
+        await eventually(scooters, "a scooter is there")
+        (scooter,) = await scooters()
+        await house.client.post("/wallet/top-ups", json={"amount_cents": 500}, headers=rider)
+        begun = await house.client.post("/rides", json={"scooter_id": scooter}, headers=rider)
+        assert begun.status_code == 201, begun.text
+        ended = await house.client.post(f"/rides/{begun.json()['id']}/end", headers=rider)
+        assert ended.status_code == 200, ended.text
         await eventually(lambda: not account.faults(house.folder), "the account is right")
 
 
