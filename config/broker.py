@@ -4,13 +4,13 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from runtime import CallboardError, Struct
+from runtime.ports import any_free_port
 from runtime.service import Definition
 from transports.mqtt.access import DeviceRights, access_list, password_file
 from transports.mqtt.settings import MqttSettings
@@ -56,7 +56,7 @@ class PrivateBroker:
             before = self.credentials()
             drawn = {definition.contract.name: secrets.token_urlsafe(24) for definition in definitions}
             services = drawn if before is None else drawn | {n: p for n, p in before.services.items() if n in drawn}
-            port = _free_port()
+            port = any_free_port()
             found = Credentials(f"mqtt://127.0.0.1:{port}", namespace, services, {} if before is None else before.devices)
             self._write("access", access_list(definitions, namespace, devices=DEVICES))
             self._write("mosquitto.conf", _settings(self.folder, port))
@@ -127,16 +127,9 @@ def _settings(folder: Path, port: int) -> str:
     return "\n".join([*lines, *_AS_ROOT]) + "\n"
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        found: int = probe.getsockname()[1]
-        return found
-
-
 def open_broker(folder: Path) -> tuple[list[str], str]:
     """What starts a broker that lets everybody in, for a measurement, and its URL. Raises like `_command`."""
-    port = _free_port()
+    port = any_free_port()
     lines = [
         f"listener {port} 127.0.0.1", "set_tcp_nodelay true", "allow_anonymous true", "persistence false",
         "max_queued_messages 0", "max_inflight_messages 0", "log_type none",

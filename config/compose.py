@@ -88,11 +88,21 @@ def node(settings: Settings, names: Sequence[str] = (), *, name: str = "node") -
 
 def transport(settings: Settings) -> Transport:
     """The transport that the settings choose."""
-    if settings.transport.kind == "mqtt":
-        from transports.mqtt.transport import MqttTransport
+    chosen = settings.transport
+    if chosen.kind == "memory":
+        return MemoryTransport(settings=chosen.memory)
+    if chosen.kind == "http":
+        from transports.http.transport import HttpTransport
 
-        return MqttTransport(settings.transport.mqtt)
-    return MemoryTransport(settings=settings.transport.memory)
+        return HttpTransport(chosen.http)
+    from transports.mqtt.transport import MqttTransport
+
+    if chosen.kind == "mqtt":
+        return MqttTransport(chosen.mqtt)
+    from transports.http.transport import HttpTransport
+    from transports.http_mqtt import HttpMqttTransport
+
+    return HttpMqttTransport(HttpTransport(chosen.http), MqttTransport(chosen.mqtt))
 
 
 def databases(settings: Settings) -> Callable[[str], Database]:

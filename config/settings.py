@@ -10,6 +10,7 @@ from services.auth.service import AuthSettings
 from services.devices.service import DeviceSettings
 from services.fleet.service import FleetSettings
 from services.wallet.service import WalletSettings
+from transports.http.settings import HttpSettings
 from transports.memory import MemorySettings
 from transports.mqtt.settings import MqttSettings
 
@@ -30,9 +31,11 @@ class LogSettings(Struct):
 class TransportSettings(Struct):
     """What carries messages between nodes."""
 
-    kind: Literal["memory", "mqtt"] = "memory"
+    kind: Literal["memory", "mqtt", "http", "http+mqtt"] = "memory"
+    """`http+mqtt` sends requests by HTTP and signals by MQTT."""
     memory: MemorySettings = MemorySettings()
     mqtt: MqttSettings = MqttSettings()
+    http: HttpSettings = HttpSettings()
 
 
 class DevSettings(Struct):

@@ -107,7 +107,8 @@ class Follower(ABC):
             await stream.begin(self.position)  # not before it is known where "from now on" begins
             while (reason := await self._over()) is None:
                 now = clock.monotonic()
-                await self._wait(beat_at - now if complete else min(beat_at - now, _AGAIN))
+                told = complete and self.proxy.has_signals
+                await self._wait(beat_at - now if told else min(beat_at - now, _AGAIN))
                 self._woken.clear()
                 now = clock.monotonic()
                 beat = now >= beat_at

@@ -96,9 +96,10 @@ class _Reader(Follower):
         """Sends what one service has to tell. Says whether it could be asked, and will be heard when there is more."""
         heard = True
         try:
-            async with asyncio.timeout(_SECONDS):
-                await self.hear(Topic("signal", service, feed.signal, self.user))
-        except (TransportError, TimeoutError):  # no signals here, or none at the moment: then it is asked again and again
+            if self.proxy.has_signals:
+                async with asyncio.timeout(_SECONDS):
+                    await self.hear(Topic("signal", service, feed.signal, self.user))
+        except (TransportError, TimeoutError):  # none at the moment: then it is asked again and again
             heard = False
         try:
             async with asyncio.timeout(_SECONDS):

@@ -1,7 +1,6 @@
 """The gateway: the service that speaks HTTP to the outside."""
 
 import asyncio
-import socket
 from typing import Any
 
 from granian.constants import HTTPModes, Interfaces
@@ -18,15 +17,12 @@ from gateway.live import Live
 from gateway.openapi import document
 from gateway.settings import GatewaySettings
 from gateway.tail import Tail
-from runtime import CallboardError, Context, Contract, Service, StartError, every
+from runtime import Context, Contract, Service, every
 from runtime.identity import identity
+from runtime.ports import free_port, until_listening
 from runtime.proxy import Proxy
 
 _DRAIN = 10.0
-
-
-class PortTaken(StartError):
-    """Somebody else listens where the gateway should."""
 
 
 class Gateway(Service):
@@ -41,7 +37,7 @@ class Gateway(Service):
         """Where it listens, once it has started."""
 
     async def on_start(self, ctx: Context) -> None:
-        self.port = free_port(self.settings.host, self.settings.port, shared=self.settings.share_port)
+        self.port = free_port(self.settings.host, self.settings.port, "CALLBOARD_GATEWAY__PORT", shared=self.settings.share_port)
         self.proxy = Proxy(ctx)
         await self.proxy.watch()
         self.limits = Limits(self.settings, self.clock.monotonic)
@@ -55,21 +51,7 @@ class Gateway(Service):
             backlog=1024, backpressure=self.settings.max_requests * 2 + self.settings.max_streams, http1_settings=HTTP1Settings(header_read_timeout=10_000),
         )  # fmt: skip
         self.serving = asyncio.create_task(self.server.serve())
-        await self._listening()
-
-    async def _listening(self) -> None:
-        while True:
-            if self.serving.done():
-                self.serving.result()
-                raise CallboardError("the HTTP server ended at its start")
-            with socket.socket() as probe:
-                probe.setblocking(False)
-                try:
-                    await asyncio.get_running_loop().sock_connect(probe, (self.settings.host, self.port))
-                except OSError:
-                    await self.clock.sleep(0.005)
-                else:
-                    return
+        await until_listening(self.settings.host, self.port, self.serving)
 
     async def on_stop(self, ctx: Context) -> None:
         """Refuses what is new, finishes what runs, ends the streams, and stops listening."""
@@ -94,22 +76,3 @@ class Gateway(Service):
         """The OpenAPI document of who is there."""
         newest = {member.manifest.service: member.manifest for member in self.proxy.registry}
         return document(self.settings.title, self.version, newest.values())
-
-
-def free_port(host: str, port: int, *, shared: bool = False) -> int:
-    """The port to listen on; 0 becomes a free one. `shared`: with others who share it too, as replicas on one machine.
-
-    Raises:
-        PortTaken: somebody listens there. (The server itself shares a port without a word.)
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if shared else socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise PortTaken(
-                f"cannot listen on {host}:{port} ({error.strerror}): stop who does, or choose another port with CALLBOARD_GATEWAY__PORT"
-            ) from error
-        found: int = probe.getsockname()[1]
-        return found

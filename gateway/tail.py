@@ -129,7 +129,7 @@ class _Watcher(Follower):
         return batch
 
     def _wanted(self, kind: str, names: tuple[str, ...]) -> tuple[str, ...]:
-        if kind not in self._kinds:
+        if kind not in self._kinds or (kind == "signal" and not self.proxy.has_signals):
             return ()
         return tuple(name for name in names if any(fnmatchcase(name, pattern) for pattern in self._patterns))
 

@@ -40,6 +40,11 @@ class Proxy:
         return self._environment.registry
 
     @property
+    def has_signals(self) -> bool:
+        """Whether the transport carries signals: where it does not, one has to ask."""
+        return self._environment.transport.traits.signals
+
+    @property
     def clock(self) -> Clock:
         """The node's clock."""
         return self._environment.clock

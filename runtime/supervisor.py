@@ -174,8 +174,8 @@ class Supervised:
                     await transport.subscribe(
                         Topic("signal", spec.contract.name, spec.name), self.name, broadcast=endpoint.handler.broadcast
                     )
-            for publisher in instance.subscriptions:
-                await transport.subscribe(Topic("stream", publisher), self.name, broadcast=True)
+        for publisher in instance.subscriptions:
+            await transport.subscribe(Topic("stream", publisher), self.name, broadcast=True)
         if self._announced:
             await transport.announce(describe(type(self.service), instance.address, instance.id))
 
@@ -217,7 +217,7 @@ class Supervised:
         while True:
             await environment.clock.sleep(environment.chance.jitter(environment.settings.heartbeat))
             try:
-                if instance.definition.publishes_events and environment.transport.traits.signals:
+                if instance.definition.publishes_events:
                     await instance.tell_head(await instance.stream.head())
                 if environment.clock.monotonic() >= housekeeping:
                     housekeeping = environment.clock.monotonic() + environment.chance.jitter(_HOUSEKEEPING)

@@ -34,13 +34,12 @@ class TooLarge(TransportError):
 class Traits(msgspec.Struct, frozen=True):
     """What a transport declares about itself; the conformance kit tests it as declared.
 
-    `signals`: multicast works. `presence`: members are seen without being configured. `ordered`: envelopes from one
+    `signals`: multicasts of signals work; those of streams' heads always do. `ordered`: envelopes from one
     sender to one address arrive in the order they were sent. `duplicates`: an envelope may arrive twice. `vouches`: the
     receiver's `caller` is proven, not only claimed. `max_body`: bytes that a body may have.
     """
 
     signals: bool = True
-    presence: bool = True
     ordered: bool = True
     duplicates: bool = False
     vouches: bool = True
@@ -120,7 +119,7 @@ class Transport(ABC):
         A topic without a key (`-`) stands for all keys.
 
         Raises:
-            TransportError: the traits say that there are no signals.
+            TransportError: it is a signal's, and the traits say that there are none.
         """
 
     @abstractmethod
@@ -139,8 +138,8 @@ class Transport(ABC):
     async def unicast(self, to: Address, envelope: Envelope, sender: str) -> None:
         """Hands an envelope to one instance's node, at most once, in order with others to the same address.
 
-        Returns when it is handed over, which is no promise that it arrives; waits while the network is congested, or the
-        link to it is being made again.
+        Returns when it is handed over, which is no promise that it arrives; where answers come back on the same way, it may
+        be when the answer has come. Waits while the network is congested, or the link to it is being made again.
 
         Args:
             sender: the service on this node that speaks; the receiver sees it as `envelope.caller`.

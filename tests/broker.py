@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 from types import TracebackType
 
-from tests.system.process import free_port
+from runtime.ports import any_free_port
 
 _SBIN = "/usr/sbin"  # where Debian puts it, which is not on everybody's PATH
 
@@ -28,7 +28,7 @@ class Broker:
     """One mosquitto. Leaving the block kills it."""
 
     def __init__(self, folder: Path, *lines: str) -> None:
-        self.port = free_port()
+        self.port = any_free_port()
         self.url = f"mqtt://127.0.0.1:{self.port}"
         self._file = folder / f"mosquitto-{self.port}.conf"
         as_root = ["user root"] if os.geteuid() == 0 else []  # else it becomes a user who may not read the test's folder

@@ -18,6 +18,7 @@ from services.auth.passwords import HashSettings
 from services.auth.service import AuthSettings, SeedUser
 from services.devices.service import DeviceSettings
 from tests.broker import Broker
+from tests.street import Street
 from tests.system.process import Callboard
 from transports.memory import MemoryNetwork, MemorySettings, MemoryTransport
 from transports.mqtt.settings import MqttSettings
@@ -79,11 +80,14 @@ async def open_house(chosen: Settings, *, apart: bool = False, clock: Clock | No
     """Runs the whole system on one node, or each service on a node of its own."""
     factories = list(compose.chosen(chosen, ()).values())
     network = MemoryNetwork()
+    street = Street(list(compose.catalogue(chosen)))
 
     def transport() -> Transport:
         if chosen.transport.kind == "memory":
             return MemoryTransport(network, chosen.transport.memory)
-        return compose.transport(chosen)
+        return compose.transport(
+            msgspec.structs.replace(chosen, transport=msgspec.structs.replace(chosen.transport, http=street.next()))
+        )
 
     async with AsyncExitStack() as stack:
         nodes = [
@@ -102,10 +106,14 @@ async def open_house(chosen: Settings, *, apart: bool = False, clock: Clock | No
         yield House(nodes, client, Path(chosen.database.folder))
 
 
-IN_PROCESS = ("serialized", "zero-copy", "apart", "mqtt", "mqtt-apart")
-"""One node of the in-memory transport, with encoding and without; the same on a broker; and each service on a node of its own."""
+IN_PROCESS = ("serialized", "zero-copy", "apart", "mqtt", "mqtt-apart", "http-apart", "http+mqtt-apart")
+"""One node of the in-memory transport, with encoding and without; the same on a broker; each service on a node of its own, speaking MQTT, HTTP, or both."""
+WITH_SIGNALS = tuple(name for name in IN_PROCESS if name != "http-apart")
 TOPOLOGIES = (*IN_PROCESS, "mqtt-processes")
 """And each service in a process of its own, as `callboard up` runs them."""
+
+
+_NETWORKED = ("mqtt", "http", "http+mqtt")
 
 
 @asynccontextmanager
@@ -117,10 +125,14 @@ async def open_city(topology: str, folder: Path, *, clock: Clock | None = None) 
         return
     chosen = settings(folder, zero_copy=topology == "zero-copy")
     async with AsyncExitStack() as stack:
-        if topology.startswith("mqtt"):
+        transport = msgspec.convert(
+            {"kind": kind if (kind := topology.removesuffix("-apart")) in _NETWORKED else "memory"}, TransportSettings
+        )
+        if "mqtt" in transport.kind:
             broker = await stack.enter_async_context(Broker(folder))
-            mqtt = TransportSettings(kind="mqtt", mqtt=MqttSettings(url=broker.url))
-            chosen = msgspec.structs.replace(chosen, transport=mqtt)
+            transport = msgspec.structs.replace(transport, mqtt=MqttSettings(url=broker.url))
+        if transport.kind != "memory":
+            chosen = msgspec.structs.replace(chosen, transport=transport)
         yield await stack.enter_async_context(open_house(chosen, apart=topology.endswith("apart"), clock=clock))
 
 

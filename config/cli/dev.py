@@ -14,8 +14,9 @@ from config.cli.common import loaded, patience, run_loop, set_up_logging, with_c
 from config.cli.run import told_to_stop, until_told
 from config.cli.welcome import empty, welcome, with_users
 from config.settings import Settings
-from gateway.service import Gateway, PortTaken, free_port
+from gateway.service import Gateway
 from runtime import CallboardError, DatabaseError
+from runtime.ports import PortTaken, free_port
 
 _HOPELESS = (PortTaken, DatabaseError, compose.UnknownService)
 """What a change of code does not mend."""
@@ -51,7 +52,7 @@ def dev_command(names: tuple[str, ...], fresh: bool, debug: bool, no_reload: boo
 def _prepared(settings: Settings, fresh: bool, debug: bool) -> Settings:
     """The settings that `dev` runs with: users to log in as, and commits that survive the process if not the power."""
     if settings.gateway.port:
-        free_port(settings.gateway.host, settings.gateway.port)
+        free_port(settings.gateway.host, settings.gateway.port, "CALLBOARD_GATEWAY__PORT")
     if fresh:
         empty(Path(settings.database.folder))
     replace = msgspec.structs.replace

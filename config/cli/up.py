@@ -17,8 +17,8 @@ from config.cli.run import told_to_stop
 from config.cli.welcome import empty, welcome, with_users
 from config.processes import Process, inherited, play
 from config.settings import Settings
-from gateway.service import free_port
 from runtime import CallboardError
+from runtime.ports import free_port
 
 
 @click.command("up")
@@ -36,7 +36,7 @@ def up_command(names: tuple[str, ...], replicas: str, fresh: bool, config_file: 
     chosen = list(compose.chosen(settings, names))
     counts = _counts(replicas, settings, chosen)
     if settings.gateway.port == 0 or "gateway" in chosen:
-        port = free_port(settings.gateway.host, settings.gateway.port)
+        port = free_port(settings.gateway.host, settings.gateway.port, "CALLBOARD_GATEWAY__PORT")
         settings = msgspec.structs.replace(settings, gateway=msgspec.structs.replace(settings.gateway, port=port))
     folder = Path(settings.database.folder)
     broker = PrivateBroker(folder)

@@ -15,9 +15,11 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from runtime.access import ANYONE, SERVICES
 from runtime.context import Context
-from runtime.envelope import Address, Envelope, Topic
+from runtime.envelope import Address, Envelope, Head, Topic
 from runtime.environment import NodeSettings
 from runtime.errors import (
     CallboardError,
@@ -376,8 +378,6 @@ class Kit:
             await eventually(lambda: not asker.registry.members("conformance"), "it is seen to leave")
 
     async def case_only_those_watched_are_told_of(self) -> None:
-        if not self.traits.presence:
-            return
         transport, other, listener = self.factory(), self.factory(), Listener()
         await transport.open("watcher", listener)
         await other.open("other", Listener())
@@ -430,8 +430,7 @@ class Kit:
             return
         finally:
             await transport.close()
-        if self.traits.presence:
-            raise ConformanceError("an envelope to nobody was taken")
+        raise ConformanceError("an envelope to nobody was taken")
 
     async def case_close_while_busy(self) -> None:
         async with self.asker(see=0) as (asker, ctx):
@@ -536,6 +535,32 @@ class Kit:
             await sender.close()
             await receiver.close()
 
+    async def case_heads_reach_every_subscriber(self) -> None:
+        sender, receiver = self.factory(), self.factory()
+        listener = Listener()
+        await sender.open("sender", Listener())
+        await receiver.open("receiver", listener)
+        heads: list[Head] = []
+        try:
+            await sender.announce(Manifest("apple", "sender", "1"))
+            await receiver.watch("apple")
+            for service in ("one", "two"):
+                await receiver.subscribe(Topic("stream", "apple"), service, broadcast=True)
+            for number in range(1, 4):
+                body: Any = Head("epoch", number) if sender.zero_copy else msgspec.json.encode(Head("epoch", number))
+                await sender.multicast(Topic("stream", "apple"), Envelope("head", "", "apple.head", body), "apple")
+
+            def last() -> bool:
+                heads[:] = [_head(envelope) for envelope, to in listener.envelopes if to == "two" and envelope.caller == "apple"]
+                return bool(heads) and heads[-1].seq == 3
+
+            await eventually(last, "the last head arrives; those before may be left out")
+            expect({to for _, to in listener.envelopes} == {"one", "two"}, "at each subscriber")
+            await receiver.unsubscribe(Topic("stream", "apple"), "one")
+        finally:
+            await receiver.close()
+            await sender.close()
+
     async def case_unsubscribing(self) -> None:
         if not self.traits.signals:
             return
@@ -566,6 +591,10 @@ def _same(peer: Peer) -> Peer:
 
 def _sees(node: Node, count: int) -> bool:
     return len(node.registry.members("conformance")) == count
+
+
+def _head(envelope: Envelope) -> Head:
+    return envelope.body if isinstance(envelope.body, Head) else msgspec.json.decode(envelope.body, type=Head)
 
 
 class Stranger(Service):

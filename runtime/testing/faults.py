@@ -37,7 +37,6 @@ class FaultyTransport(Transport):
         self.lost = 0
         self.traits = Traits(
             signals=inner.traits.signals,
-            presence=inner.traits.presence,
             ordered=inner.traits.ordered and not faults.delay,
             duplicates=faults.duplication > 0,
             vouches=inner.traits.vouches,

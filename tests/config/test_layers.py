@@ -8,7 +8,7 @@ import pytest
 
 ALLOWED = {
     "runtime": {"anyio", "msgspec", "jwt", "cryptography", "aiosqlite"},
-    "transports": {"msgspec", "mqtt5"},
+    "transports": {"aiohttp", "granian", "jwt", "msgspec", "mqtt5", "yarl"},
     "services": {"anyio", "msgspec", "jwt", "cryptography", "argon2"},
     "gateway": {"anyio", "msgspec", "granian", "litestar", "swagger_ui"},
     "config": {"aiomqtt", "msgspec", "paho", "rich", "rich_click", "uvloop", "watchfiles"},

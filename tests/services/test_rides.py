@@ -15,7 +15,7 @@ import pytest
 from runtime.testing import eventually
 from services.fleet.service import Fleet
 from services.rides.service import price
-from tests.house import IN_PROCESS, PASSWORD, TOPOLOGIES, House, open_city
+from tests.house import PASSWORD, TOPOLOGIES, WITH_SIGNALS, House, open_city
 from tests.services import account
 from tests.stage import QuickClock, silence
 
@@ -50,9 +50,9 @@ async def open_timed(topology: str, folder: Path) -> AsyncGenerator[tuple[House,
         yield house, clock
 
 
-@pytest.fixture(params=IN_PROCESS)
+@pytest.fixture(params=WITH_SIGNALS)
 async def timed(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[tuple[House, QuickClock], None]:
-    """The whole system, and the clock that its time of day comes from."""
+    """The whole system, where there are signals, and the clock that its time of day comes from."""
     async for found in open_timed(request.param, tmp_path):
         yield found
 

@@ -3,23 +3,16 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 
+from runtime.ports import any_free_port
 from runtime.testing.conformance import WAIT
 
 ROOT = Path(__file__).parent.parent.parent
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Callboard:
@@ -28,7 +21,7 @@ class Callboard:
     def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
         self.folder = folder
         self.arguments = arguments
-        self.port = free_port()
+        self.port = any_free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.output = ""
         self.environment = {

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import httpx
 
+from runtime.ports import any_free_port
 from runtime.testing import eventually
 from tests.house import PASSWORD, House, up
 from tests.services import account
-from tests.system.process import Callboard, command, free_port
+from tests.system.process import Callboard, command
 
 
 def pids(house: House) -> dict[str, list[int]]:
@@ -162,7 +163,7 @@ async def test_what_up_says_when_it_cannot(tmp_path: Path) -> None:
 
 
 async def test_nothing_outlives_an_up_that_is_killed(tmp_path: Path) -> None:
-    port = free_port()
+    port = any_free_port()
     async with Callboard(tmp_path, "up", "wallet", CALLBOARD_GATEWAY__PORT=str(port)) as running:
         await running.says("callboard.node: wallet-")
         broker = int((tmp_path / "data" / "broker" / "pid").read_text())

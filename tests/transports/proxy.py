@@ -3,7 +3,7 @@
 import asyncio
 from types import TracebackType
 
-from tests.system.process import free_port
+from runtime.ports import any_free_port
 
 _CHUNK = 2048
 
@@ -12,7 +12,7 @@ class Proxy:
     """Passes what comes on a port of its own to another, as well as it is told to."""
 
     def __init__(self, to: int) -> None:
-        self.port = free_port()
+        self.port = any_free_port()
         self.url = f"mqtt://127.0.0.1:{self.port}"
         self.rate: int | None = None
         """Bytes a second that pass in each direction; None for as many as come."""

@@ -11,10 +11,11 @@ import mqtt5
 import pytest
 
 from runtime import Context, InstanceLost, Node, NodeSettings, NotDelivered, ServiceError
+from runtime.ports import any_free_port
 from runtime.registry import Registry
 from runtime.testing import eventually
 from tests.broker import Broker
-from tests.system.process import Callboard, free_port
+from tests.system.process import Callboard
 from tests.transports.echo import Echo, Much, Repeat, Say, answers, echo, pair, transport
 from tests.transports.proxy import Proxy
 from transports.mqtt.link import TakenOver
@@ -156,7 +157,7 @@ async def test_a_broker_that_freezes_while_we_subscribe_is_given_up(broker: Brok
 
         await asyncio.gather(copy(reader, here), copy(there, writer))
 
-    port = free_port()
+    port = any_free_port()
     async with await asyncio.start_server(freeze, "127.0.0.1", port), pair(broker.url, f"mqtt://127.0.0.1:{port}") as (_, ctx):
         assert connections == 2
         assert await answers(ctx)
@@ -236,7 +237,7 @@ async def test_a_node_that_is_told_that_its_place_is_taken_stops_and_says_why() 
             break
         writer.close()
 
-    port = free_port()
+    port = any_free_port()
     node = Node([Echo], transport(f"mqtt://127.0.0.1:{port}"), name="twice")
     async with await asyncio.start_server(tell, "127.0.0.1", port):
         with pytest.raises(TakenOver, match=f"as {node.id}, and taken this node's place"):

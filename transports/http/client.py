@@ -1,0 +1,122 @@
+"""The asking side: requests to one address at a time, over connections that are kept."""
+
+import io
+import ssl
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import aiohttp
+from yarl import URL
+
+from runtime import StartError
+from runtime.transport import LinkLost, PeerUnreachable, TooLarge
+from transports.http.settings import HttpSettings
+
+_KEPT = 15.0
+"""Seconds for which an unused connection is kept: shorter than a server keeps its end."""
+
+_AT_ONCE = 1 << 20
+"""Bytes of a body that are written in one go; a longer one is written piece by piece."""
+
+
+class Place(NamedTuple):
+    """One address of a peer: where it is, and the name that its URL gives it."""
+
+    base: URL
+    name: str
+    authority: str
+
+    def __str__(self) -> str:
+        return f"{self.authority} ({self.base.host})" if self.base.host != self.name else self.authority
+
+
+class Answer(NamedTuple):
+    """What came back."""
+
+    status: int
+    fields: Mapping[str, str]
+    body: bytes
+    kind: str
+    """Its media type."""
+
+
+class Client:
+    """Makes HTTP/1.1 requests. Cancelling one closes its connection: so the other side learns of it."""
+
+    def __init__(self, settings: HttpSettings) -> None:
+        self._settings = settings
+        self._tls = tls(settings)
+        self._urls: dict[tuple[Place, str], URL] = {}
+        self._session = self._pool(settings.max_connections)
+        self._watching = self._pool(0)
+        """What waits for news must not take the connections of what is asked."""
+
+    def _pool(self, most: int) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, limit_per_host=most, keepalive_timeout=_KEPT, ssl=self._tls),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
+        )
+
+    async def close(self) -> None:
+        await self._session.close()
+        await self._watching.close()
+
+    async def post(self, place: Place, path: str, fields: dict[str, str], body: bytes) -> Answer:
+        """Makes a request. Raises like `_ask`."""
+        return await self._ask(self._session, "POST", place, path, fields, body)
+
+    async def get(self, place: Place, path: str, fields: dict[str, str]) -> Answer:
+        """Asks for something that may be waited for. Raises like `_ask`."""
+        return await self._ask(self._watching, "GET", place, path, fields, None)
+
+    async def _ask(
+        self, session: aiohttp.ClientSession, method: str, place: Place, path: str, fields: dict[str, str], body: bytes | None
+    ) -> Answer:
+        """Asks an address.
+
+        Raises:
+            PeerUnreachable: there was no connection: nothing was sent.
+            LinkLost: the connection went before the answer was there.
+            TooLarge: the answer is larger than we take.
+        """
+        url = self._urls.get((place, path))
+        if url is None:
+            if len(self._urls) > 4096:  # addresses come and go
+                self._urls.clear()
+            url = self._urls[place, path] = place.base.join(URL(path, encoded=True))
+        fields["host"] = place.authority
+        data = body if body is None or len(body) <= _AT_ONCE else io.BytesIO(body)
+        try:
+            async with session.request(
+                method, url, headers=fields, data=data, allow_redirects=False, server_hostname=place.name
+            ) as answer:
+                if (answer.content_length or 0) > self._settings.max_body:
+                    raise TooLarge(f"the answer has {answer.content_length} bytes: more than {self._settings.max_body}")
+                return Answer(answer.status, answer.headers, await answer.read(), answer.content_type)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise PeerUnreachable(f"{place} cannot be reached: {_reason(error)}") from None
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise LinkLost(f"the connection to {place} was lost: {_reason(error)}") from None
+        except ValueError as error:
+            raise PeerUnreachable(f"it cannot stand in a header: {error}") from None
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def tls(settings: HttpSettings) -> ssl.SSLContext | bool:
+    """How peers' certificates are verified.
+
+    Raises:
+        StartError: the file cannot be used.
+    """
+    if settings.ca_file is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=settings.ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise StartError(f"transport.http.ca_file: {settings.ca_file} cannot be used: {error}") from None
