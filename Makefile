@@ -6,10 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: help venv dev mosquitto test chaos check format bench lock clean
+.PHONY: help venv dev mosquitto test test-containers containers chaos check format bench lock clean
 
 help:  ## what can be typed
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 $(VENV)/.run: requirements/run.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -48,6 +48,14 @@ test: $(VENV)/.test mosquitto  ## all tests
 chaos: $(VENV)/.test  ## kill the system fifty times under load, and check every account
 	@$(BIN)/python -m pytest -s tests/system/test_kill.py --kills $(or $(KILLS),50) $(ARGS)
 
+containers: $(VENV)/.run  ## certificates, keys and passwords for containers/compose.yaml
+	@$(BIN)/python -m config.provision containers/secrets
+	@echo "start it with: docker compose -f containers/compose.yaml up --build"
+
+# Where images cannot be had, what .ci/engine prepares stands in for them
+test-containers: $(VENV)/.test  ## the system in real containers: docker, or podman
+	@$(BIN)/python -m pytest -s tests/containers --containers $(ARGS)
+
 check: $(VENV)/.test  ## lint, format, types, imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -74,6 +82,9 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hash
 
 lock:  ## pin the requirements again (needs uv)
 	$(LOCK) --extra dev -o requirements/run.txt
+	$(LOCK) --extra image -c requirements/run.txt -o requirements/image.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --custom-compile-command "make lock" requirements/build.in -c requirements/run.txt -o requirements/build.txt
 	$(LOCK) --all-extras -c requirements/run.txt -o requirements/test.txt
 
 clean:

@@ -24,6 +24,14 @@ class DatabaseSettings(Struct):
     """Whether a commit survives a loss of power, not only the end of the process."""
 
 
+class HealthSettings(Struct):
+    """Where a node of `callboard run` says how it is: `/healthz`, `/readyz` and `/metrics`, over HTTP."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    """0 says it nowhere."""
+
+
 class LogSettings(Struct):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -56,6 +64,7 @@ class Settings(Struct):
     transport: TransportSettings = TransportSettings()
     database: DatabaseSettings = DatabaseSettings()
     log: LogSettings = LogSettings()
+    health: HealthSettings = HealthSettings()
     gateway: GatewaySettings = GatewaySettings()
     auth: AuthSettings = AuthSettings()
     wallet: WalletSettings = WalletSettings()

@@ -73,6 +73,8 @@ class Node:
         self.supervised = [self._supervise(watch, announced=False), *(self._supervise(factory) for factory in services)]
         self._running: dict[str, asyncio.Task[None]] = {}
         self._asker = self.client("runtime", IdentityWatch.calls)
+        self._seen: set[str] = set()
+        self.registry.watch(self._look)
         check_together([supervised.service.definition for supervised in self.supervised])
 
     def __repr__(self) -> str:
@@ -135,6 +137,17 @@ class Node:
             raise self.inbound.failure
         for task in done:
             task.result()
+
+    def waits_for(self) -> list[str]:
+        """What is missing before this node is ready: its network, its own services, those they need and have not met yet."""
+        missing = [] if self.environment.transport.connected else ["network"]
+        missing += [one.name for one in self.supervised if not one.ready.is_set()]
+        own = {one.name for one in self.supervised}
+        needed = set().union(*(one.service.definition.needs for one in self.supervised if one.announced))
+        return missing + sorted(needed - own - self._seen)
+
+    def _look(self) -> None:
+        self._seen.update(member.manifest.service for member in self.registry)
 
     @property
     def crashed(self) -> bool:

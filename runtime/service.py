@@ -46,6 +46,11 @@ class Definition(msgspec.Struct, frozen=True, eq=False):
         handlers = (*self.requests.values(), *self.events.values(), *self.signals.values())
         return self.migrations is not None or self.publishes_events or any(handler.takes_tx for handler in handlers)
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """The services that it asks, or whose events it takes."""
+        return frozenset({contract.name for contract in self.calls} | {name.partition(".")[0] for name in self.events})
+
     def known_error(self, contract: str, code: str) -> type[ServiceError] | None:
         """The error class that this service imports: of its own contract and of those it calls."""
         for known in (self.contract, *self.calls, stream):

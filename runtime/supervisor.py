@@ -60,7 +60,7 @@ class Supervised:
         self._factory = factory
         self._database = database
         self._house = house
-        self._announced = announced
+        self.announced = announced
         self._crashes: deque[float] = deque()
         self._stopping = asyncio.Event()
         self._crashing = False
@@ -162,10 +162,10 @@ class Supervised:
     async def _join(self, instance: Instance) -> None:
         """Opens the instance to the others: it knows whom it calls, it listens, then it is announced."""
         transport = self._house.environment.transport
-        if self._announced:
+        if self.announced:
             await self._know_others(instance)
         self._house.link(instance)
-        if self._announced:
+        if self.announced:
             await transport.listen(self.name)
         if transport.traits.signals:
             for endpoint in instance.listeners.values():
@@ -176,11 +176,11 @@ class Supervised:
                     )
         for publisher in instance.subscriptions:
             await transport.subscribe(Topic("stream", publisher), self.name, broadcast=True)
-        if self._announced:
+        if self.announced:
             await transport.announce(describe(type(self.service), instance.address, instance.id))
 
     async def _know_others(self, instance: Instance) -> None:
-        called = {contract.name for contract in instance.definition.calls} | instance.subscriptions.keys()
+        called = set(instance.definition.needs)
         if self._database is not None:
             called.add(self.name)  # whether another instance, which has claimed a request, is still there
         for service in called:

@@ -89,6 +89,11 @@ class Transport(ABC):
     zero_copy: bool = False
     """Whether messages between instances in this process skip encoding, and with it validation."""
 
+    @property
+    def connected(self) -> bool:
+        """Whether the network can be spoken to at the moment."""
+        return True
+
     @abstractmethod
     async def open(self, node: str, receiver: Receiver) -> None:
         """Joins the network as `node`.

@@ -51,6 +51,10 @@ class HttpMqttTransport(Transport):
     def __repr__(self) -> str:
         return f"<HttpMqttTransport {self.http} {self.mqtt}>"
 
+    @property
+    def connected(self) -> bool:
+        return self.http.connected  # without its broker a node still answers; signals may be lost anyway
+
     async def open(self, node: str, receiver: Receiver) -> None:
         await self.http.open(node, receiver)
         try:

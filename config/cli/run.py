@@ -9,6 +9,7 @@ import rich_click as click
 
 from config import compose
 from config.cli.common import loaded, run_loop, set_up_logging, with_config
+from config.health import healthy
 from config.settings import Settings
 from runtime import Node
 
@@ -38,13 +39,14 @@ async def serve(settings: Settings, names: tuple[str, ...], *, leash: bool) -> N
     if leash:
         await _stop_at_end_of_input(told)
     node = compose.node(settings, names, name="-".join(names)[:40])
-    if not await started(node, told):
-        return
-    try:
-        node.environment.log.info("%s: %s", node.id, ", ".join(compose.chosen(settings, names)))
-        await until_told(node, told)
-    finally:
-        await node.stop()
+    async with healthy(settings.health, node):
+        if not await started(node, told):
+            return
+        try:
+            node.environment.log.info("%s: %s", node.id, ", ".join(compose.chosen(settings, names)))
+            await until_told(node, told)
+        finally:
+            await node.stop()
 
 
 async def started(node: Node, told: asyncio.Event) -> bool:

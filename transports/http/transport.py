@@ -109,6 +109,10 @@ class HttpTransport(Transport):
     def __repr__(self) -> str:
         return f"<HttpTransport {self.node or '-'} [{'CLOSED' if self._receiver is None else 'OPEN'}] on {self.port}>"
 
+    @property
+    def connected(self) -> bool:
+        return self._server is not None
+
     # Joining and leaving
 
     async def open(self, node: str, receiver: Receiver) -> None:

@@ -58,8 +58,7 @@ def _peers(definitions: Sequence[Definition], proxies: Sequence[str]) -> dict[st
     peers: dict[str, set[str]] = {definition.contract.name: set() for definition in definitions}
     for definition in definitions:
         user = definition.contract.name
-        asked = {contract.name for contract in definition.calls} | {name.partition(".")[0] for name in definition.events}
-        for other in peers if user in proxies else asked & peers.keys():
+        for other in peers if user in proxies else definition.needs & peers.keys():
             peers[user].add(other)
             peers[other].add(user)
     return peers

@@ -64,6 +64,10 @@ class MqttTransport(Transport):
             raise PeerUnreachable("this transport is closed")
         return self._link
 
+    @property
+    def connected(self) -> bool:
+        return self._link is not None and self._link.is_up
+
     # Joining and leaving
 
     async def open(self, node: str, receiver: Receiver) -> None:
