@@ -143,7 +143,7 @@ class Node:
         missing = [] if self.environment.transport.connected else ["network"]
         missing += [one.name for one in self.supervised if not one.ready.is_set()]
         own = {one.name for one in self.supervised}
-        needed = set().union(*(one.service.definition.needs for one in self.supervised if one.announced))
+        needed = {name for one in self.supervised if one.announced for name in one.service.definition.needs}
         return missing + sorted(needed - own - self._seen)
 
     def _look(self) -> None:

@@ -45,3 +45,8 @@ async def house(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerato
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=10, help="how often the system is killed while riders ride")
+    parser.addoption("--containers", action="store_true", help="also run what needs a container engine (make test-containers)")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return True if collection_path.name == "containers" and not config.getoption("--containers") else None

@@ -102,7 +102,7 @@ async def test_a_made_up_refresh_token(house: House) -> None:
 
 async def test_refresh_tokens_and_passwords_are_stored_as_hashes(house: House, tmp_path: Path) -> None:
     tokens = await house.log_in()
-    stored = b"".join(path.read_bytes() for path in tmp_path.glob("auth.sqlite*"))  # noqa: ASYNC240
+    stored = b"".join(path.read_bytes() for path in tmp_path.glob("auth.sqlite*"))
     assert tokens["refresh_token"].encode() not in stored
     assert PASSWORD.encode() not in stored
 

@@ -1,16 +1,15 @@
 """The asking side: requests to one address at a time, over connections that are kept."""
 
 import io
-import ssl
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import aiohttp
 from yarl import URL
 
-from runtime import StartError
 from runtime.transport import LinkLost, PeerUnreachable, TooLarge
 from transports.http.settings import HttpSettings
+from transports.reach import trusted
 
 _KEPT = 15.0
 """Seconds for which an unused connection is kept: shorter than a server keeps its end."""
@@ -45,7 +44,7 @@ class Client:
 
     def __init__(self, settings: HttpSettings) -> None:
         self._settings = settings
-        self._tls = tls(settings)
+        self._tls = trusted(settings.ca_file, "transport.http.ca_file")
         self._urls: dict[tuple[Place, str], URL] = {}
         self._session = self._pool(settings.max_connections)
         self._watching = self._pool(0)
@@ -106,17 +105,3 @@ class Client:
 
 def _reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
-
-
-def tls(settings: HttpSettings) -> ssl.SSLContext | bool:
-    """How peers' certificates are verified.
-
-    Raises:
-        StartError: the file cannot be used.
-    """
-    if settings.ca_file is None:
-        return True
-    try:
-        return ssl.create_default_context(cafile=settings.ca_file)
-    except (OSError, ssl.SSLError) as error:
-        raise StartError(f"transport.http.ca_file: {settings.ca_file} cannot be used: {error}") from None

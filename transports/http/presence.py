@@ -6,7 +6,6 @@ whoever comes, leaves or commits events is known at once, and one who does not a
 
 import asyncio
 import logging
-import socket
 from collections.abc import Callable
 from typing import Annotated
 
@@ -20,6 +19,7 @@ from runtime.transport import LinkLost, PeerUnreachable, Receiver, TransportErro
 from transports.http import fields
 from transports.http.client import Client, Place
 from transports.http.settings import HttpSettings
+from transports.reach import addresses
 
 _SOON = 0.1
 _LONGEST = 1.0
@@ -80,6 +80,8 @@ class Presence:
         self._log = logging.getLogger("callboard.http")
         self._peers: dict[str, dict[Place, _Peer]] = {}
         self._resolving: dict[str, asyncio.Task[None]] = {}
+        self._again: dict[str, asyncio.Event] = {}
+        """Set when a service may have other addresses than before."""
         self._hints: dict[str, set[str]] = {}
         self._where: dict[Address, Place] = {}
         self._told: set[str] = set()
@@ -110,6 +112,7 @@ class Presence:
             return
         if service not in self._resolving:
             self._peers[service] = {}
+            self._again[service] = asyncio.Event()
             found = asyncio.Event()
             self._resolving[service] = asyncio.create_task(self._resolve(service, found))
             await found.wait()
@@ -139,7 +142,7 @@ class Presence:
             for url in self._places[service]:
                 try:
                     known |= await self._addresses(url)
-                except OSError as error:
+                except (OSError, UnicodeError) as error:
                     complete = False
                     self._log.debug("%s has no address: %s", url.authority, error)
             for place in known - peers.keys():
@@ -152,12 +155,20 @@ class Presence:
                         assert asking is not None
                         asking.cancel()
             found.set()
-            await self._clock.sleep(self._chance.jitter(self._settings.heartbeat if known else _LONGEST))
+            again = self._again[service]
+            again.clear()
+            nobody = all(peer.node is None for peer in peers.values())
+            try:
+                async with asyncio.timeout(self._chance.jitter(_LONGEST if nobody else self._settings.heartbeat)):
+                    await again.wait()
+            except TimeoutError:
+                pass
 
     async def _addresses(self, url: URL) -> set[Place]:
         assert url.host is not None
-        infos = await asyncio.get_running_loop().getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
-        ips = {str(info[4][0]) for info in infos}
+        assert url.port is not None
+        async with asyncio.timeout(self._settings.connect_timeout):
+            ips = await addresses(url.host, url.port)
         return {Place(url.with_host(ip), url.host, url.authority) for ip in ips}
 
     # Asking
@@ -262,6 +273,7 @@ class Presence:
                 del self._where[address]
             self._receiver.left(address, lost=True)
             self._lost(address)
+            self._again[service].set()  # started anew it may have another address
         peer.node = peer.manifest = None
         peer.version = peer.heads = 0
         peer.suspected = False

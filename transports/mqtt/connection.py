@@ -4,10 +4,15 @@ It knows nothing of what packets mean: `link.py` does.
 """
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import mqtt5
+
+from transports.mqtt.settings import MqttSettings
+from transports.reach import addresses, trusted
 
 Packet = mqtt5.Packet
 
@@ -128,3 +133,32 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._reason = reason
             self._transport.abort()
+
+
+async def connect(
+    settings: MqttSettings, on_packet: Callable[[Connection, Packet], None], on_end: Callable[[Connection, str], None]
+) -> Connection:
+    """A connection to the first of the broker's addresses that answers. The arguments are as for `Connection`.
+
+    Raises:
+        OSError: none does; it says why the last one did not.
+        StartError: the certificates to trust cannot be read.
+    """
+    url = urlsplit(settings.url)
+    secure = url.scheme == "mqtts"
+    host, port = url.hostname or "", url.port or (8883 if secure else 1883)
+    tls = trusted(settings.ca_file, "transport.mqtt.ca_file") if secure else None
+    failed = OSError(f"{host} has no address")
+    for ip in await addresses(host, port):
+        try:
+            _, connection = await asyncio.get_running_loop().create_connection(
+                lambda: Connection(on_packet, on_end, settings.max_packet), ip, port,
+                ssl=tls, server_hostname=host if secure else None,
+            )  # fmt: skip
+        except ssl.SSLCertVerificationError:
+            raise
+        except OSError as error:
+            failed = error
+        else:
+            return connection
+    raise failed

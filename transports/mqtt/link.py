@@ -6,13 +6,12 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 import mqtt5
 
 from runtime import Chance, Clock, StartError
 from runtime.transport import LinkLost, TooLarge, TransportError
-from transports.mqtt.connection import CLOSED, Connection, Packet
+from transports.mqtt.connection import CLOSED, Connection, Packet, connect
 from transports.mqtt.settings import MqttSettings
 
 _LONGEST_PAUSE = 5.0
@@ -207,8 +206,6 @@ class Link:
     async def _connect(self) -> None:
         """Makes one connection, and subscribes on it to what was subscribed to before."""
         settings, loop = self._settings, asyncio.get_running_loop()
-        url = urlsplit(settings.url)
-        secure = url.scheme == "mqtts"
         ended: asyncio.Future[str] = loop.create_future()
         connected: asyncio.Future[mqtt5.ConnAckPacket] = loop.create_future()
         self._ended, self._connected = ended, connected
@@ -227,11 +224,7 @@ class Link:
         connection: Connection | None = None
         try:
             async with asyncio.timeout(settings.connect_timeout):
-                _, connection = await loop.create_connection(
-                    lambda: Connection(self._packet, end, settings.max_packet),
-                    url.hostname or "", url.port or (8883 if secure else 1883), ssl=_tls(settings) if secure else None,
-                )  # fmt: skip
-                self._connection = connection
+                self._connection = connection = await connect(settings, self._packet, end)
                 connection.send(
                     mqtt5.ConnectPacket(
                         self._client_id, username=settings.username, clean_start=True, will=self._will, keep_alive=settings.keepalive,
@@ -495,10 +488,3 @@ class Link:
         packet_id, ack = self._acknowledgement()
         self._connection.send(mqtt5.UnsubscribePacket(packet_id, [pattern]))
         await ack
-
-
-def _tls(settings: MqttSettings) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=settings.ca_file)
-    except OSError as error:
-        raise BrokerRefused(f"the certificates in {settings.ca_file} cannot be read: {error.strerror or error}") from error

@@ -1,0 +1,187 @@
+"""The system in real containers: docker or podman, whichever answers, and its compose."""
+
+import asyncio
+import json
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+
+from config.provision import provision
+from config.settings import Settings
+from runtime.ports import any_free_port
+from runtime.testing import eventually
+from tests.house import USERS, House
+
+ROOT = Path(__file__).parent.parent.parent
+STATEFUL = ("auth", "wallet", "fleet", "rides", "notices", "devices")
+SERVICES = (*STATEFUL, "gateway")
+KINDS = {"mqtt": (), "http": ("compose.http.yaml",), "http+mqtt": ("compose.http-mqtt.yaml",)}
+IMAGE = "callboard"
+_STANDIN = Path(os.environ.get("CONTAINER_ENGINE", ROOT.parent / "shared" / "container-engine"))
+"""Where images cannot be had, what makes local ones in their place."""
+
+
+def engine() -> str:
+    """`docker` if its engine answers, else `podman`."""
+    for name in ("docker", "podman"):
+        if shutil.which(name) and os.system(f"{name} info >/dev/null 2>&1") == 0:
+            return name
+    raise AssertionError("neither docker nor podman answers: install one of them, or run .ci/engine")
+
+
+async def run(*command: str, status: int | None = 0, **environment: str) -> str:
+    """Runs a command, and gives what it printed.
+
+    Args:
+        status: the exit status that is expected; None for any.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *command, env={**os.environ, **environment}, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    output = (await process.communicate())[0].decode(errors="replace")
+    # podman without systemd says at each start that it cannot plan health checks
+    output = "\n".join(line for line in output.splitlines() if "systemd connection" not in line)
+    assert status is None or process.returncode == status, f"{command}: {process.returncode}\n{output}"
+    return output
+
+
+async def build() -> None:
+    """Builds the image from the work tree."""
+    arguments = ["-t", IMAGE, "-f", "containers/Dockerfile", "."]
+    if engine() == "docker":
+        await run("docker", "build", *arguments)
+    elif (_STANDIN / "build.sh").exists():
+        await run(str(_STANDIN / "build.sh"), *arguments)
+    else:
+        await run("podman", "build", "--format", "docker", *arguments)
+
+
+class Containers:
+    """One running system. What it keeps is gone when the block ends."""
+
+    def __init__(self, kind: str, folder: Path, **settings: dict[str, str]) -> None:
+        self.kind = kind
+        self.engine = engine()
+        self.project = f"callboard-{secrets.token_hex(4)}"
+        self.port = any_free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.secrets = folder / "secrets"
+        provision(self.secrets, Settings())
+        users = self.secrets / "auth" / "users.json"
+        users.unlink()
+        users.write_bytes(msgspec.json.encode(USERS))
+        users.chmod(0o444)
+        more = folder / "compose.test.yaml"
+        more.write_text(json.dumps({"services": {name: {"environment": given} for name, given in settings.items()}}))
+        files = ["containers/compose.yaml", *(f"containers/{name}" for name in KINDS[kind]), str(more)]
+        compose = ["docker", "compose"] if self.engine == "docker" else [str(Path(sys.executable).parent / "podman-compose")]
+        self._compose = [*compose, "-p", self.project, *(part for file in files for part in ("-f", file))]
+        self._environment = {"PORT": str(self.port), "SECRETS": str(self.secrets)}
+        self._names: dict[str, str] = {}
+
+    async def compose(self, *arguments: str, status: int | None = 0) -> str:
+        return await run(*self._compose, *arguments, status=status, **self._environment)
+
+    async def __aenter__(self) -> "Containers":
+        await self.compose("up", "-d")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.compose("down", "-v", "-t", "1", status=None)
+
+    async def name(self, service: str) -> str:
+        """The container's name."""
+        if service not in self._names:
+            found = await run(
+                self.engine, "ps", "-a", "--format", "{{.Names}}",
+                "--filter", f"label=com.docker.compose.project={self.project}", "--filter", f"label=com.docker.compose.service={service}",
+            )  # fmt: skip
+            assert found.strip(), f"there is no container of {service}"
+            self._names[service] = found.strip().splitlines()[0]
+        return self._names[service]
+
+    async def do(self, verb: str, service: str, *arguments: str, status: int | None = 0) -> str:
+        """As `docker <verb> … <container>`."""
+        return await run(self.engine, verb, *arguments, await self.name(service), status=status)
+
+    async def exec(self, service: str, *command: str, status: int | None = 0) -> str:
+        """Runs something in a container."""
+        return await run(self.engine, "exec", await self.name(service), *command, status=status)
+
+    async def python(self, service: str, script: str) -> str:
+        """Runs a Python script in a container."""
+        return (await self.exec(service, "python", "-c", script)).strip()
+
+    async def logs(self, service: str) -> str:
+        return await self.do("logs", service, status=None)
+
+    async def network(self, service: str) -> str:
+        """The name of the network between the services."""
+        found = await run(self.engine, "inspect", "--format", "{{json .NetworkSettings.Networks}}", await self.name(service))
+        return next(str(name) for name in json.loads(found) if name.endswith("inside"))
+
+    async def readiness(self, service: str) -> dict[str, Any]:
+        """What a service says of itself; nothing, if it says nothing."""
+        text = await self.exec(service, "python", "-I", "-S", "/opt/callboard/health.py", status=None)
+        try:
+            found: dict[str, Any] = json.loads(text.splitlines()[0])
+        except (ValueError, IndexError):
+            return {}
+        return found
+
+    async def ready(self, services: Sequence[str] = SERVICES) -> None:
+        """Waits until services say that they are ready."""
+        for service in services:
+
+            async def is_ready(service: str = service) -> bool:
+                return (await self.readiness(service)).get("status") == "ready"
+
+            try:
+                async with asyncio.timeout(60):
+                    while not await is_ready():
+                        await asyncio.sleep(0.2)
+            except TimeoutError:
+                raise AssertionError(
+                    f"{service} is not ready: {await self.readiness(service)}\n{await self.logs(service)}"
+                ) from None
+        async with httpx.AsyncClient(base_url=self.url, timeout=5) as client:
+
+            async def answers() -> bool:
+                try:
+                    return bool((await client.get("/readyz")).json().get("services") == 5)
+                except (httpx.HTTPError, ValueError):
+                    return False
+
+            await eventually(answers, "the gateway sees every service")
+
+    async def databases(self, to: Path) -> None:
+        """Copies what the services keep in their volumes."""
+        to.mkdir(exist_ok=True)
+        for service in STATEFUL:
+            for suffix in ("", "-wal"):
+                target = to / f"{service}.sqlite{suffix}"
+                target.unlink(missing_ok=True)
+                await run(
+                    self.engine,
+                    "cp",
+                    f"{await self.name(service)}:/data/{target.name}",
+                    str(target),
+                    status=0 if not suffix else None,
+                )
+
+
+@asynccontextmanager
+async def containers(kind: str, folder: Path) -> AsyncGenerator[tuple[Containers, House], None]:
+    """The whole system in containers, without scooters of its own, ready to be asked."""
+    async with Containers(kind, folder, devices={"CALLBOARD_DEVICES__COUNT": "0"}) as made:
+        await made.ready()
+        async with httpx.AsyncClient(base_url=made.url, timeout=35) as client:
+            yield made, House([], client, folder / "copies")

@@ -1,0 +1,48 @@
+"""The ride story on real containers, and the account of it in their volumes."""
+
+import sqlite3
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from runtime.testing import eventually
+from tests.containers.engine import KINDS, STATEFUL, Containers, containers
+from tests.house import House
+from tests.services import account
+from tests.services.test_rides import ride_story
+from tests.stage import QuickClock
+
+
+@pytest.fixture(params=KINDS)
+async def city(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[tuple[Containers, House], None]:
+    async with containers(request.param, tmp_path) as made:
+        yield made
+
+
+async def account_is_right(made: Containers, folder: Path) -> None:
+    """Waits until the databases in the volumes, copied, have no fault."""
+    faults: list[str] = []
+
+    async def right() -> bool:
+        await made.databases(folder)
+        try:
+            faults[:] = account.faults(folder)
+        except sqlite3.DatabaseError as error:  # copied in the middle of a write
+            faults[:] = [str(error)]
+        return not faults
+
+    await eventually(right, f"the account is right: {faults}")
+
+
+async def test_the_ride_story(city: tuple[Containers, House]) -> None:
+    made, house = city
+    await made.databases(house.folder)
+    await ride_story(house, QuickClock(), lambda: account_is_right(made, house.folder))
+    for service in STATEFUL:
+        await made.do("stop", service, "-t", "20")
+    await made.databases(house.folder)
+    assert account.faults(house.folder) == []
+    entries = account.rows(house.folder, "wallet", "SELECT kind, cents FROM entries ORDER BY rowid")
+    assert [entry["kind"] for entry in entries] == ["top-up", "ride"]
+    assert entries[0]["cents"] == 1000
