@@ -38,6 +38,7 @@ from runtime.transport import LinkLost, TooLarge, TransportError
 
 _ELSEWHERE = (InstanceLost, Unreachable, Draining, NoInstance, Overloaded)
 """Errors after which another instance may be asked."""
+_NEVER = float("inf")
 _CANCELLING = 1.0
 """Seconds for which it is tried to tell an instance that nobody waits any more."""
 _FAILURES = (DeadlineExceeded, InternalError)
@@ -56,9 +57,9 @@ class LocalInstance(Protocol):
 
 
 class RetryBudget:
-    """How many retries are allowed: one for every ten requests, and some saved up, for what one instance had under way when it was lost."""
+    """How many retries are allowed: one for every ten requests, and as many saved up as one instance can have under way when it is lost."""
 
-    def __init__(self, earned: float = 0.1, most: float = 100.0) -> None:
+    def __init__(self, earned: float = 0.1, most: float = 1100.0) -> None:
         self._earned = earned
         self._most = most
         self._left = most
@@ -200,7 +201,9 @@ class Caller:
     ) -> Any:
         environment = self._environment
         now = environment.clock.monotonic()
-        deadline = min(ctx.deadline, now + (environment.settings.request_timeout if timeout is None else timeout))
+        deadline = ctx.deadline
+        if timeout is not None or deadline == _NEVER:  # where nobody waits, as in a timer
+            deadline = min(deadline, now + (environment.settings.request_timeout if timeout is None else timeout))
         if not environment.is_watched(service):
             await self._look_for(service, deadline)
             now = environment.clock.monotonic()

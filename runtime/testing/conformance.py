@@ -189,14 +189,14 @@ class Listener:
         self.failure = error
 
 
-async def eventually(condition: Callable[[], Any], what: str) -> None:
+async def eventually(condition: Callable[[], Any], what: str, seconds: float = WAIT) -> None:
     """Waits until a condition, or what it awaits, holds.
 
     Raises:
-        ConformanceError: it did not within `WAIT`.
+        ConformanceError: it did not within so many seconds.
     """
     try:
-        async with asyncio.timeout(WAIT):
+        async with asyncio.timeout(seconds):
             while True:
                 found = condition()
                 if await found if inspect.isawaitable(found) else found:

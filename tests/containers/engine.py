@@ -128,6 +128,14 @@ class Containers:
         found = await run(self.engine, "inspect", "--format", "{{json .NetworkSettings.Networks}}", await self.name(service))
         return next(str(name) for name in json.loads(found) if name.endswith("inside"))
 
+    async def disconnect(self, service: str, network: str) -> None:
+        """Pulls a container's plug."""
+        await run(self.engine, "network", "disconnect", network, await self.name(service))
+
+    async def connect(self, service: str, network: str) -> None:
+        """Puts it in again."""
+        await run(self.engine, "network", "connect", "--alias", service, network, await self.name(service))
+
     async def readiness(self, service: str) -> dict[str, Any]:
         """What a service says of itself; nothing, if it says nothing."""
         text = await self.exec(service, "python", "-I", "-S", "/opt/callboard/health.py", status=None)

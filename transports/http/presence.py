@@ -7,7 +7,7 @@ whoever comes, leaves or commits events is known at once, and one who does not a
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from yarl import URL
@@ -80,6 +80,7 @@ class Presence:
         self._log = logging.getLogger("callboard.http")
         self._peers: dict[str, dict[Place, _Peer]] = {}
         self._resolving: dict[str, asyncio.Task[None]] = {}
+        self._looking: dict[URL, asyncio.Task[list[str]]] = {}
         self._again: dict[str, asyncio.Event] = {}
         """Set when a service may have other addresses than before."""
         self._hints: dict[str, set[str]] = {}
@@ -123,7 +124,11 @@ class Presence:
                 task.cancel()
 
     async def close(self) -> None:
-        tasks = [*self._resolving.values(), *(p.asking for peers in self._peers.values() for p in peers.values() if p.asking)]
+        tasks = [
+            *self._resolving.values(),
+            *self._looking.values(),
+            *(p.asking for peers in self._peers.values() for p in peers.values() if p.asking),
+        ]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -136,15 +141,17 @@ class Presence:
     async def _resolve(self, service: str, found: asyncio.Event) -> None:
         """Looks again and again which addresses the service's names have."""
         peers = self._peers[service]
+        failures = 0
         while True:
             known: set[Place] = set()
             complete = True
             for url in self._places[service]:
                 try:
                     known |= await self._addresses(url)
-                except (OSError, UnicodeError) as error:
+                except (OSError, UnicodeError, TimeoutError) as error:
                     complete = False
-                    self._log.debug("%s has no address: %s", url.authority, error)
+                    self._log.debug("%s has no address: %s", url.authority, error or "no answer")
+            failures = 0 if complete else failures + 1
             for place in known - peers.keys():
                 peer = peers[place] = _Peer(place)
                 peer.asking = asyncio.create_task(self._follow(service, peer))
@@ -158,18 +165,26 @@ class Presence:
             again = self._again[service]
             again.clear()
             nobody = all(peer.node is None for peer in peers.values())
+            pause = min(_LONGEST * 2**failures, self._settings.heartbeat) if nobody else self._settings.heartbeat
             try:
-                async with asyncio.timeout(self._chance.jitter(_LONGEST if nobody else self._settings.heartbeat)):
+                async with asyncio.timeout(self._chance.jitter(pause)):
                     await again.wait()
             except TimeoutError:
-                pass
+                continue
+            await self._clock.sleep(self._chance.jitter(_LONGEST))  # whoever went has no name at the moment
 
     async def _addresses(self, url: URL) -> set[Place]:
+        """The addresses of a URL's name. A lookup that takes long goes on: another one would not be quicker."""
         assert url.host is not None
         assert url.port is not None
-        async with asyncio.timeout(self._settings.connect_timeout):
-            ips = await addresses(url.host, url.port)
-        return {Place(url.with_host(ip), url.host, url.authority) for ip in ips}
+        looking = self._looking.get(url)
+        if looking is None:
+            looking = self._looking[url] = asyncio.create_task(addresses(url.host, url.port))
+        await asyncio.wait((looking,), timeout=self._settings.connect_timeout)
+        if not looking.done():
+            raise TimeoutError
+        del self._looking[url]
+        return {Place(url.with_host(ip), url.host, url.authority) for ip in looking.result()}
 
     # Asking
 

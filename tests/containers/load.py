@@ -1,0 +1,83 @@
+"""Riders who ask again and again, a hundred requests a second, and what they were told."""
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import httpx
+
+RATE = 100
+PATIENCE = 35.0
+
+
+class Load:
+    """Safe requests (GET) and keyed ones (POST with an Idempotency-Key) in turn, none of them tried again by the client."""
+
+    def __init__(self, client: httpx.AsyncClient, headers: dict[str, str]) -> None:
+        self.wrong: list[str] = []
+        """What was not answered with 2xx."""
+        self.answered: set[str] = set()
+        """The keys of what was."""
+        self.keys: set[str] = set()
+        self.well = 0
+        self.slowest = 0.0
+        self._client = client
+        self._headers = headers
+        self._numbers = itertools.count()
+
+    def begin(self) -> None:
+        """Forgets what went wrong before."""
+        self.wrong.clear()
+        self.well, self.slowest = 0, 0.0
+
+    @property
+    def said(self) -> Counter[str]:
+        """How often each thing went wrong."""
+        return Counter(self.wrong)
+
+    @asynccontextmanager
+    async def going(self) -> AsyncGenerator[None, None]:
+        """Asks until the block ends, and waits for the last answer."""
+        tasks: set[asyncio.Task[None]] = set()
+
+        async def ask_on() -> None:
+            loop = asyncio.get_running_loop()
+            begun = loop.time()
+            for number in itertools.count():
+                tasks.add(task := asyncio.create_task(self._one(number)))
+                task.add_done_callback(tasks.discard)
+                await asyncio.sleep(max(0.0, begun + number / RATE - loop.time()))
+
+        asking = asyncio.create_task(ask_on())
+        try:
+            yield
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, *tasks, return_exceptions=True)
+
+    async def _one(self, number: int) -> None:
+        key = f"key-{next(self._numbers)}" if number % 2 else None
+        begun = asyncio.get_running_loop().time()
+        await self.ask(key)
+        self.slowest = max(self.slowest, asyncio.get_running_loop().time() - begun)
+
+    async def ask(self, key: str | None) -> None:
+        """Makes one request: a top-up with the key, or a look at the wallet without one."""
+        try:
+            if key is None:
+                answer = await self._client.get("/wallet", headers=self._headers)
+            else:
+                self.keys.add(key)
+                headers = {**self._headers, "Idempotency-Key": key}
+                answer = await self._client.post("/wallet/top-ups", json={"amount_cents": 1}, headers=headers)
+        except httpx.HTTPError as error:
+            self.wrong.append(type(error).__name__)
+            return
+        if not answer.is_success:
+            self.wrong.append(f"{answer.status_code} {answer.json().get('code')}")
+            return
+        self.well += 1
+        if key is not None:
+            self.answered.add(key)

@@ -1,0 +1,79 @@
+"""Containers killed, cut off and paused under a hundred requests a second: what can be tried again is, and nothing is lost."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+
+from runtime.testing import eventually
+from tests.containers.engine import KINDS, STATEFUL, Containers, containers
+from tests.containers.load import PATIENCE, Load
+from tests.house import House
+from tests.services import account
+
+_AWAY = 4.0
+"""Seconds for which a container is paused, or cut off."""
+_BACK = 60.0
+
+
+@pytest.fixture(params=KINDS)
+async def city(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[tuple[Containers, House, Load], None]:
+    async with containers(request.param, tmp_path) as (made, house):
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=made.url, timeout=PATIENCE, limits=limits) as client:
+            yield made, house, Load(client, await house.bearer())
+
+
+async def under_load(what: str, made: Containers, load: Load, trouble: Callable[[], Awaitable[object]]) -> set[str]:
+    """Makes trouble, and goes on asking until a hundred were answered well. Gives what went wrong meanwhile."""
+    load.begin()
+    async with load.going():
+        await trouble()
+        calm = load.well
+        await eventually(lambda: load.well >= calm + 100, f"answers come again: {load.said}", _BACK)
+    await made.ready()
+    print(f"{made.kind}: {what}: {load.well} well, slowest {load.slowest:.1f} s, {dict(load.said) or 'no errors'}")
+    return set(load.said)
+
+
+async def test_trouble_under_load(city: tuple[Containers, House, Load]) -> None:
+    made, house, load = city
+
+    async def anew(service: str) -> None:
+        await made.do("kill", service)
+        await made.do("start", service)
+
+    async def pause() -> None:
+        await made.do("pause", "wallet")
+        await asyncio.sleep(_AWAY)  # that it lasts is the trouble
+        await made.do("unpause", "wallet")
+
+    async def cut_off() -> None:
+        network = await made.network("wallet")
+        await made.disconnect("wallet", network)
+        await asyncio.sleep(_AWAY)
+        await made.connect("wallet", network)
+
+    for service in STATEFUL:
+        said = await under_load(f"{service} killed", made, load, partial(anew, service))
+        assert not said, f"{service} was back within the deadline"
+    assert not await under_load("wallet paused", made, load, pause), "it went on within the deadline"
+    clear = {"503 no-instance", "503 unreachable", "503 overloaded", "504 deadline-exceeded"}
+    assert await under_load("wallet cut off", made, load, cut_off) <= clear
+    if "mqtt" in made.kind:
+        assert await under_load("broker killed", made, load, partial(anew, "mosquitto")) <= clear
+    of_clients = {"ConnectError", "ReadError", "RemoteProtocolError", "503 not-ready"}
+    assert await under_load("gateway killed", made, load, partial(anew, "gateway")) <= of_clients, "there is no other gateway"
+
+    for key in load.keys - load.answered:
+        await load.ask(key)
+    assert load.keys == load.answered, "what was not answered is asked again with its key"
+    for service in STATEFUL:
+        await made.do("stop", service)
+    await made.databases(house.folder)
+    assert account.faults(house.folder) == []
+    made_of = account.rows(house.folder, "wallet", "SELECT cents FROM entries WHERE kind = 'top-up'")
+    assert len(made_of) == len(load.keys), "each key is one entry in the ledger, however often it was asked"
