@@ -1,14 +1,14 @@
 """Credentials for a system of containers: a small certificate authority, a certificate, a key and a password for each service.
 
-`make containers` runs this. What is there already stays as it is, so that it can be run again; delete a file to have it
-made anew. Private keys of the authority are not kept: whoever needs another certificate makes all of them anew.
+`make containers` runs this. If all of it is there it stays as it is, so that it can be run again; if a file is missing, all
+are made anew, for the authority's private key is not kept. What runs has to be started anew then.
 """
 
 import base64
 import secrets
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -46,12 +46,9 @@ def provision(folder: Path, settings: Settings) -> bool:
     """
     definitions = compose.definitions(settings)
     names = [definition.contract.name for definition in definitions]
-    complete = all((folder / name / "peer-key.json").exists() for name in names) and (folder / "shared" / "ca.pem").exists()
+    complete = all((folder / path).is_file() for path in _files(names))
     if not complete:
-        if folder.exists() and any(folder.iterdir()) and not (folder / "shared").exists():
-            raise CallboardError(f"{folder} has other files in it: name another folder, or an empty one")
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True, mode=0o700)
+        _clear(folder)
         _certificates(folder, [*names, _BROKER])
         _peer_keys(folder, names)
         _passwords(folder, names)
@@ -60,8 +57,28 @@ def provision(folder: Path, settings: Settings) -> bool:
     return not complete
 
 
+def _files(names: Sequence[str]) -> Iterator[str]:
+    for name in names:
+        yield from (f"{name}/{file}" for file in ("certificate.pem", "private-key.pem", "peer-key.json", "mqtt-password"))
+    yield from (f"{_BROKER}/{file}" for file in ("certificate.pem", "private-key.pem", "passwords"))
+    yield from ("shared/ca.pem", "shared/peer-keys.json", "auth/users.json", "password")
+
+
+def _clear(folder: Path) -> None:
+    try:
+        if folder.exists():
+            if any(folder.iterdir()) and not (folder / "shared").exists():
+                raise CallboardError(f"{folder} has other files in it: name another folder, or an empty one")
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, mode=0o700)
+    except OSError as error:
+        raise CallboardError(f"{error.filename}: {error.strerror}: remove {folder}, and run this again") from error
+
+
 def _write(path: Path, text: str | bytes) -> None:
     path.parent.mkdir(exist_ok=True)
+    path.parent.chmod(0o755)  # whatever the umask
+    path.unlink(missing_ok=True)
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     path.chmod(0o444)
 
@@ -150,7 +167,10 @@ def _users(folder: Path) -> None:
 def main() -> None:
     """Provisions the folder that the command line names."""
     folder = Path(sys.argv[1])
-    made = provision(folder, Settings())
+    try:
+        made = provision(folder, Settings())
+    except CallboardError as error:
+        sys.exit(f"callboard: {error}")
     click.echo(f"{folder}: {'certificates, keys and passwords were made' if made else 'all is there'}")
     click.echo(f"log in as {', '.join(email for email, _ in _USERS)} with the password in {folder / 'password'}")
 

@@ -34,7 +34,7 @@ from runtime.manifest import RequestInfo
 from runtime.messages import MessageSpec, spec_of
 from runtime.registry import Member
 from runtime.rest import Params
-from runtime.transport import LinkLost, TooLarge, TransportError
+from runtime.transport import LinkLost, TransportError, Unsendable
 
 _ELSEWHERE = (InstanceLost, Unreachable, Draining, NoInstance, Overloaded)
 """Errors after which another instance may be asked."""
@@ -302,7 +302,7 @@ class Caller:
             answer = await call.answered
         except LinkLost:
             raise InstanceLost(to.service) from None
-        except TooLarge as error:
+        except Unsendable as error:
             raise Invalid((Violation("", str(error)),)) from None
         except TransportError as error:
             environment.log.debug("%s was not handed to %s: %s", request, to, error)

@@ -18,10 +18,14 @@ from runtime.tasks import finish
 from runtime.transport import TooLarge, TransportError
 
 _LAST_WORD = 1.0
-"""Seconds."""
+"""Seconds that a node which stops may take to tell those who wait."""
 
-_Work = tuple[str, str]
-"""A request under way: the asking node, and the request's id."""
+_Work = tuple[str, str, str, str]
+"""A request under way: who asks on which node, who is asked, and the request's id."""
+
+
+def _work(envelope: Envelope, to: str) -> _Work:
+    return envelope.caller, envelope.reply_to.node if envelope.reply_to is not None else "", to, envelope.id
 
 
 class Inbound:
@@ -50,7 +54,7 @@ class Inbound:
             case "reply" | "error":
                 self._caller.answered(envelope)
             case "cancel":
-                self._cancel(envelope)
+                self._cancel(envelope, to)
             case "signal":
                 instance = self.instances.get(to)
                 if instance is not None and envelope.subject not in instance.listeners and instance.observer is not None:
@@ -120,7 +124,7 @@ class Inbound:
         if instance.mailbox.full:
             self._refuse(envelope, instance, Draining(to) if instance.mailbox.limit < 0 else Overloaded(to))
             return
-        work = (envelope.reply_to.node if envelope.reply_to is not None else "", envelope.id)
+        work = _work(envelope, to)
         if self._cancelled and self._cancelled.pop(work, None) is not None:
             return  # its cancel came first
         if work in self._running or work in self._done:
@@ -208,8 +212,8 @@ class Inbound:
         self._environment.metrics.count("requests_refused_total", service=instance.name, code=error.code)
         self._environment.spawn(self._fail(envelope, instance, error))
 
-    def _cancel(self, envelope: Envelope) -> None:
-        work = (envelope.reply_to.node if envelope.reply_to is not None else "", envelope.id)
+    def _cancel(self, envelope: Envelope, to: str) -> None:
+        work = _work(envelope, to)
         task = self._running.get(work)
         if task is None:
             self._remember(self._cancelled, work)

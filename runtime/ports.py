@@ -1,6 +1,7 @@
 """Ports to listen on: what is free is found out before a server takes it, for some share a port without a word."""
 
 import asyncio
+import random
 import socket
 
 from runtime.errors import StartError
@@ -34,11 +35,15 @@ def free_port(host: str, port: int, setting: str, *, shared: bool = False) -> in
 
 
 def any_free_port() -> int:
-    """A free port of this machine."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        found: int = probe.getsockname()[1]
-        return found
+    """A free port of this machine, below those that systems give to outgoing connections: so it stays free for a while."""
+    while True:
+        port = random.randrange(12_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
 
 
 async def until_listening(host: str, port: int, server: "asyncio.Task[None]") -> None:

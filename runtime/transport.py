@@ -27,7 +27,11 @@ class LinkLost(TransportError):
     """The link to the network went while the envelope was handed over: it may arrive, or not."""
 
 
-class TooLarge(TransportError):
+class Unsendable(TransportError):
+    """The envelope cannot be sent, however often it is tried."""
+
+
+class TooLarge(Unsendable):
     """The envelope is larger than the network takes."""
 
 
@@ -152,7 +156,7 @@ class Transport(ABC):
         Raises:
             PeerUnreachable: it was not handed over, and will not arrive.
             LinkLost: it may have been handed over.
-            TooLarge: it is larger than the network takes.
+            Unsendable: it is larger than the network takes (`TooLarge`), or cannot be sent for another reason of its own.
         """
 
     def unicast_now(self, to: Address, envelope: Envelope, sender: str) -> bool:

@@ -64,8 +64,10 @@ class HttpMqttTransport(Transport):
             raise
 
     async def close(self) -> None:
-        await self.mqtt.close()
-        await self.http.close()
+        try:
+            await self.mqtt.close()
+        finally:
+            await self.http.close()
 
     async def watch(self, service: str | None) -> None:
         await self.http.watch(service)

@@ -8,35 +8,52 @@ import threading
 
 from runtime import StartError
 
+_AT_ONCE = 3
+"""Lookups of one name that are under way at most: a server that is slow is not made quicker by asking it again."""
 
-async def addresses(host: str, port: int) -> list[str]:
-    """The IP addresses of a host, in the system's order; an address stands for itself.
 
-    The system's resolver blocks, for many seconds where no name server answers. In a thread of the event loop's own pool
-    it would hold up the end of the process.
-
-    Raises:
-        OSError: the name has no address.
-        UnicodeError: it can have none.
+class Names:
+    """Looks up host names. The system's resolver blocks, for many seconds where no server answers, so each lookup has a
+    thread; one of the event loop's own pool would hold up the end of the process.
     """
-    try:
-        return [str(ipaddress.ip_address(host))]
-    except ValueError:
-        pass
+
+    def __init__(self) -> None:
+        self._looking: dict[str, set[asyncio.Future[list[str]]]] = {}
+
+    async def addresses(self, host: str, port: int) -> list[str]:
+        """The IP addresses of a host, in the system's order; an address stands for itself.
+
+        Raises:
+            OSError: the name has no address.
+            UnicodeError: it can have none.
+        """
+        try:
+            return [str(ipaddress.ip_address(host))]
+        except ValueError:
+            pass
+        looking = self._looking.setdefault(host, set())
+        if len(looking) < _AT_ONCE:
+            found = _look_up(host, port)
+            looking.add(found)
+            found.add_done_callback(looking.discard)
+        done, _ = await asyncio.wait(looking, return_when=asyncio.FIRST_COMPLETED)
+        return done.pop().result()
+
+
+def _look_up(host: str, port: int) -> "asyncio.Future[list[str]]":
     loop = asyncio.get_running_loop()
     found: asyncio.Future[list[str]] = loop.create_future()
 
-    def deliver(ips: list[str], error: OSError | UnicodeError | None) -> None:
-        if found.done():
-            return
-        if error is not None:
-            found.set_exception(error)
-        else:
+    def deliver(ips: list[str], error: Exception | None) -> None:
+        if error is None:
             found.set_result(ips)
+        else:
+            found.set_exception(error)
+            found.exception()  # whoever asked may have given up
 
     def look() -> None:
         ips: list[str] = []
-        failed: OSError | UnicodeError | None = None
+        failed: Exception | None = None
         try:
             ips = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
         except (OSError, UnicodeError) as error:
@@ -47,7 +64,7 @@ async def addresses(host: str, port: int) -> list[str]:
             return
 
     threading.Thread(target=look, name=f"looking up {host}", daemon=True).start()
-    return await found
+    return found
 
 
 def trusted(ca_file: str | None, setting: str) -> ssl.SSLContext:

@@ -18,6 +18,7 @@ _COMMANDS = {
     "call": "config.cli.call",
     "tail": "config.cli.tail",
     "devices": "config.cli.devices",
+    "doctor": "config.cli.doctor",
     "bench": "config.cli.bench",
 }
 

@@ -22,6 +22,7 @@ LIFETIME = 60
 _RENEWED = 30
 _LEEWAY = 10
 """Seconds by which two machines' clocks may differ."""
+_LAST = 2**40
 _LONGEST = 2048
 _CACHED = 4096
 NODE = "runtime"
@@ -63,6 +64,8 @@ def _read(text: str, setting: str, *, private: bool) -> dict[str, "PyJWK"]:
             raise StartError(f"{setting}: it has private keys: only their public halves belong there")
         if private and not all(key.d for key in found.keys):
             raise StartError(f"{setting}: expected private keys (with `d`)")
+        if not found.keys:
+            raise StartError(f"{setting}: it has no key")
         return {key.kid: PyJWK(msgspec.to_builtins(key), algorithm="EdDSA") for key in found.keys}
     except (msgspec.DecodeError, PyJWTError, ValueError):  # what they say may quote the key
         raise StartError(f"{setting}: expected a JWK set of Ed25519 keys, each with `kid`, the service's name") from None
@@ -168,6 +171,8 @@ class Verifier:
         issuer, speaker, audience, issued, expires = (claims[name] for name in ("iss", "sub", "aud", "iat", "exp"))
         if not isinstance(issued, int) or not isinstance(expires, int) or not isinstance(audience, str):
             raise Refused("the assertion's claims have the wrong types")
+        if not 0 < issued < _LAST or not 0 < expires < _LAST:
+            raise Refused("the assertion's times are none")
         now = self._clock.timestamp()
         if issued > now + _LEEWAY or expires - issued > LIFETIME:
             raise Refused("the assertion is from the future, or lives too long: do the clocks differ?")

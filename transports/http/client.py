@@ -7,7 +7,7 @@ from typing import NamedTuple
 import aiohttp
 from yarl import URL
 
-from runtime.transport import LinkLost, PeerUnreachable, TooLarge
+from runtime.transport import LinkLost, PeerUnreachable, Unsendable
 from transports.http.settings import HttpSettings
 from transports.reach import trusted
 
@@ -78,8 +78,8 @@ class Client:
 
         Raises:
             PeerUnreachable: there was no connection: nothing was sent.
-            LinkLost: the connection went before the answer was there.
-            TooLarge: the answer is larger than we take.
+            LinkLost: the connection went before the answer was there, or the answer is larger than we take.
+            Unsendable: it cannot stand in a header.
         """
         url = self._urls.get((place, path))
         if url is None:
@@ -92,15 +92,23 @@ class Client:
             async with session.request(
                 method, url, headers=fields, data=data, allow_redirects=False, server_hostname=place.name
             ) as answer:
-                if (answer.content_length or 0) > self._settings.max_body:
-                    raise TooLarge(f"the answer has {answer.content_length} bytes: more than {self._settings.max_body}")
-                return Answer(answer.status, answer.headers, await answer.read(), answer.content_type)
+                return Answer(answer.status, answer.headers, await self._read(answer), answer.content_type)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise PeerUnreachable(f"{place} cannot be reached: {_reason(error)}") from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise LinkLost(f"the connection to {place} was lost: {_reason(error)}") from None
         except ValueError as error:
-            raise PeerUnreachable(f"it cannot stand in a header: {error}") from None
+            raise Unsendable(f"it cannot stand in a header: {error}") from None
+
+    async def _read(self, answer: aiohttp.ClientResponse) -> bytes:
+        if answer.content_length is not None and answer.content_length <= self._settings.max_body:
+            return await answer.read()
+        parts = bytearray()
+        async for part in answer.content.iter_any():
+            parts += part
+            if len(parts) > self._settings.max_body:
+                raise LinkLost(f"the answer has more than {self._settings.max_body} bytes")
+        return bytes(parts)
 
 
 def _reason(error: BaseException) -> str:

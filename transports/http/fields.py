@@ -13,6 +13,8 @@ ASSERTION = "callboard-assertion"
 BUDGET = "callboard-budget"
 ID = "callboard-id"
 LOAD = "callboard-load"
+REFUSED = "callboard-refused"
+"""Of an answer that the node gave by itself: nobody was asked."""
 NODE = "callboard-node"
 PARAMS = "callboard-params"
 PATH = "callboard-path"
@@ -26,7 +28,7 @@ _NAMES = msgspec.json.Decoder(tuple[str, ...])
 _DIGITS = 12
 _LONGEST = 3600.0
 """Seconds that a request may have at most, whatever its caller says."""
-_PLAIN = "!#$&'()*+,-./:;<=>?@[]^_`{|}~ "
+_PLAIN = "!#$&'()*+,-./:;<=>?@[]^_`{|}~"
 """What stands in a key as it is; the rest is percent-encoded (RFC 3986)."""
 
 
@@ -50,7 +52,7 @@ def of_request(envelope: Envelope, node: str | None) -> dict[str, str]:
     else:
         fields[NODE] = envelope.reply_to.node
     if envelope.budget is not None:
-        fields[BUDGET] = str(max(0, round(envelope.budget * 1000)))
+        fields[BUDGET] = str(round(min(max(0.0, envelope.budget), _LONGEST) * 1000))
     if envelope.token is not None:
         fields["authorization"] = f"Bearer {envelope.token}"
     if envelope.trace is not None:

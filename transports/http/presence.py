@@ -19,7 +19,7 @@ from runtime.transport import LinkLost, PeerUnreachable, Receiver, TransportErro
 from transports.http import fields
 from transports.http.client import Client, Place
 from transports.http.settings import HttpSettings
-from transports.reach import addresses
+from transports.reach import Names
 
 _SOON = 0.1
 _LONGEST = 1.0
@@ -35,9 +35,16 @@ class News(msgspec.Struct, frozen=True, omit_defaults=True):
 
     version: int
     heads: int
-    load: Annotated[int, msgspec.Meta(ge=0)] = 0
+    load: Annotated[int, msgspec.Meta(ge=0, le=10**12)] = 0
     manifest: Manifest | None = None
     head: Head | None = None
+
+
+async def places_of(url: URL, names: Names) -> set[Place]:
+    """The addresses that a URL's name has now. Raises like `Names.addresses`."""
+    assert url.host is not None
+    assert url.port is not None
+    return {Place(url.with_host(ip), url.host, url.authority) for ip in await names.addresses(url.host, url.port)}
 
 
 class _Peer:
@@ -80,7 +87,9 @@ class Presence:
         self._log = logging.getLogger("callboard.http")
         self._peers: dict[str, dict[Place, _Peer]] = {}
         self._resolving: dict[str, asyncio.Task[None]] = {}
-        self._looking: dict[URL, asyncio.Task[list[str]]] = {}
+        self._names = Names()
+        self._found: dict[str, asyncio.Event] = {}
+        """Set when a service's names were looked up for the first time."""
         self._again: dict[str, asyncio.Event] = {}
         """Set when a service may have other addresses than before."""
         self._hints: dict[str, set[str]] = {}
@@ -114,24 +123,23 @@ class Presence:
         if service not in self._resolving:
             self._peers[service] = {}
             self._again[service] = asyncio.Event()
-            found = asyncio.Event()
-            self._resolving[service] = asyncio.create_task(self._resolve(service, found))
-            await found.wait()
-        waiting = [asyncio.create_task(peer.looked.wait()) for peer in self._peers[service].values()]
+            self._found[service] = asyncio.Event()
+            self._resolving[service] = asyncio.create_task(self._resolve(service, self._found[service]))
+        await self._found[service].wait()
+        waiting = [asyncio.create_task(peer.looked.wait()) for peer in self._peers.get(service, {}).values()]
         if waiting:
             await asyncio.wait(waiting, timeout=self._settings.connect_timeout)
             for task in waiting:
                 task.cancel()
 
     async def close(self) -> None:
-        tasks = [
-            *self._resolving.values(),
-            *self._looking.values(),
-            *(p.asking for peers in self._peers.values() for p in peers.values() if p.asking),
-        ]
+        following = [peer.asking for peers in self._peers.values() for peer in peers.values() if peer.asking is not None]
+        tasks: list[asyncio.Task[Any]] = [*self._resolving.values(), *following]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for found in self._found.values():
+            found.set()
         self._resolving.clear()
         self._peers.clear()
         self._where.clear()
@@ -147,10 +155,11 @@ class Presence:
             complete = True
             for url in self._places[service]:
                 try:
-                    known |= await self._addresses(url)
-                except (OSError, UnicodeError, TimeoutError) as error:
+                    async with asyncio.timeout(self._settings.connect_timeout):
+                        known |= await places_of(url, self._names)
+                except Exception as error:  # whatever it is, it must not end the looking
                     complete = False
-                    self._log.debug("%s has no address: %s", url.authority, error or "no answer")
+                    self._log.debug("%s has no address: %r", url.authority, error)
             failures = 0 if complete else failures + 1
             for place in known - peers.keys():
                 peer = peers[place] = _Peer(place)
@@ -172,19 +181,6 @@ class Presence:
             except TimeoutError:
                 continue
             await self._clock.sleep(self._chance.jitter(_LONGEST))  # whoever went has no name at the moment
-
-    async def _addresses(self, url: URL) -> set[Place]:
-        """The addresses of a URL's name. A lookup that takes long goes on: another one would not be quicker."""
-        assert url.host is not None
-        assert url.port is not None
-        looking = self._looking.get(url)
-        if looking is None:
-            looking = self._looking[url] = asyncio.create_task(addresses(url.host, url.port))
-        await asyncio.wait((looking,), timeout=self._settings.connect_timeout)
-        if not looking.done():
-            raise TimeoutError
-        del self._looking[url]
-        return {Place(url.with_host(ip), url.host, url.authority) for ip in looking.result()}
 
     # Asking
 
@@ -209,7 +205,6 @@ class Presence:
             except TransportError as error:
                 self._gone(service, peer, error)
                 self._complain(service, peer.place, error)
-                wait = 0.0
             else:
                 self._told.discard(str(peer.place))
                 if news is not None:
@@ -245,7 +240,7 @@ class Presence:
             return None
         try:
             news = msgspec.json.decode(answer.body, type=News)
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise TransportError(f"what {peer.place} says of {service} cannot be read: {error}") from None
         if news.manifest is not None and news.manifest.address != Address(service, node):
             raise TransportError(f"{peer.place} has the manifest of {news.manifest.address} under the name of {service}@{node}")
@@ -283,11 +278,14 @@ class Presence:
         """Nobody answers there."""
         if peer.node is not None:
             address = Address(service, peer.node)
-            self._log.debug("%s is gone: %s", address, error)
-            if self._where.get(address) == peer.place:
-                del self._where[address]
-            self._receiver.left(address, lost=True)
-            self._lost(address)
+            others = [one for one in self._peers[service].values() if one is not peer and one.node == peer.node]
+            self._log.debug("%s is gone from %s: %s", address, peer.place, error)
+            if others:
+                self._where[address] = others[0].place  # there are two ways to it, and this was only one
+            else:
+                self._where.pop(address, None)
+                self._receiver.left(address, lost=True)
+                self._lost(address)
             self._again[service].set()  # started anew it may have another address
         peer.node = peer.manifest = None
         peer.version = peer.heads = 0

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import mqtt5
 
 from transports.mqtt.settings import MqttSettings
-from transports.reach import addresses, trusted
+from transports.reach import Names, trusted
 
 Packet = mqtt5.Packet
 
@@ -136,9 +136,12 @@ class Connection(asyncio.Protocol):
 
 
 async def connect(
-    settings: MqttSettings, on_packet: Callable[[Connection, Packet], None], on_end: Callable[[Connection, str], None]
+    settings: MqttSettings,
+    names: Names,
+    on_packet: Callable[[Connection, Packet], None],
+    on_end: Callable[[Connection, str], None],
 ) -> Connection:
-    """A connection to the first of the broker's addresses that answers. The arguments are as for `Connection`.
+    """A connection to the first of the broker's addresses that answers. The other arguments are as for `Connection`.
 
     Raises:
         OSError: none does; it says why the last one did not.
@@ -149,7 +152,7 @@ async def connect(
     host, port = url.hostname or "", url.port or (8883 if secure else 1883)
     tls = trusted(settings.ca_file, "transport.mqtt.ca_file") if secure else None
     failed = OSError(f"{host} has no address")
-    for ip in await addresses(host, port):
+    for ip in await names.addresses(host, port):
         try:
             _, connection = await asyncio.get_running_loop().create_connection(
                 lambda: Connection(on_packet, on_end, settings.max_packet), ip, port,

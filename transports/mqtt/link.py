@@ -13,6 +13,7 @@ from runtime import Chance, Clock, StartError
 from runtime.transport import LinkLost, TooLarge, TransportError
 from transports.mqtt.connection import CLOSED, Connection, Packet, connect
 from transports.mqtt.settings import MqttSettings
+from transports.reach import Names
 
 _LONGEST_PAUSE = 5.0
 _SHORT = 3.0
@@ -64,6 +65,7 @@ class Link:
         chance: Chance,
     ) -> None:
         self._settings = settings
+        self._names = Names()
         self._client_id = client_id
         self._will = will
         self._on_publish = on_publish
@@ -224,7 +226,7 @@ class Link:
         connection: Connection | None = None
         try:
             async with asyncio.timeout(settings.connect_timeout):
-                self._connection = connection = await connect(settings, self._packet, end)
+                self._connection = connection = await connect(settings, self._names, self._packet, end)
                 connection.send(
                     mqtt5.ConnectPacket(
                         self._client_id, username=settings.username, clean_start=True, will=self._will, keep_alive=settings.keepalive,
