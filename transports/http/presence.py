@@ -22,6 +22,8 @@ from transports.http.settings import HttpSettings
 from transports.reach import Names
 
 _SOON = 0.1
+_LOOKED_UP = 30.0
+"""Seconds after which a name is looked up again though nobody went: there may be more instances."""
 _LONGEST = 1.0
 """Seconds at most between two looks at an address where nobody was: connecting in vain costs little."""
 
@@ -174,7 +176,7 @@ class Presence:
             again = self._again[service]
             again.clear()
             nobody = all(peer.node is None for peer in peers.values())
-            pause = min(_LONGEST * 2**failures, self._settings.heartbeat) if nobody else self._settings.heartbeat
+            pause = min(_LONGEST * 2 ** min(failures, 10), self._settings.heartbeat) if nobody else _LOOKED_UP
             try:
                 async with asyncio.timeout(self._chance.jitter(pause)):
                     await again.wait()

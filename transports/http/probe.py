@@ -42,7 +42,11 @@ async def probe(settings: HttpSettings, service: str, clock: Clock, seconds: flo
                 async with asyncio.timeout(seconds):
                     places = await places_of(url, Names())
             except (OSError, UnicodeError, TimeoutError) as error:
-                found.append(Probed(url.authority, error=f"the name has no address: {error or 'nobody answers'}"))
+                found.append(
+                    Probed(
+                        url.authority, error=f"the name has no address ({str(error) or f'nobody answers within {seconds:g} s'})"
+                    )
+                )
                 continue
             for place in sorted(places, key=str):
                 headers = {fields.ASSERTION: signer.assertion(signer.names[0], service)}
