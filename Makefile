@@ -71,6 +71,8 @@ bench: $(VENV)/.test mosquitto  ## our own figures, as JSON lines (peers beside 
 	@$(BIN)/callboard bench local
 	@$(BIN)/callboard bench http
 	@$(BIN)/callboard bench mqtt
+	@$(BIN)/callboard bench peers
+	@$(BIN)/python -m tests.bench_fastapi
 	@$(BIN)/callboard bench events
 	@$(BIN)/callboard bench http-mqtt
 	@$(BIN)/python -m tests.bench

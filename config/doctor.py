@@ -219,7 +219,7 @@ async def _peers(settings: Settings, needs: Sequence[str]) -> AsyncGenerator[Fin
 # Over MQTT
 
 
-class _Members:
+class Members:
     """A receiver that only writes down who is there."""
 
     def __init__(self) -> None:
@@ -254,7 +254,7 @@ async def _broker(settings: Settings, names: Sequence[str], needs: Sequence[str]
     from transports.mqtt.topics import Topics
     from transports.mqtt.transport import MqttTransport
 
-    chosen, members = settings.transport.mqtt, _Members()
+    chosen, members = settings.transport.mqtt, Members()
     transport, begun = MqttTransport(chosen), time.monotonic()
     name = f"doctor-{os.getpid()}-{time.time_ns() % 1_000_000_007}"
     try:

@@ -50,7 +50,10 @@ def provision(folder: Path, settings: Settings) -> bool:
     if not complete:
         _clear(folder)
         _certificates(folder, [*names, _BROKER])
-        _peer_keys(folder, names)
+        private, public = peer_keys(names)
+        for name, key in private.items():
+            _write(folder / name / "peer-key.json", key)
+        _write(folder / "shared" / "peer-keys.json", public)
         _passwords(folder, names)
         _users(folder)
     _write(folder / _BROKER / "access", _access(definitions, settings))
@@ -131,15 +134,16 @@ def _certificates(folder: Path, names: Sequence[str]) -> None:
         _write(folder / name / "private-key.pem", pem)
 
 
-def _peer_keys(folder: Path, names: Sequence[str]) -> None:
-    """By these services prove to each other who they are, over HTTP."""
+def peer_keys(names: Sequence[str]) -> tuple[dict[str, str], str]:
+    """What services prove to each other by who they are, over HTTP: each one's private key, and the public halves of all."""
+    private: dict[str, str] = {}
     public: list[dict[str, str]] = []
     for name in names:
         key = Ed25519PrivateKey.generate()
         jwk = {"kty": "OKP", "crv": "Ed25519", "kid": name, "x": _base64(key.public_key().public_bytes_raw())}
         public.append(jwk)
-        _write(folder / name / "peer-key.json", msgspec.json.encode({"keys": [{**jwk, "d": _base64(key.private_bytes_raw())}]}))
-    _write(folder / "shared" / "peer-keys.json", msgspec.json.encode({"keys": public}))
+        private[name] = msgspec.json.encode({"keys": [{**jwk, "d": _base64(key.private_bytes_raw())}]}).decode()
+    return private, msgspec.json.encode({"keys": public}).decode()
 
 
 def _base64(data: bytes) -> str:

@@ -1,29 +1,12 @@
 """HTTP transports that can reach each other: ports, keys and peers made for the test."""
 
-import base64
 from collections.abc import Sequence
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from config.provision import peer_keys
 from runtime.ports import any_free_port
 from transports.http.settings import HttpSettings
-
-
-def _b64(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).decode().rstrip("=")
-
-
-def new_keys(names: Sequence[str]) -> tuple[dict[str, str], str]:
-    """For each name a private key, and the public halves of all, as JWK sets."""
-    private: dict[str, str] = {}
-    public: list[dict[str, str]] = []
-    for name in names:
-        key = Ed25519PrivateKey.generate()
-        jwk = {"kty": "OKP", "crv": "Ed25519", "kid": name, "x": _b64(key.public_key().public_bytes_raw())}
-        public.append(jwk)
-        private[name] = msgspec.json.encode({"keys": [{**jwk, "d": _b64(key.private_bytes_raw())}]}).decode()
-    return private, msgspec.json.encode({"keys": public}).decode()
 
 
 def together(private: dict[str, str]) -> str:
@@ -37,7 +20,7 @@ class Street:
 
     def __init__(self, names: Sequence[str], heartbeat: float = 5.0) -> None:
         self.ports = {name: any_free_port() for name in names}
-        self.private, self.public = new_keys(names)
+        self.private, self.public = peer_keys(names)
         self._heartbeat = heartbeat
         self._left = list(names)
 
@@ -62,7 +45,7 @@ class Square:
     def __init__(self, names: Sequence[str], size: int = 5, heartbeat: float = 0.5) -> None:
         self.ports = [any_free_port() for _ in range(size)]
         self.reached_at = list(self.ports)
-        private, self.public = new_keys(names)
+        private, self.public = peer_keys(names)
         self.private = together(private)
         self._names = names
         self._heartbeat = heartbeat

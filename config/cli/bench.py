@@ -19,7 +19,8 @@ import rich_click as click
 from config import compose
 from config.broker import open_broker
 from config.cli.common import patience, run_loop
-from config.settings import DatabaseSettings, Settings
+from config.provision import peer_keys
+from config.settings import DatabaseSettings, Settings, TransportSettings
 from gateway.service import Gateway
 from gateway.settings import GatewaySettings
 from runtime import (
@@ -37,12 +38,16 @@ from runtime import (
     roles,
     subscribes,
 )
+from runtime.ports import any_free_port
 from services.auth.messages import Login, Tokens, auth
 from services.auth.passwords import HashSettings
 from services.auth.service import Auth, AuthSettings, SeedUser
+from transports.http.settings import HttpSettings
 from transports.memory import MemorySettings, MemoryTransport
 from transports.mqtt.settings import MqttSettings
-from transports.mqtt.transport import MqttTransport
+
+_TRANSPORT = "_CALLBOARD_BENCH_TRANSPORT"
+"""The environment variable by which the other process of a measurement has its transport's settings."""
 
 math = Contract("math")
 
@@ -162,8 +167,35 @@ def mqtt_command(as_json: bool) -> None:
     """Requests between two processes behind a broker ($CALLBOARD_BENCH_BROKER, or one of its own): one at a time, and 64."""
     for name, callers, count in (("request_c1", 1, 5_000), ("request_c64", 64, 64_000)):
         with patience(f"measuring {name}"):
-            rate = run_loop(_apart("math", partial(_ask_at_once, callers=callers, count=count)))
+            rate = run_loop(_behind_broker("math", partial(_ask_at_once, callers=callers, count=count)))
         _say(name, rate, as_json)
+
+
+@bench_command.command("peers")
+@_json
+def peers_command(as_json: bool) -> None:
+    """The same over HTTP, from node to node: one at a time, and 64."""
+    for name, callers, count in (("peers_c1", 1, 4_000), ("peers_c64", 64, 32_000)):
+        with patience(f"measuring {name}"):
+            rate = run_loop(_over_http(partial(_ask_at_once, callers=callers, count=count)))
+        _say(name, rate, as_json)
+
+
+async def _over_http(measure: Callable[[Node], Awaitable[float]]) -> float:
+    private, public = peer_keys(("math", "mouth", "bench"))
+    ports = any_free_port(), any_free_port()
+
+    def settings(port: int, *names: str) -> TransportSettings:
+        keys = [key for name in names for key in msgspec.json.decode(private[name])["keys"]]
+        http = HttpSettings(
+            port=port,
+            peers=(f"math=http://127.0.0.1:{ports[0]}",),
+            key=msgspec.json.encode({"keys": keys}).decode(),
+            peer_keys=public,
+        )
+        return TransportSettings(kind="http", http=http)
+
+    return await _apart("math", settings(ports[0], "math"), settings(ports[1], "mouth", "bench"), measure)
 
 
 @bench_command.command("events")
@@ -171,7 +203,7 @@ def mqtt_command(as_json: bool) -> None:
 def events_command(as_json: bool) -> None:
     """100,000 signals from one process to another behind a broker, from the first to the last received."""
     with patience("measuring signals"):
-        rate = run_loop(_apart("ear", _signals))
+        rate = run_loop(_behind_broker("ear", _signals))
     _say("events", rate, as_json)
 
 
@@ -187,39 +219,38 @@ def http_mqtt_command(as_json: bool) -> None:
 
 async def _http_mqtt() -> float:
     async with _a_broker() as settings, _other("guarded", settings):
-        return await _behind_gateway(MqttTransport(settings))
+        return await _behind_gateway(compose.transport(Settings(transport=settings)))
 
 
 @bench_command.command("serve", hidden=True)
 @click.argument("what")
-@click.argument("url")
-@click.argument("namespace")
-def serve_command(what: str, url: str, namespace: str) -> None:
+def serve_command(what: str) -> None:
     """The other process of a measurement."""
     services: dict[str, type[Service]] = {"math": Math, "guarded": GuardedMath, "ear": Ear}
-    run_loop(_serve(services[what], MqttSettings(url=url, namespace=namespace)))
+    transport = msgspec.json.decode(os.environ[_TRANSPORT], type=TransportSettings)
+    run_loop(_serve(services[what], Settings(transport=transport)))
 
 
-async def _serve(service: type[Service], settings: MqttSettings) -> None:
-    async with Node([service], MqttTransport(settings)) as node:
+async def _serve(service: type[Service], settings: Settings) -> None:
+    async with Node([service], compose.transport(settings)) as node:
         await node.wait()
 
 
 @asynccontextmanager
-async def _a_broker() -> AsyncGenerator[MqttSettings, None]:
+async def _a_broker() -> AsyncGenerator[TransportSettings, None]:
     """The broker of $CALLBOARD_BENCH_BROKER, or one that is started for the measurement; in it, a namespace of our own."""
     namespace = f"bench-{secrets.token_hex(8)}"
     given = os.environ.get("CALLBOARD_BENCH_BROKER")
     if given:
         await _listening(given)
-        yield MqttSettings(url=given, namespace=namespace)
+        yield TransportSettings(kind="mqtt", mqtt=MqttSettings(url=given, namespace=namespace))
         return
     with tempfile.TemporaryDirectory(prefix="callboard-bench-") as folder:
         command, url = open_broker(Path(folder))
         process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE)
         try:
             await _listening(url)
-            yield MqttSettings(url=url, namespace=namespace)
+            yield TransportSettings(kind="mqtt", mqtt=MqttSettings(url=url, namespace=namespace))
         finally:
             process.terminate()
             await process.wait()
@@ -244,18 +275,24 @@ async def _listening(url: str) -> None:
         ) from None
 
 
-async def _apart(service: str, measure: Callable[[Node], Awaitable[float]]) -> float:
+async def _behind_broker(service: str, measure: Callable[[Node], Awaitable[float]]) -> float:
+    async with _a_broker() as settings:
+        return await _apart(service, settings, settings, measure)
+
+
+async def _apart(
+    service: str, theirs: TransportSettings, ours: TransportSettings, measure: Callable[[Node], Awaitable[float]]
+) -> float:
     """Measures with a service in a process of its own."""
-    async with _a_broker() as settings, _other(service, settings), Node([Mouth], MqttTransport(settings)) as node:
+    async with _other(service, theirs), Node([Mouth], compose.transport(Settings(transport=ours))) as node:
         await node.registry.wait_for(service)
         return await measure(node)
 
 
 @asynccontextmanager
-async def _other(service: str, settings: MqttSettings) -> AsyncGenerator[None, None]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "config.cli", "bench", "serve", service, settings.url, settings.namespace
-    )
+async def _other(service: str, settings: TransportSettings) -> AsyncGenerator[None, None]:
+    environment = {**os.environ, _TRANSPORT: msgspec.json.encode(settings).decode()}
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "config.cli", "bench", "serve", service, env=environment)
     try:
         yield
     finally:

@@ -11,7 +11,7 @@ ALLOWED = {
     "transports": {"aiohttp", "granian", "jwt", "msgspec", "mqtt5", "yarl"},
     "services": {"anyio", "msgspec", "jwt", "cryptography", "argon2"},
     "gateway": {"anyio", "msgspec", "granian", "litestar", "swagger_ui"},
-    "config": {"aiomqtt", "msgspec", "paho", "rich", "rich_click", "uvloop", "watchfiles"},
+    "config": {"aiomqtt", "cryptography", "msgspec", "paho", "rich", "rich_click", "uvloop", "watchfiles"},
 }
 
 

@@ -1,0 +1,78 @@
+"""What a user would write by hand: a FastAPI application on uvicorn, asked through the client library that our transport uses.
+
+No authentication, no presence, no deadline that travels, no retries: `python -m tests.bench_fastapi`. Beside it:
+`callboard bench peers`.
+"""
+
+import asyncio
+import sys
+import time
+
+import aiohttp
+import msgspec
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+from runtime.ports import any_free_port
+
+
+class Add(BaseModel):
+    a: int
+
+
+class Sum(BaseModel):
+    s: int
+
+
+app = FastAPI()
+
+
+@app.post("/math/Add")
+async def add(message: Add) -> Sum:
+    return Sum(s=message.a + 1)
+
+
+async def measure(port: int, callers: int, count: int) -> float:
+    """Requests a second, so many at a time."""
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", connector=connector) as session:
+
+        async def ask(times: int) -> None:
+            for number in range(times):
+                async with session.post("/math/Add", json={"a": number}) as answer:
+                    assert Sum.model_validate_json(await answer.read()).s == number + 1
+
+        await ask(500)
+        begun = time.perf_counter()
+        await asyncio.gather(*(ask(count // callers) for _ in range(callers)))
+        return count / (time.perf_counter() - begun)
+
+
+async def main() -> None:
+    port = any_free_port()
+    server = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.bench_fastapi", "serve", str(port))
+    try:
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    _, writer = await asyncio.open_connection("127.0.0.1", port)
+                except OSError:
+                    await asyncio.sleep(0.05)
+                else:
+                    writer.close()
+                    break
+        for name, callers, count in (("fastapi_c1", 1, 4_000), ("fastapi_c64", 64, 32_000)):
+            rate = await measure(port, callers, count)
+            print(msgspec.json.encode({"name": name, "rate": round(rate)}).decode(), flush=True)
+    finally:
+        server.terminate()
+        await server.wait()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["serve"]:
+        uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[2]), log_level="error", access_log=False)
+    else:
+        uvloop.run(main())

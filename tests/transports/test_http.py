@@ -1,0 +1,571 @@
+"""The HTTP transport between two nodes: who is let in, what is refused, and what a caller is told when a peer goes wrong."""
+
+import asyncio
+import base64
+import json
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from config.provision import peer_keys, provision
+from config.settings import Settings
+from runtime import (
+    ANYONE,
+    Clock,
+    Context,
+    Contract,
+    InstanceLost,
+    Invalid,
+    ManualClock,
+    Node,
+    NodeSettings,
+    NoInstance,
+    Request,
+    Service,
+    ServiceError,
+    StartError,
+    Struct,
+    Unreachable,
+    handles,
+    roles,
+)
+from runtime.describe import describe
+from runtime.envelope import Address
+from runtime.ports import any_free_port
+from runtime.testing import eventually
+from runtime.testing.conformance import Listener
+from tests.street import Square, Street
+from tests.transports.proxy import Proxy
+from transports.http.assertions import Refused, Signer, Verifier
+from transports.http.settings import HttpSettings
+from transports.http.transport import HttpTransport
+
+echo = Contract("echo")
+
+
+class Said(Struct):
+    """What came, and what came with it."""
+
+    text: str
+    caller: str
+    key: str
+    trace: str
+
+
+@echo.message
+class Say(Request[Said]):
+    """Says it back."""
+
+    text: str
+
+
+@echo.message
+class Wait(Request[None]):
+    """Never answers."""
+
+
+@echo.message
+class Much(Request[str]):
+    """Answers with so many letters."""
+
+    count: int
+
+
+@echo.message
+class Riders(Request[None]):
+    """For riders alone."""
+
+
+@echo.message
+class Gone(ServiceError):
+    """It was here once."""
+
+    code, status = "gone", 404
+    what: str
+
+
+@echo.message
+class Find(Request[None]):
+    """Finds nothing."""
+
+
+class Echo(Service):
+    contract = echo
+
+    def __init__(self, name: str = "") -> None:
+        self.label = name
+        self.running = 0
+        self.ran = 0
+
+    @handles(allow=ANYONE, idempotent=True)
+    async def say(self, message: Say, ctx: Context) -> Said:
+        self.ran += 1
+        return Said(message.text, ctx.caller, self.label, ctx.trace.split("-")[1])
+
+    @handles(allow=ANYONE)
+    async def wait(self, message: Wait, ctx: Context) -> None:
+        self.running += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.running -= 1
+
+    @handles(allow=ANYONE)
+    async def much(self, message: Much, ctx: Context) -> str:
+        self.ran += 1
+        return "x" * message.count
+
+    @handles(allow=roles("rider"))
+    async def riders(self, message: Riders, ctx: Context) -> None: ...
+
+    @handles(allow=ANYONE, raises=(Gone,))
+    async def find(self, message: Find, ctx: Context) -> None:
+        self.ran += 1
+        raise Gone("it")
+
+
+NAMES = ("echo", "asker", "other")
+
+
+@asynccontextmanager
+async def pair(street: Street, service: Echo, **settings: Any) -> AsyncGenerator[tuple[Node, Context], None]:
+    """The service on one node, and a context of `asker` on another."""
+    there = HttpTransport(msgspec.structs.replace(street.settings("echo"), **settings))
+    async with (
+        Node([lambda: service], there, name="there") as node,
+        Node([], HttpTransport(street.settings("asker")), name="here") as here,
+    ):
+        await here.registry.wait_for("echo")
+        yield node, here.client("asker", (echo,))
+
+
+@pytest.fixture
+def street() -> Street:
+    return Street(NAMES, heartbeat=0.5)
+
+
+# Who is let in
+
+
+KEY, OTHER = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+GOOD = {"iss": "asker", "sub": "asker", "aud": "echo", "iat": 1_000_000, "exp": 1_000_060}
+HEAD = {"kid": "asker", "typ": "callboard-peer+jwt"}
+
+
+def _public(kid: str, key: Ed25519PrivateKey) -> dict[str, str]:
+    x = base64.urlsafe_b64encode(key.public_key().public_bytes_raw()).decode().rstrip("=")
+    return {"kty": "OKP", "crv": "Ed25519", "kid": kid, "x": x}
+
+
+class _Clock(Clock):
+    def timestamp(self) -> float:
+        return 1_000_000.0
+
+
+VERIFIER = Verifier(json.dumps({"keys": [_public("asker", KEY), _public("asker.2", OTHER), _public("wallet", OTHER)]}), _Clock())
+
+
+def _signed(key: Any = KEY, algorithm: str = "EdDSA", head: dict[str, Any] | None = None, **claims: Any) -> str:
+    said = {name: value for name, value in (GOOD | claims).items() if value is not None}
+    return jwt.encode(said, key, algorithm=algorithm, headers=HEAD | (head or {}))
+
+
+def test_who_has_proven_to_speak() -> None:
+    assert VERIFIER.caller(_signed(), "echo") == "asker"
+    assert VERIFIER.caller(_signed(sub="runtime"), "echo") == "runtime"
+    assert VERIFIER.caller(_signed(OTHER, head={"kid": "asker.2"}), "echo") == "asker", "the key that comes next"
+
+
+@pytest.mark.parametrize(
+    "assertion",
+    [
+        None, "", "x", "x.y.z", "a" * 5000,
+        _signed(OTHER), _signed(head={"kid": "nobody"}), _signed(head={"typ": "JWT"}), _signed(head={"typ": "at+jwt"}),
+        _signed("secret" * 8, "HS256"), jwt.encode(GOOD, "", algorithm="none", headers=HEAD),
+        _signed(iss="wallet"), _signed(sub="wallet"), _signed(sub="wallet", iss="wallet"), _signed(OTHER, head={"kid": "wallet"}),
+        _signed(exp=999_000, iat=998_990), _signed(iat=1_000_100, exp=1_000_160), _signed(exp=1_000_900), _signed(exp=2**60, iat=2**60 - 1),
+        _signed(aud="wallet"), _signed(aud=["echo", "wallet"]), _signed(aud=None), _signed(exp=None), _signed(iat=None), _signed(sub=None),
+        _signed(exp="soon"), _signed(iat=1.5),
+    ],
+)  # fmt: skip
+def test_who_has_not(assertion: str | None) -> None:
+    with pytest.raises(Refused):
+        VERIFIER.caller(assertion, "echo")
+
+
+def test_an_assertion_is_made_anew_before_it_ends_and_for_one_callee() -> None:
+    clock = ManualClock()
+    private, public = peer_keys(("asker",))
+    signer, verifier = Signer(private["asker"], clock), Verifier(public, clock)
+    first = signer.assertion("asker", "echo")
+    assert signer.assertion("asker", "echo") == first
+    for _ in range(5):
+        clock.advance(timedelta(seconds=29))
+        assert verifier.caller(signer.assertion("asker", "echo"), "echo") == "asker"
+    with pytest.raises(Refused, match="expired"):
+        verifier.caller(first, "echo")
+    with pytest.raises(Refused, match="somebody else"):
+        verifier.caller(signer.assertion("asker", "wallet"), "echo")
+    with pytest.raises(ValueError, match="no key of wallet"):
+        signer.assertion("wallet", "echo")
+    assert private["asker"].split('"d":"')[1][:20] not in repr(signer)
+
+
+@pytest.mark.parametrize(
+    ("key", "theirs"),
+    [
+        (None, None),
+        ("x", None),
+        ("not json", "public"),
+        ('{"keys":[]}', "public"),
+        ("public", "public"),
+        ("private", "private"),
+        ("private", "{}"),
+    ],
+)
+def test_keys_that_are_none_are_refused_without_being_said(key: str | None, theirs: str | None) -> None:
+    private, public = peer_keys(("asker",))
+    named = {"private": private["asker"], "public": public}
+    with pytest.raises(StartError, match=r"transport\.http\.(key|peer_keys)") as refused:
+        HttpTransport(HttpSettings(key=named.get(str(key), key), peer_keys=named.get(str(theirs), theirs)))
+    assert '"d"' not in str(refused.value)
+
+
+# A plain client
+
+
+async def test_a_plain_client(street: Street) -> None:
+    """As docs/wire.md says it: no part of ours but the assertion."""
+    service = Echo("label")
+    async with pair(street, service), httpx.AsyncClient(base_url=f"http://127.0.0.1:{street.ports['echo']}") as client:
+        mine = {"Callboard-Assertion": Signer(street.private["other"], Clock()).assertion("other", "echo")}
+        trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+        answer = await client.post(
+            "/echo/Say", json={"text": "ü", "later": "a field that is not known yet"}, headers={**mine, "traceparent": trace}
+        )
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
+        assert answer.json() == {"text": "ü", "caller": "other", "key": "label", "trace": trace.split("-")[1]}
+        assert (await client.post("/echo/Say", content=b"{}", headers={**mine, "Prefer": "respond-async"})).status_code == 202
+
+        async def refused(
+            path: str, status: int, code: str, content: bytes = b"{}", method: str = "POST", **headers: str
+        ) -> httpx.Response:
+            said = await client.request(method, path, content=content, headers={**mine, **headers})
+            assert (said.status_code, said.headers["content-type"]) == (status, "application/problem+json"), said.text
+            assert said.json()["code"] == code
+            return said
+
+        assert "text" in (await refused("/echo/Say", 422, "invalid")).text
+        await refused("/echo/Say", 400, "malformed", b"{")
+        await refused("/echo/Nothing", 404, "unknown-request")
+        await refused("/echo/Find", 404, "gone")
+        await refused("/echo/Riders", 401, "unauthenticated")
+        await refused("/echo/Riders", 401, "unauthenticated", Authorization="Bearer x.y.z")
+        await refused("/echo/Riders", 400, "malformed", Authorization="Basic eDp5")
+        await refused("/echo/Say", 400, "malformed", b"{}", "POST", **{"Callboard-Budget": "soon"})
+        await refused("/echo/Say", 400, "malformed", b"{}", "POST", **{"Callboard-Path": "{"})
+        await refused("/echo/Say", 404, "no-instance", b"{}", "POST", **{"Callboard-To": "another-node"})
+        await refused("/nobody/Say", 401, "unreachable")
+        await refused("/echo/Say", 401, "unreachable", b"{}", "POST", **{"Callboard-Assertion": ""})
+        await refused("/echo/Say", 405, "malformed", b"", "GET")
+        await refused("/echo", 404, "malformed")
+        await refused("/echo/a%0Ab", 404, "malformed")
+
+        async def chunks() -> AsyncGenerator[bytes, None]:
+            yield b"{}"
+
+        assert (await client.post("/echo/Say", content=chunks(), headers=mine)).status_code == 411
+        with pytest.raises(httpx.ReadTimeout):
+            await client.post("/echo/Wait", content=b"{}", headers=mine, timeout=0.3)
+        await eventually(lambda: service.running == 0, "who hangs up cancels")
+
+
+async def test_two_who_use_the_same_ids_are_not_mixed_up(street: Street) -> None:
+    service = Echo()
+    async with pair(street, service), httpx.AsyncClient(base_url=f"http://127.0.0.1:{street.ports['echo']}", timeout=5) as client:
+
+        def head(name: str, **more: str) -> dict[str, str]:
+            return {
+                "Callboard-Assertion": Signer(street.private[name], Clock()).assertion(name, "echo"),
+                "Callboard-Id": "1",
+                **more,
+            }
+
+        waiting = asyncio.create_task(client.post("/echo/Wait", content=b"{}", headers=head("other")))
+        named = asyncio.create_task(client.post("/echo/Wait", content=b"{}", headers=head("other", **{"Callboard-Node": "n"})))
+        await eventually(lambda: service.running == 2, "both run")
+        for name, more in (("other", {}), ("asker", {}), ("asker", {"Callboard-Node": "n"})):
+            assert (await client.post("/echo/Say", content=b'{"text":"x"}', headers=head(name, **more))).status_code == 200
+        twice = await client.post("/echo/Say", content=b'{"text":"x"}', headers=head("other", **{"Callboard-Node": "n"}))
+        assert twice.status_code == 409, "one and the same request is not run a second time"
+        assert service.running == 2
+        for task in (waiting, named):
+            task.cancel()
+        await asyncio.gather(waiting, named, return_exceptions=True)
+        await eventually(lambda: service.running == 0, "each hangs up for itself")
+
+
+# What a caller is told
+
+
+@asynccontextmanager
+async def in_its_place(port: int, answer: Callable[[bytes], Awaitable[bytes]]) -> AsyncGenerator[None, None]:
+    """Something else that listens where the service should: it answers each request's head, and hangs up."""
+    busy: set[asyncio.Task[None]] = set()
+
+    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        busy.add(task)
+        try:
+            writer.write(await answer(await reader.readuntil(b"\r\n\r\n")))
+            await writer.drain()
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.transport.abort()
+            busy.discard(task)
+
+    server = await asyncio.start_server(play, "127.0.0.1", port)
+    try:
+        yield
+    finally:
+        server.close()
+        for task in list(busy):
+            task.cancel()
+        await asyncio.gather(*busy, return_exceptions=True)
+        await server.wait_closed()
+
+
+def _presence(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nCallboard-Node: fake\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+
+async def test_texts_that_headers_do_not_take(street: Street) -> None:
+    async with pair(street, Echo()) as (_, ctx):
+        for key in (" a", "a ", "ü", "100 %", "a\r\nX: y", "\0", "%20"):
+            assert (await ctx.request(Say(key), key=key)).text == key
+        with pytest.raises(Invalid):
+            await ctx.request(Say("x"), key="\ud800")
+
+
+async def test_what_is_too_large(street: Street) -> None:
+    service = Echo()
+    async with pair(street, service, max_body=100_000) as (_, ctx):
+        for size in (150_000, 900_000, 3_000_000):
+            with pytest.raises(ServiceError) as refused:
+                await ctx.request(Say("x" * size))
+            assert not refused.value.maybe_delivered, "nobody was asked"
+        with pytest.raises(ServiceError) as failed:
+            await ctx.request(Much(150_000))
+        assert failed.value.code == "internal"
+        assert (await ctx.request(Say("small"))).text == "small"
+    small = msgspec.structs.replace(street.settings("asker"), max_body=100_000)
+    async with Node([lambda: service], HttpTransport(street.settings("echo"))), Node([], HttpTransport(small)) as here:
+        await here.registry.wait_for("echo")
+        with pytest.raises(InstanceLost):
+            await here.client("asker", (echo,)).request(Much(150_000))
+        assert service.ran >= 2, "it has run: that must not be called not delivered"
+
+
+@pytest.mark.parametrize("answer", [
+    b"", b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 3\r\n\r\nbad", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{", b"garbage\r\n\r\n", b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 503 No\r\nContent-Type: application/problem+json\r\nContent-Length: 2\r\n\r\n{}",
+])  # fmt: skip
+async def test_an_answer_that_is_none_may_have_been_delivered(street: Street, answer: bytes) -> None:
+    """Something else answers in the service's place: nobody can know what it has done."""
+    manifest = describe(Echo, Address("echo", "fake"), "1")
+    news = msgspec.json.encode({"version": 1, "heads": 0, "manifest": manifest})
+
+    async def play(head: bytes) -> bytes:
+        if not head.startswith(b"GET"):
+            return answer
+        if b"version=1" in head:
+            await asyncio.Event().wait()
+        return _presence(news)
+
+    there = in_its_place(street.ports["echo"], play)
+    async with there, Node([], HttpTransport(street.settings("asker")), name="here") as here:
+        await here.registry.wait_for("echo")
+        with pytest.raises(ServiceError) as lost:
+            await here.client("asker", (echo,)).request(Wait(), timeout=5)
+        assert lost.value.maybe_delivered, lost.value
+
+
+async def test_garbage_instead_of_presence_does_not_end_the_watching(street: Street) -> None:
+    answers = [
+        b"\xff\xfe",
+        b"{}",
+        b"[]",
+        b'{"version":1,"heads":0}',
+        b'{"version":1,"heads":0,"load":-1}',
+        b'{"version":1,"heads":0,"load":1' + b"0" * 400 + b"}",
+        b"x" * 100,
+    ]
+    asked = 0
+
+    async def play(head: bytes) -> bytes:
+        nonlocal asked
+        asked += 1
+        return _presence(answers[(asked - 1) % len(answers)])
+
+    async with Node([], HttpTransport(street.settings("asker"))) as here:
+        async with in_its_place(street.ports["echo"], play):
+            with pytest.raises(NoInstance):
+                await here.client("asker", (echo,)).request(Say("?"), timeout=1)
+            await eventually(lambda: asked >= len(answers), "each is looked at")
+        async with Node([Echo], HttpTransport(street.settings("echo"))):
+            await here.registry.wait_for("echo")
+            assert (await here.client("asker", (echo,)).request(Say("x"))).text == "x"
+
+
+async def test_a_peer_that_falls_silent(street: Street) -> None:
+    """No FIN, no reset: as when a container is paused, or its host is gone."""
+    service = Echo()
+    async with Proxy(street.ports["echo"]) as proxy:
+        peers = (f"echo=http://127.0.0.1:{proxy.port}",)
+        mine = msgspec.structs.replace(street.settings("asker"), peers=peers)
+        settings = NodeSettings(request_timeout=30)
+        async with (
+            Node([lambda: service], HttpTransport(street.settings("echo"))),
+            Node([], HttpTransport(mine), settings=settings) as here,
+        ):
+            await here.registry.wait_for("echo")
+            ctx = here.client("asker", (echo,))
+            waiting = asyncio.create_task(ctx.request(Wait()))
+            await eventually(lambda: service.running == 1, "it runs")
+            proxy.freeze()
+            with pytest.raises(InstanceLost):
+                await asyncio.wait_for(waiting, 10)
+            await eventually(lambda: not here.registry.members("echo"), "it is gone")
+            proxy.thaw()
+            await eventually(lambda: here.registry.members("echo"), "it is back")
+            assert (await ctx.request(Say("again"))).text == "again"
+
+
+async def test_a_peer_that_is_started_anew_at_the_same_place(street: Street) -> None:
+    async with Node([], HttpTransport(street.settings("asker"))) as here:
+        ctx = here.client("asker", (echo,))
+        for label in ("one", "two", "three"):
+            async with Node([lambda label=label: Echo(label)], HttpTransport(street.settings("echo"))):  # type: ignore[misc]  # a lambda's default
+                await here.registry.wait_for("echo")
+                assert (await ctx.request(Say("?"))).key == label
+            await eventually(lambda: not here.registry.members("echo"), "it has left")
+
+
+async def test_two_ways_to_one_node(street: Street) -> None:
+    service = Echo()
+    async with Proxy(street.ports["echo"]) as proxy:
+        mine = msgspec.structs.replace(
+            street.settings("asker"), peers=(*street.settings("asker").peers, f"echo=http://127.0.0.1:{proxy.port}")
+        )
+        async with Node([lambda: service], HttpTransport(street.settings("echo"))), Node([], HttpTransport(mine)) as here:
+            await here.registry.wait_for("echo")
+            ctx = here.client("asker", (echo,))
+            assert len(here.registry.members("echo")) == 1
+            for _ in range(3):
+                await proxy.refuse()
+                proxy.cut()
+                assert (await ctx.request(Say("x"), timeout=5)).text == "x"
+                await proxy.listen()
+            assert len(here.registry.members("echo")) == 1
+
+
+async def test_a_name_with_several_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One URL, two instances: as with a service that is scaled in compose, or a headless one in Kubernetes."""
+    import socket
+
+    square, port = Square(NAMES, size=1), any_free_port()
+    real = socket.getaddrinfo
+    here_too = ["127.0.0.1"]
+
+    def look_up(host: Any, *args: Any, **kwargs: Any) -> Any:
+        return (
+            [entry for ip in here_too for entry in real(ip, *args, **kwargs)]
+            if host == "echo.test"
+            else real(host, *args, **kwargs)
+        )
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    settings = [msgspec.structs.replace(square.settings(), host=ip, port=port, peers=()) for ip in ("127.0.0.1", "127.0.0.2")]
+    mine = msgspec.structs.replace(square.settings(), port=any_free_port(), peers=(f"echo=http://echo.test:{port}",))
+    async with Node([partial(Echo, "one")], HttpTransport(settings[0])), Node([], HttpTransport(mine)) as here:
+        await here.registry.wait_for("echo")
+        async with Node([partial(Echo, "two")], HttpTransport(settings[1])):
+            here_too.append("127.0.0.2")
+            here.environment.transport._opened.presence._again["echo"].set()  # type: ignore[attr-defined]  # else half a minute
+            await eventually(lambda: len(here.registry.members("echo")) == 2, "both are seen")
+            ctx = here.client("asker", (echo,))
+            assert {(await ctx.request(Say("?"))).key for _ in range(40)} == {"one", "two"}
+        assert {(await ctx.request(Say("?"))).key for _ in range(10)} == {"one"}
+
+
+async def test_tls(street: Street, tmp_path: Path) -> None:
+    provision(tmp_path / "secrets", Settings())
+    files = tmp_path / "secrets"
+    theirs = {
+        "certificate_file": str(files / "wallet" / "certificate.pem"),
+        "private_key_file": str(files / "wallet" / "private-key.pem"),
+    }
+    peers = (f"echo=https://localhost:{street.ports['echo']}",)
+    there = msgspec.structs.replace(street.settings("echo"), **theirs)
+    mine = msgspec.structs.replace(street.settings("asker"), peers=peers, ca_file=str(files / "shared" / "ca.pem"))
+    async with Node([Echo], HttpTransport(there)):
+        async with Node([], HttpTransport(mine)) as here:
+            await here.registry.wait_for("echo")
+            assert (await here.client("asker", (echo,)).request(Say("x"))).text == "x"
+        for wrong in (
+            msgspec.structs.replace(mine, ca_file=None),
+            msgspec.structs.replace(mine, peers=(f"echo=https://127.0.0.1:{street.ports['echo']}",)),
+        ):
+            async with Node([], HttpTransport(wrong)) as here:
+                with pytest.raises((NoInstance, Unreachable)):
+                    await here.client("asker", (echo,)).request(Say("x"), timeout=2)
+    with pytest.raises(StartError, match="go together"):
+        await HttpTransport(msgspec.structs.replace(there, private_key_file=None)).open("x", Listener())
+    with pytest.raises(StartError, match="ca_file"):
+        await HttpTransport(msgspec.structs.replace(mine, ca_file="/nowhere")).open("x", Listener())
+
+
+async def test_nothing_is_left_of_calls_that_were_given_up(street: Street) -> None:
+    service = Echo()
+    async with pair(street, service) as (node, ctx):
+        for _ in range(5):
+            tasks = [asyncio.create_task(ctx.request(Wait(), timeout=0.3 if number % 2 else None)) for number in range(60)]
+            await asyncio.sleep(0)
+            await eventually(lambda: service.running > 20, "some run")
+            for task in tasks[::2]:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await eventually(lambda: service.running == 0, "nothing runs on")
+        desk = node.environment.transport._opened.desk  # type: ignore[attr-defined]
+        await eventually(lambda: not desk._answering and not node.inbound._running, "nothing waits on")
+        assert (await ctx.request(Say("x"))).text == "x"
+
+
+async def test_a_drained_instance_is_not_asked_again(street: Street) -> None:
+    service = Echo()
+    async with pair(street, service) as (node, ctx):
+        begun = time.monotonic()
+        task = asyncio.create_task(ctx.request(Wait()))
+        await eventually(lambda: service.running == 1, "it runs")
+        stopping = asyncio.create_task(node.stop())
+        with pytest.raises(ServiceError) as refused:
+            while time.monotonic() - begun < 3:
+                await ctx.request(Say("x"))
+        assert refused.value.status == 503
+        assert not refused.value.maybe_delivered
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await stopping
