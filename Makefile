@@ -52,8 +52,8 @@ containers: $(VENV)/.run  ## certificates, keys and passwords for containers/com
 	@$(BIN)/python -m config.provision containers/secrets
 	@echo "start it with: docker compose -f containers/compose.yaml up --build"
 
-# Where images cannot be had, what .ci/engine prepares stands in for them
 test-containers: $(VENV)/.test  ## the system in real containers: docker, or podman
+	@.ci/engine >/dev/null
 	@$(BIN)/python -m pytest -s tests/containers --containers $(ARGS)
 
 check: $(VENV)/.test  ## lint, format, types, imports

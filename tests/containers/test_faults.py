@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from runtime.testing import eventually
-from tests.containers.engine import KINDS, STATEFUL, Containers, containers
+from tests.containers.engine import STATEFUL, Containers, containers
 from tests.containers.load import PATIENCE, Load
 from tests.house import House
 from tests.services import account
@@ -19,7 +19,7 @@ _AWAY = 4.0
 _BACK = 60.0
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=["http", pytest.param("mqtt", marks=pytest.mark.long), pytest.param("http+mqtt", marks=pytest.mark.long)])
 async def city(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[tuple[Containers, House, Load], None]:
     async with containers(request.param, tmp_path) as (made, house):
         limits = httpx.Limits(max_connections=None)

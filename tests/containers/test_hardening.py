@@ -20,7 +20,7 @@ EVERYWHERE = (*SERVICES, "mosquitto")
 _MIB = 1 << 20
 
 
-@pytest.fixture(params=["mqtt", "http"])
+@pytest.fixture(params=["mqtt", pytest.param("http", marks=pytest.mark.long)])
 async def city(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[tuple[Containers, House], None]:
     async with containers(request.param, tmp_path) as made:
         yield made
@@ -215,7 +215,7 @@ async def test_starting_in_any_order_and_stopping_in_good_order(tmp_path: Path) 
         }
 
 
-@pytest.mark.parametrize("kind", ["mqtt", "http"])
+@pytest.mark.parametrize("kind", ["http", pytest.param("mqtt", marks=pytest.mark.long)])
 async def test_the_doctor(kind: str, tmp_path: Path) -> None:
     async with containers(kind, tmp_path) as (made, _):
         for service in SERVICES:
