@@ -480,6 +480,16 @@ async def test_two_ways_to_one_node(street: Street) -> None:
                 assert (await ctx.request(Say("x"), timeout=5)).text == "x"
                 await proxy.listen()
             assert len(here.registry.members("echo")) == 1
+            presence = here.environment.transport._opened.presence  # type: ignore[attr-defined]
+            (address,) = presence._where
+            presence._where[address] = next(place for place in presence._peers["echo"] if place.base.port == proxy.port)
+            hanging = asyncio.create_task(ctx.request(Wait(), timeout=20))
+            await eventually(lambda: service.running == 1, "it runs, asked by way of the proxy")
+            proxy.freeze()
+            with pytest.raises(InstanceLost):
+                await asyncio.wait_for(hanging, 10)
+            assert (await ctx.request(Say("x"), timeout=1)).text == "x", "the other way is there"
+            proxy.thaw()
 
 
 async def test_a_name_with_several_addresses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,12 +70,12 @@ class Presence:
     Args:
         places: each service's URLs.
         assertion: makes what proves to a service who asks.
-        lost: is told of nodes that do not answer any more, after the receiver.
+        lost: is told of nodes that do not answer any more at a place, after the receiver.
     """
 
     def __init__(
         self, node: str, receiver: Receiver, client: Client, settings: HttpSettings, clock: Clock, chance: Chance,
-        places: dict[str, tuple[URL, ...]], assertion: Callable[[str], str], lost: Callable[[Address], None],
+        places: dict[str, tuple[URL, ...]], assertion: Callable[[str], str], lost: Callable[[Address, Place], None],
     ) -> None:  # fmt: skip
         self._node = node
         self._receiver = receiver
@@ -287,7 +287,7 @@ class Presence:
             else:
                 self._where.pop(address, None)
                 self._receiver.left(address, lost=True)
-                self._lost(address)
+            self._lost(address, peer.place)
             self._again[service].set()  # started anew it may have another address
         peer.node = peer.manifest = None
         peer.version = peer.heads = 0

@@ -37,6 +37,13 @@ class _Open(NamedTuple):
     server: HttpServer
 
 
+class _Asked(NamedTuple):
+    """A request whose answer is waited for, and where it was sent."""
+
+    task: "asyncio.Task[Any]"
+    place: Place
+
+
 class HttpTransport(Transport):
     """One node that speaks HTTP with its peers.
 
@@ -61,7 +68,7 @@ class HttpTransport(Transport):
         self._log = logging.getLogger("callboard.http")
         self._opened: _Open | None = None
         self._watched: set[str | None] = set()
-        self._asked: dict[tuple[Address, str], asyncio.Task[Any]] = {}
+        self._asked: dict[tuple[Address, str], _Asked] = {}
         self._lost: set[asyncio.Task[Any]] = set()
         self._cancelled: dict[str, None] = {}
         self._next: dict[str, int] = {}
@@ -148,12 +155,12 @@ class HttpTransport(Transport):
         if announced:
             self._opened.receiver.left(Address(address.service, self.node), lost=False)
 
-    def _lose(self, address: Address) -> None:
-        """Ends what waits for an answer of a node that is gone."""
-        for (to, _), task in self._asked.items():
-            if to == address:
-                self._lost.add(task)
-                task.cancel()
+    def _lose(self, address: Address, place: Place) -> None:
+        """Ends what waits for an answer of a node that is gone from there."""
+        for (to, _), asked in self._asked.items():
+            if to == address and asked.place == place:
+                self._lost.add(asked.task)
+                asked.task.cancel()
 
     def _introduce(self, service: str) -> str:
         """What proves to a service who it is that asks whether it is there: any of this node's services."""
@@ -202,10 +209,10 @@ class HttpTransport(Transport):
 
     def _cancel(self, to: Address, envelope: Envelope) -> None:
         """Hangs up; what has not been asked yet will not be."""
-        task = self._asked.get((to, envelope.id))
-        if task is not None:
-            self._lost.add(task)
-            task.cancel()
+        asked = self._asked.get((to, envelope.id))
+        if asked is not None:
+            self._lost.add(asked.task)
+            asked.task.cancel()
             return
         self._cancelled[envelope.id] = None
         if len(self._cancelled) > _REMEMBERED:
@@ -246,7 +253,7 @@ class HttpTransport(Transport):
             raise PeerUnreachable(str(error)) from None
         task = asyncio.current_task()
         assert task is not None
-        self._asked[to, envelope.id] = task
+        self._asked[to, envelope.id] = _Asked(task, place)
         try:
             answer = await self._open.client.post(place, _path(to.service, envelope.subject), headers, envelope.body)
         except asyncio.CancelledError:
