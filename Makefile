@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: help venv dev mosquitto test test-containers containers chaos check format bench lock clean
+.PHONY: help venv dev mosquitto test test-containers containers chaos check docs format bench lock clean
 
 help:  ## what can be typed
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -62,6 +62,9 @@ check: $(VENV)/.test  ## lint, format, types, imports
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/pyright
+
+docs: $(VENV)/.run  ## draw the reference of settings into docs/operations.md anew
+	@$(BIN)/python -m config.reference docs/operations.md
 
 format: $(VENV)/.test  ## format, and mend what the linter can
 	$(BIN)/ruff check --fix .

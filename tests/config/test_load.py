@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from config.load import SettingsError, load
+from config.reference import filled
 
 
 def test_defaults_then_file_then_environment(tmp_path: Path) -> None:
@@ -51,3 +52,9 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         load(tmp_path / "none.toml")
     with pytest.raises(SettingsError, match=r"CALLBOARD_DEV__PASSWORD_FILE=.*cannot be read"):
         load(None, {"CALLBOARD_DEV__PASSWORD_FILE": str(tmp_path / "none")})
+
+
+def test_the_reference_in_the_documentation_is_of_these_settings() -> None:
+    document = (Path(__file__).parent.parent.parent / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert filled(document) == document, "make docs"
+    assert "| `CALLBOARD_GATEWAY__PORT` | an integer, 0 to 65535 | `8000` | Where it listens; 0 takes a free port. |" in document

@@ -481,6 +481,7 @@ async def test_two_ways_to_one_node(street: Street) -> None:
                 await proxy.listen()
             assert len(here.registry.members("echo")) == 1
             presence = here.environment.transport._opened.presence  # type: ignore[attr-defined]
+            await eventually(lambda: all(peer.node for peer in presence._peers["echo"].values()), "both ways are open")
             (address,) = presence._where
             presence._where[address] = next(place for place in presence._peers["echo"] if place.base.port == proxy.port)
             hanging = asyncio.create_task(ctx.request(Wait(), timeout=20))
