@@ -5,6 +5,7 @@ are made anew, for the authority's private key is not kept. What runs has to be 
 """
 
 import base64
+import os
 import secrets
 import shutil
 import sys
@@ -22,6 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from config import compose
 from config.broker import DEVICES
+from config.load import load
 from config.settings import Settings
 from runtime import CallboardError
 from runtime.service import Definition
@@ -172,7 +174,7 @@ def main() -> None:
     """Provisions the folder that the command line names."""
     folder = Path(sys.argv[1])
     try:
-        made = provision(folder, Settings())
+        made = provision(folder, load(environment=os.environ).settings)
     except CallboardError as error:
         sys.exit(f"callboard: {error}")
     click.echo(f"{folder}: {'certificates, keys and passwords were made' if made else 'all is there'}")
