@@ -85,11 +85,6 @@ class Process:
         click.echo(f"{self._prefix}{how}; starting it anew in {pause:g} s", err=True)
         await asyncio.sleep(pause)
 
-    def kill(self) -> None:
-        """Ends it at once."""
-        if self._process is not None:
-            self._process.kill()
-
     async def stop(self) -> None:
         """Lets it finish what it has begun; ends it if that takes too long."""
         self._stopping = True

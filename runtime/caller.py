@@ -152,7 +152,7 @@ class Caller:
             answer = await self._ask_there(ctx, service, request, body, params, None, key, _nothing_known)
             return encode(answer) if self._environment.transport.zero_copy else answer
         endpoint = target.endpoints[request]
-        child = Context(target, ctx)  # type: ignore[arg-type]
+        child = Context(target, ctx)  # type: ignore[arg-type]  # an Instance, which imports this module
         child.given_key = key
         return encode(await within(child, target.handle(endpoint, lambda: endpoint.decode(params, body), child), self._deadlines))
 
@@ -174,7 +174,7 @@ class Caller:
         if endpoint is None:
             raise NoInstance(target.name)
         copy = not self._environment.transport.zero_copy
-        child = Context(target, ctx)  # type: ignore[arg-type]
+        child = Context(target, ctx)  # type: ignore[arg-type]  # an Instance, which imports this module
         child.given_key = key
         self._limit(child, ctx, timeout)
         try:

@@ -350,7 +350,7 @@ class Instance:
                 self.log.warning("%s refused: it came under the key %r of another", envelope.subject, envelope.key)
                 return
             work = self._transact(endpoint, message, ctx) if endpoint.handler.takes_tx else endpoint.method(message, ctx)
-            await within(ctx, work, self.environment.settings.deadlines)  # type: ignore[arg-type]
+            await within(ctx, work, self.environment.settings.deadlines)  # type: ignore[arg-type]  # any awaitable will do
         except Exception as error:
             if isinstance(error, DeadlineExceeded):
                 self.log.warning("%s took too long over %s, which is given up", endpoint.place, envelope.subject)

@@ -103,7 +103,7 @@ class Client:
         sent = {**headers, "Content-Type": "application/json"}
         if self.token is not None:
             sent["Authorization"] = f"Bearer {self.token}"
-        return HttpRequest(f"{self.url}{path}", data=body, method=method, headers=sent)  # noqa: S310
+        return HttpRequest(f"{self.url}{path}", data=body, method=method, headers=sent)  # noqa: S310  # http or https: __init__ has looked
 
     def _unreachable(self, error: Exception) -> CallboardError:
         reason = error.reason if isinstance(error, URLError) else error

@@ -90,7 +90,7 @@ async def _enrol(settings: Settings, url: MqttSettings, password: str, count: in
             await client.subscribe(f"{answers}/+", qos=0)
             for _ in range(count):
                 wanted = somewhere(settings.devices, chance)
-                asked = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+                asked = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho leaves it untyped
                 asked.ResponseTopic, asked.CorrelationData = answers, uuid.uuid4().bytes
                 asked.UserProperty = [("budget", "10000"), ("key", uuid.uuid4().hex)]
                 topic = f"{url.namespace}/1/request/fleet/AddScooter/devices"

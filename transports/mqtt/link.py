@@ -16,6 +16,8 @@ from transports.mqtt.settings import MqttSettings
 from transports.reach import Names
 
 _LONGEST_PAUSE = 5.0
+_HOPELESS = 100
+"""Failures for which a refusal counts: somebody has to mend it, so that the next try can wait."""
 _SHORT = 3.0
 """A connection that the broker ends so soon, in seconds, without a reason, may have been taken over."""
 _FIGHT = 30.0
@@ -158,7 +160,7 @@ class Link:
                     first.set_exception(error)
                     return
                 self._log.error("%s: %s", self._settings.url, error)
-                failures = 100  # somebody has to mend it: no retry storm
+                failures = _HOPELESS
             except (TransportError, OSError) as error:
                 failures += 1
                 if isinstance(error, OSError):
