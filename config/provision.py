@@ -26,7 +26,6 @@ from config.broker import DEVICES
 from config.load import load
 from config.settings import Settings
 from runtime import CallboardError
-from runtime.service import Definition
 from transports.mqtt.access import access_list, password_file
 
 _LIFETIME = timedelta(days=825)
@@ -58,7 +57,8 @@ def provision(folder: Path, settings: Settings) -> bool:
         _write(folder / "shared" / "peer-keys.json", public)
         _passwords(folder, names)
         _users(folder)
-    _write(folder / _BROKER / "access", _access(definitions, settings))
+    _write(folder / _BROKER / "access", access_list(definitions, settings.transport.mqtt.namespace, devices=DEVICES))
+    folder.chmod(0o700)
     return not complete
 
 
@@ -72,7 +72,7 @@ def _files(names: Sequence[str]) -> Iterator[str]:
 def _clear(folder: Path) -> None:
     try:
         if folder.exists():
-            if any(folder.iterdir()) and not (folder / "shared").exists():
+            if any(folder.iterdir()) and not (folder / "shared" / "peer-keys.json").exists():
                 raise CallboardError(f"{folder} has other files in it: name another folder, or an empty one")
             shutil.rmtree(folder)
         folder.mkdir(parents=True, mode=0o700)
@@ -82,14 +82,10 @@ def _clear(folder: Path) -> None:
 
 def _write(path: Path, text: str | bytes) -> None:
     path.parent.mkdir(exist_ok=True)
-    path.parent.chmod(0o755)  # whatever the umask
+    path.parent.chmod(0o755)  # whatever the umask; the folder around it is closed
     path.unlink(missing_ok=True)
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     path.chmod(0o444)
-
-
-def _access(definitions: Sequence[Definition], settings: Settings) -> str:
-    return access_list(definitions, settings.transport.mqtt.namespace, devices=DEVICES)
 
 
 def _certificates(folder: Path, names: Sequence[str]) -> None:
@@ -166,8 +162,8 @@ def _users(folder: Path) -> None:
     users = [{"email": email, "role": role, "password": password} for email, role in _USERS]
     _write(folder / "auth" / "users.json", msgspec.json.encode(users))
     path = folder / "password"
-    _write(path, password + "\n")
-    path.chmod(0o600)
+    path.touch(mode=0o600)
+    path.write_text(password + "\n", encoding="utf-8")
 
 
 def main() -> None:

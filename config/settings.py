@@ -33,6 +33,8 @@ class HealthSettings(Struct):
 
 
 class LogSettings(Struct):
+    """What is written to standard error."""
+
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 

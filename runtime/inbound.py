@@ -149,7 +149,7 @@ class Inbound:
             self._environment.log.debug("nobody was told that %s is not here: %s", service, error)
 
     def _remember(self, tombstones: dict[_Work, float], work: _Work) -> None:
-        """Keeps a request's id until nobody can wait for it any more."""
+        """Keeps a request's id for a while: what overtakes it, or is a copy of it, is moments away from it."""
         now = self._environment.clock.monotonic()
         while tombstones and tombstones[oldest := next(iter(tombstones))] <= now:
             del tombstones[oldest]
@@ -203,9 +203,9 @@ class Inbound:
                 await transport.unicast(to, answer, instance.name)
         except TransportError as error:
             self._environment.metrics.count("replies_dropped_total", service=instance.name)
-            if kind == "reply" and isinstance(error, TooLarge):
+            if isinstance(error, TooLarge):
                 incident = self._environment.chance.hex(16)
-                instance.log.error("incident %s: the reply to %s: %s", incident, request.subject, error)
+                instance.log.error("incident %s: the answer to %s: %s", incident, request.subject, error)
                 await self._fail(request, instance, InternalError(incident))
 
     def _refuse(self, envelope: Envelope, instance: Instance, error: ServiceError) -> None:

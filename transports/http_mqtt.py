@@ -1,10 +1,16 @@
 """Requests by HTTP and signals by MQTT: two transports as one."""
 
+import asyncio
+
+from runtime import StartError
 from runtime.envelope import Address, Envelope, Topic
 from runtime.manifest import Manifest
 from runtime.transport import Receiver, Traits, Transport, TransportError
 from transports.http.transport import HttpTransport
 from transports.mqtt.transport import MqttTransport
+
+_PATIENCE = 3.0
+"""Seconds that a start waits for the broker; then it goes on without signals, which come with the broker."""
 
 
 class _Signals:
@@ -47,6 +53,9 @@ class HttpMqttTransport(Transport):
     def __init__(self, http: HttpTransport, mqtt: MqttTransport) -> None:
         self.http = http
         self.mqtt = mqtt
+        self._heard: dict[tuple[Topic, str], bool] = {}
+        """The signals that are subscribed to, by whom, and whether on every node."""
+        self._joining: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<HttpMqttTransport {self.http} {self.mqtt}>"
@@ -57,14 +66,34 @@ class HttpMqttTransport(Transport):
 
     async def open(self, node: str, receiver: Receiver) -> None:
         await self.http.open(node, receiver)
+        self._joining = asyncio.create_task(self._join(node, receiver))
+        try:
+            await asyncio.wait((self._joining,), timeout=_PATIENCE)
+            if self._joining.done():
+                self._joining.result()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _join(self, node: str, receiver: Receiver) -> None:
+        """Joins the broker, whenever that is there: requests do not wait for it."""
         try:
             await self.mqtt.open(node, _Signals(receiver))
-        except BaseException:
-            await self.http.close()
+        except StartError as error:
+            receiver.failed(error if isinstance(error, TransportError) else TransportError(str(error)))
             raise
+        for (topic, service), broadcast in list(self._heard.items()):
+            await self.mqtt.subscribe(topic, service, broadcast=broadcast)
+
+    @property
+    def _joined(self) -> bool:
+        return self._joining is not None and self._joining.done()
 
     async def close(self) -> None:
         try:
+            if self._joining is not None:
+                self._joining.cancel()
+                await asyncio.gather(self._joining, return_exceptions=True)
             await self.mqtt.close()
         finally:
             await self.http.close()
@@ -83,9 +112,14 @@ class HttpMqttTransport(Transport):
         await self.mqtt.withdraw(address)
 
     async def subscribe(self, topic: Topic, service: str, *, broadcast: bool) -> None:
+        if topic.kind == "signal":
+            self._heard[topic, service] = broadcast
+            if not self._joined:
+                return
         await self._for(topic).subscribe(topic, service, broadcast=broadcast)
 
     async def unsubscribe(self, topic: Topic, service: str) -> None:
+        self._heard.pop((topic, service), None)
         await self._for(topic).unsubscribe(topic, service)
 
     async def unicast(self, to: Address, envelope: Envelope, sender: str) -> None:

@@ -537,8 +537,8 @@ class Kit:
 
     async def case_heads_reach_every_subscriber(self) -> None:
         sender, receiver = self.factory(), self.factory()
-        listener = Listener()
-        await sender.open("sender", Listener())
+        listener, neighbour = Listener(), Listener()
+        await sender.open("sender", neighbour)
         await receiver.open("receiver", listener)
         heads: list[Head] = []
         try:
@@ -546,6 +546,7 @@ class Kit:
             await receiver.watch("apple")
             for service in ("one", "two"):
                 await receiver.subscribe(Topic("stream", "apple"), service, broadcast=True)
+            await sender.subscribe(Topic("stream", "apple"), "neighbour", broadcast=True)
             for number in range(1, 4):
                 body: Any = Head("epoch", number) if sender.zero_copy else msgspec.json.encode(Head("epoch", number))
                 await sender.multicast(Topic("stream", "apple"), Envelope("head", "", "apple.head", body), "apple")
@@ -556,6 +557,7 @@ class Kit:
 
             await eventually(last, "the last head arrives; those before may be left out")
             expect({to for _, to in listener.envelopes} == {"one", "two"}, "at each subscriber")
+            await eventually(lambda: "neighbour" in {to for _, to in neighbour.envelopes}, "and on the node that tells it")
             await receiver.unsubscribe(Topic("stream", "apple"), "one")
         finally:
             await receiver.close()

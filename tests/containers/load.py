@@ -55,7 +55,8 @@ class Load:
             yield
         finally:
             asking.cancel()
-            await asyncio.gather(asking, *tasks, return_exceptions=True)
+            done = await asyncio.gather(*tasks, return_exceptions=True)
+            self.wrong += [repr(error) for error in done if error is not None]
 
     async def _one(self, number: int) -> None:
         key = f"key-{next(self._numbers)}" if number % 2 else None
@@ -76,7 +77,8 @@ class Load:
             self.wrong.append(type(error).__name__)
             return
         if not answer.is_success:
-            self.wrong.append(f"{answer.status_code} {answer.json().get('code')}")
+            is_ours = answer.headers.get("content-type") == "application/problem+json"
+            self.wrong.append(f"{answer.status_code} {answer.json()['code'] if is_ours else answer.text[:80]}")
             return
         self.well += 1
         if key is not None:

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from runtime.testing import eventually
+from runtime.testing.conformance import ConformanceError
 from tests.containers.engine import STATEFUL, Containers, containers
 from tests.containers.load import PATIENCE, Load
 from tests.house import House
@@ -33,7 +34,10 @@ async def under_load(what: str, made: Containers, load: Load, trouble: Callable[
     async with load.going():
         await trouble()
         calm = load.well
-        await eventually(lambda: load.well >= calm + 100, f"answers come again: {load.said}", _BACK)
+        try:
+            await eventually(lambda: load.well >= calm + 100, "answers come again", _BACK)
+        except ConformanceError as error:
+            raise AssertionError(f"{what}: {load.said}") from error
     await made.ready()
     print(f"{made.kind}: {what}: {load.well} well, slowest {load.slowest:.1f} s, {dict(load.said) or 'no errors'}")
     return set(load.said)

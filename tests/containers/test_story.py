@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from runtime.testing import eventually
+from runtime.testing.conformance import ConformanceError
 from tests.containers.engine import KINDS, STATEFUL, Containers, containers
 from tests.house import House
 from tests.services import account
@@ -32,7 +33,10 @@ async def account_is_right(made: Containers, folder: Path) -> None:
             faults[:] = [str(error)]
         return not faults
 
-    await eventually(right, f"the account is right: {faults}")
+    try:
+        await eventually(right, "the account is right")
+    except ConformanceError as error:
+        raise AssertionError(faults) from error
 
 
 async def test_the_ride_story(city: tuple[Containers, House]) -> None:

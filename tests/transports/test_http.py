@@ -1,23 +1,18 @@
 """The HTTP transport between two nodes: who is let in, what is refused, and what a caller is told when a peer goes wrong."""
 
 import asyncio
-import base64
-import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
-import jwt
 import msgspec
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from config.provision import peer_keys, provision
+from config.provision import provision
 from config.settings import Settings
 from runtime import (
     ANYONE,
@@ -26,29 +21,33 @@ from runtime import (
     Contract,
     InstanceLost,
     Invalid,
-    ManualClock,
     Node,
     NodeSettings,
     NoInstance,
     Request,
     Service,
     ServiceError,
+    Signal,
     StartError,
     Struct,
     Unreachable,
     handles,
     roles,
+    subscribes,
 )
 from runtime.describe import describe
 from runtime.envelope import Address
 from runtime.ports import any_free_port
 from runtime.testing import eventually
 from runtime.testing.conformance import Listener
+from tests.broker import Broker
 from tests.street import Square, Street
 from tests.transports.proxy import Proxy
-from transports.http.assertions import Refused, Signer, Verifier
-from transports.http.settings import HttpSettings
+from transports.http.assertions import Signer
 from transports.http.transport import HttpTransport
+from transports.http_mqtt import HttpMqttTransport
+from transports.mqtt.settings import MqttSettings
+from transports.mqtt.transport import MqttTransport
 
 echo = Contract("echo")
 
@@ -134,6 +133,21 @@ class Echo(Service):
         raise Gone("it")
 
 
+@echo.message
+class Ping(Signal):
+    """Something to hear."""
+
+
+class Hearing(Echo):
+    """Hears itself."""
+
+    heard = 0
+
+    @subscribes(broadcast=True)
+    async def on_ping(self, signal: Ping, ctx: Context) -> None:
+        self.heard += 1
+
+
 NAMES = ("echo", "asker", "other")
 
 
@@ -152,93 +166,6 @@ async def pair(street: Street, service: Echo, **settings: Any) -> AsyncGenerator
 @pytest.fixture
 def street() -> Street:
     return Street(NAMES, heartbeat=0.5)
-
-
-# Who is let in
-
-
-KEY, OTHER = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
-GOOD = {"iss": "asker", "sub": "asker", "aud": "echo", "iat": 1_000_000, "exp": 1_000_060}
-HEAD = {"kid": "asker", "typ": "callboard-peer+jwt"}
-
-
-def _public(kid: str, key: Ed25519PrivateKey) -> dict[str, str]:
-    x = base64.urlsafe_b64encode(key.public_key().public_bytes_raw()).decode().rstrip("=")
-    return {"kty": "OKP", "crv": "Ed25519", "kid": kid, "x": x}
-
-
-class _Clock(Clock):
-    def timestamp(self) -> float:
-        return 1_000_000.0
-
-
-VERIFIER = Verifier(json.dumps({"keys": [_public("asker", KEY), _public("asker.2", OTHER), _public("wallet", OTHER)]}), _Clock())
-
-
-def _signed(key: Any = KEY, algorithm: str = "EdDSA", head: dict[str, Any] | None = None, **claims: Any) -> str:
-    said = {name: value for name, value in (GOOD | claims).items() if value is not None}
-    return jwt.encode(said, key, algorithm=algorithm, headers=HEAD | (head or {}))
-
-
-def test_who_has_proven_to_speak() -> None:
-    assert VERIFIER.caller(_signed(), "echo") == "asker"
-    assert VERIFIER.caller(_signed(sub="runtime"), "echo") == "runtime"
-    assert VERIFIER.caller(_signed(OTHER, head={"kid": "asker.2"}), "echo") == "asker", "the key that comes next"
-
-
-@pytest.mark.parametrize(
-    "assertion",
-    [
-        None, "", "x", "x.y.z", "a" * 5000,
-        _signed(OTHER), _signed(head={"kid": "nobody"}), _signed(head={"typ": "JWT"}), _signed(head={"typ": "at+jwt"}),
-        _signed("secret" * 8, "HS256"), jwt.encode(GOOD, "", algorithm="none", headers=HEAD),
-        _signed(iss="wallet"), _signed(sub="wallet"), _signed(sub="wallet", iss="wallet"), _signed(OTHER, head={"kid": "wallet"}),
-        _signed(exp=999_000, iat=998_990), _signed(iat=1_000_100, exp=1_000_160), _signed(exp=1_000_900), _signed(exp=2**60, iat=2**60 - 1),
-        _signed(aud="wallet"), _signed(aud=["echo", "wallet"]), _signed(aud=None), _signed(exp=None), _signed(iat=None), _signed(sub=None),
-        _signed(exp="soon"), _signed(iat=1.5),
-    ],
-)  # fmt: skip
-def test_who_has_not(assertion: str | None) -> None:
-    with pytest.raises(Refused):
-        VERIFIER.caller(assertion, "echo")
-
-
-def test_an_assertion_is_made_anew_before_it_ends_and_for_one_callee() -> None:
-    clock = ManualClock()
-    private, public = peer_keys(("asker",))
-    signer, verifier = Signer(private["asker"], clock), Verifier(public, clock)
-    first = signer.assertion("asker", "echo")
-    assert signer.assertion("asker", "echo") == first
-    for _ in range(5):
-        clock.advance(timedelta(seconds=29))
-        assert verifier.caller(signer.assertion("asker", "echo"), "echo") == "asker"
-    with pytest.raises(Refused, match="expired"):
-        verifier.caller(first, "echo")
-    with pytest.raises(Refused, match="somebody else"):
-        verifier.caller(signer.assertion("asker", "wallet"), "echo")
-    with pytest.raises(ValueError, match="no key of wallet"):
-        signer.assertion("wallet", "echo")
-    assert private["asker"].split('"d":"')[1][:20] not in repr(signer)
-
-
-@pytest.mark.parametrize(
-    ("key", "theirs"),
-    [
-        (None, None),
-        ("x", None),
-        ("not json", "public"),
-        ('{"keys":[]}', "public"),
-        ("public", "public"),
-        ("private", "private"),
-        ("private", "{}"),
-    ],
-)
-def test_keys_that_are_none_are_refused_without_being_said(key: str | None, theirs: str | None) -> None:
-    private, public = peer_keys(("asker",))
-    named = {"private": private["asker"], "public": public}
-    with pytest.raises(StartError, match=r"transport\.http\.(key|peer_keys)") as refused:
-        HttpTransport(HttpSettings(key=named.get(str(key), key), peer_keys=named.get(str(theirs), theirs)))
-    assert '"d"' not in str(refused.value)
 
 
 # A plain client
@@ -262,7 +189,7 @@ async def test_a_plain_client(street: Street) -> None:
         ) -> httpx.Response:
             said = await client.request(method, path, content=content, headers={**mine, **headers})
             assert (said.status_code, said.headers["content-type"]) == (status, "application/problem+json"), said.text
-            assert said.json()["code"] == code
+            assert (said.json()["code"], said.json()["status"]) == (code, status)
             return said
 
         assert "text" in (await refused("/echo/Say", 422, "invalid")).text
@@ -580,3 +507,42 @@ async def test_a_drained_instance_is_not_asked_again(street: Street) -> None:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await stopping
+
+
+async def test_an_answer_that_never_comes_is_one_all_the_same(street: Street) -> None:
+    """Whatever a node forgets, the one who asks hears that it may have run, soon after its own deadline."""
+    transport = HttpTransport(street.settings("echo"))
+    await transport.open("there", Listener())
+    await transport.listen("echo")
+    mine = {"Callboard-Assertion": Signer(street.private["other"], Clock()).assertion("other", "echo"), "Callboard-Budget": "100"}
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{street.ports['echo']}", timeout=10) as client:
+            answer = await client.post("/echo/Say", content=b"{}", headers=mine)
+            assert (answer.status_code, answer.json()["code"]) == (502, "instance-lost")
+    finally:
+        await transport.close()
+
+
+async def test_without_its_broker_a_node_answers_and_its_signals_come_with_it(street: Street, tmp_path: Path) -> None:
+    broker = Broker(tmp_path)
+    service = Hearing()
+
+    def transport(name: str) -> HttpMqttTransport:
+        return HttpMqttTransport(HttpTransport(street.settings(name)), MqttTransport(MqttSettings(url=broker.url)))
+
+    async with Node([lambda: service], transport("echo")) as there, Node([], transport("asker"), name="here") as here:
+        await here.registry.wait_for("echo")
+        assert (await here.client("asker", (echo,)).request(Say("x"))).text == "x"
+        assert there.waits_for() == []
+        ctx = there.client("echo", ())
+        await ctx.publish(Ping())
+        async with broker:
+
+            async def heard() -> bool:
+                await ctx.publish(Ping())
+                return service.heard > 0
+
+            await eventually(heard, "signals come")
+    wrong = MqttSettings(url="mqtts://127.0.0.1:1", ca_file="/nowhere")
+    with pytest.raises(StartError, match="ca_file"):
+        await HttpMqttTransport(HttpTransport(street.settings("echo")), MqttTransport(wrong)).open("x", Listener())

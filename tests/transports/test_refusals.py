@@ -146,7 +146,7 @@ async def test_what_is_too_large_for_the_broker(tmp_path: Path, caplog: pytest.L
             await ctx.request(Say("x" * 200_000))
         with pytest.raises(InternalError):
             await ctx.request(Much(200_000))
-        assert "the reply to echo.Much: a message of 200,002 bytes is more than the broker takes" in caplog.text
+        assert "the answer to echo.Much: a message of 200,002 bytes is more than the broker takes" in caplog.text
         assert await answers(ctx)
 
 

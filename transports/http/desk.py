@@ -16,10 +16,13 @@ from runtime.transport import Receiver, TooLarge
 from transports.http import fields
 from transports.http.assertions import Refused, Verifier
 from transports.http.presence import News
-from transports.http.server import Exchange, Pairs, Refusal, Scope, until_gone
+from transports.http.server import Exchange, Pairs, Scope, until_gone
 from transports.http.settings import HttpSettings
 
 _PATH = re.compile(r"/([A-Za-z0-9_-]{1,100})/([A-Za-z0-9_.-]{1,200})", re.ASCII)
+_DEFAULT = 60.0
+"""Seconds that a request without a budget may take here; the callee's own default is shorter."""
+_LATE = 1.0
 _MOST = 1024
 """Services that are asked for and not here: so many are remembered."""
 _BODY = 10.0
@@ -28,6 +31,17 @@ _LONGEST_WAIT = 15.0
 """Seconds that a question about presence is held, whatever the one who asks would like."""
 _Work = tuple[str, str, str, str]
 """A request that is answered here: the service and the node that ask, who is asked, and the id they gave it."""
+
+
+class Refusal(Exception):
+    """An answer that is given before anybody is asked: a problem document (RFC 9457) with the status of its own."""
+
+    def __init__(self, status: int, error: ServiceError, fields: Pairs | None = None, detail: str = "") -> None:
+        super().__init__(status)
+        self.status = status
+        self.fields = fields or []
+        data = error.data()
+        self.body = msgspec.json.encode(msgspec.structs.replace(data, status=status, detail=detail or data.detail))
 
 
 class _Answering(NamedTuple):
@@ -39,7 +53,7 @@ class _Answering(NamedTuple):
     def lose(self) -> None:
         """Answers that no answer will come."""
         if not self.answer.done():
-            self.answer.set_result(Envelope("error", "", "", _encoded(InstanceLost(self.service))))
+            self.answer.set_result(Envelope("error", "", "", msgspec.json.encode(InstanceLost(self.service).data())))
 
 
 class Own:
@@ -137,7 +151,7 @@ class Desk:
                 caller = self._verifier.caller(given.get(fields.ASSERTION), service)
             except Refused as refused:
                 self._complain("a request to %s/%s was refused: %s", service, name, refused)
-                raise Refusal(401, _encoded(Unreachable(service), str(refused)), [("www-authenticate", "Callboard")]) from None
+                raise Refusal(401, Unreachable(service), [("www-authenticate", "Callboard")], str(refused)) from None
             if name == "presence":
                 status, headers, body = await self._news(scope, service)
             else:
@@ -162,11 +176,11 @@ class Desk:
     def _path(self, scope: Scope) -> tuple[str, str]:
         match = _PATH.fullmatch(scope.path)
         if match is None:
-            raise Refusal(404, _encoded(Malformed("expected /<service>/<Request>")))
+            raise Refusal(404, Malformed("expected /<service>/<Request>"))
         service, name = match.groups()
         expected = "GET" if name == "presence" else "POST"
         if scope.method != expected:
-            raise Refusal(405, _encoded(Malformed(f"expected {expected}")), [("allow", expected)])
+            raise Refusal(405, Malformed(f"expected {expected}"), [("allow", expected)])
         return service, name
 
     async def _request(
@@ -175,14 +189,16 @@ class Desk:
         receiver, to = self._receiver, given.get(fields.TO)
         own = self._own.get(service)
         if own is None or not own.known or (to != self._node if to is not None else not own.listening):
-            raise Refusal(404, _encoded(NoInstance(service)))
+            raise Refusal(404, NoInstance(service))
         body = await self._body(exchange, given)
         try:
             subject = name if "." in name else f"{service}.{name}"  # else of a contract that others have, too: stream.Pull
             envelope = fields.request(given, subject, caller, body)
         except ValueError as error:
             receiver.unreadable()
-            raise Refusal(400, _encoded(Malformed(str(error)))) from None
+            raise Refusal(400, Malformed(str(error))) from None
+        if self._closing.done():
+            raise Refusal(404, NoInstance(service))
         if not envelope.id or given.get(fields.NODE) is None:  # without a node, its ids need not be different from others'
             envelope = msgspec.structs.replace(envelope, id=self._chance.hex(32))
         if envelope.reply_to is None:
@@ -190,17 +206,20 @@ class Desk:
             return 202, [], b""
         work = (caller, envelope.reply_to.node, service, envelope.id)
         if work in self._answering:
-            raise Refusal(409, _encoded(Malformed("a request with this id is being answered")))
+            raise Refusal(409, Malformed("a request with this id is being answered"))
         answering = self._answering[work] = _Answering(service, self._clock.loop.create_future())
 
         def gone() -> None:
             receiver.receive(Envelope("cancel", envelope.id, "", b"", caller, envelope.reply_to), service)
             answering.lose()
 
+        seconds = _DEFAULT if envelope.budget is None else envelope.budget
+        timer = self._clock.loop.call_later(seconds + _LATE, answering.lose)  # whatever becomes of it, there is an answer
         try:
             receiver.receive(envelope, service)
             answer = await until_gone(answering.answer, exchange, gone)
         finally:
+            timer.cancel()
             del self._answering[work]
         load = [(fields.LOAD, str(answer.load))] if answer.load else []
         if answer.kind == "reply":
@@ -210,14 +229,14 @@ class Desk:
     async def _body(self, exchange: Exchange, given: fields.Fields) -> bytes:
         length = given.get("content-length")
         if length is None or not length.isdecimal():
-            raise Refusal(411, _encoded(Malformed("expected Content-Length")))
+            raise Refusal(411, Malformed("expected Content-Length"))
         if int(length) > self._settings.max_body:
-            raise Refusal(413, _encoded(Malformed(f"the body has {length} bytes: more than {self._settings.max_body}")))
+            raise Refusal(413, Malformed(f"the body has {length} bytes: more than {self._settings.max_body}"))
         try:
             async with asyncio.timeout(_BODY):
                 return await exchange()
         except TimeoutError:
-            raise Refusal(408, _encoded(Malformed(f"the body did not come within {_BODY:g} s"))) from None
+            raise Refusal(408, Malformed(f"the body did not come within {_BODY:g} s")) from None
 
     async def _news(self, scope: Scope, service: str) -> tuple[int, Pairs, bytes]:
         """What there is to say of a service, once it is something new."""
@@ -225,7 +244,7 @@ class Desk:
         try:
             version, heads, wait = (fields.number(query.get(name, "0")) for name in ("version", "heads", "wait"))
         except ValueError as error:
-            raise Refusal(400, _encoded(Malformed(str(error)))) from None
+            raise Refusal(400, Malformed(str(error))) from None
         if query.get("node") != self._node:
             version = heads = 0
         own = self._own.get(service)
@@ -235,7 +254,7 @@ class Desk:
             seconds = min(wait / 1000, _LONGEST_WAIT)
             await asyncio.wait((own.changed(), self._closing), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if own is None or own.manifest is None:
-            raise Refusal(404, _encoded(NoInstance(service)))
+            raise Refusal(404, NoInstance(service))
         news = News(
             own.version, own.heads, self._receiver.load(service), own.manifest if own.version != version else None, own.head
         )
@@ -250,8 +269,3 @@ def _status(problem: bytes) -> int:
     """The HTTP status that a problem document names."""
     status = msgspec.json.decode(problem, type=_Status).status
     return status if 400 <= status < 600 else 500
-
-
-def _encoded(error: ServiceError, detail: str = "") -> bytes:
-    data = error.data()
-    return msgspec.json.encode(msgspec.structs.replace(data, detail=detail) if detail else data)

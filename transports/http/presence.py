@@ -59,6 +59,7 @@ class _Peer:
         self.version = 0
         self.heads = 0
         self.suspected = False
+        self.is_us = False
         self.looked = asyncio.Event()
         """Set when it has been asked for the first time."""
         self.asking: asyncio.Task[None] | None = None
@@ -110,6 +111,10 @@ class Presence:
         await self.watch(service)
         return list(self._peers.get(service, {}))
 
+    def subscribers(self, publisher: str) -> tuple[str, ...]:
+        """The services on this node that are told of a publisher's heads."""
+        return tuple(self._hints.get(publisher, ()))
+
     def hint(self, publisher: str, subscriber: str) -> None:
         """Tells a service on this node of a publisher's heads from now on."""
         self._hints.setdefault(publisher, set()).add(subscriber)
@@ -130,9 +135,11 @@ class Presence:
         await self._found[service].wait()
         waiting = [asyncio.create_task(peer.looked.wait()) for peer in self._peers.get(service, {}).values()]
         if waiting:
-            await asyncio.wait(waiting, timeout=self._settings.connect_timeout)
-            for task in waiting:
-                task.cancel()
+            try:
+                await asyncio.wait(waiting, timeout=self._settings.connect_timeout)
+            finally:
+                for task in waiting:
+                    task.cancel()
 
     async def close(self) -> None:
         following = [peer.asking for peers in self._peers.values() for peer in peers.values() if peer.asking is not None]
@@ -153,6 +160,8 @@ class Presence:
         peers = self._peers[service]
         failures = 0
         while True:
+            again = self._again[service]
+            again.clear()
             known: set[Place] = set()
             complete = True
             for url in self._places[service]:
@@ -173,9 +182,7 @@ class Presence:
                         assert asking is not None
                         asking.cancel()
             found.set()
-            again = self._again[service]
-            again.clear()
-            nobody = all(peer.node is None for peer in peers.values())
+            nobody = all(peer.node is None and not peer.is_us for peer in peers.values())
             pause = min(_LONGEST * 2 ** min(failures, 10), self._settings.heartbeat) if nobody else _LOOKED_UP
             try:
                 async with asyncio.timeout(self._chance.jitter(pause)):
@@ -236,7 +243,8 @@ class Presence:
             return None
         if answer.status != 200 or not node:
             raise TransportError(f"{peer.place} answers {answer.status} when asked about {service}: {answer.body[:200]!r}")
-        if node == self._node:
+        peer.is_us = node == self._node
+        if peer.is_us:
             peer.looked.set()
             await self._clock.sleep(self._settings.heartbeat)  # that is us
             return None
@@ -264,7 +272,7 @@ class Presence:
         self._receiver.joined(peer.manifest, news.load)
         if news.head is not None and news.heads != before:
             envelope = Envelope("head", "", f"{service}.head", msgspec.json.encode(news.head), service)
-            for subscriber in self._hints.get(service, ()):
+            for subscriber in self.subscribers(service):
                 self._receiver.receive(envelope, subscriber)
 
     def _withdrawn(self, service: str, peer: _Peer, node: str) -> None:

@@ -44,16 +44,6 @@ class Exchange(Protocol):
     def response_bytes(self, status: int, headers: Pairs, body: bytes) -> None: ...
 
 
-class Refusal(Exception):
-    """An answer that is given before anybody is asked."""
-
-    def __init__(self, status: int, body: bytes, fields: Pairs | None = None) -> None:
-        super().__init__(status)
-        self.status = status
-        self.body = body
-        self.fields = fields or []
-
-
 App = Callable[[Scope, Exchange], Awaitable[None]]
 
 

@@ -106,6 +106,7 @@ class HttpTransport(Transport):
         try:
             await server.start()
         except BaseException:
+            await server.stop()
             await client.close()
             raise
         presence = Presence(node, receiver, client, settings, clock, chance, self._urls, self._introduce, self._lose)
@@ -232,10 +233,13 @@ class HttpTransport(Transport):
 
     async def multicast(self, topic: Topic, envelope: Envelope, sender: str) -> None:
         _need_no_signal(topic)
-        own = self._open.desk.own(topic.service)
+        opened = self._open
+        own = opened.desk.own(topic.service)
         own.head = msgspec.json.decode(envelope.body, type=Head)
         own.heads += 1
         own.change()
+        for subscriber in opened.presence.subscribers(topic.service):  # those on this node
+            opened.receiver.receive(msgspec.structs.replace(envelope, caller=topic.service), subscriber)
 
     async def _ask(self, to: Address, place: Place, envelope: Envelope, sender: str) -> None:
         """Makes a request, and hands its answer to the receiver. Raises like `unicast`."""

@@ -152,12 +152,14 @@ async def connect(
     host, port = url.hostname or "", url.port or (8883 if secure else 1883)
     tls = trusted(settings.ca_file, "transport.mqtt.ca_file") if secure else None
     failed = OSError(f"{host} has no address")
-    for ip in await names.addresses(host, port):
+    ips = await names.addresses(host, port)
+    for ip in ips:
         try:
-            _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: Connection(on_packet, on_end, settings.max_packet), ip, port,
-                ssl=tls, server_hostname=host if secure else None,
-            )  # fmt: skip
+            async with asyncio.timeout(settings.connect_timeout / len(ips)):
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    lambda: Connection(on_packet, on_end, settings.max_packet), ip, port,
+                    ssl=tls, server_hostname=host if secure else None,
+                )  # fmt: skip
         except ssl.SSLCertVerificationError:
             raise
         except OSError as error:

@@ -155,7 +155,7 @@ class Link:
         while True:
             try:
                 await self._connect()
-            except BrokerRefused as error:
+            except StartError as error:  # as `BrokerRefused`
                 if not first.done():
                     first.set_exception(error)
                     return
