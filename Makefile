@@ -50,7 +50,8 @@ chaos: $(VENV)/.test  ## kill the system fifty times under load, and check every
 
 containers: $(VENV)/.run  ## certificates, keys and passwords for containers/compose.yaml
 	@$(BIN)/python -m config.provision containers/secrets
-	@echo "start it with: docker compose -f containers/compose.yaml up --build"
+	@chmod 644 containers/mosquitto/mosquitto.conf
+	@echo "start it with: docker compose -f containers/compose.yaml up --build     (then http://127.0.0.1:8000/docs)"
 
 test-containers: $(VENV)/.test  ## the system in real containers: docker, or podman
 	@.ci/engine >/dev/null

@@ -267,7 +267,7 @@ async def _broker(settings: Settings, names: Sequence[str], needs: Sequence[str]
         )
         return
     except CallboardError as error:
-        yield _fault("broker", f"{chosen.url}: {error}")
+        yield _fault("broker", str(error))
         return
     try:
         spent = (time.monotonic() - begun) * 1000
@@ -301,4 +301,4 @@ async def _broker(settings: Settings, names: Sequence[str], needs: Sequence[str]
 
 
 def _clock_alone() -> Finding:
-    return _ok("clock", f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC; nobody here to compare it with")
+    return _ok("clock", f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC; compared with nobody's")

@@ -173,7 +173,8 @@ def main() -> None:
         made = provision(folder, load(environment=os.environ).settings)
     except CallboardError as error:
         sys.exit(f"callboard: {error}")
-    click.echo(f"{folder}: {'certificates, keys and passwords were made' if made else 'all is there'}")
+    said = "certificates, keys and passwords were made; containers that run have to be recreated" if made else "all is there"
+    click.echo(f"{folder}: {said}")
     click.echo(f"log in as {', '.join(email for email, _ in _USERS)} with the password in {folder / 'password'}")
 
 

@@ -81,10 +81,11 @@ class Supervised:
             while not self._stopping.is_set():
                 try:
                     await self._run_instance()
-                except* (DefinitionError, StartError) as group:
-                    raise _first(group) from None
-                except* Exception as group:
-                    await self._crashed(_first(group))
+                except Exception as error:
+                    first = _first(error)
+                    if isinstance(first, (DefinitionError, StartError)):
+                        raise first from None
+                    await self._crashed(first)
                     self.service = self._factory()
         finally:
             if self._database is not None:

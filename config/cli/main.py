@@ -23,6 +23,9 @@ _COMMANDS = {
 }
 
 
+_OURS = ("config", "gateway", "runtime", "services", "transports")
+
+
 class _Lazy(click.RichGroup):
     """A group whose commands are imported when they are named."""
 
@@ -33,8 +36,24 @@ class _Lazy(click.RichGroup):
         module = _COMMANDS.get(cmd_name)
         if module is None:
             return None
-        command: click.Command = getattr(importlib.import_module(module), f"{cmd_name}_command")
+        try:
+            command: click.Command = getattr(importlib.import_module(module), f"{cmd_name}_command")
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] in _OURS:
+                raise
+            return _missing(cmd_name, error.name)
         return command
+
+
+def _missing(name: str, package: str) -> click.Command:
+    """Stands for a command that needs a package which is not installed, as in the image."""
+
+    def say() -> None:
+        from runtime import CallboardError
+
+        raise CallboardError(f"`callboard {name}` needs {package}, which is not installed here: it is in the extra `dev`")
+
+    return click.RichCommand(name=name, callback=say, help=f"Not here: it needs {package}.")
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})

@@ -39,6 +39,8 @@ async def under_load(what: str, made: Containers, load: Load, trouble: Callable[
         except ConformanceError as error:
             raise AssertionError(f"{what}: {load.said}") from error
     await made.ready()
+    if any(said.startswith("500") for said in load.said):
+        print(await made.logs("gateway"), await made.logs("wallet"))
     print(f"{made.kind}: {what}: {load.well} well, slowest {load.slowest:.1f} s, {dict(load.said) or 'no errors'}")
     return set(load.said)
 

@@ -134,6 +134,8 @@ async def test_the_image(tmp_path: Path) -> None:
         ).strip()
     said = await run(name, "run", "--rm", "--entrypoint", "python", IMAGE, "-c", "import pip", status=1)
     assert "No module named" in said
+    assert "Not here: it needs" in await run(name, "run", "--rm", IMAGE), "what there is, and what there is not"
+    assert "is not installed here" in await run(name, "run", "--rm", IMAGE, "dev", status=2)
     listed = await run(name, "run", "--rm", "--entrypoint", "find", IMAGE, "/opt", "/etc/callboard", "/run/secrets", "/data")
     wrong = [
         path for path in listed.split() if path.endswith(("peer-key.json", "mqtt-password", "private-key.pem", "users.json"))
@@ -183,6 +185,7 @@ async def test_settings_from_outside_are_obeyed_and_wrong_ones_refused(tmp_path:
         ("CALLBOARD_GATEWAY__PROT=1", "did you mean gateway.port"),
         ("CALLBOARD_TRANSPORT__KIND=http", "transport.http.key and transport.http.peer_keys are needed"),
         ("CALLBOARD_AUTH__USERS_FILE=/nowhere", "/nowhere: the file cannot be read"),
+        ("CALLBOARD_HEALTH__PORT=8000", "cannot listen on"),
     ):
         output = (await run(name, "run", "--rm", "-e", wrong, IMAGE, "run", "gateway", status=2)).strip()
         assert said in output

@@ -546,3 +546,10 @@ async def test_without_its_broker_a_node_answers_and_its_signals_come_with_it(st
     wrong = MqttSettings(url="mqtts://127.0.0.1:1", ca_file="/nowhere")
     with pytest.raises(StartError, match="ca_file"):
         await HttpMqttTransport(HttpTransport(street.settings("echo")), MqttTransport(wrong)).open("x", Listener())
+
+
+async def test_a_node_with_anothers_key_does_not_start(street: Street) -> None:
+    wrong = msgspec.structs.replace(street.settings("echo"), key=street.private["other"])
+    with pytest.raises(StartError, match="has no key of echo, only of other"):
+        async with Node([Echo], HttpTransport(wrong)):
+            pass

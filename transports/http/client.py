@@ -18,6 +18,10 @@ _AT_ONCE = 1 << 20
 """Bytes of a body that are written in one go; a longer one is written piece by piece."""
 
 
+class Untrusted(PeerUnreachable):
+    """Somebody is there, with a certificate that proves nothing here. Nothing was sent."""
+
+
 class Place(NamedTuple):
     """One address of a peer: where it is, and the name that its URL gives it."""
 
@@ -77,7 +81,7 @@ class Client:
         """Asks an address.
 
         Raises:
-            PeerUnreachable: there was no connection: nothing was sent.
+            PeerUnreachable: there was no connection: nothing was sent. `Untrusted`, if for the certificate's sake.
             LinkLost: the connection went before the answer was there, or the answer is larger than we take.
             Unsendable: it cannot stand in a header.
         """
@@ -93,6 +97,8 @@ class Client:
                 method, url, headers=fields, data=data, allow_redirects=False, server_hostname=place.name
             ) as answer:
                 return Answer(answer.status, answer.headers, await self._read(answer), answer.content_type)
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise Untrusted(f"the certificate of {place} is not to be trusted: {error.certificate_error}") from None
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise PeerUnreachable(f"{place} cannot be reached: {_reason(error)}") from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:

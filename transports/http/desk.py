@@ -150,7 +150,7 @@ class Desk:
             try:
                 caller = self._verifier.caller(given.get(fields.ASSERTION), service)
             except Refused as refused:
-                self._complain("a request to %s/%s was refused: %s", service, name, refused)
+                self._complain("a request to %s/%s from %s was refused: %s", service, name, scope.client, refused)
                 raise Refusal(401, Unreachable(service), [("www-authenticate", "Callboard")], str(refused)) from None
             if name == "presence":
                 status, headers, body = await self._news(scope, service)

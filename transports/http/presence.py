@@ -17,7 +17,7 @@ from runtime.envelope import Address, Envelope, Head
 from runtime.manifest import Manifest
 from runtime.transport import LinkLost, PeerUnreachable, Receiver, TransportError
 from transports.http import fields
-from transports.http.client import Client, Place
+from transports.http.client import Client, Place, Untrusted
 from transports.http.settings import HttpSettings
 from transports.reach import Names
 
@@ -204,6 +204,8 @@ class Presence:
             except PeerUnreachable as error:
                 self._gone(service, peer, error)
                 wait = 0.0
+                if isinstance(error, Untrusted):
+                    self._complain(service, peer.place, error)
             except (LinkLost, TimeoutError) as error:
                 if known is not None and not peer.suspected:
                     peer.suspected, wait = True, 0.0

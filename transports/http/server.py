@@ -27,6 +27,7 @@ Pairs = list[tuple[str, str]]
 class Scope(Protocol):
     """A request's head, as granian gives it (RSGI)."""
 
+    client: str
     method: str
     path: str
     query_string: str

@@ -170,6 +170,8 @@ class HttpTransport(Transport):
     # Hearing
 
     async def listen(self, service: str) -> None:
+        if service not in self._signer.names:
+            raise StartError(f"transport.http.key has no key of {service}, only of {', '.join(self._signer.names)}")
         self._open.desk.own(service).listening = True
 
     async def subscribe(self, topic: Topic, service: str, *, broadcast: bool) -> None:

@@ -157,7 +157,8 @@ class Link:
                 await self._connect()
             except StartError as error:  # as `BrokerRefused`
                 if not first.done():
-                    first.set_exception(error)
+                    who = self._settings.username or "nobody in particular"
+                    first.set_exception(BrokerRefused(f"{self._settings.url}, to which {who} connects: {error}"))
                     return
                 self._log.error("%s: %s", self._settings.url, error)
                 failures = _HOPELESS
