@@ -112,6 +112,13 @@ class Containers:
         """As `docker <verb> … <container>`."""
         return await run(self.engine, verb, *arguments, await self.name(service), status=status)
 
+    async def kill(self, service: str) -> None:
+        """Kills a container, and waits until its engine, too, has done with it."""
+        await self.do("kill", service)
+        await self.do("wait", service)
+        if self.engine == "podman":  # else that is still under way when the container is started again, and takes its name away
+            await self.do("container", service, "cleanup")
+
     async def exec(self, service: str, *command: str, status: int | None = 0) -> str:
         """Runs something in a container."""
         return await run(self.engine, "exec", await self.name(service), *command, status=status)

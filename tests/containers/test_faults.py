@@ -49,7 +49,7 @@ async def test_trouble_under_load(city: tuple[Containers, House, Load]) -> None:
     made, house, load = city
 
     async def anew(service: str) -> None:
-        await made.do("kill", service)
+        await made.kill(service)
         await made.do("start", service)
 
     async def pause() -> None:
