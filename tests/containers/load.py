@@ -64,15 +64,24 @@ class Load:
         await self.ask(key)
         self.slowest = max(self.slowest, asyncio.get_running_loop().time() - begun)
 
+    async def _send(self, key: str | None) -> httpx.Response:
+        if key is None:
+            return await self._client.get("/wallet", headers=self._headers)
+        self.keys.add(key)
+        headers = {**self._headers, "Idempotency-Key": key}
+        return await self._client.post("/wallet/top-ups", json={"amount_cents": 1}, headers=headers)
+
     async def ask(self, key: str | None) -> None:
-        """Makes one request: a top-up with the key, or a look at the wallet without one."""
+        """Makes one request: a top-up with the key, or a look at the wallet without one.
+
+        A kept connection that the gateway ends while it is taken up again is no answer: then it is asked once more, as
+        clients do (RFC 9112, section 9.3.1).
+        """
         try:
-            if key is None:
-                answer = await self._client.get("/wallet", headers=self._headers)
-            else:
-                self.keys.add(key)
-                headers = {**self._headers, "Idempotency-Key": key}
-                answer = await self._client.post("/wallet/top-ups", json={"amount_cents": 1}, headers=headers)
+            try:
+                answer = await self._send(key)
+            except httpx.RemoteProtocolError:
+                answer = await self._send(key)
         except httpx.HTTPError as error:
             self.wrong.append(type(error).__name__)
             return

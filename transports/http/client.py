@@ -101,7 +101,7 @@ class Client:
             raise Untrusted(f"the certificate of {place} is not to be trusted: {error.certificate_error}") from None
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise PeerUnreachable(f"{place} cannot be reached: {_reason(error)}") from None
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, OSError, RuntimeError) as error:  # RuntimeError: uvloop's, of a connection that is closing
             raise LinkLost(f"the connection to {place} was lost: {_reason(error)}") from None
         except ValueError as error:
             raise Unsendable(f"it cannot stand in a header: {error}") from None
