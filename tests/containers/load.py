@@ -13,7 +13,7 @@ PATIENCE = 35.0
 
 
 class Load:
-    """Safe requests (GET) and keyed ones (POST with an Idempotency-Key) in turn, none of them tried again by the client."""
+    """Safe requests (GET) and keyed ones (POST with an Idempotency-Key) in turn; no answer is asked for again."""
 
     def __init__(self, client: httpx.AsyncClient, headers: dict[str, str]) -> None:
         self.wrong: list[str] = []
