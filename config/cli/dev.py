@@ -2,8 +2,11 @@
 
 import asyncio
 import traceback
+from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import rich_click as click
@@ -32,21 +35,10 @@ def dev_command(names: tuple[str, ...], fresh: bool, debug: bool, no_reload: boo
     """Run everything (or the services named) in one process. Stop it with Ctrl-C."""
     settings = loaded(config_file).settings
     watched = [] if debug or no_reload else reload.folders(settings.services)
-    try:
-        settings = _prepared(settings, fresh and not reload.is_again(), debug)
-        set_up_logging(settings)
-        again = run_loop(_serve(settings, names, watched), debug=debug)
-    except Exception as error:
-        if not watched or (isinstance(error, _HOPELESS) and not reload.is_again()):
-            raise
-        if isinstance(error, CallboardError):
-            click.echo(f"callboard: {error}", err=True)
-        else:
-            traceback.print_exc()
-        reload.wait_and_start_anew(watched)
-    else:
-        if again:
-            reload.start_anew()
+    set_up_logging(settings)
+    prepared = partial(_prepared, settings, fresh and not reload.is_again(), debug)
+    if run_loop(_serve(prepared, names, watched), debug=debug):
+        reload.start_anew()
 
 
 def _prepared(settings: Settings, fresh: bool, debug: bool) -> Settings:
@@ -63,9 +55,25 @@ def _prepared(settings: Settings, fresh: bool, debug: bool) -> Settings:
     )
 
 
-async def _serve(settings: Settings, names: tuple[str, ...], watched: list[Path]) -> bool:
+async def _serve(prepared: Callable[[], Settings], names: tuple[str, ...], watched: list[Path]) -> bool:
     """Runs the system until it is told to stop (False) or its code has changed (True)."""
     told = told_to_stop()
+    async with reload.watching(watched) as changed:
+        try:
+            await _run(prepared(), names, told, changed)
+        except Exception as error:
+            if not watched or (isinstance(error, _HOPELESS) and not reload.is_again()):
+                raise
+            if isinstance(error, CallboardError):
+                click.echo(f"callboard: {error}", err=True)
+            else:
+                traceback.print_exc()
+            reload.say_what_is_waited_for()
+            await _first(changed, asyncio.create_task(told.wait()))
+        return changed.done()
+
+
+async def _run(settings: Settings, names: tuple[str, ...], told: asyncio.Event, changed: "asyncio.Task[None]") -> None:
     async with AsyncExitStack() as stack:
         with patience("starting the services"):
             node = await stack.enter_async_context(compose.node(settings, names, name="dev"))
@@ -76,13 +84,13 @@ async def _serve(settings: Settings, names: tuple[str, ...], watched: list[Path]
             click.echo(f"callboard: up again, on port {gateway.port}")
         else:
             welcome(settings, gateway.port, compose.chosen(settings, names), "in one process")
-        waiting = {asyncio.create_task(until_told(node, told))}
-        if watched:
-            waiting.add(asyncio.create_task(reload.changed(watched), name="changed"))
-        done, rest = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        for task in rest:
-            task.cancel()
-        await asyncio.gather(*rest, return_exceptions=True)
-        for task in done:
+        await _first(changed, asyncio.create_task(until_told(node, told)))
+
+
+async def _first(changed: "asyncio.Task[None]", other: "asyncio.Task[Any]") -> None:
+    """Waits for a change of code, or for something else. Raises what that raises."""
+    await asyncio.wait((changed, other), return_when=asyncio.FIRST_COMPLETED)
+    for task in (changed, other):
+        if task.done():
             task.result()
-        return any(task.get_name() == "changed" for task in done)
+    other.cancel()

@@ -96,4 +96,4 @@ def _after_a_change() -> None:
     from config.cli import reload
 
     traceback.print_exc()
-    reload.wait_and_start_anew(reload.folders(()))
+    reload.wait_and_start_anew()

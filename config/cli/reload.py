@@ -1,13 +1,15 @@
 """Starting anew when code changes: the process replaces itself, so it keeps its id, its terminal and its debugger."""
 
+import asyncio
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import rich_click as click
-from watchfiles import PythonFilter, awatch, watch  # pyright: ignore[reportUnknownVariableType]
+from watchfiles import PythonFilter, awatch  # pyright: ignore[reportUnknownVariableType]
 
 ROOT = Path(__file__).parent.parent.parent
 _AGAIN = "_CALLBOARD_DEV_AGAIN"
@@ -27,20 +29,42 @@ def folders(services: Sequence[str]) -> list[Path]:
     return [path for path in {*(ROOT / name for name in _OURS), *packages, *files} if path.exists()]
 
 
-async def changed(watched: Iterable[Path]) -> None:
-    """Returns when code has changed, and can be compiled. A syntax error is shown, and the old code runs on."""
+@asynccontextmanager
+async def watching(watched: Iterable[Path]) -> AsyncGenerator["asyncio.Task[None]", None]:
+    """A task that ends when code has changed since now, and can be compiled. A syntax error is shown, and the old code runs on."""
+    task = asyncio.create_task(_changed(watched))
+    await asyncio.sleep(0)  # its first step begins to watch: what changes while services are loaded is not missed
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _changed(watched: Iterable[Path]) -> None:
     async for changes in awatch(*watched, watch_filter=_FILTER, recursive=True):
         if _compiles(Path(path) for _, path in changes):
             return
 
 
-def wait_and_start_anew(watched: Iterable[Path]) -> None:
-    """Waits for a change of code after a start that failed, then replaces this process."""
+def say_what_is_waited_for() -> None:
+    """After a start that failed."""
     click.echo("callboard: waiting for a change of code", err=True)
-    for changes in watch(*watched, watch_filter=_FILTER, raise_interrupt=False):
-        if _compiles(Path(path) for _, path in changes):
-            start_anew()
-    sys.exit(0)  # Ctrl-C
+
+
+def wait_and_start_anew() -> None:
+    """Waits for a change of code when not even the command could be loaded, then replaces this process."""
+
+    async def wait() -> None:
+        async with watching(folders(())) as changed:
+            say_what_is_waited_for()
+            await changed
+
+    try:
+        asyncio.run(wait())
+    except KeyboardInterrupt:
+        sys.exit(0)
+    start_anew()
 
 
 def start_anew() -> None:

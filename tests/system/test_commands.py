@@ -85,43 +85,56 @@ class Greeter(Service):
 """
 
 
-async def test_dev_starts_anew_when_code_changes_and_survives_errors(tmp_path: Path) -> None:
-    package = tmp_path / "greeter"
+async def until_greeted(running: Callboard, with_what: str) -> None:
+    async with asyncio.timeout(30), httpx.AsyncClient(base_url=running.url) as client:
+        while True:
+            try:
+                if (await client.get("/greeting")).json() == with_what:
+                    return
+            except httpx.HTTPError:
+                pass
+            assert running.process.returncode is None, running.output
+            await asyncio.sleep(0.05)
+
+
+def greeter_in(folder: Path, code: str) -> Path:
+    """Puts the greeter into a package; gives the file with its code."""
+    package = folder / "greeter"
     package.mkdir()
     (package / "__init__.py").write_text("")
-    code = package / "service.py"
-    code.write_text(GREETER)
+    file = package / "service.py"
+    file.write_text(code)
+    return file
 
-    async with (
-        Callboard(tmp_path, "dev", "greeter", "gateway", CALLBOARD_SERVICES="greeter.service:Greeter") as running,
-        httpx.AsyncClient(base_url=running.url) as client,
-    ):
 
-        async def until_greeted(with_what: str) -> None:
-            async with asyncio.timeout(30):
-                while True:
-                    try:
-                        if (await client.get("/greeting")).json() == with_what:
-                            return
-                    except httpx.HTTPError:
-                        pass
-                    assert running.process.returncode is None, running.output
-                    await asyncio.sleep(0.05)
+def dev_with_greeter(folder: Path) -> Callboard:
+    return Callboard(folder, "dev", "greeter", "gateway", CALLBOARD_SERVICES="greeter.service:Greeter")
 
-        await until_greeted("hello")
+
+async def test_dev_starts_anew_when_code_changes_and_survives_errors(tmp_path: Path) -> None:
+    code = greeter_in(tmp_path, GREETER)
+    async with dev_with_greeter(tmp_path) as running:
+        await until_greeted(running, "hello")
         pid = running.process.pid
         code.write_text(GREETER.replace("hello", "good day"))
-        await until_greeted("good day")
+        await until_greeted(running, "good day")
         code.write_text(GREETER + "\ndef (")
         await running.says("SyntaxError")
-        await until_greeted("good day")
+        await until_greeted(running, "good day")
         code.write_text(GREETER.replace("allow=ANYONE", "allow=None"))
         await running.says("say who may call")
         await running.says("waiting for a change of code")
         code.write_text(GREETER.replace("hello", "good night"))
-        await until_greeted("good night")
+        await until_greeted(running, "good night")
         assert running.process.pid == pid
         assert await running.ends(signal.SIGINT) == 0, running.output
+
+
+async def test_dev_sees_code_that_changes_while_it_starts(tmp_path: Path) -> None:
+    changed = GREETER.replace("hello", "good day")
+    greeter_in(tmp_path, f"{GREETER}\n\nfrom pathlib import Path\nPath(__file__).write_text({changed!r})\n")
+    async with dev_with_greeter(tmp_path) as running:
+        await until_greeted(running, "good day")
 
 
 def one_line(status: int, output: str) -> str:
