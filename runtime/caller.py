@@ -57,9 +57,12 @@ class LocalInstance(Protocol):
 
 
 class RetryBudget:
-    """How many retries are allowed: one for every ten requests, and as many saved up as one instance can have under way when it is lost."""
+    """How many retries are allowed: one for every ten requests, and some saved up.
 
-    def __init__(self, earned: float = 0.1, most: float = 1100.0) -> None:
+    Where no instance was burdened nothing is spent: none could be reached, or the one that had the request is gone.
+    """
+
+    def __init__(self, earned: float = 0.1, most: float = 100.0) -> None:
         self._earned = earned
         self._most = most
         self._left = most
@@ -209,6 +212,7 @@ class Caller:
             now = environment.clock.monotonic()
         without: frozenset[Address] = frozenset()
         tries = 0
+        outlived = False
         prefers: str | None = None
         budget = self._budgets.get(service)
         if budget is None:
@@ -244,8 +248,14 @@ class Caller:
                 tries += 1
                 safe = not error.maybe_delivered or (info is not None and (info.idempotent or info.once))
                 pause = environment.chance.jitter(min(0.02 * 2**tries, 1.0))
-                if not safe or now + pause >= deadline or not budget.spend():
+                if not safe:
                     raise
+                if now + pause >= deadline:
+                    raise (DeadlineExceeded(service) if error.maybe_delivered else error) from None
+                first_loss = isinstance(error, InstanceLost) and not outlived  # a second may be lost because of this request
+                if not (first_loss or isinstance(error, Unreachable)) and not budget.spend():
+                    raise
+                outlived = outlived or first_loss
                 environment.metrics.count("retries_total", service=service)
             except ServiceError:
                 member.succeeded()

@@ -1,10 +1,13 @@
 """The system in real containers: docker or podman, whichever answers, and its compose."""
 
 import asyncio
+import fcntl
 import json
 import os
 import secrets
 import shutil
+import socket
+import struct
 import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -25,6 +28,8 @@ STATEFUL = ("auth", "wallet", "fleet", "rides", "notices", "devices")
 SERVICES = (*STATEFUL, "gateway")
 KINDS = {"mqtt": (), "http": ("compose.http.yaml",), "http+mqtt": ("compose.http-mqtt.yaml",)}
 IMAGE = "callboard"
+_SIOCSIFHWADDR = 0x8924
+_ETHERNET = 1
 _STANDIN = Path(os.environ.get("CONTAINER_ENGINE", ROOT.parent / "shared" / "container-engine"))
 """Where images cannot be had, what makes local ones in their place."""
 
@@ -64,6 +69,15 @@ async def build() -> None:
         await run("podman", "build", "--format", "docker", *arguments)
 
 
+def _keep_address(bridge: Path) -> None:
+    """Fixes a network bridge's MAC address, which else is the lowest of its containers': it changes when that one is killed,
+    and for half a minute the others send what they ask the name server to the old one. Docker fixes it, podman 4.3 does not.
+    """
+    address = bytes.fromhex((bridge / "address").read_text().strip().replace(":", ""))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, _SIOCSIFHWADDR, struct.pack("16sH6s8x", bridge.name.encode(), _ETHERNET, address))
+
+
 class Containers:
     """One running system. What it keeps is gone when the block ends."""
 
@@ -92,6 +106,12 @@ class Containers:
 
     async def __aenter__(self) -> "Containers":
         await self.compose("up", "-d")
+        if self.engine == "podman":
+            for name in ("inside", "outside"):
+                (network,) = json.loads(await run("podman", "network", "inspect", f"{self.project}_{name}"))
+                bridge = Path("/sys/class/net", network["network_interface"])
+                if bridge.exists():  # without root it is in a namespace of its own
+                    _keep_address(bridge)
         return self
 
     async def __aexit__(self, *_: object) -> None:

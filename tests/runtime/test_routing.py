@@ -8,7 +8,19 @@ from functools import partial
 
 import pytest
 
-from runtime import ANYONE, Context, Contract, InternalError, Node, Overloaded, Request, Service, ServiceError, handles
+from runtime import (
+    ANYONE,
+    Context,
+    Contract,
+    InstanceLost,
+    InternalError,
+    Node,
+    Overloaded,
+    Request,
+    Service,
+    ServiceError,
+    handles,
+)
 from runtime.clock import Chance, Clock
 from runtime.envelope import Address
 from runtime.manifest import Manifest
@@ -38,6 +50,11 @@ class Hang(Request[None]):
     """Takes its time."""
 
 
+@desk.message
+class Linger(Request[str]):
+    """Who answers, in the end?"""
+
+
 class Desk(Service):
     """Answers with its name, unless it is broken."""
 
@@ -59,6 +76,12 @@ class Desk(Service):
 
     @handles(allow=ANYONE, key="customer", http="POST /orders")
     async def order(self, message: Order, ctx: Context) -> str:
+        return self.place
+
+    @handles(allow=ANYONE, idempotent=True)
+    async def linger(self, message: Linger, ctx: Context) -> str:
+        self.hanging += 1
+        await self.gate.wait()
         return self.place
 
     @handles(allow=ANYONE)
@@ -218,6 +241,51 @@ async def test_a_service_that_was_lost_a_moment_ago_is_waited_for() -> None:
         assert not waiting.done()
         async with Node([lambda: Desk("second")], MemoryTransport(network)):
             assert await waiting == "second"
+
+
+@asynccontextmanager
+async def lost_under_load(asker: Node, network: MemoryNetwork, count: int) -> AsyncGenerator[None, None]:
+    """A desk that is lost while it is busy with so many requests."""
+    transport, busy = MemoryTransport(network), Desk("lost")
+    node = Node([lambda: busy], transport)
+    await node.__aenter__()
+    yield
+    await eventually(lambda: busy.hanging == count, "all are under way")
+    transport.crash()
+    await node.crash()
+    await eventually(lambda: not asker.registry.members("desk"), "it is lost")
+
+
+async def test_all_that_a_lost_instance_had_is_asked_again_however_often_one_is_lost() -> None:
+    network, count = MemoryNetwork(), Desk.concurrency
+    async with Node([], MemoryTransport(network)) as asker:
+        ctx = asker.client("asker", (desk,))
+        for _ in range(4):
+            async with lost_under_load(asker, network, count):
+                waiting = [asyncio.create_task(ctx.request(Linger())) for _ in range(count)]
+            heir = Desk("heir")
+            heir.gate.set()
+            async with Node([partial(lambda desk: desk, heir)], MemoryTransport(network)):
+                assert await asyncio.gather(*waiting) == ["heir"] * count
+
+
+async def test_what_loses_instance_after_instance_is_not_asked_for_ever() -> None:
+    network, count = MemoryNetwork(), Desk.concurrency
+    async with Node([], MemoryTransport(network)) as asker:
+        ctx = asker.client("asker", (desk,))
+        async with lost_under_load(asker, network, count):
+            waiting = [asyncio.create_task(ctx.request(Linger())) for _ in range(count)]
+        async with lost_under_load(asker, network, count):
+            pass
+        heir = Desk("heir")
+        heir.gate.set()
+        async with lost_under_load(asker, network, count):
+            pass
+        async with Node([lambda: heir], MemoryTransport(network)):
+            answers = await asyncio.gather(*waiting, return_exceptions=True)
+        errors = [answer for answer in answers if answer != "heir"]
+        assert errors
+        assert all(isinstance(error, InstanceLost) for error in errors)
 
 
 def test_picking_is_fair_among_equals() -> None:

@@ -381,6 +381,27 @@ async def test_a_peer_that_falls_silent(street: Street) -> None:
             assert (await ctx.request(Say("again"))).text == "again"
 
 
+async def test_one_that_takes_no_connections_is_looked_at_before_its_heartbeat_is_due(street: Street) -> None:
+    """As when a container is cut from its network: what is open says nothing, and nothing new can be opened."""
+    service = Echo()
+    async with Proxy(street.ports["echo"]) as proxy:
+        mine = msgspec.structs.replace(street.settings("asker"), peers=(f"echo=http://127.0.0.1:{proxy.port}",), heartbeat=300)
+        there = Node([lambda: service], HttpTransport(street.settings("echo")))
+        async with there, Node([], HttpTransport(mine), settings=NodeSettings(request_timeout=600)) as here:
+            await here.registry.wait_for("echo")
+            ctx = here.client("asker", (echo,))
+            hanging = asyncio.create_task(ctx.request(Wait()))
+            await eventually(lambda: service.running == 1, "it runs")
+            proxy.freeze()
+            await proxy.refuse()
+            safe = asyncio.create_task(ctx.request(Say("again")))
+            with pytest.raises(InstanceLost):
+                await asyncio.wait_for(hanging, 10)
+            proxy.thaw()
+            await proxy.listen()
+            assert (await safe).text == "again"
+
+
 async def test_a_peer_that_is_started_anew_at_the_same_place(street: Street) -> None:
     async with Node([], HttpTransport(street.settings("asker"))) as here:
         ctx = here.client("asker", (echo,))

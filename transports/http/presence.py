@@ -24,6 +24,8 @@ from transports.reach import Names
 _SOON = 0.1
 _LOOKED_UP = 30.0
 """Seconds after which a name is looked up again though nobody went: there may be more instances."""
+_LOOKING_UP = 5.0
+"""Seconds for which a name server's answer is waited for: where the first of two is away, the system's resolver takes three."""
 _LONGEST = 1.0
 """Seconds at most between two looks at an address where nobody was: connecting in vain costs little."""
 
@@ -59,6 +61,8 @@ class _Peer:
         self.version = 0
         self.heads = 0
         self.suspected = False
+        self.waiting: asyncio.Timeout | None = None
+        """How long its answer is waited for, while it may take its time."""
         self.is_us = False
         self.looked = asyncio.Event()
         """Set when it has been asked for the first time."""
@@ -111,6 +115,13 @@ class Presence:
         await self.watch(service)
         return list(self._peers.get(service, {}))
 
+    def doubt(self, service: str, place: Place) -> None:
+        """Asks an address at once, over a new connection, and does not wait for the end of the heartbeat: it could not be reached."""
+        peer = self._peers.get(service, {}).get(place)
+        if peer is not None and peer.waiting is not None:
+            waiting, peer.waiting = peer.waiting, None
+            waiting.reschedule(self._clock.loop.time())
+
     def subscribers(self, publisher: str) -> tuple[str, ...]:
         """The services on this node that are told of a publisher's heads."""
         return tuple(self._hints.get(publisher, ()))
@@ -132,14 +143,13 @@ class Presence:
             self._again[service] = asyncio.Event()
             self._found[service] = asyncio.Event()
             self._resolving[service] = asyncio.create_task(self._resolve(service, self._found[service]))
-        await self._found[service].wait()
-        waiting = [asyncio.create_task(peer.looked.wait()) for peer in self._peers.get(service, {}).values()]
-        if waiting:
-            try:
-                await asyncio.wait(waiting, timeout=self._settings.connect_timeout)
-            finally:
-                for task in waiting:
-                    task.cancel()
+        try:
+            async with asyncio.timeout(self._settings.connect_timeout):
+                await self._found[service].wait()
+                for peer in list(self._peers.get(service, {}).values()):
+                    await peer.looked.wait()
+        except TimeoutError:
+            return
 
     async def close(self) -> None:
         following = [peer.asking for peers in self._peers.values() for peer in peers.values() if peer.asking is not None]
@@ -162,15 +172,9 @@ class Presence:
         while True:
             again = self._again[service]
             again.clear()
-            known: set[Place] = set()
-            complete = True
-            for url in self._places[service]:
-                try:
-                    async with asyncio.timeout(self._settings.connect_timeout):
-                        known |= await places_of(url, self._names)
-                except Exception as error:  # whatever it is, it must not end the looking
-                    complete = False
-                    self._log.debug("%s has no address: %r", url.authority, error)
+            looked_up = await asyncio.gather(*map(self._look_up, self._places[service]))
+            known = {place for places in looked_up for place in places or ()}
+            complete = None not in looked_up
             failures = 0 if complete else failures + 1
             for place in known - peers.keys():
                 peer = peers[place] = _Peer(place)
@@ -190,6 +194,14 @@ class Presence:
             except TimeoutError:
                 continue
             await self._clock.sleep(self._chance.jitter(_LONGEST))  # whoever went has no name at the moment
+
+    async def _look_up(self, url: URL) -> set[Place] | None:
+        try:
+            async with asyncio.timeout(_LOOKING_UP):
+                return await places_of(url, self._names)
+        except Exception as error:  # whatever it is, it must not end the looking
+            self._log.debug("%s has no address: %r", url.authority, error)
+            return None
 
     # Asking
 
@@ -237,8 +249,12 @@ class Presence:
         """
         query = f"version={peer.version}&heads={peer.heads}&wait={round(wait * 1000)}&node={peer.node or ''}"
         headers = {fields.NODE: self._node, fields.ASSERTION: self._assertion(service)}
-        async with asyncio.timeout(wait + self._settings.heartbeat):
-            answer = await self._client.get(peer.place, f"/{service}/presence?{query}", headers)
+        try:
+            async with asyncio.timeout(wait + self._settings.heartbeat) as waiting:
+                peer.waiting = waiting if wait else None
+                answer = await self._client.get(peer.place, f"/{service}/presence?{query}", headers)
+        finally:
+            peer.waiting = None
         node = answer.fields.get(fields.NODE, "")
         if answer.status == 404 and node:
             self._withdrawn(service, peer, node)
