@@ -1,4 +1,4 @@
-"""What it takes to reach somebody: the addresses of names, and the certificates to trust."""
+"""What it takes to reach somebody: the addresses of names, the certificates to trust, and to be told when the network is cut."""
 
 import asyncio
 import ipaddress
@@ -65,6 +65,19 @@ def _look_up(host: str, port: int) -> "asyncio.Future[list[str]]":
 
     threading.Thread(target=look, name=f"looking up {host}", daemon=True).start()
     return found
+
+
+def tell_when_cut(sock: socket.socket, seconds: float) -> None:
+    """Has the system end a connection whose other end has not taken what was sent, or a probe, for so long (RFC 5482).
+
+    A network that was cut says nothing; a process that is stopped still has its system answer for it. Where the system
+    cannot do it, what is sent on the connection itself finds out later.
+    """
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(seconds / 2)))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000))
 
 
 def trusted(ca_file: str | None, setting: str) -> ssl.SSLContext:

@@ -1,6 +1,7 @@
 """The asking side: requests to one address at a time, over connections that are kept."""
 
 import io
+import socket
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from yarl import URL
 
 from runtime.transport import LinkLost, PeerUnreachable, Unsendable
 from transports.http.settings import HttpSettings
-from transports.reach import trusted
+from transports.reach import tell_when_cut, trusted
 
 _KEPT = 15.0
 """Seconds for which an unused connection is kept: shorter than a server keeps its end."""
@@ -56,12 +57,19 @@ class Client:
 
     def _pool(self, most: int) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, limit_per_host=most, keepalive_timeout=_KEPT, ssl=self._tls),
+            connector=aiohttp.TCPConnector(
+                limit=0, limit_per_host=most, keepalive_timeout=_KEPT, ssl=self._tls, socket_factory=self._socket
+            ),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
         )
+
+    def _socket(self, info: tuple[int, int, int, str, object]) -> socket.socket:
+        made = socket.socket(info[0], info[1], info[2])
+        tell_when_cut(made, self._settings.heartbeat)
+        return made
 
     async def close(self) -> None:
         await self._session.close()

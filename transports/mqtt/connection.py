@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import mqtt5
 
 from transports.mqtt.settings import MqttSettings
-from transports.reach import Names, trusted
+from transports.reach import Names, tell_when_cut, trusted
 
 Packet = mqtt5.Packet
 
@@ -156,7 +156,7 @@ async def connect(
     for ip in ips:
         try:
             async with asyncio.timeout(settings.connect_timeout / len(ips)):
-                _, connection = await asyncio.get_running_loop().create_connection(
+                transport, connection = await asyncio.get_running_loop().create_connection(
                     lambda: Connection(on_packet, on_end, settings.max_packet), ip, port,
                     ssl=tls, server_hostname=host if secure else None,
                 )  # fmt: skip
@@ -165,5 +165,6 @@ async def connect(
         except OSError as error:
             failed = error
         else:
+            tell_when_cut(transport.get_extra_info("socket"), settings.keepalive / 2)
             return connection
     raise failed

@@ -22,7 +22,7 @@ class MqttSettings(Struct):
     namespace: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+$")] = "callboard"
     """The first level of every topic: systems with different ones do not meet on a broker."""
     keepalive: Annotated[int, Meta(ge=1, le=600)] = 10
-    """How soon each side notices that the other is gone without a word."""
+    """How soon each side notices that the other is gone without a word: after one and a half of it; after half of it where the network is cut."""
     heartbeat: Annotated[float, Meta(gt=0)] = 5.0
     """How often an instance announces itself again; after three that are missed it counts as lost."""
     connect_timeout: Annotated[float, Meta(gt=0)] = 5.0
