@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
-import httpx
+import aiohttp
 import pytest
 
 from runtime.testing import eventually
@@ -23,8 +23,8 @@ _BACK = 60.0
 @pytest.fixture(params=["http", pytest.param("mqtt", marks=pytest.mark.long), pytest.param("http+mqtt", marks=pytest.mark.long)])
 async def city(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[tuple[Containers, House, Load], None]:
     async with containers(request.param, tmp_path) as (made, house):
-        limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=made.url, timeout=PATIENCE, limits=limits) as client:
+        timeout, connector = aiohttp.ClientTimeout(PATIENCE), aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(made.url, timeout=timeout, connector=connector) as client:
             yield made, house, Load(client, await house.bearer())
 
 
@@ -67,11 +67,11 @@ async def test_trouble_under_load(city: tuple[Containers, House, Load]) -> None:
         said = await under_load(f"{service} killed", made, load, partial(anew, service))
         assert not said, f"{service} was back within the deadline"
     assert not await under_load("wallet paused", made, load, pause), "it went on within the deadline"
-    clear = {"503 no-instance", "503 unreachable", "503 overloaded", "504 deadline-exceeded"}
-    assert await under_load("wallet cut off", made, load, cut_off) <= clear
+    # a cut that takes long to be noticed fills what one instance may have under way
+    assert await under_load("wallet cut off", made, load, cut_off) <= {"503 overloaded"}
     if "mqtt" in made.kind:
-        assert await under_load("broker killed", made, load, partial(anew, "mosquitto")) <= clear
-    of_clients = {"ConnectError", "ReadError", "RemoteProtocolError", "503 not-ready"}
+        assert not await under_load("broker killed", made, load, partial(anew, "mosquitto"))
+    of_clients = {"ClientConnectorError", "ClientOSError", "ServerDisconnectedError", "503 not-ready"}
     assert await under_load("gateway killed", made, load, partial(anew, "gateway")) <= of_clients, "there is no other gateway"
 
     for key in load.keys - load.answered:
