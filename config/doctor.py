@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from config import compose
 from config.load import Loaded, variable
@@ -21,6 +21,9 @@ from runtime.envelope import Address, Envelope
 from runtime.manifest import Manifest
 from runtime.service import Definition
 from runtime.transport import TransportError
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 _SECONDS = 5.0
 _FILES = 1024
@@ -164,11 +167,11 @@ def _keys(settings: Settings, names: Sequence[str]) -> list[Finding]:
     else:
         found.append(_ok("keys", f"{', '.join(names)} can prove to others who speaks"))
     if http.certificate_file is not None:
-        found.append(_certificate(http.certificate_file, http.private_key_file or ""))
+        found.append(_certificate(http.certificate_file, http.private_key_file or "", http.ca_file))
     return found
 
 
-def _certificate(file: str, key: str) -> Finding:
+def _certificate(file: str, key: str, ca_file: str | None) -> Finding:
     from cryptography import x509
 
     try:
@@ -176,6 +179,10 @@ def _certificate(file: str, key: str) -> Finding:
         certificate = x509.load_pem_x509_certificate(Path(file).read_bytes())
     except (OSError, ValueError) as error:
         return _fault("certificate", f"{file} and {key} cannot be used together: {error}")
+    if ca_file is not None and not _issued_by(certificate, ca_file):
+        return _fault(
+            "certificate", f"{file} is not from the authority in {ca_file}, by which the others verify it: use both from one run"
+        )
     left = (certificate.not_valid_after_utc - datetime.now(UTC)).total_seconds()
     until = f"{certificate.not_valid_after_utc:%Y-%m-%d}"
     if left < 0 or certificate.not_valid_before_utc > datetime.now(UTC):
@@ -184,6 +191,23 @@ def _certificate(file: str, key: str) -> Finding:
             f"{file} is valid from {certificate.not_valid_before_utc:%Y-%m-%d} to {until}: make a new one, or set the clock",
         )
     return Finding("certificate", "warning" if left < _SOON else "ok", f"{file} is valid until {until}")
+
+
+def _issued_by(certificate: "x509.Certificate", ca_file: str) -> bool:
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        authorities = x509.load_pem_x509_certificates(Path(ca_file).read_bytes())
+    except (OSError, ValueError):
+        return True  # that it cannot be read is said of the peers
+    for authority in authorities:
+        try:
+            certificate.verify_directly_issued_by(authority)
+        except (ValueError, TypeError, InvalidSignature):
+            continue
+        return True
+    return False
 
 
 async def _peers(settings: Settings, needs: Sequence[str]) -> AsyncGenerator[Finding, None]:

@@ -94,16 +94,17 @@ def _named(info: msgspec.inspect.Type) -> str:
     match info:
         case msgspec.inspect.BoolType():
             return "`true` or `false`"
-        case msgspec.inspect.IntType(ge=low, le=high) if low is not None and high is not None:
-            return f"an integer, {low} to {high}"
-        case msgspec.inspect.IntType(ge=low) if low is not None:
-            return f"an integer from {low}"
         case msgspec.inspect.IntType():
-            return "an integer"
+            return f"an integer{_range(info)}"
         case msgspec.inspect.FloatType():
-            return "a number"
+            return f"a number{_range(info)}"
         case _:
             return "text"
+
+
+def _range(info: msgspec.inspect.IntType | msgspec.inspect.FloatType) -> str:
+    parts = ((" above", info.gt), (" from", info.ge), (" to", info.le))
+    return "".join(f"{word} {bound:g}" for word, bound in parts if bound is not None)
 
 
 def _default(field: msgspec.structs.FieldInfo) -> str:

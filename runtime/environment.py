@@ -3,7 +3,9 @@
 import asyncio
 import logging
 from collections.abc import Coroutine
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from runtime.clock import Chance, Clock
 from runtime.identity import TokenSettings
@@ -16,15 +18,15 @@ from runtime.transport import Transport, TransportError
 class NodeSettings(Struct):
     """How a node behaves. Durations are in seconds."""
 
-    request_timeout: float = 10.0
+    request_timeout: Annotated[float, Meta(gt=0)] = 10.0
     """How long a request may take when its caller has no deadline itself."""
-    undo_timeout: float = 5.0
+    undo_timeout: Annotated[float, Meta(gt=0)] = 5.0
     """How long each compensation may take."""
-    drain_timeout: float = 20.0
+    drain_timeout: Annotated[float, Meta(ge=0)] = 20.0
     """How long a stopping instance may finish what it has begun."""
-    heartbeat: float = 5.0
+    heartbeat: Annotated[float, Meta(gt=0)] = 5.0
     """How often heads of streams are told again."""
-    restarts: int = 5
+    restarts: Annotated[int, Meta(ge=0)] = 5
     """How often an instance may crash within a minute before the node gives up."""
     deadlines: bool = True
     """Off under a debugger: stepping must not cancel what is stepped."""

@@ -10,7 +10,9 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from msgspec import Meta
 
 from runtime.clock import Clock
 from runtime.errors import ServiceError, Unauthenticated
@@ -98,9 +100,9 @@ class TokenSettings(Struct):
 
     issuer: str = "callboard"
     audience: str = "callboard"
-    refresh_seconds: float = 2.0
+    refresh_seconds: Annotated[float, Meta(gt=0)] = 2.0
     """How often each node asks for new revocations."""
-    keys_seconds: float = 30.0
+    keys_seconds: Annotated[float, Meta(gt=0)] = 30.0
     """How often each node asks for new keys; shorter than the time between a key's publication and its use."""
 
 

@@ -1,6 +1,8 @@
 """The auth service: users, sessions, and the tokens that every other service verifies by itself."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from msgspec import Meta
 
 from runtime import ANYONE, SERVICES, Context, Service, Struct, Transaction, every, handles, roles
 from runtime.identity import Keys, KeySet, Revocations, RevokedSessions, SessionsRevoked, TokenSettings
@@ -44,13 +46,13 @@ class SeedUser(Struct):
 class AuthSettings(Struct):
     """How auth behaves. Durations are in seconds."""
 
-    access_seconds: int = 600
+    access_seconds: Annotated[int, Meta(ge=1, le=900)] = 600
     """How long an access token lives; at most 900."""
-    session_seconds: int = 30 * 24 * 3600
+    session_seconds: Annotated[int, Meta(ge=1)] = 30 * 24 * 3600
     """How long a session lasts without a new login."""
-    rotate_seconds: float = 30 * 24 * 3600
+    rotate_seconds: Annotated[float, Meta(gt=0)] = 30 * 24 * 3600
     """How long a signing key serves."""
-    publish_lead_seconds: float = 60
+    publish_lead_seconds: Annotated[float, Meta(ge=0)] = 60
     """How long before its first use a new key is published."""
     hashing: HashSettings = HashSettings()
     tokens: TokenSettings = TokenSettings()
@@ -158,7 +160,7 @@ class Auth(Service):
 
     def _tokens(self, session: Session, refresh_token: str) -> Tokens:
         now = int(self.clock.timestamp())
-        lifetime = min(self.settings.access_seconds, 900)
+        lifetime = self.settings.access_seconds
         claims = {
             "iss": self.settings.tokens.issuer,
             "aud": self.settings.tokens.audience,

@@ -1,6 +1,9 @@
 """The fleet service: where the scooters are, and who has which of them."""
 
 from datetime import timedelta
+from typing import Annotated
+
+from msgspec import Meta
 
 from runtime import Context, Service, Struct, Transaction, every, handles, roles, services, subscribes
 from services.auth.messages import ROLES
@@ -35,9 +38,9 @@ _EVERY = timedelta(seconds=3)
 class FleetSettings(Struct):
     """How the fleet behaves. Durations are in seconds."""
 
-    reservation_seconds: float = 60
+    reservation_seconds: Annotated[float, Meta(gt=0)] = 60
     """How long a reservation stands that no ride confirms."""
-    silent_seconds: float = 60
+    silent_seconds: Annotated[float, Meta(gt=0)] = 60
     """How long a scooter may be silent before it is lost."""
 
 

@@ -1,5 +1,9 @@
 """The wallet service: a ledger of signed entries, and holds on what is in it."""
 
+from typing import Annotated
+
+from msgspec import Meta
+
 from runtime import Context, Service, Struct, Transaction, every, handles, roles, services, subscribes
 from services.auth.messages import ROLES, UserRegistered
 from services.rides.messages import RideAborted, RideEnded, RideStarted, rides
@@ -23,9 +27,9 @@ from services.wallet.store import Store
 class WalletSettings(Struct):
     """How the wallet behaves."""
 
-    hold_seconds: float = 60
+    hold_seconds: Annotated[float, Meta(gt=0)] = 60
     """How long a hold stands that no ride confirms, in seconds."""
-    low_cents: int = 500
+    low_cents: Annotated[int, Meta(ge=0)] = 500
     """A balance below this, once a ride is paid, is told of: it is what the next ride would hold."""
 
 

@@ -36,6 +36,8 @@ def test_booleans_from_the_environment(text: str, value: bool) -> None:
         ("gateway = 5", "gateway: gateway is a section: set one of gateway.host"),
         ("[gateway", "is not TOML"),
         ("[gateway]\nport = true", "gateway.port: expected `int`, got `bool`"),
+        ("[node]\nrequest_timeout = -1", "node.request_timeout: expected `float` > 0.0"),
+        ("[auth]\naccess_seconds = 901", "auth.access_seconds: expected `int` <= 900"),
     ],
 )
 def test_what_a_file_must_not_say(tmp_path: Path, content: str, expected: str) -> None:
@@ -57,4 +59,6 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_the_reference_in_the_documentation_is_of_these_settings() -> None:
     document = (Path(__file__).parent.parent.parent / "docs" / "operations.md").read_text(encoding="utf-8")
     assert filled(document) == document, "make docs"
-    assert "| `CALLBOARD_GATEWAY__PORT` | an integer, 0 to 65535 | `8000` | Where it listens; 0 takes a free port. |" in document
+    assert (
+        "| `CALLBOARD_GATEWAY__PORT` | an integer from 0 to 65535 | `8000` | Where it listens; 0 takes a free port. |" in document
+    )

@@ -1,0 +1,46 @@
+"""The doctor, where no container is needed: what it finds in files alone."""
+
+from pathlib import Path
+
+import pytest
+
+from config.doctor import Finding, examine
+from config.load import load
+from config.provision import provision
+from config.settings import Settings
+
+
+async def found(folder: Path, authority: Path) -> dict[str, Finding]:
+    """What the doctor says of auth, with its secrets and somebody's authority."""
+    transport, auth = "CALLBOARD_TRANSPORT__HTTP__", folder / "auth"
+    settings = load(None, {
+        "CALLBOARD_TRANSPORT__KIND": "http", "CALLBOARD_DATABASE__FOLDER": str(folder.parent), f"{transport}KEY_FILE": str(auth / "peer-key.json"),
+        f"{transport}PEER_KEYS_FILE": str(folder / "shared" / "peer-keys.json"), f"{transport}CA_FILE": str(authority / "shared" / "ca.pem"),
+        f"{transport}CERTIFICATE_FILE": str(auth / "certificate.pem"), f"{transport}PRIVATE_KEY_FILE": str(auth / "private-key.pem"),
+    })  # fmt: skip
+    return {finding.what: finding async for finding in examine(settings, ["auth"])}
+
+
+@pytest.fixture
+def secrets(tmp_path: Path) -> Path:
+    provision(tmp_path / "secrets", Settings())
+    return tmp_path / "secrets"
+
+
+async def test_all_is_well(secrets: Path) -> None:
+    findings = await found(secrets, secrets)
+    assert {finding.state for finding in findings.values()} <= {"ok", "warning"}, findings
+    assert {"settings", "limits", "database of auth", "keys", "certificate"} <= findings.keys()
+
+
+async def test_a_certificate_of_another_authority(secrets: Path, tmp_path: Path) -> None:
+    provision(tmp_path / "others", Settings())
+    certificate = (await found(secrets, tmp_path / "others"))["certificate"]
+    assert certificate.state == "fault"
+    assert "is not from the authority in" in certificate.said
+
+
+async def test_a_key_that_is_anothers(secrets: Path) -> None:
+    (secrets / "auth" / "peer-key.json").unlink()
+    (secrets / "auth" / "peer-key.json").write_bytes((secrets / "wallet" / "peer-key.json").read_bytes())
+    assert (await found(secrets, secrets))["keys"].state == "fault"
