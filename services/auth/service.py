@@ -78,16 +78,19 @@ class Auth(Service):
             await self._seed(seed)
 
     async def _seed(self, seed: SeedUser) -> None:
-        known = await self.store.user_by_email(seed.email)
-        if known is not None and await self.passwords.matches(known[1], seed.password):
+        """Gives a user of the settings their password, once: when it is another there, but not when the user has changed it."""
+        given = await self.store.seeded(seed.email)
+        if given is not None and await self.passwords.matches(given, seed.password):
             return
+        known = await self.store.user_by_email(seed.email)
         password_hash = await self.passwords.hash(seed.password)
         async with self.db.transaction() as tx:
             if known is None:
                 user = await self.store.add_user(tx, seed.email, password_hash, seed.email.partition("@")[0].title(), seed.role)
                 await tx.publish(UserRegistered(user.id, user.role))
-            else:
-                await self.store.change_password(tx, known[0].id, known[1], password_hash)
+            elif await self.store.change_password(tx, known[0].id, known[1], password_hash):
+                await self.store.revoke_user(tx, known[0].id)
+            await self.store.seed(tx, seed.email, password_hash)
 
     # Users
 

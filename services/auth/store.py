@@ -1,4 +1,4 @@
-"""Auth's tables: users, sessions, refresh tokens, revocations."""
+"""Auth's tables: users, what the settings gave them, sessions, refresh tokens, revocations."""
 
 import hashlib
 import hmac
@@ -59,6 +59,20 @@ class Store:
             await tx.execute(
                 "UPDATE users SET password_hash = $3 WHERE id = $1 AND password_hash = $2", user_id, old_hash, new_hash
             )
+        )
+
+    async def seeded(self, email: str) -> str | None:
+        """The hash of the password that the settings gave a user last."""
+        row = await self._db.fetch_one("SELECT password_hash FROM seeds WHERE email = $1", email.lower())
+        return None if row is None else row["password_hash"]
+
+    async def seed(self, tx: Transaction, email: str, password_hash: str) -> None:
+        """Remembers that the settings gave a user this password."""
+        await tx.execute(
+            "INSERT INTO seeds (email, password_hash) VALUES ($1, $2) "
+            "ON CONFLICT (email) DO UPDATE SET password_hash = excluded.password_hash",
+            email.lower(),
+            password_hash,
         )
 
     async def update_user(self, tx: Transaction, user_id: str, role: Role | None, disabled: bool | None) -> User | None:

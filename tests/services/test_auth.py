@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from runtime import NodeSettings, TokenSettings
 from services.auth.service import Auth
-from tests.house import PASSWORD, House, open_house, settings
+from tests.house import PASSWORD, USERS, House, open_house, settings
 
 NEW = {"email": "New.User@example.com", "password": "long enough", "name": "New"}
 
@@ -282,6 +282,32 @@ async def test_a_token_expires_also_where_it_is_cached(tmp_path: Path) -> None:
         async with asyncio.timeout(5):
             while (await house.client.get("/wallet", headers=headers)).status_code == 200:
                 await asyncio.sleep(0.05)
+
+
+# Users of the settings
+
+
+async def test_a_password_that_a_user_has_changed_stays(tmp_path: Path) -> None:
+    async with open_house(settings(tmp_path)) as house:
+        change = {"old": PASSWORD, "new": "another password"}
+        answer = await house.client.post("/users/me/password", json=change, headers=await house.bearer())
+        assert answer.status_code == 204
+    async with open_house(settings(tmp_path)) as house:
+        for password, status in ((PASSWORD, 401), ("another password", 201)):
+            answer = await house.client.post("/sessions", json={"email": "rider@example.com", "password": password})
+            assert answer.status_code == status
+
+
+async def test_a_password_that_is_another_in_the_settings_is_taken_and_ends_the_sessions(tmp_path: Path) -> None:
+    async with open_house(settings(tmp_path)) as house:
+        answer = await house.client.post("/sessions", json={"email": "rider@example.com", "password": PASSWORD})
+        refresh = {"refresh_token": answer.json()["refresh_token"]}
+    users = tuple(msgspec.structs.replace(user, password="from outside") for user in USERS)
+    async with open_house(settings(tmp_path, auth={"users": users})) as house:
+        for password, status in ((PASSWORD, 401), ("from outside", 201)):
+            answer = await house.client.post("/sessions", json={"email": "rider@example.com", "password": password})
+            assert answer.status_code == status
+        assert (await house.client.post("/sessions/refresh", json=refresh)).status_code == 401
 
 
 # Keys
