@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from config import compose
 from config.load import Loaded, variable
@@ -21,9 +21,6 @@ from runtime.envelope import Address, Envelope
 from runtime.manifest import Manifest
 from runtime.service import Definition
 from runtime.transport import TransportError
-
-if TYPE_CHECKING:
-    from cryptography import x509
 
 _SECONDS = 5.0
 _FILES = 1024
@@ -179,10 +176,6 @@ def _certificate(file: str, key: str, ca_file: str | None) -> Finding:
         certificate = x509.load_pem_x509_certificate(Path(file).read_bytes())
     except (OSError, ValueError) as error:
         return _fault("certificate", f"{file} and {key} cannot be used together: {error}")
-    if ca_file is not None and not _issued_by(certificate, ca_file):
-        return _fault(
-            "certificate", f"{file} is not from the authority in {ca_file}, by which the others verify it: use both from one run"
-        )
     left = (certificate.not_valid_after_utc - datetime.now(UTC)).total_seconds()
     until = f"{certificate.not_valid_after_utc:%Y-%m-%d}"
     if left < 0 or certificate.not_valid_before_utc > datetime.now(UTC):
@@ -190,24 +183,32 @@ def _certificate(file: str, key: str, ca_file: str | None) -> Finding:
             "certificate",
             f"{file} is valid from {certificate.not_valid_before_utc:%Y-%m-%d} to {until}: make a new one, or set the clock",
         )
+    try:
+        refused = None if ca_file is None else _refused_by(ca_file, file, key)
+    except OSError as error:
+        return _fault("certificate", f"{ca_file}, by which others are verified, cannot be used: {error.strerror or error}")
+    if refused is not None:
+        return Finding("certificate", "warning", f"who trusts the authorities in {ca_file} alone refuses {file}: {refused}")
     return Finding("certificate", "warning" if left < _SOON else "ok", f"{file} is valid until {until}")
 
 
-def _issued_by(certificate: "x509.Certificate", ca_file: str) -> bool:
-    from cryptography import x509
-    from cryptography.exceptions import InvalidSignature
-
-    try:
-        authorities = x509.load_pem_x509_certificates(Path(ca_file).read_bytes())
-    except (OSError, ValueError):
-        return True  # that it cannot be read is said of the peers
-    for authority in authorities:
+def _refused_by(ca_file: str, file: str, key: str) -> str | None:
+    """Why a client that trusts `ca_file` refuses a certificate: what a handshake of the two, in memory, ends in."""
+    trusting = ssl.create_default_context(cafile=ca_file)
+    trusting.check_hostname = False
+    shown = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    shown.load_cert_chain(file, key)
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = trusting.wrap_bio(to_client, to_server)
+    server = shown.wrap_bio(to_server, to_client, server_side=True)
+    for side in (client, server, client):
         try:
-            certificate.verify_directly_issued_by(authority)
-        except (ValueError, TypeError, InvalidSignature):
+            side.do_handshake()
+        except ssl.SSLCertVerificationError as error:
+            return error.verify_message
+        except ssl.SSLWantReadError:
             continue
-        return True
-    return False
+    return None
 
 
 async def _peers(settings: Settings, needs: Sequence[str]) -> AsyncGenerator[Finding, None]:

@@ -103,8 +103,8 @@ def _named(info: msgspec.inspect.Type) -> str:
 
 
 def _range(info: msgspec.inspect.IntType | msgspec.inspect.FloatType) -> str:
-    parts = ((" above", info.gt), (" from", info.ge), (" to", info.le))
-    return "".join(f"{word} {bound:g}" for word, bound in parts if bound is not None)
+    parts = ((" above", info.gt), (" from", info.ge), (" below", info.lt), (" to", info.le))
+    return "".join(f"{word} {bound:.12g}" for word, bound in parts if bound is not None)
 
 
 def _default(field: msgspec.structs.FieldInfo) -> str:

@@ -57,12 +57,12 @@ class LocalInstance(Protocol):
 
 
 class RetryBudget:
-    """How many retries are allowed: one for every ten requests, and some saved up.
+    """How many retries are allowed: one for every ten requests, and as many saved up as one instance can have under way.
 
-    Where no instance was burdened nothing is spent: none could be reached, or the one that had the request is gone.
+    Nothing is spent where nobody could be reached, or the instance that had the request is gone.
     """
 
-    def __init__(self, earned: float = 0.1, most: float = 100.0) -> None:
+    def __init__(self, earned: float = 0.1, most: float = 1100.0) -> None:
         self._earned = earned
         self._most = most
         self._left = most
@@ -212,7 +212,7 @@ class Caller:
             now = environment.clock.monotonic()
         without: frozenset[Address] = frozenset()
         tries = 0
-        outlived = False
+        outlived = may_have_run = False
         prefers: str | None = None
         budget = self._budgets.get(service)
         if budget is None:
@@ -224,7 +224,7 @@ class Caller:
                 member = environment.registry.pick(service, now)
                 if member is None:
                     if not await environment.registry.comes_back(service, deadline):
-                        raise NoInstance(service)
+                        raise _ended(NoInstance(service), may_have_run)
                     now = environment.clock.monotonic()
                     continue
             info = member.requests.get(request)
@@ -241,21 +241,25 @@ class Caller:
                     environment.metrics.count("instances_set_aside_total", service=service)
                 raise
             except _ELSEWHERE as error:
+                if error.service != service:  # whom the callee asked, and it has let that through
+                    member.succeeded()
+                    raise
                 now = environment.clock.monotonic()
                 without |= {member.address}
+                may_have_run = may_have_run or error.maybe_delivered
                 if isinstance(error, Overloaded) and environment.registry.pick(service, now, without) is None:
-                    raise
+                    raise _ended(error, may_have_run) from None
                 tries += 1
                 safe = not error.maybe_delivered or (info is not None and (info.idempotent or info.once))
-                pause = environment.chance.jitter(min(0.02 * 2**tries, 1.0))
-                if not safe:
-                    raise
-                if now + pause >= deadline:
-                    raise (DeadlineExceeded(service) if error.maybe_delivered else error) from None
-                first_loss = isinstance(error, InstanceLost) and not outlived  # a second may be lost because of this request
-                if not (first_loss or isinstance(error, Unreachable)) and not budget.spend():
-                    raise
-                outlived = outlived or first_loss
+                if not safe or now >= deadline:
+                    raise _ended(error, may_have_run) from None
+                gone = isinstance(error, InstanceLost) and not environment.registry.has_instance(member.manifest.instance)
+                free = isinstance(error, Unreachable) or (gone and not outlived)  # a second may be lost because of this request
+                if not free and not budget.spend():
+                    raise _ended(error, may_have_run) from None
+                outlived = outlived or gone
+                failed = error
+                pause = min(environment.chance.jitter(min(0.02 * 2 ** min(tries, 6), 1.0)), deadline - now)
                 environment.metrics.count("retries_total", service=service)
             except ServiceError:
                 member.succeeded()
@@ -265,6 +269,8 @@ class Caller:
                 return answer
             await environment.clock.sleep(pause)
             now = environment.clock.monotonic()
+            if now >= deadline and self._deadlines:
+                raise DeadlineExceeded(service) if may_have_run else failed
 
     async def _look_for(self, service: str, deadline: float) -> None:
         """Learns who is there, the first time that a service is asked."""
@@ -385,6 +391,11 @@ class Caller:
     def in_flight(self) -> int:
         """How many requests to other nodes are waited for."""
         return len(self._waiting)
+
+
+def _ended(error: ServiceError, may_have_run: bool) -> ServiceError:
+    """The error of the last try, as it is true of all of them."""
+    return error.may_have_run() if may_have_run else error
 
 
 def _nothing_known(contract: str, code: str) -> None:

@@ -4,10 +4,11 @@ An error is a `ServiceError`: a class of some contract, with a code, an HTTP sta
 the caller as the same class with the same fields, in one process and across a network. Two families say what became
 of the message: `NotDelivered` (the handler has not run; asking again is safe) and `MaybeDelivered` (it may have run;
 asking again is safe only for an idempotent or a `once` request). Any other `ServiceError` is the callee's own answer.
+A `NotDelivered` error that a handler lets through speaks of whom it asked; of the handler it says `maybe_delivered`.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, cast, dataclass_transform
+from typing import Any, ClassVar, Self, cast, dataclass_transform
 
 import msgspec
 
@@ -109,6 +110,11 @@ class ServiceError(Exception):
             detail=self.explained(),
         )
 
+    def may_have_run(self) -> Self:
+        """The same error, where the handler that it speaks of may have run all the same: as when it let another's error through."""
+        self.__dict__["maybe_delivered"] = True
+        return self
+
     def explained(self) -> str:
         """What is particular to this occurrence, for people, where there is more to say than the title."""
         detail = getattr(self, "detail", "")
@@ -133,7 +139,8 @@ def rebuild_error(data: ErrorData, known: KnownErrors) -> ServiceError:
         except msgspec.DecodeError:
             pass  # the peer has another version of this class
         else:
-            return cls(*(getattr(shadow, name) for name in shadow.__struct_fields__))
+            error = cls(*(getattr(shadow, name) for name in shadow.__struct_fields__))
+            return error.may_have_run() if data.maybe_delivered else error
     return RemoteError(data)
 
 

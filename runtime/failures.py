@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from runtime.context import Context
 from runtime.environment import Environment
-from runtime.errors import DatabaseUnavailable, InternalError, RemoteError, ServiceError, answers_in
+from runtime.errors import DatabaseUnavailable, InternalError, NotDelivered, RemoteError, ServiceError, answers_in
 from runtime.handlers import Handler
 from runtime.storage.database import DatabaseError, StatementError, Superseded
 from runtime.tasks import finish
@@ -46,6 +46,8 @@ class Failures:
             group = cast("ExceptionGroup[Exception]", error)
             error = next(iter(answers_in(group)), group)
         if isinstance(error, ServiceError):
+            if isinstance(error, NotDelivered) and getattr(error, "service", "") != self._service:
+                error.may_have_run()  # whom it asked has not; this handler has
             if handler is not None and error.contract != "callboard":
                 self._note(error, handler, place)
             return error

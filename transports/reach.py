@@ -5,9 +5,11 @@ import ipaddress
 import socket
 import ssl
 import threading
+from contextlib import suppress
 
 from runtime import StartError
 
+_LONGEST_IDLE = 32767
 _AT_ONCE = 3
 """Lookups of one name that are under way at most: a server that is slow is not made quicker by asking it again."""
 
@@ -70,14 +72,15 @@ def _look_up(host: str, port: int) -> "asyncio.Future[list[str]]":
 def tell_when_cut(sock: socket.socket, seconds: float) -> None:
     """Has the system end a connection whose other end has not taken what was sent, or a probe, for so long (RFC 5482).
 
-    A network that was cut says nothing; a process that is stopped still has its system answer for it. Where the system
-    cannot do it, what is sent on the connection itself finds out later.
+    A network that was cut says nothing. A process that is stopped has its system answer for it, until its buffers are full.
+    Where the system cannot do it, what is sent on the connection itself finds out later.
     """
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(seconds / 2)))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000))
+        with suppress(OSError):  # it has ended already
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, min(max(round(seconds / 2), 1), _LONGEST_IDLE))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(round(seconds * 1000), 1))
 
 
 def trusted(ca_file: str | None, setting: str) -> ssl.SSLContext:

@@ -89,8 +89,11 @@ async def _run(settings: Settings, names: tuple[str, ...], told: asyncio.Event, 
 
 async def _first(changed: "asyncio.Task[None]", other: "asyncio.Task[Any]") -> None:
     """Waits for a change of code, or for something else. Raises what that raises."""
-    await asyncio.wait((changed, other), return_when=asyncio.FIRST_COMPLETED)
-    for task in (changed, other):
-        if task.done():
-            task.result()
-    other.cancel()
+    try:
+        await asyncio.wait((changed, other), return_when=asyncio.FIRST_COMPLETED)
+        for task in (changed, other):
+            if task.done():
+                task.result()
+    finally:
+        other.cancel()
+        await asyncio.gather(other, return_exceptions=True)

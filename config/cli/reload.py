@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+import time
 import traceback
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -13,8 +14,10 @@ from watchfiles import PythonFilter, awatch  # pyright: ignore[reportUnknownVari
 
 ROOT = Path(__file__).parent.parent.parent
 _AGAIN = "_CALLBOARD_DEV_AGAIN"
+"""When this process replaced an earlier one."""
 _OURS = ("runtime", "services", "transports", "gateway", "config")
-_FILTER = PythonFilter(extra_extensions=(".sql", ".toml"))
+_SUFFIXES = (".py", ".sql", ".toml")
+_FILTER = PythonFilter(extra_extensions=_SUFFIXES)
 
 
 def is_again() -> bool:
@@ -42,9 +45,21 @@ async def watching(watched: Iterable[Path]) -> AsyncGenerator["asyncio.Task[None
 
 
 async def _changed(watched: Iterable[Path]) -> None:
-    async for changes in awatch(*watched, watch_filter=_FILTER, recursive=True):
-        if _compiles(Path(path) for _, path in changes):
+    missed = True
+    async for changes in awatch(*watched, watch_filter=_FILTER, recursive=True, rust_timeout=200, yield_on_timeout=True):
+        paths = {Path(path) for _, path in changes}
+        if missed:
+            paths |= _missed(watched)
+            missed = False
+        if paths and _compiles(paths):
             return
+
+
+def _missed(watched: Iterable[Path]) -> set[Path]:
+    """What has changed since this process replaced another one, and may have been loaded before that."""
+    since = float(os.environ.get(_AGAIN, "inf"))
+    files = {file for path in watched for file in (path.rglob("*") if path.is_dir() else (path,)) if file.suffix in _SUFFIXES}
+    return {file for file in files if since < file.stat().st_mtime <= time.time()}
 
 
 def say_what_is_waited_for() -> None:
@@ -72,7 +87,7 @@ def start_anew() -> None:
     click.echo("callboard: code has changed, starting anew")
     sys.stdout.flush()
     sys.stderr.flush()
-    os.environ[_AGAIN] = "1"
+    os.environ[_AGAIN] = str(time.time())
     os.execv(sys.executable, [sys.executable, "-m", "config.cli", *sys.argv[1:]])  # noqa: S606
 
 

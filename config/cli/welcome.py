@@ -26,7 +26,7 @@ def with_users(settings: Settings) -> Settings:
     users = tuple(SeedUser(email, role, password) for email, role in USERS.items())
     return replace(
         settings,
-        auth=replace(settings.auth, users=(*settings.auth.users, *users)),
+        auth=replace(settings.auth, users=(*users, *settings.auth.users)),
         dev=replace(settings.dev, password=password),
     )
 

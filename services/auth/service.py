@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 from msgspec import Meta
 
 from runtime import ANYONE, SERVICES, Context, Service, Struct, Transaction, every, handles, roles
-from runtime.identity import Keys, KeySet, Revocations, RevokedSessions, SessionsRevoked, TokenSettings
+from runtime.identity import MAX_LIFETIME, Keys, KeySet, Revocations, RevokedSessions, SessionsRevoked, TokenSettings
 from services.auth.guesses import Guesses
 from services.auth.keys import SigningKeys
 from services.auth.messages import (
@@ -74,7 +74,7 @@ class Auth(Service):
         self.store = Store(self.db, self.clock, self.chance)
         self.keys = SigningKeys(self.db, self.clock, self.settings.publish_lead_seconds)
         await self.keys.load()
-        for seed in self.settings.users:
+        for seed in {seed.email.lower(): seed for seed in self.settings.users}.values():  # of two the later
             await self._seed(seed)
 
     async def _seed(self, seed: SeedUser) -> None:
@@ -83,12 +83,15 @@ class Auth(Service):
         if given is not None and await self.passwords.matches(given, seed.password):
             return
         known = await self.store.user_by_email(seed.email)
-        password_hash = await self.passwords.hash(seed.password)
+        has_it = known is not None and await self.passwords.matches(known[1], seed.password)
+        password_hash = known[1] if known is not None and has_it else await self.passwords.hash(seed.password)
         async with self.db.transaction() as tx:
             if known is None:
                 user = await self.store.add_user(tx, seed.email, password_hash, seed.email.partition("@")[0].title(), seed.role)
                 await tx.publish(UserRegistered(user.id, user.role))
-            elif await self.store.change_password(tx, known[0].id, known[1], password_hash):
+            elif not has_it:
+                if not await self.store.change_password(tx, known[0].id, known[1], password_hash):
+                    return  # the user has changed it in this moment
                 await self.store.revoke_user(tx, known[0].id)
             await self.store.seed(tx, seed.email, password_hash)
 
@@ -163,7 +166,7 @@ class Auth(Service):
 
     def _tokens(self, session: Session, refresh_token: str) -> Tokens:
         now = int(self.clock.timestamp())
-        lifetime = self.settings.access_seconds
+        lifetime = min(self.settings.access_seconds, MAX_LIFETIME)
         claims = {
             "iss": self.settings.tokens.issuer,
             "aud": self.settings.tokens.audience,

@@ -30,14 +30,23 @@ def secrets(tmp_path: Path) -> Path:
 async def test_all_is_well(secrets: Path) -> None:
     findings = await found(secrets, secrets)
     assert {finding.state for finding in findings.values()} <= {"ok", "warning"}, findings
-    assert {"settings", "limits", "database of auth", "keys", "certificate"} <= findings.keys()
+    assert {"settings", "limits", "database of auth", "keys"} <= findings.keys()
+    assert findings["certificate"].state == "ok"
 
 
 async def test_a_certificate_of_another_authority(secrets: Path, tmp_path: Path) -> None:
     provision(tmp_path / "others", Settings())
     certificate = (await found(secrets, tmp_path / "others"))["certificate"]
-    assert certificate.state == "fault"
-    assert "is not from the authority in" in certificate.said
+    assert certificate.state == "warning"
+    assert "refuses" in certificate.said
+
+
+async def test_an_authority_that_cannot_be_read(secrets: Path, tmp_path: Path) -> None:
+    (tmp_path / "none" / "shared").mkdir(parents=True)
+    for content in (None, "no certificate"):
+        if content is not None:
+            (tmp_path / "none" / "shared" / "ca.pem").write_text(content)
+        assert (await found(secrets, tmp_path / "none"))["certificate"].state == "fault"
 
 
 async def test_a_key_that_is_anothers(secrets: Path) -> None:

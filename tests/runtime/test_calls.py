@@ -124,8 +124,12 @@ class Shop(Service):
     async def pack(self, message: Pack, ctx: Context) -> Parcel:
         return Parcel("outer", ("packed",), message.parcel)
 
+    def __init__(self) -> None:
+        self.bought = 0
+
     @handles(allow=ANYONE)
     async def buy(self, message: Buy, ctx: Context) -> float:
+        self.bought += 1
         return await ctx.request(Pay(message.behaviour), timeout=message.timeout)
 
     @handles(allow=ANYONE)
@@ -249,6 +253,17 @@ async def test_nobody_there(stage: Stage) -> None:
         await ctx.request(Crash())
     assert caught.value.retryable
     assert not caught.value.maybe_delivered
+
+
+async def test_what_a_handler_lets_through_is_not_asked_again(stage: Stage) -> None:
+    """That the bank is not there does not mean that the shop was not: its handler has run."""
+    await stage.play(Shop)
+    ctx = await stage.client(shop)
+    with pytest.raises(NoInstance) as caught:
+        await ctx.request(Buy(), timeout=5)
+    assert caught.value.service == "bank"
+    assert caught.value.maybe_delivered
+    assert stage.service(Shop).bought == 1
 
 
 async def test_only_what_is_declared_may_be_asked(stage: Stage) -> None:

@@ -15,17 +15,20 @@ from runtime import (
     InstanceLost,
     InternalError,
     Node,
+    NoInstance,
     Overloaded,
     Request,
     Service,
     ServiceError,
+    Unreachable,
     handles,
 )
 from runtime.clock import Chance, Clock
-from runtime.envelope import Address
+from runtime.envelope import Address, Envelope
 from runtime.manifest import Manifest
 from runtime.registry import Member, Registry
 from runtime.testing import eventually
+from runtime.transport import PeerUnreachable
 from transports.memory import MemoryNetwork, MemoryTransport
 
 desk = Contract("desk")
@@ -243,10 +246,16 @@ async def test_a_service_that_was_lost_a_moment_ago_is_waited_for() -> None:
             assert await waiting == "second"
 
 
+class Crowd(Desk):
+    """One that many may linger at."""
+
+    concurrency = 600
+
+
 @asynccontextmanager
 async def lost_under_load(asker: Node, network: MemoryNetwork, count: int) -> AsyncGenerator[None, None]:
     """A desk that is lost while it is busy with so many requests."""
-    transport, busy = MemoryTransport(network), Desk("lost")
+    transport, busy = MemoryTransport(network), Crowd("lost")
     node = Node([lambda: busy], transport)
     await node.__aenter__()
     yield
@@ -256,36 +265,71 @@ async def lost_under_load(asker: Node, network: MemoryNetwork, count: int) -> As
     await eventually(lambda: not asker.registry.members("desk"), "it is lost")
 
 
+@asynccontextmanager
+async def heir(network: MemoryNetwork) -> AsyncGenerator[None, None]:
+    """A desk that answers at once."""
+    one = Crowd("heir")
+    one.gate.set()
+    async with Node([lambda: one], MemoryTransport(network)):
+        yield
+
+
 async def test_all_that_a_lost_instance_had_is_asked_again_however_often_one_is_lost() -> None:
-    network, count = MemoryNetwork(), Desk.concurrency
+    network, count = MemoryNetwork(), Crowd.concurrency
     async with Node([], MemoryTransport(network)) as asker:
         ctx = asker.client("asker", (desk,))
-        for _ in range(4):
+        for _ in range(3):
             async with lost_under_load(asker, network, count):
                 waiting = [asyncio.create_task(ctx.request(Linger())) for _ in range(count)]
-            heir = Desk("heir")
-            heir.gate.set()
-            async with Node([partial(lambda desk: desk, heir)], MemoryTransport(network)):
+            async with heir(network):
                 assert await asyncio.gather(*waiting) == ["heir"] * count
 
 
 async def test_what_loses_instance_after_instance_is_not_asked_for_ever() -> None:
-    network, count = MemoryNetwork(), Desk.concurrency
+    network, count = MemoryNetwork(), Crowd.concurrency
     async with Node([], MemoryTransport(network)) as asker:
         ctx = asker.client("asker", (desk,))
         async with lost_under_load(asker, network, count):
             waiting = [asyncio.create_task(ctx.request(Linger())) for _ in range(count)]
-        async with lost_under_load(asker, network, count):
-            pass
-        heir = Desk("heir")
-        heir.gate.set()
-        async with lost_under_load(asker, network, count):
-            pass
-        async with Node([lambda: heir], MemoryTransport(network)):
+        for _ in range(2):
+            async with lost_under_load(asker, network, count):
+                pass
+        async with heir(network):
             answers = await asyncio.gather(*waiting, return_exceptions=True)
         errors = [answer for answer in answers if answer != "heir"]
         assert errors
         assert all(isinstance(error, InstanceLost) for error in errors)
+
+
+async def test_that_the_first_instance_may_have_run_it_is_not_forgotten() -> None:
+    network = MemoryNetwork()
+    async with Node([], MemoryTransport(network)) as asker:
+        async with lost_under_load(asker, network, 1):
+            waiting = asyncio.create_task(asker.client("asker", (desk,)).request(Linger(), timeout=1))
+        with pytest.raises(NoInstance) as caught:
+            await waiting
+        assert caught.value.maybe_delivered
+
+
+async def test_who_cannot_be_reached_is_tried_again_until_the_deadline() -> None:
+    class Shy(MemoryTransport):
+        refused = 1500
+
+        def unicast_now(self, to: Address, envelope: Envelope, sender: str) -> bool:
+            if envelope.kind == "request" and self.refused > 0:
+                self.refused -= 1
+                raise PeerUnreachable("not yet")
+            return super().unicast_now(to, envelope, sender)
+
+    network = MemoryNetwork()
+    async with heir(network), Node([], Shy(network)) as asker:
+        ctx = asker.client("asker", (desk,))
+        assert await asyncio.gather(*(ctx.request(Linger()) for _ in range(600))) == ["heir"] * 600
+        transport = asker.environment.transport
+        assert isinstance(transport, Shy)
+        transport.refused = 10**9
+        with pytest.raises(Unreachable):
+            await ctx.request(Linger(), timeout=0.2)
 
 
 def test_picking_is_fair_among_equals() -> None:

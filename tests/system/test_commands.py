@@ -130,6 +130,21 @@ async def test_dev_starts_anew_when_code_changes_and_survives_errors(tmp_path: P
         assert await running.ends(signal.SIGINT) == 0, running.output
 
 
+async def test_dev_sees_code_that_changes_while_it_starts_anew(tmp_path: Path) -> None:
+    """As when an editor saves a file twice: the second time it has been loaded already, and is not watched yet."""
+    code = greeter_in(tmp_path, GREETER)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, pathlib, sys\nonce = pathlib.Path('once')\n"
+        "if '_CALLBOARD_DEV_AGAIN' in os.environ and not once.exists():\n"
+        "    once.touch()\n    sys.path.insert(0, '')\n    import greeter.service\n"
+        "    code = pathlib.Path(greeter.service.__file__)\n    code.write_text(code.read_text().replace('day', 'night'))\n"
+    )
+    async with dev_with_greeter(tmp_path) as running:
+        await until_greeted(running, "hello")
+        code.write_text(GREETER.replace("hello", "good day"))
+        await until_greeted(running, "good night")
+
+
 async def test_dev_sees_code_that_changes_while_it_starts(tmp_path: Path) -> None:
     changed = GREETER.replace("hello", "good day")
     greeter_in(tmp_path, f"{GREETER}\n\nfrom pathlib import Path\nPath(__file__).write_text({changed!r})\n")

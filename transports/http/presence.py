@@ -61,8 +61,6 @@ class _Peer:
         self.version = 0
         self.heads = 0
         self.suspected = False
-        self.waiting: asyncio.Timeout | None = None
-        """How long its answer is waited for, while it may take its time."""
         self.is_us = False
         self.looked = asyncio.Event()
         """Set when it has been asked for the first time."""
@@ -115,13 +113,6 @@ class Presence:
         await self.watch(service)
         return list(self._peers.get(service, {}))
 
-    def doubt(self, service: str, place: Place) -> None:
-        """Asks an address at once, over a new connection, and does not wait for the end of the heartbeat: it could not be reached."""
-        peer = self._peers.get(service, {}).get(place)
-        if peer is not None and peer.waiting is not None:
-            waiting, peer.waiting = peer.waiting, None
-            waiting.reschedule(self._clock.loop.time())
-
     def subscribers(self, publisher: str) -> tuple[str, ...]:
         """The services on this node that are told of a publisher's heads."""
         return tuple(self._hints.get(publisher, ()))
@@ -144,8 +135,9 @@ class Presence:
             self._found[service] = asyncio.Event()
             self._resolving[service] = asyncio.create_task(self._resolve(service, self._found[service]))
         try:
-            async with asyncio.timeout(self._settings.connect_timeout):
+            async with asyncio.timeout(_LOOKING_UP):
                 await self._found[service].wait()
+            async with asyncio.timeout(self._settings.connect_timeout):
                 for peer in list(self._peers.get(service, {}).values()):
                     await peer.looked.wait()
         except TimeoutError:
@@ -249,12 +241,8 @@ class Presence:
         """
         query = f"version={peer.version}&heads={peer.heads}&wait={round(wait * 1000)}&node={peer.node or ''}"
         headers = {fields.NODE: self._node, fields.ASSERTION: self._assertion(service)}
-        try:
-            async with asyncio.timeout(wait + self._settings.heartbeat) as waiting:
-                peer.waiting = waiting if wait else None
-                answer = await self._client.get(peer.place, f"/{service}/presence?{query}", headers)
-        finally:
-            peer.waiting = None
+        async with asyncio.timeout(wait + self._settings.heartbeat):
+            answer = await self._client.get(peer.place, f"/{service}/presence?{query}", headers)
         node = answer.fields.get(fields.NODE, "")
         if answer.status == 404 and node:
             self._withdrawn(service, peer, node)

@@ -262,9 +262,6 @@ class HttpTransport(Transport):
         self._asked[to, envelope.id] = _Asked(task, place)
         try:
             answer = await self._open.client.post(place, _path(to.service, envelope.subject), headers, envelope.body)
-        except PeerUnreachable:
-            self._open.presence.doubt(to.service, place)
-            raise
         except asyncio.CancelledError:
             if task in self._lost and task.uncancel() == 0:
                 raise LinkLost(f"{to} is gone") from None
