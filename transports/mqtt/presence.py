@@ -18,7 +18,7 @@ MISSED = 3
 class _Peer:
     """What is known of one instance."""
 
-    __slots__ = ("again", "cut", "heard_at", "live", "manifest", "payload", "suspected", "was_live", "withdrawn")
+    __slots__ = ("again", "cut", "heard_at", "knock", "live", "manifest", "payload", "suspected", "was_live", "withdrawn")
 
     def __init__(self, manifest: Manifest, payload: bytes) -> None:
         self.manifest = manifest
@@ -32,6 +32,8 @@ class _Peer:
         """Our link was cut, and nothing was heard of it since."""
         self.suspected = False
         self.withdrawn = False
+        self.knock = asyncio.Lock()
+        """Held by the one request that finds out whether it is there, while only the broker says so."""
         self.again: asyncio.Future[None] | None = None
         """Done when it is heard of again, or lost."""
 
@@ -133,6 +135,17 @@ class Presence:
         """Whether an instance is known to listen: it need not be asked of the broker."""
         peer = self._peers.get(address)
         return peer is not None and peer.live
+
+    def knock(self, address: Address) -> asyncio.Lock | None:
+        """What only one request may hold that finds out whether an instance is there; None if nothing is known of it."""
+        peer = self._peers.get(address)
+        return None if peer is None else peer.knock
+
+    def answers(self, address: Address) -> None:
+        """The broker says that somebody listens there."""
+        peer = self._peers.get(address)
+        if peer is not None:
+            peer.live, peer.heard_at = True, self._clock.monotonic()
 
     async def here(self, address: Address) -> None:
         """Waits while it is not known whether an instance is still there, because our link was cut.

@@ -7,6 +7,7 @@ what must not be lost is in the databases.
 import asyncio
 import logging
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import mqtt5
@@ -331,9 +332,16 @@ class MqttTransport(Transport):
                     return
                 await self.link.ready()  # and look again: it may have been lost meanwhile
                 continue
-            if await self.link.publish_acknowledged(topic, envelope.body, **properties):
-                return
-            self._presence.missing(to)  # only the broker knew
+            knock = self._presence.knock(to)
+            async with knock or nullcontext():  # if it is not, the others have not been sent, and cannot be thought lost
+                if self._presence.is_live(to):
+                    continue
+                if self._presence.knock(to) is not knock:
+                    raise PeerUnreachable(f"{to} is not there")
+                if await self.link.publish_acknowledged(topic, envelope.body, **properties):
+                    self._presence.answers(to)
+                    return
+                self._presence.missing(to)  # only the broker knew
 
     def unicast_now(self, to: Address, envelope: Envelope, sender: str) -> bool:
         opened = self._inboxes.get(sender)
