@@ -42,8 +42,8 @@ mosquitto:
 	  elif command -v sudo >/dev/null; then sudo apt-get update -qq && sudo DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends mosquitto >/dev/null; \
 	  else false; fi; $(BROKER); } || { echo "mosquitto is needed, and could not be installed: install it (Debian: apt-get install mosquitto; macOS: brew install mosquitto)"; exit 2; }
 
-test: $(VENV)/.test mosquitto  ## all tests
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.test mosquitto  ## all tests, in two processes
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 chaos: $(VENV)/.test  ## kill the system fifty times under load, and check every account
 	@$(BIN)/python -m pytest -s tests/system/test_kill.py --kills $(or $(KILLS),50) $(ARGS)
