@@ -34,6 +34,7 @@ from runtime.manifest import RequestInfo
 from runtime.messages import MessageSpec, spec_of
 from runtime.registry import Member
 from runtime.rest import Params
+from runtime.retries import RetryBudget, Tries
 from runtime.transport import LinkLost, TransportError, Unsendable
 
 _ELSEWHERE = (InstanceLost, Unreachable, Draining, NoInstance, Overloaded)
@@ -54,29 +55,6 @@ class LocalInstance(Protocol):
     mailbox: Mailbox
 
     async def handle(self, endpoint: Endpoint, decode: Callable[[], Any], ctx: Context) -> Any: ...
-
-
-class RetryBudget:
-    """How many retries are allowed: one for every ten requests, and as many saved up as one instance can have under way.
-
-    Nothing is spent where nobody could be reached, or the instance that had the request is gone.
-    """
-
-    def __init__(self, earned: float = 0.1, most: float = 1100.0) -> None:
-        self._earned = earned
-        self._most = most
-        self._left = most
-
-    def earn(self) -> None:
-        """A request was made."""
-        self._left = min(self._most, self._left + self._earned)
-
-    def spend(self) -> bool:
-        """Takes a retry, if there is one."""
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
 
 
 class _Call:
@@ -211,20 +189,18 @@ class Caller:
             await self._look_for(service, deadline)
             now = environment.clock.monotonic()
         without: frozenset[Address] = frozenset()
-        tries = 0
-        outlived = may_have_run = False
         prefers: str | None = None
         budget = self._budgets.get(service)
         if budget is None:
             budget = self._budgets[service] = RetryBudget()
-        budget.earn()
+        tries = Tries(budget)
         while True:
             member = environment.registry.pick(service, now, without, prefers)
             if member is None:
                 member = environment.registry.pick(service, now)
                 if member is None:
                     if not await environment.registry.comes_back(service, deadline):
-                        raise _ended(NoInstance(service), may_have_run)
+                        raise tries.ended(NoInstance(service))
                     now = environment.clock.monotonic()
                     continue
             info = member.requests.get(request)
@@ -246,20 +222,13 @@ class Caller:
                     raise
                 now = environment.clock.monotonic()
                 without |= {member.address}
-                may_have_run = may_have_run or error.maybe_delivered
-                if isinstance(error, Overloaded) and environment.registry.pick(service, now, without) is None:
-                    raise _ended(error, may_have_run) from None
-                tries += 1
+                tries.failed(error)
+                alone = isinstance(error, Overloaded) and environment.registry.pick(service, now, without) is None
                 safe = not error.maybe_delivered or (info is not None and (info.idempotent or info.once))
-                if not safe or now >= deadline:
-                    raise _ended(error, may_have_run) from None
                 gone = isinstance(error, InstanceLost) and not environment.registry.has_instance(member.manifest.instance)
-                free = isinstance(error, Unreachable) or (gone and not outlived)  # a second may be lost because of this request
-                if not free and not budget.spend():
-                    raise _ended(error, may_have_run) from None
-                outlived = outlived or gone
-                failed = error
-                pause = min(environment.chance.jitter(min(0.02 * 2 ** min(tries, 6), 1.0)), deadline - now)
+                if alone or not safe or now >= deadline or not tries.another(error, gone=gone):
+                    raise tries.ended(error) from None
+                failed, pause = error, min(tries.pause(environment.chance), deadline - now)
                 environment.metrics.count("retries_total", service=service)
             except ServiceError:
                 member.succeeded()
@@ -270,7 +239,7 @@ class Caller:
             await environment.clock.sleep(pause)
             now = environment.clock.monotonic()
             if now >= deadline and self._deadlines:
-                raise DeadlineExceeded(service) if may_have_run else failed
+                raise DeadlineExceeded(service) if tries.may_have_run else failed
 
     async def _look_for(self, service: str, deadline: float) -> None:
         """Learns who is there, the first time that a service is asked."""
@@ -391,11 +360,6 @@ class Caller:
     def in_flight(self) -> int:
         """How many requests to other nodes are waited for."""
         return len(self._waiting)
-
-
-def _ended(error: ServiceError, may_have_run: bool) -> ServiceError:
-    """The error of the last try, as it is true of all of them."""
-    return error.may_have_run() if may_have_run else error
 
 
 def _nothing_known(contract: str, code: str) -> None:

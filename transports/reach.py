@@ -10,6 +10,7 @@ from contextlib import suppress
 from runtime import StartError
 
 _LONGEST_IDLE = 32767
+"""Seconds: systems take no more."""
 _AT_ONCE = 3
 """Lookups of one name that are under way at most: a server that is slow is not made quicker by asking it again."""
 

@@ -439,7 +439,7 @@ async def test_two_ways_to_one_node(street: Street) -> None:
                 assert (await ctx.request(Say("x"), timeout=5)).text == "x"
                 await proxy.listen()
             assert len(here.registry.members("echo")) == 1
-            presence = here.environment.transport._opened.presence  # type: ignore[attr-defined]
+            presence = here.environment.transport._opened.presence  # type: ignore[attr-defined]  # which way is taken shows nowhere
             await eventually(lambda: all(peer.node for peer in presence._peers["echo"].values()), "both ways are open")
             (address,) = presence._where
             presence._where[address] = next(place for place in presence._peers["echo"] if place.base.port == proxy.port)
@@ -519,7 +519,7 @@ async def test_nothing_is_left_of_calls_that_were_given_up(street: Street) -> No
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         await eventually(lambda: service.running == 0, "nothing runs on")
-        desk = node.environment.transport._opened.desk  # type: ignore[attr-defined]
+        desk = node.environment.transport._opened.desk  # type: ignore[attr-defined]  # what is left over shows nowhere
         await eventually(lambda: not desk._answering and not node.inbound._running, "nothing waits on")
         assert (await ctx.request(Say("x"))).text == "x"
 
