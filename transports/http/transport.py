@@ -60,7 +60,7 @@ class HttpTransport(Transport):
         self._chance = chance or Chance(self._clock)
         if self._settings.key is None or self._settings.peer_keys is None:
             raise StartError(
-                "transport.http.key and transport.http.peer_keys are needed: by them services prove to each other who they are"
+                "transport.http.key and transport.http.peer_keys are needed: by them services prove to each other who they are (`make containers` draws them)"
             )
         self._signer = Signer(self._settings.key, self._clock)
         self._verifier = Verifier(self._settings.peer_keys, self._clock)
