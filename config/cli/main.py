@@ -7,6 +7,8 @@ import traceback
 
 import rich_click as click
 
+from config import PACKAGES
+
 _COMMANDS = {
     "dev": "config.cli.dev",
     "run": "config.cli.run",
@@ -23,9 +25,6 @@ _COMMANDS = {
 }
 
 
-_OURS = ("config", "gateway", "runtime", "services", "transports")
-
-
 class _Lazy(click.RichGroup):
     """A group whose commands are imported when they are named."""
 
@@ -39,7 +38,7 @@ class _Lazy(click.RichGroup):
         try:
             command: click.Command = getattr(importlib.import_module(module), f"{cmd_name}_command")
         except ModuleNotFoundError as error:
-            if error.name is None or error.name.partition(".")[0] in _OURS:
+            if error.name is None or error.name.partition(".")[0] in PACKAGES:
                 raise
             return _missing(cmd_name, error.name)
         return command

@@ -12,10 +12,11 @@ from pathlib import Path
 import rich_click as click
 from watchfiles import PythonFilter, awatch  # pyright: ignore[reportUnknownVariableType]
 
+from config import PACKAGES
+
 ROOT = Path(__file__).parent.parent.parent
 _AGAIN = "_CALLBOARD_DEV_AGAIN"
 """When this process replaced an earlier one."""
-_OURS = ("runtime", "services", "transports", "gateway", "config")
 _SUFFIXES = (".py", ".sql", ".toml")
 _FILTER = PythonFilter(extra_extensions=_SUFFIXES)
 
@@ -29,7 +30,7 @@ def folders(services: Sequence[str]) -> list[Path]:
     """Where code lies: the project's folders, and those of the user's services (as `package.module:Class`)."""
     packages = {Path.cwd() / place.partition(":")[0].split(".")[0] for place in services}
     files = {package.with_suffix(".py") for package in packages}
-    return [path for path in {*(ROOT / name for name in _OURS), *packages, *files} if path.exists()]
+    return [path for path in {*(ROOT / name for name in PACKAGES), *packages, *files} if path.exists()]
 
 
 @asynccontextmanager
