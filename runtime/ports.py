@@ -1,7 +1,8 @@
 """Ports to listen on: what is free is found out before a server takes it, for some share a port without a word."""
 
 import asyncio
-import random
+import itertools
+import os
 import socket
 
 from runtime.errors import StartError
@@ -34,10 +35,16 @@ def free_port(host: str, port: int, setting: str, *, shared: bool = False) -> in
         return found
 
 
+_LOWEST, _HIGHEST = 12_000, 32_000
+"""Below what systems give to outgoing connections: so what is free stays free for a while."""
+_given = itertools.count(os.getpid() * 7919)
+"""A process does not give the same port soon again, and processes that are started together begin far from each other."""
+
+
 def any_free_port() -> int:
-    """A free port of this machine, below those that systems give to outgoing connections: so it stays free for a while."""
+    """A free port of this machine."""
     while True:
-        port = random.randrange(12_000, 32_000)
+        port = _LOWEST + next(_given) % (_HIGHEST - _LOWEST)
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))

@@ -313,9 +313,11 @@ async def test_tail_shows_events_and_signals_as_they_pass(city: House) -> None:
     operator, rider = await city.bearer("operator@example.com"), await city.bearer()
     assert (await city.client.get("/console/tail", headers=rider)).status_code == 403
     rider_id = await user_id(city, rider)
-    async with follow(city.url, rider) as events:
+    signals_pass = city.node.environment.transport.traits.signals
+    async with follow(city.url, rider) as events, follow(city.url, operator, path="/console/tail?kind=signal") as before:
         await tell(city, rider_id)
         await events.count(1)
+        await before.count(1 if signals_pass else 0)
     async with (
         follow(city.url, operator, path="/console/tail") as everything,
         follow(city.url, operator, path="/console/tail?match=rides.*&kind=event") as narrow,
@@ -323,7 +325,7 @@ async def test_tail_shows_events_and_signals_as_they_pass(city: House) -> None:
     ):
         await eventually(lambda: city.service(Gateway).followers.count == 3, "three watch")
         await tell(city, rider_id, 3, first=2)
-        said = 3 if city.node.environment.transport.traits.signals else 0
+        said = 3 if signals_pass else 0
         await eventually(lambda: everything.kinds.count("event") == 3 and len(signals.came) == said, "all of it comes")
         await eventually(lambda: everything.kinds.count("signal") == said, "signals, too")
         await narrow.count(3)

@@ -15,7 +15,10 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from runtime import NodeSettings, TokenSettings
+from runtime import ManualClock, NodeSettings, TokenSettings
+from runtime.storage.migrations import migrate
+from runtime.storage.sqlite import SqliteDatabase
+from services.auth.keys import SigningKeys
 from services.auth.service import Auth
 from tests.house import PASSWORD, USERS, House, open_house, settings
 
@@ -276,12 +279,12 @@ async def test_every_claim_is_looked_at(tmp_path: Path, change: dict[str, Any], 
 
 
 async def test_a_token_expires_also_where_it_is_cached(tmp_path: Path) -> None:
-    async with open_house(settings(tmp_path, auth={"access_seconds": 1})) as house:
+    clock = ManualClock()
+    async with open_house(settings(tmp_path, auth={"access_seconds": 60}), clock=clock) as house:
         headers = await house.bearer()
-        assert (await house.client.get("/wallet", headers=headers)).status_code == 200
-        async with asyncio.timeout(5):
-            while (await house.client.get("/wallet", headers=headers)).status_code == 200:
-                await asyncio.sleep(0.05)
+        for seconds, status in ((0, 200), (59, 200), (2, 401)):
+            clock.advance(timedelta(seconds=seconds))
+            assert (await house.client.get("/wallet", headers=headers)).status_code == status
 
 
 # Users of the settings
@@ -341,11 +344,6 @@ async def test_keys_rotate_without_a_refused_request(tmp_path: Path) -> None:
 
 
 async def test_a_new_key_is_published_before_it_signs_and_an_old_one_retires(tmp_path: Path) -> None:
-    from runtime import ManualClock
-    from runtime.storage.migrations import migrate
-    from runtime.storage.sqlite import SqliteDatabase
-    from services.auth.keys import SigningKeys
-
     clock = ManualClock()
     database = SqliteDatabase(tmp_path / "keys.sqlite", durable=False)
     await database.open()
