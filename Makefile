@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: help venv dev mosquitto test test-containers containers chaos check docs format bench lock clean
+.PHONY: help venv dev tools test test-containers containers chaos check docs format bench lock clean
 
 help:  ## what can be typed
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -31,18 +31,19 @@ venv: $(VENV)/.test  ## the virtual environment, with the tools
 dev: $(VENV)/.run  ## the whole system in one process at http://127.0.0.1:8000
 	@exec $(BIN)/callboard dev $(ARGS)
 
-# Debian keeps the broker in /usr/sbin, Homebrew in its own sbin
-BROKER := PATH="$$PATH:/usr/sbin:/opt/homebrew/sbin:/usr/local/sbin" command -v mosquitto >/dev/null
+# What tests use beside Python. Debian keeps the broker in /usr/sbin, Homebrew in its own sbin
+MISSING := PATH="$$PATH:/usr/sbin:/opt/homebrew/sbin:/usr/local/sbin"; \
+  for tool in mosquitto curl ps; do command -v $$tool >/dev/null || echo $$tool; done | sed 's/^ps$$/procps/'
 
-mosquitto:
-	@$(BROKER) || { echo "installing mosquitto, the broker that the tests talk to (once)"; \
-	  if command -v brew >/dev/null; then brew install --quiet mosquitto; \
+tools:
+	@missing=$$(echo $$($(MISSING))); test -z "$$missing" || { echo "installing what the tests use: $$missing (once)"; \
+	  if command -v brew >/dev/null; then brew install --quiet $$missing; \
 	  elif ! command -v apt-get >/dev/null; then false; \
-	  elif [ "$$(id -u)" = 0 ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends mosquitto >/dev/null; \
-	  elif command -v sudo >/dev/null; then sudo apt-get update -qq && sudo DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends mosquitto >/dev/null; \
-	  else false; fi; $(BROKER); } || { echo "mosquitto is needed, and could not be installed: install it (Debian: apt-get install mosquitto; macOS: brew install mosquitto)"; exit 2; }
+	  elif [ "$$(id -u)" = 0 ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; \
+	  elif command -v sudo >/dev/null; then sudo apt-get update -qq && sudo DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; \
+	  else false; fi && test -z "$$($(MISSING))"; } || { echo "$$missing: needed, and could not be installed (Debian: apt-get install $$missing; macOS: brew install $$missing)"; exit 2; }
 
-test: $(VENV)/.test mosquitto  ## all tests, in two processes
+test: $(VENV)/.test tools  ## all tests, in two processes
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 chaos: $(VENV)/.test  ## kill the system fifty times under load, and check every account
@@ -71,7 +72,7 @@ format: $(VENV)/.test  ## format, and mend what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.test mosquitto  ## our own figures, as JSON lines (peers beside them: docs/performance.md)
+bench: $(VENV)/.test tools  ## our own figures, as JSON lines (peers beside them: docs/performance.md)
 	@$(BIN)/callboard bench local
 	@$(BIN)/callboard bench http
 	@$(BIN)/callboard bench mqtt
