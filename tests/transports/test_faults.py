@@ -189,6 +189,31 @@ async def test_a_link_that_is_cut(broker: Broker) -> None:
         assert await patient == "patient"
 
 
+@pytest.mark.parametrize("memory", ["its-manifest", "nothing"])
+async def test_who_died_while_our_link_was_cut_holds_up_nobody(broker: Broker, memory: str) -> None:
+    """Nobody tells the asker, whether the broker still has something of the dead one or not: the other instance is there."""
+    patient: dict[str, object] = {"keepalive": 60, "heartbeat": 30.0}
+    dies, lives = transport(broker.url, **patient), transport(broker.url, **patient)
+    async with (
+        Proxy(broker.port) as proxy,
+        Node([Echo], dies),
+        Node([Echo], lives),
+        Node([], transport(proxy.url, **patient)) as node,
+    ):
+        await eventually(lambda: len(node.registry.members("echo")) == 2, "both are there")
+        ctx = node.client("test", (echo,))
+        await asyncio.gather(*(ctx.request(Say("?")) for _ in range(20)))
+        await proxy.refuse()
+        proxy.cut()
+        dies.crash()
+        if memory == "nothing":
+            await broker.stop()
+            await broker.start()
+            await eventually(lambda: lives.connected, "the other instance is back")
+        await proxy.listen()
+        assert await asyncio.gather(*(ctx.request(Say("?")) for _ in range(20))) == ["?"] * 20
+
+
 @pytest.mark.parametrize("how", ["frozen", "half open"])
 async def test_a_link_that_dies_without_a_word(broker: Broker, how: str) -> None:
     async with Proxy(broker.port) as proxy, pair(broker.url, proxy.url) as (_, ctx):

@@ -18,7 +18,7 @@ MISSED = 3
 class _Peer:
     """What is known of one instance."""
 
-    __slots__ = ("again", "cut", "heard_at", "knock", "live", "manifest", "payload", "suspected", "was_live", "withdrawn")
+    __slots__ = ("cut", "heard_at", "knock", "live", "manifest", "payload", "suspected", "was_live", "withdrawn")
 
     def __init__(self, manifest: Manifest, payload: bytes) -> None:
         self.manifest = manifest
@@ -34,13 +34,11 @@ class _Peer:
         self.withdrawn = False
         self.knock = asyncio.Lock()
         """Held by the one request that finds out whether it is there, while only the broker says so."""
-        self.again: asyncio.Future[None] | None = None
-        """Done when it is heard of again, or lost."""
 
-    def wake(self) -> None:
-        again, self.again = self.again, None
-        if again is not None and not again.done():
-            again.set_result(None)
+    @property
+    def heard(self) -> bool:
+        """Whether it, or the broker, has said that it is there, since our link stands."""
+        return not self.cut and not self.withdrawn
 
 
 class Presence:
@@ -59,6 +57,8 @@ class Presence:
         self._peers: dict[Address, _Peer] = {}
         self._since = clock.monotonic()
         """When we began to listen, or began again."""
+        self._news: dict[str, asyncio.Future[None]] = {}
+        """For services with requests that wait: done when one of its instances is heard of, or lost."""
 
     def __repr__(self) -> str:
         return f"<Presence {', '.join(str(address) for address, peer in self._peers.items() if not peer.withdrawn)}>"
@@ -75,7 +75,7 @@ class Presence:
         if not payload:
             if peer is not None and not peer.withdrawn:
                 peer.withdrawn, peer.cut, peer.heard_at = True, False, self._clock.monotonic()
-                peer.wake()
+                self._wake(address.service)
                 self._receiver.left(address, lost=False)
             return
         if peer is None or peer.payload != payload:
@@ -88,7 +88,7 @@ class Presence:
         peer.heard_at = self._clock.monotonic()
         peer.live = peer.live or not kept
         peer.cut = peer.suspected = peer.withdrawn = False
-        peer.wake()
+        self._wake(address.service)
         self._receiver.joined(peer.manifest, load)
         if not peer.live:
             self._receiver.suspected(address)
@@ -116,7 +116,7 @@ class Presence:
             silent = now - max(peer.heard_at, self._since)
             if peer.withdrawn and silent > MISSED * self._heartbeat:
                 del self._peers[address]
-                peer.wake()
+                self._wake(address.service)
             elif silent > (self._patience if peer.live or peer.was_live else MISSED * self._heartbeat):
                 self._lose(address)
             elif peer.live and silent > _SUSPECTED * self._heartbeat and not peer.suspected:
@@ -126,8 +126,14 @@ class Presence:
     def _lose(self, address: Address) -> None:
         peer = self._peers.pop(address, None)
         if peer is not None:
-            peer.wake()
+            self._wake(address.service)
             self._receiver.left(address, lost=True)
+
+    def _wake(self, service: str) -> None:
+        """Lets the requests that wait for an instance look again."""
+        news = self._news.pop(service, None)
+        if news is not None:
+            news.set_result(None)
 
     # Whom to ask
 
@@ -148,16 +154,16 @@ class Presence:
             peer.live, peer.heard_at = True, self._clock.monotonic()
 
     async def here(self, address: Address) -> None:
-        """Waits while it is not known whether an instance is still there, because our link was cut.
+        """Waits while it is not known whether an instance is still there, because our link was cut, or whether another is.
 
         Raises:
-            PeerUnreachable: it is not.
+            PeerUnreachable: it is not, or another is.
         """
         peer = self._peers.get(address)
         while peer is not None and peer.cut:
-            if peer.again is None:
-                peer.again = asyncio.get_running_loop().create_future()
-            await asyncio.shield(peer.again)
+            if any(other.heard for to, other in self._peers.items() if to.service == address.service):
+                raise PeerUnreachable(f"{address} was not heard of since our link was cut, and another was")
+            await asyncio.shield(self._news.setdefault(address.service, asyncio.get_running_loop().create_future()))
             peer = self._peers.get(address)
             if peer is None:
                 raise PeerUnreachable(f"{address} has not come back")
