@@ -244,16 +244,20 @@ async def test_a_low_balance_is_told(city: House) -> None:
     await eventually(told, "the rider is told")
 
 
-async def test_rides_come_in_pages(city: House) -> None:
+async def test_rides_come_in_pages(somewhen: tuple[House, QuickClock]) -> None:
+    city, clock = somewhen
     rider = await city.bearer()
     scooter_id = await add_scooter(city)
     await top_up(city, rider, 5000)
     made: list[str] = []
     for _ in range(5):
         begun = await start(city, rider, scooter_id)
+        assert begun.status_code == 201, begun.text
         made.append(begun.json()["id"])
-        await city.client.post(f"/rides/{made[-1]}/end", headers=rider)
+        ended = await city.client.post(f"/rides/{made[-1]}/end", headers=rider)
+        assert ended.status_code == 200, ended.text
         await is_right(city)
+        clock.advance(timedelta(seconds=1))
     for path, name in (("/rides", "id"), ("/notices", "number")):
         found: list[Any] = []
         cursor: dict[str, str] = {}
