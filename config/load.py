@@ -152,7 +152,10 @@ def _convert(tree: dict[str, Any], sources: dict[str, str]) -> Settings:
         base = name.partition("[")[0]
         source = sources.get(base, "")
         where = source if source.startswith(PREFIX) else f"{source or 'settings'}: {name}"
-        raise SettingsError(f"{where}: {text[0].lower()}{text[1:]}") from None
+        expected = msgspec.inspect.type_info(_types().get(base))
+        choices = expected.values if isinstance(expected, msgspec.inspect.LiteralType) else ()
+        hint = f": choose from {', '.join(map(str, choices))}" if choices else ""
+        raise SettingsError(f"{where}: {text[0].lower()}{text[1:]}{hint}") from None
 
 
 def _strings(tree: dict[str, Any], sources: dict[str, str], prefix: str = "") -> dict[str, Any]:
