@@ -65,9 +65,8 @@ class Broker:
         if process is not None:
             while process.returncode is None:
                 process.send_signal(number)
-                with contextlib.suppress(
-                    TimeoutError
-                ):  # one that comes between its listening and its main loop, mosquitto forgets
+                # one that comes between its listening and its main loop, mosquitto forgets
+                with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(process.wait(), 1)
 
     async def __aenter__(self) -> "Broker":

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from runtime import ManualClock
 from tests.house import TOPOLOGIES, House, open_city, open_house, settings
 from tests.stage import STAGES, Stage
 
@@ -33,7 +32,7 @@ async def one_node(tmp_path: Path) -> AsyncGenerator[Stage, None]:
 @pytest.fixture(params=TOPOLOGIES)
 async def city(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[House, None]:
     """The whole system behind its gateway, in every topology."""
-    async with open_city(request.param, tmp_path, clock=ManualClock()) as made:  # where time passes, slow machines lose scooters
+    async with open_city(request.param, tmp_path) as made:
         yield made
 
 

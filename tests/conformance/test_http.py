@@ -46,7 +46,7 @@ CRASHES = {"a_crash_is_seen_and_fails_its_calls", "idempotent_requests_move_to_a
 
 @pytest.fixture
 async def square(case: str) -> AsyncGenerator[ProxiedSquare, None]:
-    made = ProxiedSquare(NAMES, heartbeat=0.5 if case in CRASHES else 5.0)  # where nobody crashes, a slow machine is no crash
+    made = ProxiedSquare(NAMES)
     if case in CRASHES:  # elsewhere a port where nobody listens has to refuse, which a proxy does not
         await made.build()
     yield made

@@ -36,7 +36,7 @@ class _Peer:
         """Held by the one request that finds out whether it is there, while only the broker says so."""
 
     @property
-    def heard(self) -> bool:
+    def is_there(self) -> bool:
         """Whether it, or the broker, has said that it is there, since our link stands."""
         return not self.cut and not self.withdrawn
 
@@ -161,7 +161,7 @@ class Presence:
         """
         peer = self._peers.get(address)
         while peer is not None and peer.cut:
-            if any(other.heard for to, other in self._peers.items() if to.service == address.service):
+            if any(other.is_there for to, other in self._peers.items() if to.service == address.service):
                 raise PeerUnreachable(f"{address} was not heard of since our link was cut, and another was")
             await asyncio.shield(self._news.setdefault(address.service, asyncio.get_running_loop().create_future()))
             peer = self._peers.get(address)
