@@ -6,14 +6,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: help venv dev tools test test-containers containers chaos check docs format bench lock clean
+.PHONY: help venv dev tools test test-locks test-containers containers chaos check docs format bench lock clean
 
 help:  ## what can be typed
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 $(VENV)/.run: requirements/run.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "callboard needs Python 3.11 or newer, and $(PYTHON) is older: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "callboard needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is another version: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 	  { echo "could not make a virtual environment (Debian: apt-get install python3-venv)"; exit 2; }
 	@echo "installing what callboard needs into $(VENV) (once)"
@@ -58,10 +58,14 @@ test-containers: $(VENV)/.test  ## the system in real containers: docker, or pod
 	@.ci/engine >/dev/null
 	@$(BIN)/python -m pytest -s tests/containers --containers $(ARGS)
 
-check: $(VENV)/.test  ## lint, format, types, imports
+test-locks: $(VENV)/.test  ## resolve every lock file with the oldest and the newest pip
+	@$(BIN)/python -m pytest tests/config/test_locks.py --locks $(ARGS)
+
+check: $(VENV)/.test  ## lint, format, types, imports, declared dependencies
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/deptry .
 	$(BIN)/mypy
 	$(BIN)/pyright
 
@@ -84,13 +88,13 @@ bench: $(VENV)/.test tools  ## our own figures, as JSON lines (peers beside them
 	@$(BIN)/python -m tests.bench_rental
 	@$(BIN)/python -m tests.bench_scaling
 
-LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --no-strip-extras --generate-hashes --no-emit-index-url \
   --no-emit-find-links --custom-compile-command "make lock" pyproject.toml
 
 lock:  ## pin the requirements again (needs uv)
 	$(LOCK) --extra dev -o requirements/run.txt
 	$(LOCK) --extra image -c requirements/run.txt -o requirements/image.txt
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	uv pip compile --quiet --universal --python-version 3.11 --no-strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links \
 	  --custom-compile-command "make lock" requirements/build.in -c requirements/run.txt -o requirements/build.txt
 	$(LOCK) --all-extras -c requirements/run.txt -o requirements/test.txt
 

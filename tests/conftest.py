@@ -47,6 +47,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=10, help="how often the system is killed while riders ride")
     parser.addoption("--containers", action="store_true", help="also run what needs a container engine (make test-containers)")
 
+    parser.addoption("--locks", action="store_true", help="also resolve the lock files, which takes minutes (make test-locks)")
+
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    return True if collection_path.name == "containers" and not config.getoption("--containers") else None
+    option = {"containers": "--containers", "test_locks.py": "--locks"}.get(collection_path.name)
+    return True if option is not None and not config.getoption(option) else None

@@ -7,7 +7,7 @@ import traceback
 
 import rich_click as click
 
-from config import PACKAGES
+from config.extras import extra_for
 
 _COMMANDS = {
     "dev": "config.cli.dev",
@@ -38,21 +38,31 @@ class _Lazy(click.RichGroup):
         try:
             command: click.Command = getattr(importlib.import_module(module), f"{cmd_name}_command")
         except ModuleNotFoundError as error:
-            if error.name is None or error.name.partition(".")[0] in PACKAGES:
+            extra = None if error.name is None else extra_for(error.name)
+            if error.name is None or extra is None:
                 raise
-            return _missing(cmd_name, error.name)
+            return _missing(cmd_name, error.name, extra)
         return command
 
 
-def _missing(name: str, package: str) -> click.Command:
-    """Stands for a command that needs a package which is not installed, as in the image."""
+def _needs(subject: str, module: str, extra: str) -> str:
+    return f"{subject} needs the package {module}, which is not installed here: pip install 'callboard[{extra}]'"
 
-    def say() -> None:
+
+def _missing(name: str, module: str, extra: str) -> click.Command:
+    """A replacement for a command whose packages are not installed. It accepts any arguments and says what to install."""
+
+    def fail() -> None:
         from runtime import CallboardError
 
-        raise CallboardError(f"`callboard {name}` needs {package}, which is not installed here: it is in the extra `dev`")
+        raise CallboardError(_needs(f"`callboard {name}`", module, extra))
 
-    return click.RichCommand(name=name, callback=say, help=f"Not here: it needs {package}.")
+    return click.RichCommand(
+        name=name,
+        callback=fail,
+        help=f"Not available: install the extra `{extra}`.",
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
@@ -79,15 +89,27 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
+    except ModuleNotFoundError as error:
+        extra = None if error.name is None else extra_for(error.name)
+        if error.name is None or extra is None:
+            _unexpected(error)
+            return
+        click.echo(f"callboard: {_needs('this command', error.name, extra)}", err=True)
+        sys.exit(2)
     except SyntaxError:
         if "_CALLBOARD_DEV_AGAIN" in os.environ:
             _after_a_change()
         traceback.print_exc(limit=0)
         sys.exit(1)
-    except Exception:
-        if "_CALLBOARD_DEV_AGAIN" not in os.environ:
-            raise
-        _after_a_change()
+    except Exception as error:
+        _unexpected(error)
+
+
+def _unexpected(error: Exception) -> None:
+    """Raise an error that no user can cause, unless `dev` has just restarted: then wait for the next change of code."""
+    if "_CALLBOARD_DEV_AGAIN" not in os.environ:
+        raise error
+    _after_a_change()
 
 
 def _after_a_change() -> None:

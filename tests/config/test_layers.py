@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import grimp
 import pytest
@@ -33,3 +34,10 @@ def test_importing_the_runtime_loads_neither_cryptography_nor_a_database_driver(
     script = "import sys, runtime; print([name for name in ('jwt', 'cryptography', 'aiosqlite', 'sqlite3', 'litestar', 'anyio') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_every_package_is_marked_as_typed() -> None:
+    root = Path(__file__).parent.parent.parent
+    packages = [root / name for name in ALLOWED if name != "services"]
+    packages += [path.parent for path in (root / "services").glob("*/__init__.py")]
+    assert [path.name for path in packages if not (path / "py.typed").exists()] == []

@@ -1,0 +1,29 @@
+"""Optional packages: which extra of Callboard installs a package that is missing."""
+
+import re
+from importlib.metadata import PackageNotFoundError, requires
+
+_DISTRIBUTIONS = {"argon2": "argon2-cffi", "paho": "paho-mqtt", "swagger_ui": "swagger-ui-py"}
+"""The distributions whose name differs from the module that they install."""
+_REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9._-]+).*extra == ['\"](?P<extra>[^'\"]+)['\"]")
+
+
+def extra_for(module: str) -> str | None:
+    """Return the smallest extra that installs a module, or None if no extra does.
+
+    Args:
+        module: the module's name, possibly dotted.
+    """
+    package = module.partition(".")[0]
+    wanted = _DISTRIBUTIONS.get(package, package)
+    extras: dict[str, set[str]] = {}
+    try:
+        requirements = requires("callboard") or []
+    except PackageNotFoundError:
+        return None
+    for requirement in requirements:
+        match = _REQUIREMENT.fullmatch(requirement)
+        if match is not None:
+            extras.setdefault(match["extra"], set()).add(match["name"])
+    candidates = sorted((len(names), extra) for extra, names in extras.items() if wanted in names)
+    return candidates[0][1] if candidates else None
