@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 
 from runtime import CallboardError, Struct
-from runtime.ports import any_free_port
-from runtime.service import Definition
+from runtime.service.service import Definition
+from runtime.sockets import any_free_port
 from transports.mqtt.access import DeviceRights, access_list, password_file
 from transports.mqtt.settings import MqttSettings
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from config.settings import Settings
 from gateway.service import Gateway
 from runtime import CallboardError, Database, Node, Service, Transport
-from runtime.describe import describe
-from runtime.envelope import Address
-from runtime.manifest import Manifest
-from runtime.service import Definition
+from runtime.network.envelope import Address
+from runtime.network.manifest import Manifest
+from runtime.service.describe import describe
+from runtime.service.service import Definition
 from services.auth.service import Auth
 from services.devices.service import Devices
 from services.fleet.service import Fleet

@@ -17,10 +17,10 @@ from config import compose
 from config.load import Loaded, variable
 from config.settings import Settings
 from runtime import CallboardError, Clock, StartError
-from runtime.envelope import Address, Envelope
-from runtime.manifest import Manifest
-from runtime.service import Definition
-from runtime.transport import TransportError
+from runtime.network.envelope import Address, Envelope
+from runtime.network.manifest import Manifest
+from runtime.network.transport import TransportError
+from runtime.service.service import Definition
 
 _SECONDS = 5.0
 _FILES = 1024

@@ -15,7 +15,7 @@ from gateway.console import instances, operator
 from gateway.problems import Problem, of_error, of_problem
 from runtime import Context, InternalError, ServiceError
 from runtime.identity import Keys, KeySet
-from runtime.proxy import Proxy
+from runtime.node.proxy import Proxy
 
 _log = logging.getLogger("callboard.gateway")
 

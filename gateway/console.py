@@ -6,7 +6,7 @@ from typing import Any
 from gateway.client import bearer
 from runtime import Forbidden, Unauthenticated
 from runtime.identity import Identity
-from runtime.proxy import Proxy
+from runtime.node.proxy import Proxy
 
 _ROLES = ("operator", "admin")
 

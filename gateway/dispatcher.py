@@ -12,9 +12,9 @@ from gateway.problems import Headers, Problem
 from gateway.routing import Route, Routes, query_params
 from gateway.settings import GatewaySettings
 from runtime import Forbidden, ServiceError, Unauthenticated
-from runtime.manifest import Manifest
-from runtime.proxy import Proxy
-from runtime.rest import Params
+from runtime.contract.rest import Params
+from runtime.network.manifest import Manifest
+from runtime.node.proxy import Proxy
 from runtime.tasks import Started
 
 Answer = tuple[int, Headers, bytes]

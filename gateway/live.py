@@ -12,14 +12,14 @@ from typing import Annotated, Any
 import msgspec
 
 from gateway.client import Receive, Scope, Send, bearer
-from gateway.events import EventStream
-from gateway.following import Follower, Followers, together
 from gateway.problems import Problem
+from gateway.sse import EventStream
+from gateway.subscribers import Follower, Followers, together
 from runtime import ServiceError, Unauthenticated
-from runtime.envelope import Topic
-from runtime.manifest import LiveInfo
-from runtime.proxy import Proxy
-from runtime.transport import TransportError
+from runtime.network.envelope import Topic
+from runtime.network.manifest import LiveInfo
+from runtime.network.transport import TransportError
+from runtime.node.proxy import Proxy
 
 _POSITION = re.compile(r"(?:(?P<service>[a-z][a-z0-9_-]*)=)?(?P<number>[0-9]{1,18})", re.ASCII)
 _SECONDS = 2.0

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any, cast
 
-from runtime.manifest import ErrorInfo, Manifest, RequestInfo
-from runtime.rest import HttpBinding
+from runtime.contract.rest import HttpBinding
+from runtime.network.manifest import ErrorInfo, Manifest, RequestInfo
 
 Json = dict[str, Any]
 

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from runtime import ServiceError
-from runtime.errors import ErrorData
+from runtime.contract.errors import ErrorData
 
 Headers = list[tuple[bytes, bytes]]
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from urllib.parse import unquote_to_bytes
 
 from runtime import Malformed
-from runtime.manifest import Manifest, RequestInfo
-from runtime.rest import Params
+from runtime.contract.rest import Params
+from runtime.network.manifest import Manifest, RequestInfo
 
 _log = logging.getLogger("callboard.gateway")
 

@@ -8,19 +8,19 @@ from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
 from gateway.app import pages
+from gateway.asgi_app import Front
 from gateway.client import App
 from gateway.dispatcher import Dispatcher
-from gateway.following import Followers
-from gateway.front import Front
 from gateway.limits import Limits
 from gateway.live import Live
 from gateway.openapi import document
 from gateway.settings import GatewaySettings
+from gateway.subscribers import Followers
 from gateway.tail import Tail
 from runtime import Context, Contract, Service, every
 from runtime.identity import identity
-from runtime.ports import free_port, until_listening
-from runtime.proxy import Proxy
+from runtime.node.proxy import Proxy
+from runtime.sockets import free_port, until_listening
 
 _DRAIN = 10.0
 

@@ -14,16 +14,16 @@ import msgspec
 
 from gateway.client import Receive, Scope, Send
 from gateway.console import operator
-from gateway.events import EventStream
-from gateway.following import Follower, Followers, together
 from gateway.problems import Problem
 from gateway.routing import query_params
+from gateway.sse import EventStream
+from gateway.subscribers import Follower, Followers, together
 from runtime import ServiceError
-from runtime.envelope import Envelope, Topic
-from runtime.manifest import Manifest
-from runtime.proxy import Proxy
-from runtime.storage.stream import Batch, Diverged, Position, Pull, StreamEvent, StreamHead, TooLate
-from runtime.transport import TransportError
+from runtime.durable.stream import Batch, Diverged, Position, Pull, StreamEvent, StreamHead, TooLate
+from runtime.network.envelope import Envelope, Topic
+from runtime.network.manifest import Manifest
+from runtime.network.transport import TransportError
+from runtime.node.proxy import Proxy
 
 _WAITING = 1000
 """Signals that may wait for a client."""

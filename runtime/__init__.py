@@ -1,10 +1,8 @@
 """The runtime: services as actors, written once, on any transport."""
 
-from runtime.access import ANYONE, SERVICES, Allow, roles, services
 from runtime.clock import Chance, Clock, ManualClock
-from runtime.context import Context
-from runtime.environment import NodeSettings
-from runtime.errors import (
+from runtime.contract.access import ANYONE, SERVICES, Allow, roles, services
+from runtime.contract.errors import (
     CallboardError,
     CallCycle,
     DatabaseUnavailable,
@@ -31,14 +29,16 @@ from runtime.errors import (
     UsageError,
     Violation,
 )
-from runtime.handlers import every, handles, subscribes
+from runtime.contract.messages import Contract, Event, Request, Signal, Struct
+from runtime.execution.environment import NodeSettings
 from runtime.identity import Identity, TokenSettings
-from runtime.messages import Contract, Event, Request, Signal, Struct
-from runtime.node import Node
-from runtime.service import Service
+from runtime.network.transport import Receiver, Traits, Transport
+from runtime.node.node import Node
+from runtime.node.supervisor import Crashed
+from runtime.service.context import Context
+from runtime.service.handlers import every, handles, subscribes
+from runtime.service.service import Service
 from runtime.storage.database import ConstraintError, Database, DatabaseError, Row, StatementError, Transaction
-from runtime.supervisor import Crashed
-from runtime.transport import Receiver, Traits, Transport
 
 __all__ = [
     "ANYONE",

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from msgspec import Meta
 
 from runtime.clock import Clock
-from runtime.errors import ServiceError, Unauthenticated
-from runtime.messages import Contract, Request, Signal, Struct
+from runtime.contract.errors import ServiceError, Unauthenticated
+from runtime.contract.messages import Contract, Request, Signal, Struct
 from runtime.telemetry import Metrics
 
 if TYPE_CHECKING:

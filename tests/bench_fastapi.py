@@ -15,7 +15,7 @@ import uvloop
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from runtime.ports import any_free_port
+from runtime.sockets import any_free_port
 
 
 class Add(BaseModel):

@@ -19,8 +19,8 @@ from services.fleet.messages import FindScooters, fleet
 from services.fleet.places import band
 from services.fleet.service import Fleet
 from tests.bench import say
-from tests.house import House, open_house, settings
 from tests.sse import follow
+from tests.system_under_test import House, open_house, settings
 from transports.memory import MemoryTransport
 
 SCOOTERS = 100_000

@@ -9,7 +9,7 @@ import socket
 from pathlib import Path
 from types import TracebackType
 
-from runtime.ports import any_free_port
+from runtime.sockets import any_free_port
 
 _SBIN = "/usr/sbin"  # where Debian puts it, which is not on everybody's PATH
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.house import TOPOLOGIES, House, open_city, open_house, settings
-from tests.stage import STAGES, Stage
+from tests.system_under_test import TOPOLOGIES, House, open_city, open_house, settings
+from tests.topology import STAGES, Stage
 
 
 @pytest.fixture(params=STAGES)

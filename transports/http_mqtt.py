@@ -3,9 +3,9 @@
 import asyncio
 
 from runtime import StartError
-from runtime.envelope import Address, Envelope, Topic
-from runtime.manifest import Manifest
-from runtime.transport import Receiver, Traits, Transport, TransportError
+from runtime.network.envelope import Address, Envelope, Topic
+from runtime.network.manifest import Manifest
+from runtime.network.transport import Receiver, Traits, Transport, TransportError
 from transports.http.transport import HttpTransport
 from transports.mqtt.transport import MqttTransport
 

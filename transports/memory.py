@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from runtime.envelope import Address, Envelope, Topic
-from runtime.manifest import Manifest
-from runtime.messages import Struct
-from runtime.transport import PeerUnreachable, Receiver, Traits, Transport, TransportError
+from runtime.contract.messages import Struct
+from runtime.network.envelope import Address, Envelope, Topic
+from runtime.network.manifest import Manifest
+from runtime.network.transport import PeerUnreachable, Receiver, Traits, Transport, TransportError
 
 
 class MemorySettings(Struct):

@@ -38,7 +38,7 @@ from runtime import (
     roles,
     subscribes,
 )
-from runtime.ports import any_free_port
+from runtime.sockets import any_free_port
 from services.auth.messages import Login, Tokens, auth
 from services.auth.passwords import HashSettings
 from services.auth.service import Auth, AuthSettings, SeedUser

@@ -14,12 +14,12 @@ import rich_click as click
 from config import compose
 from config.cli import reload
 from config.cli.common import loaded, patience, run_loop, set_up_logging, with_config
+from config.cli.quickstart import empty, welcome, with_users
 from config.cli.run import told_to_stop, until_told
-from config.cli.welcome import empty, welcome, with_users
 from config.settings import Settings
 from gateway.service import Gateway
 from runtime import CallboardError, DatabaseError
-from runtime.ports import PortTaken, free_port
+from runtime.sockets import PortTaken, free_port
 
 _HOPELESS = (PortTaken, DatabaseError, compose.UnknownService)
 """What a change of code does not mend."""

@@ -13,12 +13,12 @@ import rich_click as click
 from config import compose
 from config.broker import Credentials, PrivateBroker
 from config.cli.common import loaded, patience, run_loop, with_config
+from config.cli.quickstart import empty, welcome, with_users
 from config.cli.run import told_to_stop
-from config.cli.welcome import empty, welcome, with_users
 from config.processes import Process, inherited, play
 from config.settings import Settings
 from runtime import CallboardError
-from runtime.ports import free_port
+from runtime.sockets import free_port
 
 
 @click.command("up")

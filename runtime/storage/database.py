@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from runtime.errors import CallboardError, UsageError
-from runtime.messages import Event
+from runtime.contract.errors import CallboardError, UsageError
+from runtime.contract.messages import Event
 
 Row = Mapping[str, Any]
 """One row by column name."""

@@ -4,7 +4,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from runtime.errors import CallboardError, DefinitionError
+from runtime.contract.errors import CallboardError, DefinitionError
 from runtime.storage.database import Database
 
 SCHEMA = Path(__file__).parent / "schema"

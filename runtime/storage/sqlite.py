@@ -17,7 +17,7 @@ from uuid import UUID
 
 import aiosqlite
 
-from runtime.errors import UsageError
+from runtime.contract.errors import UsageError
 from runtime.storage.database import ConstraintError, Database, DatabaseError, Guard, Row, StatementError, Superseded, Transaction
 from runtime.storage.writer import Group, Writer
 from runtime.tasks import finish

@@ -17,11 +17,8 @@ from typing import Any
 
 import msgspec
 
-from runtime.access import ANYONE, SERVICES
-from runtime.context import Context
-from runtime.envelope import Address, Envelope, Head, Topic
-from runtime.environment import NodeSettings
-from runtime.errors import (
+from runtime.contract.access import ANYONE, SERVICES
+from runtime.contract.errors import (
     CallboardError,
     DeadlineExceeded,
     InstanceLost,
@@ -31,12 +28,15 @@ from runtime.errors import (
     RemoteError,
     ServiceError,
 )
-from runtime.handlers import handles, subscribes
-from runtime.manifest import Manifest
-from runtime.messages import Contract, Request, Signal, Struct
-from runtime.node import Node
-from runtime.service import Service
-from runtime.transport import PeerUnreachable, Transport, TransportError
+from runtime.contract.messages import Contract, Request, Signal, Struct
+from runtime.execution.environment import NodeSettings
+from runtime.network.envelope import Address, Envelope, Head, Topic
+from runtime.network.manifest import Manifest
+from runtime.network.transport import PeerUnreachable, Transport, TransportError
+from runtime.node.node import Node
+from runtime.service.context import Context
+from runtime.service.handlers import handles, subscribes
+from runtime.service.service import Service
 
 TransportFactory = Callable[[], Transport]
 Crash = Callable[[Transport], Awaitable[None]]

@@ -6,11 +6,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
-from runtime.envelope import Address, Envelope, Topic
-from runtime.manifest import Manifest
-from runtime.messages import Struct
+from runtime.contract.messages import Struct
+from runtime.network.envelope import Address, Envelope, Topic
+from runtime.network.manifest import Manifest
+from runtime.network.transport import PeerUnreachable, Receiver, Traits, Transport
 from runtime.storage.database import Database, Guard, Row, Transaction
-from runtime.transport import PeerUnreachable, Receiver, Traits, Transport
 
 
 class Faults(Struct):

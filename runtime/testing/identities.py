@@ -4,11 +4,11 @@ import base64
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from runtime.access import ANYONE
-from runtime.context import Context
-from runtime.handlers import handles
+from runtime.contract.access import ANYONE
 from runtime.identity import Key, Keys, KeySet, Revocations, RevokedSessions, identity
-from runtime.service import Service
+from runtime.service.context import Context
+from runtime.service.handlers import handles
+from runtime.service.service import Service
 
 
 class FakeAuth(Service):

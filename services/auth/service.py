@@ -6,8 +6,8 @@ from msgspec import Meta
 
 from runtime import ANYONE, SERVICES, Context, Service, Struct, Transaction, every, handles, roles
 from runtime.identity import MAX_LIFETIME, Keys, KeySet, Revocations, RevokedSessions, SessionsRevoked, TokenSettings
-from services.auth.guesses import Guesses
 from services.auth.keys import SigningKeys
+from services.auth.login_throttle import Guesses
 from services.auth.messages import (
     ROLES,
     ChangePassword,

@@ -19,9 +19,9 @@ import msgspec
 
 from config.provision import provision
 from config.settings import Settings
-from runtime.ports import any_free_port
+from runtime.sockets import any_free_port
 from runtime.testing import eventually
-from tests.house import USERS, House
+from tests.system_under_test import USERS, House
 
 ROOT = Path(__file__).parent.parent.parent
 STATEFUL = ("auth", "wallet", "fleet", "rides", "notices", "devices")

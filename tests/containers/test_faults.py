@@ -12,8 +12,8 @@ from runtime.testing import eventually
 from runtime.testing.conformance import ConformanceError
 from tests.containers.engine import STATEFUL, Containers, containers
 from tests.containers.load import PATIENCE, Load
-from tests.house import House
 from tests.services import account
+from tests.system_under_test import House
 
 _AWAY = 4.0
 """Seconds for which a container is paused, or cut off."""

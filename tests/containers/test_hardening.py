@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from runtime.ports import any_free_port
+from runtime.sockets import any_free_port
 from runtime.testing import eventually
 from tests.containers.engine import IMAGE, ROOT, SERVICES, STATEFUL, Containers, containers, engine, run
-from tests.house import PASSWORD, House
+from tests.system_under_test import PASSWORD, House
 
 EVERYWHERE = (*SERVICES, "mosquitto")
 _MIB = 1 << 20

@@ -9,10 +9,10 @@ import pytest
 from runtime.testing import eventually
 from runtime.testing.conformance import ConformanceError
 from tests.containers.engine import KINDS, STATEFUL, Containers, containers
-from tests.house import House
 from tests.services import account
 from tests.services.test_rides import ride_story
-from tests.stage import QuickClock
+from tests.system_under_test import House
+from tests.topology import QuickClock
 
 
 @pytest.fixture(params=KINDS)

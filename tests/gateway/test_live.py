@@ -11,16 +11,16 @@ import pytest
 
 from gateway.service import Gateway
 from runtime import Overloaded
-from runtime.envelope import Envelope, Topic
+from runtime.network.envelope import Envelope, Topic
 from runtime.testing import eventually
 from runtime.testing.conformance import WAIT
 from services.notices.messages import Noticed
 from services.notices.store import Store
 from services.rides.messages import RideAborted
 from services.rides.service import Rides
-from tests.house import IN_PROCESS, WITH_SIGNALS, House, open_city, open_house, settings
 from tests.sse import follow
-from tests.stage import QuickClock
+from tests.system_under_test import IN_PROCESS, WITH_SIGNALS, House, open_city, open_house, settings
+from tests.topology import QuickClock
 
 Headers = dict[str, str]
 
@@ -128,7 +128,7 @@ async def test_cut_again_and_again_while_things_happen(city: House) -> None:
 
 
 async def test_a_lost_nudge_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from runtime.instance import Instance
+    from runtime.execution.instance import Instance
 
     publish = Instance.publish
 

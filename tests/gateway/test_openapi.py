@@ -13,7 +13,7 @@ from schemathesis.specs.openapi import checks
 
 from config import compose
 from gateway.openapi import document
-from tests.house import House, open_house, settings
+from tests.system_under_test import House, open_house, settings
 
 
 @pytest.fixture(scope="module")

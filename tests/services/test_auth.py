@@ -20,7 +20,7 @@ from runtime.storage.migrations import migrate
 from runtime.storage.sqlite import SqliteDatabase
 from services.auth.keys import SigningKeys
 from services.auth.service import Auth
-from tests.house import PASSWORD, USERS, House, open_house, settings
+from tests.system_under_test import PASSWORD, USERS, House, open_house, settings
 
 NEW = {"email": "New.User@example.com", "password": "long enough", "name": "New"}
 

@@ -13,7 +13,7 @@ from services.rides.service import Rides
 from services.wallet.messages import TopUp, wallet
 from services.wallet.service import Wallet
 from tests.services import account
-from tests.stage import QuickClock, Stage
+from tests.topology import QuickClock, Stage
 
 
 def test_a_parked_scooter_stays_and_one_under_way_moves_and_drains() -> None:

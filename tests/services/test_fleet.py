@@ -36,7 +36,7 @@ from services.rides.messages import RideEnded, RideStarted
 from services.rides.service import Rides
 from services.wallet.service import Wallet
 from tests.services import account
-from tests.stage import QuickClock, Stage, silence
+from tests.topology import QuickClock, Stage, silence
 
 
 def metres(lat: float, lon: float, other_lat: float, other_lon: float) -> float:

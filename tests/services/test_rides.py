@@ -15,9 +15,9 @@ import pytest
 from runtime.testing import eventually
 from services.fleet.service import Fleet
 from services.rides.service import price
-from tests.house import PASSWORD, TOPOLOGIES, WITH_SIGNALS, House, open_city
 from tests.services import account
-from tests.stage import QuickClock, silence
+from tests.system_under_test import PASSWORD, TOPOLOGIES, WITH_SIGNALS, House, open_city
+from tests.topology import QuickClock, silence
 
 Headers = dict[str, str]
 

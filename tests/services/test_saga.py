@@ -20,7 +20,7 @@ from services.rides.service import Rides
 from services.wallet.messages import GetWallet, TopUp, wallet
 from services.wallet.service import Wallet
 from tests.services import account
-from tests.stage import QuickClock, Stage, eventually
+from tests.topology import QuickClock, Stage, eventually
 
 TIMEOUT = 0.4
 

@@ -11,7 +11,7 @@ from services.rides.messages import RideAborted, RideEnded, RideStarted
 from services.rides.service import Rides
 from services.wallet.messages import GetWallet, Hold, HoldPlaced, InsufficientFunds, ReleaseHold, wallet
 from services.wallet.service import Wallet
-from tests.house import House
+from tests.system_under_test import House
 
 
 async def entries(house: House, headers: dict[str, str]) -> list[dict[str, Any]]:

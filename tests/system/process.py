@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 
-from runtime.ports import any_free_port
+from runtime.sockets import any_free_port
 from runtime.testing.conformance import WAIT
 
 ROOT = Path(__file__).parent.parent.parent

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import httpx
 
-from runtime.ports import any_free_port
+from runtime.sockets import any_free_port
 from runtime.testing import eventually
-from tests.house import PASSWORD, House, up
 from tests.services import account
 from tests.system.process import Callboard, command
+from tests.system_under_test import PASSWORD, House, up
 
 
 def pids(house: House) -> dict[str, list[int]]:

@@ -3,7 +3,7 @@
 import asyncio
 from types import TracebackType
 
-from runtime.ports import any_free_port
+from runtime.sockets import any_free_port
 
 _CHUNK = 2048
 

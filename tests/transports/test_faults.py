@@ -11,8 +11,8 @@ import mqtt5
 import pytest
 
 from runtime import Context, InstanceLost, Node, NodeSettings, NotDelivered, ServiceError
-from runtime.ports import any_free_port
-from runtime.registry import Registry
+from runtime.network.registry import Registry
+from runtime.sockets import any_free_port
 from runtime.testing import eventually
 from tests.broker import Broker
 from tests.system.process import Callboard

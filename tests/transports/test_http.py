@@ -36,13 +36,13 @@ from runtime import (
     roles,
     subscribes,
 )
-from runtime.describe import describe
-from runtime.envelope import Address
-from runtime.ports import any_free_port
+from runtime.network.envelope import Address
+from runtime.service.describe import describe
+from runtime.sockets import any_free_port
 from runtime.testing import eventually
 from runtime.testing.conformance import Listener
 from tests.broker import Broker
-from tests.street import Square, Street
+from tests.scooters import Square, Street
 from tests.transports.proxy import Proxy
 from transports.http.assertions import Signer
 from transports.http.transport import HttpTransport

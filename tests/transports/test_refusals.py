@@ -21,9 +21,9 @@ from paho.mqtt.properties import Properties
 from runtime import CallboardError, InternalError, Invalid, Node
 from runtime.testing import eventually
 from tests.broker import Broker
-from tests.house import PASSWORD, open_city
 from tests.services import account
 from tests.system.process import Callboard
+from tests.system_under_test import PASSWORD, open_city
 from tests.transports.echo import Echo, Much, Say, answers, pair, transport
 from transports.mqtt.access import password_file
 from transports.mqtt.connection import Connection

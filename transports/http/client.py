@@ -8,9 +8,9 @@ from typing import NamedTuple
 import aiohttp
 from yarl import URL
 
-from runtime.transport import LinkLost, PeerUnreachable, Unsendable
+from runtime.network.transport import LinkLost, PeerUnreachable, Unsendable
 from transports.http.settings import HttpSettings
-from transports.reach import tell_when_cut, trusted
+from transports.resolver import tell_when_cut, trusted
 
 _KEPT = 15.0
 """Seconds for which an unused connection is kept: shorter than a server keeps its end."""

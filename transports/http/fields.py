@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 import msgspec
 
-from runtime.envelope import Address, Envelope
+from runtime.network.envelope import Address, Envelope
 
 ASSERTION = "callboard-assertion"
 BUDGET = "callboard-budget"

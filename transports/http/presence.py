@@ -13,13 +13,13 @@ import msgspec
 from yarl import URL
 
 from runtime import Chance, Clock
-from runtime.envelope import Address, Envelope, Head
-from runtime.manifest import Manifest
-from runtime.transport import LinkLost, PeerUnreachable, Receiver, TransportError
+from runtime.network.envelope import Address, Envelope, Head
+from runtime.network.manifest import Manifest
+from runtime.network.transport import LinkLost, PeerUnreachable, Receiver, TransportError
 from transports.http import fields
 from transports.http.client import Client, Place, Untrusted
 from transports.http.settings import HttpSettings
-from transports.reach import Names
+from transports.resolver import Names
 
 _SOON = 0.1
 _LOOKED_UP = 30.0

@@ -6,14 +6,14 @@ from email.utils import parsedate_to_datetime
 import msgspec
 
 from runtime import Clock
-from runtime.transport import TransportError
+from runtime.network.transport import TransportError
 from transports.http import fields
 from transports.http.assertions import Signer
 from transports.http.client import Answer, Client
 from transports.http.presence import places_of
 from transports.http.settings import HttpSettings
 from transports.http.transport import urls
-from transports.reach import Names
+from transports.resolver import Names
 
 
 class Probed(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
 from runtime import StartError
-from runtime.ports import free_port, until_listening
+from runtime.sockets import free_port, until_listening
 
 _IDLE = 60_000
 """Milliseconds that a connection may take to bring a request's head: longer than clients keep an unused one."""

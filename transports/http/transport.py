@@ -12,14 +12,14 @@ import msgspec
 from yarl import URL
 
 from runtime import Chance, Clock, StartError
-from runtime.envelope import Address, Envelope, Head, Topic
-from runtime.manifest import Manifest
-from runtime.transport import LinkLost, PeerUnreachable, Receiver, TooLarge, Traits, Transport, TransportError, Unsendable
+from runtime.network.envelope import Address, Envelope, Head, Topic
+from runtime.network.manifest import Manifest
+from runtime.network.transport import LinkLost, PeerUnreachable, Receiver, TooLarge, Traits, Transport, TransportError, Unsendable
 from transports.http import fields
 from transports.http.assertions import Signer, Verifier
 from transports.http.client import Answer, Client, Place
-from transports.http.desk import Desk
 from transports.http.presence import Presence
+from transports.http.request_handler import Desk
 from transports.http.server import HttpServer
 from transports.http.settings import HttpSettings
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from runtime import Struct
 from runtime.identity import identity
-from runtime.service import Definition
+from runtime.service.service import Definition
 from transports.mqtt.topics import VERSION
 
 _ITERATIONS = 101

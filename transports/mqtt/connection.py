@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import mqtt5
 
 from transports.mqtt.settings import MqttSettings
-from transports.reach import Names, tell_when_cut, trusted
+from transports.resolver import Names, tell_when_cut, trusted
 
 Packet = mqtt5.Packet
 

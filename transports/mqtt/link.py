@@ -10,10 +10,10 @@ from typing import Any
 import mqtt5
 
 from runtime import Chance, Clock, StartError
-from runtime.transport import LinkLost, TooLarge, TransportError
+from runtime.network.transport import LinkLost, TooLarge, TransportError
 from transports.mqtt.connection import CLOSED, Connection, Packet, connect
 from transports.mqtt.settings import MqttSettings
-from transports.reach import Names
+from transports.resolver import Names
 
 _LONGEST_PAUSE = 5.0
 _HOPELESS = 100

@@ -5,7 +5,7 @@ from typing import Any
 import mqtt5
 import msgspec
 
-from runtime.envelope import Address, Envelope, EnvelopeKind
+from runtime.network.envelope import Address, Envelope, EnvelopeKind
 
 PROBLEM = "application/problem+json"
 

@@ -5,9 +5,9 @@ import asyncio
 import msgspec
 
 from runtime import Clock
-from runtime.envelope import Address
-from runtime.manifest import Manifest
-from runtime.transport import PeerUnreachable, Receiver
+from runtime.network.envelope import Address
+from runtime.network.manifest import Manifest
+from runtime.network.transport import PeerUnreachable, Receiver
 
 _SUSPECTED = 2
 """One that has missed so many heartbeats may be busy, or gone."""

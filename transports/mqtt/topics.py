@@ -3,8 +3,8 @@
 import re
 from functools import lru_cache
 
-from runtime.envelope import Address, Topic
-from runtime.transport import TransportError
+from runtime.network.envelope import Address, Topic
+from runtime.network.transport import TransportError
 
 VERSION = "1"
 

@@ -14,9 +14,9 @@ import mqtt5
 import msgspec
 
 from runtime import Chance, Clock, Malformed
-from runtime.envelope import Address, Envelope, EnvelopeKind, Topic
-from runtime.manifest import Manifest
-from runtime.transport import PeerUnreachable, Receiver, Traits, Transport, TransportError
+from runtime.network.envelope import Address, Envelope, EnvelopeKind, Topic
+from runtime.network.manifest import Manifest
+from runtime.network.transport import PeerUnreachable, Receiver, Traits, Transport, TransportError
 from transports.mqtt import packets
 from transports.mqtt.link import Link
 from transports.mqtt.presence import MISSED, Presence

@@ -1,0 +1,269 @@
+"""Messages and contracts: what services say to each other.
+
+A message is a deeply immutable struct. `Request[Reply]` gets one reply, an `Event` is a durable fact, a `Signal` a
+passing one. A `Contract` is the named set of messages and errors that a service publishes.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Generic, Literal, TypeVar, dataclass_transform, get_args, get_origin, overload
+
+import msgspec
+from msgspec import inspect
+
+from runtime.contract.errors import DefinitionError, ServiceError, error_fields
+
+R_co = TypeVar("R_co", covariant=True)
+M = TypeVar("M", bound="type[Request[Any] | Event | Signal | ServiceError]")
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]*")
+
+Kind = Literal["request", "event", "signal"]
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
+class Struct(msgspec.Struct, frozen=True):
+    """An immutable record: the base of messages and of the values in them. Two with equal fields are equal.
+
+    Fields named in `__secret__` show as `***` in its `repr`, and so in logs.
+    """
+
+    __secret__: ClassVar[frozenset[str]] = frozenset()
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [(name, "***" if name in self.__secret__ else getattr(self, name)) for name in self.__struct_fields__]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+
+class MessageSpec(msgspec.Struct, frozen=True, eq=False):
+    """What a contract knows of one of its messages."""
+
+    contract: "Contract"
+    name: str
+    kind: Kind
+    cls: type[Any]
+    reply: Any = None
+    key: str | None = None
+    live: str | None = None
+    """Of a signal that clients hear of at once: the name of the request that lists what came after a number."""
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.contract.name}.{self.name}"
+
+
+class _Message(Struct):
+    __message__: ClassVar[MessageSpec | None] = None
+
+
+class Request(_Message, Generic[R_co]):
+    """A message that gets one reply of the type in brackets, or an error."""
+
+
+class Event(_Message):
+    """A durable fact. Only `tx.publish` takes it: it is committed with the state it tells of, or not at all."""
+
+
+class Signal(_Message):
+    """A passing fact (telemetry, a nudge). Only `ctx.publish` takes it: each subscriber gets it at most once."""
+
+
+class Contract:
+    """The named set of messages and errors that a service publishes for others.
+
+    Args:
+        name: the service's name, in lower case: letters, digits, `_` and `-`. It is used in topics, paths and logs.
+        extends: a contract of the same name whose messages belong to this one too.
+
+    Raises:
+        DefinitionError: the name cannot be used.
+    """
+
+    name: str
+
+    def __init__(self, name: str, *, extends: "Contract | None" = None) -> None:
+        if not _NAME.fullmatch(name):
+            raise DefinitionError(f"contract name {name!r}: expected lower-case letters, digits, '_' and '-'")
+        if extends is not None and extends.name != name:
+            raise DefinitionError(f"contract {name!r} cannot extend {extends.name!r}: the names must be the same")
+        self.name = name
+        self.messages: dict[str, MessageSpec] = {} if extends is None else dict(extends.messages)
+        self.errors: dict[str, type[ServiceError]] = {} if extends is None else dict(extends.errors)
+
+    def __repr__(self) -> str:
+        return f"<Contract {self.name!r}: {len(self.messages)} messages, {len(self.errors)} errors>"
+
+    @overload
+    def message(self, cls: M, /) -> M: ...
+    @overload
+    def message(self, /, *, key: str, live: type[Request[Any]] | None = None) -> Callable[[M], M]: ...
+    def message(self, cls: Any = None, /, *, key: str | None = None, live: type[Request[Any]] | None = None) -> Any:
+        """Adds a `Request`, `Event`, `Signal` or `ServiceError` class to the contract, as a decorator.
+
+        Args:
+            key: for a signal, the name of its string field by which subscribers may take only their own.
+            live: for a signal whose key is a user's id: clients should see at once that there is something new. The
+                request lists it: it takes `after: int | None`, and its reply has `items`, each with a `number` and a
+                `kind` (a `Literal`), in order, and `last`, the highest number there is.
+
+        Raises:
+            DefinitionError: the class is none of the four, its name or code is taken, or a field is mutable.
+        """
+        if cls is None:
+
+            def decorate(decorated: Any) -> Any:
+                return self._add(decorated, key, live)
+
+            return decorate
+        return self._add(cls, None, None)
+
+    def _add(self, cls: type[Any], key: str | None, live: type[Any] | None) -> type[Any]:
+        if issubclass(cls, ServiceError):
+            self._add_error(cls)
+            return cls
+        spec = self._spec(cls, key, live)
+        if spec.name in self.messages:
+            raise DefinitionError(f"{spec.full_name} is defined twice: give one of them another name")
+        for place, found in mutable_parts(cls):
+            raise DefinitionError(
+                f"{spec.full_name}.{place} holds {found}: messages are deeply immutable "
+                "(tuple instead of list, frozenset instead of set, a Struct instead of dict or Any)"
+            )
+        if spec.kind == "request":
+            for place, found in mutable_parts(spec.reply):
+                where = f" at {place}" if place else ""
+                raise DefinitionError(f"the reply of {spec.full_name} holds {found}{where}: replies are deeply immutable")
+        self.messages[spec.name] = spec
+        cls.__message__ = spec
+        return cls
+
+    def _spec(self, cls: Any, key: str | None, live: type[Any] | None) -> MessageSpec:
+        kind = _kind_of(cls)
+        if kind is None:
+            raise DefinitionError(
+                f"{self.name}.{cls.__name__} is no message: derive it from Request[Reply], Event, Signal or ServiceError"
+            )
+        if key is not None and (kind != "signal" or cls.__annotations__.get(key) not in (str, "str")):
+            raise DefinitionError(f"{self.name}.{cls.__name__}: key={key!r} names no string field of a signal")
+        if live is not None and (key is None or not self._lists(live)):
+            raise DefinitionError(
+                f"{self.name}.{cls.__name__}: live={getattr(live, '__name__', live)}: expected key=, the field with the user's id, and a request of "
+                f"{self.name} with `after: int | None`, whose reply has `items` (each with `number: int` and `kind: Literal[…]` of plain words) and `last: int`"
+            )
+        if live is not None and (other := next((spec.name for spec in self.messages.values() if spec.live), None)):
+            raise DefinitionError(f"{self.name}.{cls.__name__}: {other} is live already: a contract has one live signal")
+        reply = _reply_type(cls) if kind == "request" else None
+        return MessageSpec(self, cls.__name__, kind, cls, reply, key, None if live is None else f"{self.name}.{live.__name__}")
+
+    def _lists(self, request: type[Any]) -> bool:
+        """Whether a request can tell what came after a number."""
+        spec = self.messages.get(request.__name__)
+        if spec is None or spec.cls is not request or spec.kind != "request":
+            return False
+        asked, reply = _types_of(request), _types_of(spec.reply)
+        items = reply.get("items")
+        if not isinstance(items, inspect.VarTupleType) or not isinstance(items.item_type, inspect.StructType):
+            return False
+        item = {field.name: field.type for field in items.item_type.fields}
+        return (
+            isinstance(asked.get("after"), inspect.UnionType)
+            and isinstance(reply.get("last"), inspect.IntType)
+            and isinstance(item.get("number"), inspect.IntType)
+            and isinstance(kind := item.get("kind"), inspect.LiteralType)
+            and all(re.fullmatch(r"[A-Za-z0-9._-]+", str(value)) for value in kind.values)
+        )
+
+    def _add_error(self, cls: type[ServiceError]) -> None:
+        if not isinstance(getattr(cls, "code", None), str) or not isinstance(getattr(cls, "status", None), int):
+            raise DefinitionError(f"{self.name}.{cls.__name__}: an error needs `code, status = 'some-code', 409`")
+        if not 400 <= cls.status <= 599:
+            raise DefinitionError(f"{self.name}.{cls.__name__}: status={cls.status}: expected an error's, from 400 to 599")
+        if cls.code in self.errors:
+            raise DefinitionError(f"{self.name}: error code {cls.code!r} is defined twice")
+        for place, found in mutable_parts(error_fields(cls)):
+            raise DefinitionError(f"{self.name}.{cls.__name__}.{place} holds {found}: errors carry immutable fields")
+        self.errors[cls.code] = cls
+        cls.contract = self.name
+
+
+def _types_of(cls: type[Any]) -> dict[str, inspect.Type]:
+    """The types of a struct's fields by name; none if it is no struct."""
+    info = inspect.type_info(cls)
+    return {field.name: field.type for field in info.fields} if isinstance(info, inspect.StructType) else {}
+
+
+def spec_of(cls: type[Any]) -> MessageSpec:
+    """What is known of a message class.
+
+    Raises:
+        DefinitionError: the class belongs to no contract.
+    """
+    spec = getattr(cls, "__message__", None)
+    if not isinstance(spec, MessageSpec) or spec.cls is not cls:
+        raise DefinitionError(f"{cls.__module__}.{cls.__qualname__} belongs to no contract: decorate it with @contract.message")
+    return spec
+
+
+def _kind_of(cls: type[Any]) -> Kind | None:
+    if issubclass(cls, Request):
+        return "request"
+    if issubclass(cls, Event):
+        return "event"
+    return "signal" if issubclass(cls, Signal) else None
+
+
+def _reply_type(cls: type[Any]) -> Any:
+    for ancestor in cls.__mro__:
+        for base in getattr(ancestor, "__orig_bases__", ()):
+            if get_origin(base) is Request:
+                (reply,) = get_args(base)
+                if isinstance(reply, TypeVar):
+                    raise DefinitionError(f"{cls.__qualname__}: name the reply, as in Request[None] or Request[Ride]")
+                return None if reply is type(None) else reply
+    raise DefinitionError(f"{cls.__qualname__}: name the reply, as in Request[None] or Request[Ride]")
+
+
+_IMMUTABLE = (
+    inspect.NoneType, inspect.BoolType, inspect.IntType, inspect.FloatType, inspect.StrType, inspect.BytesType,
+    inspect.DateTimeType, inspect.DateType, inspect.TimeType, inspect.TimeDeltaType, inspect.UUIDType,
+    inspect.DecimalType, inspect.EnumType, inspect.LiteralType,
+)  # fmt: skip
+
+
+def mutable_parts(tp: Any) -> Iterator[tuple[str, str]]:
+    """Where a type is not deeply immutable: pairs of a dotted place and what stands there."""
+    try:
+        info = inspect.type_info(tp)
+    except (NameError, TypeError) as error:
+        raise DefinitionError(
+            f"{getattr(tp, '__qualname__', tp)}: a field's type cannot be resolved ({error}): define messages at module "
+            "level, in order, and import their types outside of `if TYPE_CHECKING`"
+        ) from error
+    yield from _mutable("", info, set())
+
+
+def _mutable(place: str, info: inspect.Type, seen: set[type]) -> Iterator[tuple[str, str]]:
+    if isinstance(info, inspect.Metadata):
+        info = info.type
+    if isinstance(info, _IMMUTABLE):
+        return
+    if isinstance(info, inspect.UnionType):
+        for part in info.types:
+            yield from _mutable(place, part, seen)
+    elif isinstance(info, inspect.VarTupleType | inspect.FrozenSetType):
+        yield from _mutable(f"{place}[]", info.item_type, seen)
+    elif isinstance(info, inspect.TupleType):
+        for part in info.item_types:
+            yield from _mutable(f"{place}[]", part, seen)
+    elif isinstance(info, inspect.StructType):
+        if info.cls in seen:
+            return
+        seen.add(info.cls)
+        if not info.cls.__struct_config__.frozen:
+            yield place, f"the mutable struct {info.cls.__name__} (derive it from runtime.Struct)"
+        for field in info.fields:
+            yield from _mutable(f"{place}.{field.name}".lstrip("."), field.type, seen)
+    else:
+        yield place, type(info).__name__.removesuffix("Type").lower() or "any value"

@@ -1,0 +1,260 @@
+"""`once`: a request whose effect happens once per idempotency key, however often it is asked.
+
+A handler that calls nobody inserts the key's row as its transaction's first statement: a duplicate waits for the first,
+then gets the stored answer. A handler that calls others commits a claim before it runs. Its final commit requires that
+the claim is still its own; if its owner is gone, or the lease over, the next arrival takes the claim and takes everything
+afresh. So a zombie can neither commit nor undo what another attempt holds.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from runtime.clock import Chance, Clock
+from runtime.contract.errors import ErrorData, InProgress, KeyReused, KnownErrors, ServiceError, rebuild_error
+from runtime.storage.database import Database, Guard, Row, Statement, Superseded
+from runtime.tasks import finish
+
+KEEP_SECONDS = 24 * 3600
+"""How long answers are kept for replay."""
+
+_WHERE = "caller = $1 AND subject = $2 AND request = $3 AND key = $4"
+
+
+class Scope(NamedTuple):
+    """Within what an idempotency key is one: the calling service, the user, and the request."""
+
+    caller: str
+    subject: str
+    request: str
+    key: str
+
+
+class Claim(NamedTuple):
+    """The right to run a request, held by one attempt. `calls` counts its requests by type."""
+
+    scope: Scope
+    attempt: int
+    calls: dict[str, int]
+
+    def key_for(self, request: str) -> str:
+        """The idempotency key of this attempt's next call of `request`."""
+        self.calls[request] = ordinal = self.calls.get(request, 0) + 1
+        return derived_key(*self.scope, self.attempt, request, ordinal)
+
+
+class Answer(NamedTuple):
+    """What is stored of a finished request."""
+
+    state: str
+    text: str
+
+
+Run = Callable[[Guard, Callable[[Any], Statement], Claim | None], Awaitable[Any]]
+"""Runs the handler in a transaction that the guard begins and the statement (made from the reply) ends."""
+
+
+def derived_key(*parts: object) -> str:
+    """A key that is the same whenever the same parts are given."""
+    return hashlib.sha256("\x1f".join(str(part) for part in parts).encode()).hexdigest()[:32]
+
+
+class Once:
+    """The `once` requests of one instance.
+
+    Args:
+        owner: the instance's id, drawn at its start.
+        alive: whether the instance of an id is still there.
+        known: the error class of a contract and a code.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        chance: Chance,
+        owner: str,
+        alive: Callable[[str], bool],
+        known: KnownErrors,
+        log: logging.Logger,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._chance = chance
+        self._owner = owner
+        self._alive = alive
+        self._known = known
+        self._log = log
+
+    async def run(self, scope: Scope, body: bytes, reply: msgspec.json.Decoder[Any], run: Run) -> Any:
+        """The request's reply, from its handler the first time and from the database afterwards.
+
+        Raises:
+            KeyReused: the key was used with another body.
+            ServiceError: the handler's answer, stored like a reply unless it is retryable or the runtime's own.
+        """
+        digest = hashlib.sha256(body).hexdigest()
+        guard = Guard(
+            "INSERT INTO callboard_once (caller, subject, request, key, digest, state, attempt, owner, lease) "
+            "VALUES ($1, $2, $3, $4, $5, 'claimed', 1, $6, $7) ON CONFLICT DO NOTHING",
+            (*scope, digest, self._owner, self._keep_until()),
+        )
+        overtaken = False
+        while True:
+            stored = await self._stored(scope, digest, overtaken)
+            if stored is not None:
+                return self._replayed(stored, reply)
+            try:
+                return await run(guard, self._finisher(scope, 1), None)
+            except Superseded:
+                overtaken = True
+            except ServiceError as error:
+                if _is_answer(error) and not await self._database.execute(
+                        "INSERT INTO callboard_once (caller, subject, request, key, digest, state, attempt, owner, lease, answer) "
+                        "VALUES ($1, $2, $3, $4, $5, 'error', 1, $6, $7, $8) ON CONFLICT DO NOTHING",
+                        *scope, digest, self._owner, self._keep_until(), _text(error.data()),
+                    ):  # fmt: skip
+                    overtaken = True
+                    continue  # a duplicate has stored another answer meanwhile: that one is everybody\'s
+                raise
+
+    async def run_claimed(
+        self, scope: Scope, body: bytes, reply: msgspec.json.Decoder[Any], run: Run, deadline: Callable[[], float]
+    ) -> Any:
+        """The same for a handler that calls others.
+
+        Args:
+            deadline: seconds that remain until whoever asks stops waiting.
+
+        Raises:
+            InProgress: another attempt was still at work when the deadline came near.
+        """
+        digest = hashlib.sha256(body).hexdigest()
+        while True:
+            claim = await self._claim_or_let_go(scope, digest, deadline())
+            if isinstance(claim, Answer):
+                return self._replayed(claim, reply)
+            if claim is None:
+                if deadline() < 0.1:
+                    raise InProgress
+                await self._clock.sleep(self._chance.jitter(0.05))
+                continue
+            try:
+                return await run(self._still_ours(claim), self._finisher(scope, claim.attempt), claim)
+            except Superseded:
+                self._log.warning("attempt %d at %s was overtaken: its claim was over", claim.attempt, scope.request)
+            except ServiceError as error:
+                await finish(self._settle(claim, error if _is_answer(error) else None))
+                raise
+            except BaseException:
+                await finish(self._settle(claim, None))
+                raise
+
+    async def _claim_or_let_go(self, scope: Scope, digest: str, remaining: float) -> Claim | Answer | None:
+        """The same as `_claim`; a claim that was committed while its asker was cancelled is freed."""
+        claiming = asyncio.ensure_future(self._claim(scope, digest, remaining))
+        try:
+            return await finish(claiming)
+        except asyncio.CancelledError:
+            if claiming.done() and not claiming.cancelled() and claiming.exception() is None:
+                claim = claiming.result()
+                if isinstance(claim, Claim):
+                    await finish(self._settle(claim, None))
+            raise
+
+    async def _claim(self, scope: Scope, digest: str, remaining: float) -> Claim | Answer | None:
+        """Takes the claim if it is free; else the stored answer; else None, for somebody else is at work."""
+        now = self._clock.timestamp()
+        lease = now + min(remaining, 300) + 5
+        async with self._database.transaction() as tx:
+            row = await tx.fetch_one(
+                f"SELECT digest, state, attempt, owner, lease, answer FROM callboard_once WHERE {_WHERE}", *scope
+            )
+            if row is None:
+                await tx.execute(
+                    "INSERT INTO callboard_once (caller, subject, request, key, digest, state, attempt, owner, lease) "
+                    "VALUES ($1, $2, $3, $4, $5, 'claimed', 1, $6, $7)",
+                    *scope, digest, self._owner, lease,
+                )  # fmt: skip
+                return Claim(scope, 1, {})
+            answer = _answer(row, digest)
+            if answer is not None:
+                return answer
+            if row["state"] == "claimed" and row["lease"] > now and self._alive(row["owner"]):
+                return None
+            attempt = row["attempt"] + 1
+            await tx.execute(
+                f"UPDATE callboard_once SET state = 'claimed', attempt = $5, owner = $6, lease = $7 WHERE {_WHERE}",
+                *scope,
+                attempt,
+                self._owner,
+                lease,
+            )
+            return Claim(scope, attempt, {})
+
+    async def _stored(self, scope: Scope, digest: str, overtaken: bool) -> Answer | None:
+        if not overtaken:
+            row = await self._database.fetch_one(f"SELECT digest, state, answer FROM callboard_once WHERE {_WHERE}", *scope)
+            return None if row is None else _answer(row, digest)
+        # The other's answer may not be committed yet: this one's turn at the writer, and its end, wait for that
+        async with self._database.transaction() as tx:
+            row = await tx.fetch_one(f"SELECT digest, state, answer, lease, owner FROM callboard_once WHERE {_WHERE}", *scope)
+            answer = None if row is None else _answer(row, digest)
+            if row is not None and answer is None and (row["state"] == "free" or not self._alive(row["owner"])):
+                await tx.execute(f"DELETE FROM callboard_once WHERE {_WHERE}", *scope)  # left by a version that made claims
+        if row is not None and answer is None:
+            await self._clock.sleep(self._chance.jitter(0.05))
+        return answer
+
+    def _still_ours(self, claim: Claim) -> Guard:
+        return Guard(
+            f"UPDATE callboard_once SET attempt = attempt WHERE {_WHERE} AND attempt = $5 AND owner = $6 AND state = 'claimed'",
+            (*claim.scope, claim.attempt, self._owner),
+        )
+
+    def _finisher(self, scope: Scope, attempt: int) -> Callable[[Any], Statement]:
+        """Makes the statement that stores an attempt's reply."""
+        sql = f"UPDATE callboard_once SET state = 'reply', answer = $6, lease = $7 WHERE {_WHERE} AND attempt = $5"
+        return lambda reply: (sql, (*scope, attempt, _text(reply), self._keep_until()))
+
+    async def _settle(self, claim: Claim, error: ServiceError | None) -> None:
+        """Ends a claim that came to nothing: stores the error, or frees the claim for the next who asks."""
+        state, text = ("free", None) if error is None else ("error", _text(error.data()))
+        await self._database.execute(
+            f"UPDATE callboard_once SET state = $6, answer = $7, lease = $8 WHERE {_WHERE} AND attempt = $5 AND owner = $9 AND state = 'claimed'",
+            *claim.scope, claim.attempt, state, text, self._keep_until(), self._owner,
+        )  # fmt: skip
+
+    def _keep_until(self) -> float:
+        return self._clock.timestamp() + KEEP_SECONDS
+
+    def _replayed(self, answer: Answer, reply: msgspec.json.Decoder[Any]) -> Any:
+        if answer.state == "reply":
+            return reply.decode(answer.text)
+        raise rebuild_error(msgspec.json.decode(answer.text, type=ErrorData), self._known)
+
+    async def prune(self) -> int:
+        """Forgets answers that need not be kept any longer, and claims that nobody came back to."""
+        now = self._clock.timestamp()
+        return await self._database.execute(
+            "DELETE FROM callboard_once WHERE lease < $1 AND (state <> 'claimed' OR lease < $2)", now, now - KEEP_SECONDS
+        )
+
+
+def _answer(row: Row, digest: str) -> Answer | None:
+    if row["digest"] != digest:
+        raise KeyReused
+    return Answer(row["state"], row["answer"]) if row["state"] in ("reply", "error") else None
+
+
+def _is_answer(error: ServiceError) -> bool:
+    """Whether an error is a service's own answer, which asking again would not change."""
+    return not error.retryable and error.contract != "callboard"
+
+
+def _text(value: Any) -> str:
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,41 @@
+"""The runtime's own service on every node: it keeps what the verifier knows of keys and revocations fresh."""
+
+from runtime.contract.errors import ServiceError
+from runtime.contract.messages import Contract
+from runtime.identity import SessionsRevoked, TokenSettings, Verifier, identity
+from runtime.service.context import Context
+from runtime.service.handlers import every, subscribes
+from runtime.service.service import Service
+
+
+class IdentityWatch(Service):
+    """Asks auth every few seconds for what was revoked, and sooner when it is nudged."""
+
+    contract = Contract("runtime")
+    calls = (identity,)
+
+    def __init__(self, verifier: Verifier, settings: TokenSettings) -> None:
+        self._verifier = verifier
+        self._settings = settings
+        self._asked_at = float("-inf")
+        self._keys_at = float("-inf")
+
+    @subscribes(broadcast=True)
+    async def on_sessions_revoked(self, signal: SessionsRevoked, ctx: Context) -> None:
+        if self._verifier.used:
+            await self._verifier.learn_revocations()
+
+    @every(seconds=0.5)
+    async def refresh(self, ctx: Context) -> None:
+        if not self._verifier.used:
+            return
+        now = self.clock.monotonic()
+        if now - self._asked_at >= self._settings.refresh_seconds:
+            self._asked_at = now
+            await self._verifier.learn_revocations()
+        if now - self._keys_at >= self._settings.keys_seconds:
+            self._keys_at = now
+            try:
+                await self._verifier.learn_keys()
+            except ServiceError as error:
+                self.log.debug("the key set was not refreshed: %s", error)
