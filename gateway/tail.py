@@ -19,7 +19,7 @@ from gateway.routing import query_params
 from gateway.sse import EventStream
 from gateway.subscribers import Follower, Followers, together
 from runtime import ServiceError
-from runtime.durable.stream import Batch, Diverged, Position, Pull, StreamEvent, StreamHead, TooLate
+from runtime.durable.stream import Batch, Diverged, Position, PositionPruned, Pull, StreamEvent, StreamHead
 from runtime.network.envelope import Envelope, Topic
 from runtime.network.manifest import Manifest
 from runtime.network.transport import TransportError
@@ -101,7 +101,7 @@ class _Watcher(Follower):
                     return True
                 await self.hear(Topic("stream", manifest.service))
                 batch = await self._pull(manifest.service, events)
-        except (Diverged, TooLate) as error:  # there is no going on from here
+        except (Diverged, PositionPruned) as error:  # there is no going on from here
             del self._positions[manifest.service]
             await stream.event("gap", {"from": manifest.service, "why": error.title()})
             return False

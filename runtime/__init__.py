@@ -1,6 +1,6 @@
 """The runtime: services as actors, written once, on any transport."""
 
-from runtime.clock import Chance, Clock, ManualClock
+from runtime.clock import Clock, ManualClock, Random
 from runtime.contract.access import ANYONE, SERVICES, Allow, roles, services
 from runtime.contract.errors import (
     CallboardError,
@@ -32,7 +32,7 @@ from runtime.contract.errors import (
 from runtime.contract.messages import Contract, Event, Request, Signal, Struct
 from runtime.execution.environment import NodeSettings
 from runtime.identity import Identity, TokenSettings
-from runtime.network.transport import Receiver, Traits, Transport
+from runtime.network.transport import Capabilities, Receiver, Transport
 from runtime.node.node import Node
 from runtime.node.supervisor import Crashed
 from runtime.service.context import Context
@@ -46,7 +46,7 @@ __all__ = [
     "Allow",
     "CallCycle",
     "CallboardError",
-    "Chance",
+    "Capabilities",
     "Clock",
     "ConstraintError",
     "Context",
@@ -74,6 +74,7 @@ __all__ = [
     "NodeSettings",
     "NotDelivered",
     "Overloaded",
+    "Random",
     "Receiver",
     "RemoteError",
     "Request",
@@ -85,7 +86,6 @@ __all__ = [
     "StatementError",
     "Struct",
     "TokenSettings",
-    "Traits",
     "Transaction",
     "Transport",
     "Unauthenticated",

@@ -1,4 +1,4 @@
-"""Time and chance. Everything in a node takes both from here, so that both can be simulated."""
+"""Time and random. Everything in a node takes both from here, so that both can be simulated."""
 
 import asyncio
 import base64
@@ -60,7 +60,7 @@ class ManualClock(Clock):
         self._timestamp += delta.total_seconds()
 
 
-class Chance:
+class Random:
     """The node's randomness: jitter, choices and ids from a generator that a seed makes repeatable.
 
     Secrets do not come from here: `token` always asks the operating system.
@@ -89,7 +89,7 @@ class Chance:
         return self._random.randbytes(length >> 1).hex()
 
     def uuid7(self) -> UUID:
-        """A UUID of version 7 (RFC 9562, section 5.7): milliseconds, then chance; sorts by time."""
+        """A UUID of version 7 (RFC 9562, section 5.7): milliseconds, then random; sorts by time."""
         milliseconds = int(self._clock.timestamp() * 1000) & 0xFFFF_FFFF_FFFF
         value = milliseconds << 80 | 0x7 << 76 | self._random.getrandbits(12) << 64
         return UUID(int=value | 0b10 << 62 | self._random.getrandbits(62))

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 
-from runtime.clock import Chance
+from runtime.clock import Random
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -11,7 +11,7 @@ _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a
 
 
 class Metrics:
-    """What a node counts. Names end in `_total` for counters; labels are few and bounded."""
+    """What a node counts. Resolver end in `_total` for counters; labels are few and bounded."""
 
     def __init__(self) -> None:
         self._counters: dict[str, dict[Labels, int]] = {}
@@ -64,7 +64,7 @@ def well_formed(given: str) -> str | None:
     return given if _TRACEPARENT.fullmatch(given) else None
 
 
-def new_trace(chance: Chance) -> str:
+def new_trace(random: Random) -> str:
     """The root of a new trace, as a `traceparent`."""
-    drawn = chance.hex(48)
+    drawn = random.hex(48)
     return f"00-{drawn[:32]}-{drawn[32:]}-01"

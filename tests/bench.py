@@ -18,26 +18,26 @@ from runtime.testing import eventually
 from tests.system.process import Callboard
 from transports.memory import MemoryTransport
 
-desk = Contract("desk")
+request_handler = Contract("request_handler")
 
 
-@desk.message
+@request_handler.message
 class Keyed(Request[None]):
     key: int
 
 
-@desk.message
+@request_handler.message
 class Tell(Request[None]):
     number: int
 
 
-@desk.message
+@request_handler.message
 class Told(Event):
     number: int
 
 
-class Desk(Service):
-    contract = desk
+class RequestHandler(Service):
+    contract = request_handler
     capacity = 1_000_000
 
     def __init__(self) -> None:
@@ -94,9 +94,9 @@ def import_time() -> None:
 
 async def keyed_mailboxes(count: int = 100_000) -> None:
     """Messages that wait with a key each: what the mailbox keeps for them, without the tasks of those who ask."""
-    service = Desk()
+    service = RequestHandler()
     async with Node([lambda: service], MemoryTransport(), databases=SqliteFolder(tempfile.mkdtemp())) as node:
-        mailbox = node.inbound.instances["desk"].mailbox
+        mailbox = node.inbound.instances["request_handler"].mailbox
         waiters = [asyncio.ensure_future(_held(service.gate)) for _ in range(count)]
         await asyncio.sleep(0)
         for task in waiters:
@@ -111,7 +111,7 @@ async def keyed_mailboxes(count: int = 100_000) -> None:
         mailbox._keys.clear()  # pyright: ignore[reportPrivateUsage]
         gc.collect()
         before = rss()
-        ctx = node.client("bench", (desk,))
+        ctx = node.client("bench", (request_handler,))
         tasks = [asyncio.ensure_future(ctx.request(Keyed(key), timeout=600)) for key in range(count)]
         await eventually(lambda: mailbox.running + mailbox.waiting == count, "all of them wait")
         say(
@@ -130,8 +130,8 @@ async def _held(gate: asyncio.Event) -> None:
 async def durable_events(durable: bool, callers: int, count: int = 3000) -> None:
     Ear.heard = 0
     with tempfile.TemporaryDirectory() as folder:
-        async with Node([Desk, Ear], MemoryTransport(), databases=SqliteFolder(folder, durable=durable)) as node:
-            ctx = node.client("bench", (desk,))
+        async with Node([RequestHandler, Ear], MemoryTransport(), databases=SqliteFolder(folder, durable=durable)) as node:
+            ctx = node.client("bench", (request_handler,))
 
             async def tell(first: int) -> None:
                 for number in range(first, count, callers):

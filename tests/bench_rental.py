@@ -20,7 +20,7 @@ from services.fleet.places import band
 from services.fleet.service import Fleet
 from tests.bench import say
 from tests.sse import follow
-from tests.system_under_test import House, open_house, settings
+from tests.system_under_test import System, open_system, settings
 from transports.memory import MemoryTransport
 
 SCOOTERS = 100_000
@@ -36,11 +36,11 @@ async def find_near() -> None:
     for what, spread in (("city", 0.15), ("world", 60.0)):
         with tempfile.TemporaryDirectory() as folder:
             async with Node([FakeAuth, Fleet], MemoryTransport(), databases=SqliteFolder(folder)) as node:
-                service, chance = node.service(Fleet), random.Random(1)
+                service, rng = node.service(Fleet), random.Random(1)
                 assert service is not None
 
-                def place(spread: float = spread, chance: random.Random = chance) -> tuple[float, float]:
-                    return 10 + chance.uniform(-spread, spread), 13 + chance.uniform(-spread, spread)
+                def place(spread: float = spread, rng: random.Random = rng) -> tuple[float, float]:
+                    return 10 + rng.uniform(-spread, spread), 13 + rng.uniform(-spread, spread)
 
                 async with service.db.transaction() as tx:
                     for number in range(SCOOTERS):
@@ -62,21 +62,21 @@ async def find_near() -> None:
                         say(f"find_{what}_{radius_m}m_{limit}_{name}", value, "ms among 100,000 free scooters")
 
 
-async def rider_with_scooter(house: House) -> tuple[dict[str, str], str]:
-    rider, operator = await house.bearer(), await house.bearer("operator@example.com")
-    added = await house.client.post("/scooters", json={"lat": 1, "lon": 1, "battery": 80}, headers=operator)
-    await house.client.post("/wallet/top-ups", json={"amount_cents": 1_000_000}, headers=rider)
+async def rider_with_scooter(system: System) -> tuple[dict[str, str], str]:
+    rider, operator = await system.bearer(), await system.bearer("operator@example.com")
+    added = await system.client.post("/scooters", json={"lat": 1, "lon": 1, "battery": 80}, headers=operator)
+    await system.client.post("/wallet/top-ups", json={"amount_cents": 1_000_000}, headers=rider)
     return rider, added.json()["id"]
 
 
 async def hear() -> None:
     """From the answer to a ride's start or end, to the rider's second device."""
     with tempfile.TemporaryDirectory() as folder:
-        async with open_house(settings(Path(folder))) as house:
-            rider, scooter_id = await rider_with_scooter(house)
+        async with open_system(settings(Path(folder))) as system:
+            rider, scooter_id = await rider_with_scooter(system)
             late: list[float] = []
             rides: list[float] = []
-            async with follow(house.url, rider) as events:
+            async with follow(system.url, rider) as events:
 
                 async def heard(answer: httpx.Response) -> Any:
                     assert answer.is_success, answer.text
@@ -88,13 +88,13 @@ async def hear() -> None:
 
                 for _ in range(200):
                     start = time.perf_counter()
-                    answer = await house.client.post("/rides", json={"scooter_id": scooter_id}, headers=rider)
+                    answer = await system.client.post("/rides", json={"scooter_id": scooter_id}, headers=rider)
                     rides.append(time.perf_counter() - start)
                     ride = await heard(answer)
-                    await heard(await house.client.post(f"/rides/{ride['id']}/end", headers=rider))
+                    await heard(await system.client.post(f"/rides/{ride['id']}/end", headers=rider))
                     state = ""
                     while state != "free":
-                        state = (await house.client.get(f"/scooters/{scooter_id}", headers=rider)).json()["state"]
+                        state = (await system.client.get(f"/scooters/{scooter_id}", headers=rider)).json()["state"]
             for name, value in quantiles(late):
                 say(f"notice_{name}", value, "ms from the answer to the rider's second device")
             for name, value in quantiles(rides):

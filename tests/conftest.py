@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.system_under_test import TOPOLOGIES, House, open_city, open_house, settings
-from tests.topology import STAGES, Stage
+from tests.system_under_test import DEPLOYMENTS, System, open_deployment, open_system, settings
+from tests.topology import TOPOLOGIES, Topology
 
 
-@pytest.fixture(params=STAGES)
-async def stage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Stage, None]:
-    """Every stage in turn."""
-    made = Stage(request.param, tmp_path)
+@pytest.fixture(params=TOPOLOGIES)
+async def topology(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Topology, None]:
+    """Every topology in turn."""
+    made = Topology(request.param, tmp_path)
     try:
         yield made
     finally:
@@ -20,26 +20,26 @@ async def stage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerato
 
 
 @pytest.fixture
-async def one_node(tmp_path: Path) -> AsyncGenerator[Stage, None]:
+async def one_node(tmp_path: Path) -> AsyncGenerator[Topology, None]:
     """One node with encoding, for what cannot differ between stages."""
-    made = Stage("one-node-serialized", tmp_path)
+    made = Topology("one-node-serialized", tmp_path)
     try:
         yield made
     finally:
         await made.close()
 
 
-@pytest.fixture(params=TOPOLOGIES)
-async def city(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[House, None]:
+@pytest.fixture(params=DEPLOYMENTS)
+async def deployment(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[System, None]:
     """The whole system behind its gateway, in every topology."""
-    async with open_city(request.param, tmp_path) as made:
+    async with open_deployment(request.param, tmp_path) as made:
         yield made
 
 
 @pytest.fixture(params=[False, True], ids=["serialized", "zero-copy"])
-async def house(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[House, None]:
+async def system(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[System, None]:
     """The whole system behind its gateway."""
-    async with open_house(settings(tmp_path, zero_copy=request.param)) as made:
+    async with open_system(settings(tmp_path, zero_copy=request.param)) as made:
         yield made
 
 

@@ -18,7 +18,7 @@ from services.auth.passwords import HashSettings
 from services.auth.service import AuthSettings, SeedUser
 from services.devices.service import DeviceSettings
 from tests.broker import Broker
-from tests.scooters import Street
+from tests.http_peers import HttpPeers
 from tests.system.process import Callboard
 from transports.memory import MemoryNetwork, MemorySettings, MemoryTransport
 from transports.mqtt.settings import MqttSettings
@@ -34,7 +34,7 @@ USERS = (
 )
 
 
-class House:
+class System:
     """A running system and a client that knows its address. `process` is that of `callboard up`, if it plays there."""
 
     def __init__(self, nodes: Sequence[Node], client: httpx.AsyncClient, folder: Path) -> None:
@@ -76,17 +76,17 @@ def settings(folder: Path, *, zero_copy: bool = False, auth: dict[str, Any] | No
 
 
 @asynccontextmanager
-async def open_house(chosen: Settings, *, apart: bool = False, clock: Clock | None = None) -> AsyncGenerator[House, None]:
+async def open_system(chosen: Settings, *, apart: bool = False, clock: Clock | None = None) -> AsyncGenerator[System, None]:
     """Runs the whole system on one node, or each service on a node of its own."""
     factories = list(compose.chosen(chosen, ()).values())
     network = MemoryNetwork()
-    street = Street(list(compose.catalogue(chosen)))
+    scooters = HttpPeers(list(compose.catalogue(chosen)))
 
     def transport() -> Transport:
         if chosen.transport.kind == "memory":
             return MemoryTransport(network, chosen.transport.memory)
         return compose.transport(
-            msgspec.structs.replace(chosen, transport=msgspec.structs.replace(chosen.transport, http=street.next()))
+            msgspec.structs.replace(chosen, transport=msgspec.structs.replace(chosen.transport, http=scooters.next()))
         )
 
     async with AsyncExitStack() as stack:
@@ -103,13 +103,13 @@ async def open_house(chosen: Settings, *, apart: bool = False, clock: Clock | No
         assert gateway is not None
         await nodes[-1].registry.wait_for("auth", "wallet", "fleet", "rides", "notices")
         client = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}", timeout=20))
-        yield House(nodes, client, Path(chosen.database.folder))
+        yield System(nodes, client, Path(chosen.database.folder))
 
 
 IN_PROCESS = ("serialized", "zero-copy", "apart", "mqtt", "mqtt-apart", "http-apart", "http+mqtt-apart")
 """One node of the in-memory transport, with encoding and without; the same on a broker; each service on a node of its own, speaking MQTT, HTTP, or both."""
 WITH_SIGNALS = tuple(name for name in IN_PROCESS if name != "http-apart")
-TOPOLOGIES = (*IN_PROCESS, "mqtt-processes")
+DEPLOYMENTS = (*IN_PROCESS, "mqtt-processes")
 """And each service in a process of its own, as `callboard up` runs them."""
 
 
@@ -117,11 +117,11 @@ _NETWORKED = ("mqtt", "http", "http+mqtt")
 
 
 @asynccontextmanager
-async def open_city(topology: str, folder: Path, *, clock: Clock | None = None) -> AsyncGenerator[House, None]:
+async def open_deployment(topology: str, folder: Path, *, clock: Clock | None = None) -> AsyncGenerator[System, None]:
     """Runs the whole system in one of the topologies. Processes have a clock of their own."""
     if topology == "mqtt-processes":
-        async with up(folder) as house:
-            yield house
+        async with up(folder) as system:
+            yield system
         return
     chosen = settings(folder, zero_copy=topology == "zero-copy")
     async with AsyncExitStack() as stack:
@@ -133,17 +133,17 @@ async def open_city(topology: str, folder: Path, *, clock: Clock | None = None) 
             transport = msgspec.structs.replace(transport, mqtt=MqttSettings(url=broker.url))
         if transport.kind != "memory":
             chosen = msgspec.structs.replace(chosen, transport=transport)
-        yield await stack.enter_async_context(open_house(chosen, apart=topology.endswith("apart"), clock=clock))
+        yield await stack.enter_async_context(open_system(chosen, apart=topology.endswith("apart"), clock=clock))
 
 
 @asynccontextmanager
-async def up(folder: Path, *arguments: str, **environment: str) -> AsyncGenerator[House, None]:
-    """Runs `callboard up`, with the users of every other house, and no scooters."""
+async def up(folder: Path, *arguments: str, **environment: str) -> AsyncGenerator[System, None]:
+    """Runs `callboard up`, with the users of every other system, and no scooters."""
     given = {"CALLBOARD_DEV__PASSWORD": PASSWORD, "CALLBOARD_DEVICES__COUNT": "0", "CALLBOARD_DATABASE__DURABLE": "false"}
     async with Callboard(folder, "up", *arguments, **(given | environment)) as running:
         await running.says("Stop with Ctrl-C")
         async with httpx.AsyncClient(base_url=running.url, timeout=20) as client:
-            house = House([], client, folder / "data")
-            house.process = running
-            yield house
+            system = System([], client, folder / "data")
+            system.process = running
+            yield system
         assert await running.ends(signal.SIGINT) == 0, running.output

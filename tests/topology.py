@@ -12,7 +12,7 @@ from runtime.testing import eventually
 from services.fleet.service import Fleet
 from transports.memory import MemoryNetwork, MemorySettings, MemoryTransport
 
-STAGES = ("one-node-zero-copy", "one-node-serialized", "apart-zero-copy", "apart-serialized")
+TOPOLOGIES = ("one-node-zero-copy", "one-node-serialized", "apart-zero-copy", "apart-serialized")
 
 S = TypeVar("S", bound=Service)
 
@@ -38,7 +38,7 @@ async def silence(clock: ManualClock, fleet: Fleet, seconds: float) -> None:
         )
 
 
-class Stage:
+class Topology:
     """Runs services on one node (`one-node`), or each on a node of its own (`apart`)."""
 
     def __init__(self, kind: str, folder: Path) -> None:
@@ -108,4 +108,4 @@ class Stage:
         await self._stack.aclose()
 
 
-__all__ = ["STAGES", "QuickClock", "Stage", "eventually", "silence"]
+__all__ = ["TOPOLOGIES", "QuickClock", "Topology", "eventually", "silence"]

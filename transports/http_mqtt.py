@@ -5,7 +5,7 @@ import asyncio
 from runtime import StartError
 from runtime.network.envelope import Address, Envelope, Topic
 from runtime.network.manifest import Manifest
-from runtime.network.transport import Receiver, Traits, Transport, TransportError
+from runtime.network.transport import Capabilities, Receiver, Transport, TransportError
 from transports.http.transport import HttpTransport
 from transports.mqtt.transport import MqttTransport
 
@@ -48,7 +48,7 @@ class _Signals:
 class HttpMqttTransport(Transport):
     """One node that speaks HTTP with its peers, and signals over a broker."""
 
-    traits = Traits(ordered=False)
+    capabilities = Capabilities(ordered=False)
 
     def __init__(self, http: HttpTransport, mqtt: MqttTransport) -> None:
         self.http = http

@@ -13,7 +13,7 @@ import msgspec
 from runtime.contract.messages import Struct
 from runtime.network.envelope import Address, Envelope, Topic
 from runtime.network.manifest import Manifest
-from runtime.network.transport import PeerUnreachable, Receiver, Traits, Transport, TransportError
+from runtime.network.transport import Capabilities, PeerUnreachable, Receiver, Transport, TransportError
 
 
 class MemorySettings(Struct):
@@ -44,7 +44,7 @@ class MemoryNetwork:
 class MemoryTransport(Transport):
     """One node's place in a `MemoryNetwork`."""
 
-    traits = Traits(vouches=True)
+    capabilities = Capabilities(authenticates=True)
 
     def __init__(self, network: MemoryNetwork | None = None, settings: MemorySettings | None = None) -> None:
         self.node = ""

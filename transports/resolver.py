@@ -15,7 +15,7 @@ _AT_ONCE = 3
 """Lookups of one name that are under way at most: a server that is slow is not made quicker by asking it again."""
 
 
-class Names:
+class Resolver:
     """Looks up host names. The system's resolver blocks, for many seconds where no server answers, so each lookup has a
     thread; one of the event loop's own pool would hold up the end of the process.
     """
@@ -70,7 +70,7 @@ def _look_up(host: str, port: int) -> "asyncio.Future[list[str]]":
     return found
 
 
-def tell_when_cut(sock: socket.socket, seconds: float) -> None:
+def detect_cut_connection(sock: socket.socket, seconds: float) -> None:
     """Has the system end a connection whose other end has not taken what was sent, or a probe, for so long (RFC 5482).
 
     A network that was cut says nothing. A process that is stopped has its system answer for it, until its buffers are full.

@@ -14,7 +14,7 @@ import rich_click as click
 from config import compose
 from config.cli import reload
 from config.cli.common import loaded, patience, run_loop, set_up_logging, with_config
-from config.cli.quickstart import empty, welcome, with_users
+from config.cli.quickstart import empty, quickstart, with_users
 from config.cli.run import told_to_stop, until_told
 from config.settings import Settings
 from gateway.service import Gateway
@@ -83,7 +83,7 @@ async def _run(settings: Settings, names: tuple[str, ...], told: asyncio.Event, 
         elif reload.is_again():
             click.echo(f"callboard: up again, on port {gateway.port}")
         else:
-            welcome(settings, gateway.port, compose.chosen(settings, names), "in one process")
+            quickstart(settings, gateway.port, compose.chosen(settings, names), "in one process")
         await _first(changed, asyncio.create_task(until_told(node, told)))
 
 

@@ -17,7 +17,7 @@ from config.broker import PrivateBroker
 from config.cli.common import loaded, patience, with_config
 from config.cli.run import told_to_stop
 from config.settings import Settings
-from runtime import CallboardError, Chance, Clock, Struct
+from runtime import CallboardError, Clock, Random, Struct
 from services.devices.scooter import Scooter
 from services.devices.service import somewhere
 from transports.mqtt.settings import MqttSettings
@@ -83,13 +83,13 @@ async def _enrol(settings: Settings, url: MqttSettings, password: str, count: in
     """Asks the fleet for scooters, as any client may that is allowed to: a request with a Response Topic."""
     client_id = f"enrolment-{uuid.uuid4().hex}"
     answers = f"{url.namespace}/1/inbox/devices/{client_id}"
-    chance = Chance(Clock())
+    random = Random(Clock())
     found: list[Device] = []
     try:
         async with _client(url, "devices", password, client_id) as client:
             await client.subscribe(f"{answers}/+", qos=0)
             for _ in range(count):
-                wanted = somewhere(settings.devices, chance)
+                wanted = somewhere(settings.devices, random)
                 asked = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho leaves it untyped
                 asked.ResponseTopic, asked.CorrelationData = answers, uuid.uuid4().bytes
                 asked.UserProperty = [("budget", "10000"), ("key", uuid.uuid4().hex)]
@@ -114,7 +114,7 @@ class _Street:
     def __init__(self, url: MqttSettings, total: int) -> None:
         self._url = url
         self._total = total
-        self._chance = Chance(Clock())
+        self._random = Random(Clock())
         self._connected = 0
 
     async def ride(self, device: Device) -> None:
@@ -135,7 +135,7 @@ class _Street:
                         self._count(-1)
             except* aiomqtt.MqttError as group:
                 click.echo(f"scooter {device.id}: {group.exceptions[0]}; trying again", err=True)
-            await asyncio.sleep(self._chance.jitter(_PAUSE))
+            await asyncio.sleep(self._random.jitter(_PAUSE))
 
     def _count(self, change: int) -> None:
         self._connected += change
@@ -151,7 +151,7 @@ class _Street:
 
     async def _report(self, client: aiomqtt.Client, scooter: Scooter, topic: str) -> None:
         while True:
-            report = scooter.step(_STEP, self._chance)
+            report = scooter.step(_STEP, self._random)
             if report is not None:
                 await client.publish(topic, msgspec.json.encode(report), qos=0)
             await asyncio.sleep(_STEP)

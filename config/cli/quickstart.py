@@ -55,7 +55,7 @@ def _kept_password(folder: Path) -> str:
     return password
 
 
-def welcome(settings: Settings, port: int, services: Collection[str], how: str) -> None:
+def quickstart(settings: Settings, port: int, services: Collection[str], how: str) -> None:
     """Prints the first screen.
 
     Args:

@@ -13,7 +13,7 @@ import rich_click as click
 from config import compose
 from config.broker import Credentials, PrivateBroker
 from config.cli.common import loaded, patience, run_loop, with_config
-from config.cli.quickstart import empty, welcome, with_users
+from config.cli.quickstart import empty, quickstart, with_users
 from config.cli.run import told_to_stop
 from config.processes import Process, inherited, play
 from config.settings import Settings
@@ -121,7 +121,7 @@ async def _greet(settings: Settings, chosen: list[str], counts: Mapping[str, int
         while await asyncio.to_thread(_there, url) < wanted:
             await asyncio.sleep(0.1)
     how = f"in {sum(counts.values())} processes and a broker"
-    welcome(settings, settings.gateway.port, chosen, how)
+    quickstart(settings, settings.gateway.port, chosen, how)
 
 
 def _there(url: str) -> int:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from runtime.clock import Chance, Clock
+from runtime.clock import Clock, Random
 from runtime.contract.errors import ErrorData, InProgress, KeyReused, KnownErrors, ServiceError, rebuild_error
 from runtime.storage.database import Database, Guard, Row, Statement, Superseded
 from runtime.tasks import finish
@@ -76,7 +76,7 @@ class Once:
         self,
         database: Database,
         clock: Clock,
-        chance: Chance,
+        random: Random,
         owner: str,
         alive: Callable[[str], bool],
         known: KnownErrors,
@@ -84,7 +84,7 @@ class Once:
     ) -> None:
         self._database = database
         self._clock = clock
-        self._chance = chance
+        self._random = random
         self._owner = owner
         self._alive = alive
         self._known = known
@@ -141,7 +141,7 @@ class Once:
             if claim is None:
                 if deadline() < 0.1:
                     raise InProgress
-                await self._clock.sleep(self._chance.jitter(0.05))
+                await self._clock.sleep(self._random.jitter(0.05))
                 continue
             try:
                 return await run(self._still_ours(claim), self._finisher(scope, claim.attempt), claim)
@@ -207,7 +207,7 @@ class Once:
             if row is not None and answer is None and (row["state"] == "free" or not self._alive(row["owner"])):
                 await tx.execute(f"DELETE FROM callboard_once WHERE {_WHERE}", *scope)  # left by a version that made claims
         if row is not None and answer is None:
-            await self._clock.sleep(self._chance.jitter(0.05))
+            await self._clock.sleep(self._random.jitter(0.05))
         return answer
 
     def _still_ours(self, claim: Claim) -> Guard:

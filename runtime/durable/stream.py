@@ -6,7 +6,7 @@ A hint says how far the stream goes; whoever takes the events asks for them with
 
 from datetime import UTC, datetime
 
-from runtime.clock import Chance, Clock
+from runtime.clock import Clock, Random
 from runtime.contract.errors import ServiceError
 from runtime.contract.messages import Contract, Request, Struct
 from runtime.network.envelope import Head
@@ -82,7 +82,7 @@ class Diverged(ServiceError):
 
 
 @stream.message
-class TooLate(ServiceError):
+class PositionPruned(ServiceError):
     """Events after the position have been pruned."""
 
     code, status = "stream-too-late", 410
@@ -93,10 +93,10 @@ class TooLate(ServiceError):
 class Stream:
     """The publisher's side: one service's stream in its database."""
 
-    def __init__(self, database: Database, clock: Clock, chance: Chance) -> None:
+    def __init__(self, database: Database, clock: Clock, random: Random) -> None:
         self._database = database
         self._clock = clock
-        self._chance = chance
+        self._random = random
         self._epochs: list[tuple[str, int]] = []
         self._readers: dict[str, int] = {}
 
@@ -106,14 +106,14 @@ class Stream:
         if not rows:
             await self._database.execute(
                 "INSERT INTO callboard_epochs (epoch, ordinal, begins) VALUES ($1, 1, 0) ON CONFLICT DO NOTHING",
-                self._chance.hex(16),
+                self._random.hex(16),
             )
             rows = await self._database.fetch("SELECT epoch, begins FROM callboard_epochs ORDER BY ordinal")
         self._epochs = [(row["epoch"], row["begins"]) for row in rows]
 
     async def fork(self) -> str:
         """Begins a new epoch here: after the database was restored from a copy. Gives its name."""
-        epoch = self._chance.hex(16)
+        epoch = self._random.hex(16)
         await self._database.execute(
             "INSERT INTO callboard_epochs (epoch, ordinal, begins) SELECT $1, (SELECT max(ordinal) + 1 FROM callboard_epochs), seq FROM callboard_stream_head",
             epoch,
@@ -133,7 +133,7 @@ class Stream:
                 (
                     "INSERT INTO callboard_stream (seq, id, type, body, at, trace) "
                     "VALUES ((SELECT seq FROM callboard_stream_head) + $1, $2, $3, $4, $5, $6)",
-                    (offset, str(self._chance.uuid7()), name, body, at, trace),
+                    (offset, str(self._random.uuid7()), name, body, at, trace),
                 )
             )
         tx.final.append(("UPDATE callboard_stream_head SET seq = seq + $1 RETURNING seq", (len(events),)))
@@ -164,7 +164,7 @@ class Stream:
         first = rows[0]["seq"] if rows else max(limits["seq"], after.seq) + 1
         if first != after.seq + 1:  # pruned since the limits were read
             if message.after.epoch:
-                raise TooLate(self.epoch, first - 1)
+                raise PositionPruned(self.epoch, first - 1)
             after = Position(self.epoch, first - 1)
         events: list[StreamEvent] = []
         scanned, size = after, 0
@@ -194,7 +194,7 @@ class Stream:
         if after.seq > limits["seq"]:
             raise Diverged(self.epoch, limits["seq"])
         if after.seq < pruned:
-            raise TooLate(self.epoch, pruned)
+            raise PositionPruned(self.epoch, pruned)
         found = await self._id_at(after.seq)
         if found is not None and after.event_id and found != after.event_id:
             raise Diverged(self.epoch, limits["seq"])

@@ -12,9 +12,9 @@ from typing import Protocol, cast
 
 import msgspec
 
-from runtime.clock import Chance, Clock
+from runtime.clock import Clock, Random
 from runtime.contract.errors import ServiceError
-from runtime.durable.stream import Batch, Diverged, Position, Pull, StreamEvent, StreamHead, TooLate
+from runtime.durable.stream import Batch, Diverged, Position, PositionPruned, Pull, StreamEvent, StreamHead
 from runtime.storage.database import Database, DatabaseError, Guard, Row, StatementError, Superseded
 from runtime.telemetry import Metrics
 
@@ -38,7 +38,7 @@ class Subscriber(Protocol):
     name: str
     log: logging.Logger
     clock: Clock
-    chance: Chance
+    random: Random
     metrics: Metrics
 
     @property
@@ -111,7 +111,7 @@ class Subscription:
                 continue
             self._failures = 0
             if not more:
-                await self._wait(self._subscriber.chance.jitter(POLL_SECONDS))
+                await self._wait(self._subscriber.random.jitter(POLL_SECONDS))
 
     async def _step(self) -> bool:
         """Pulls once and applies what came. Says whether there is more."""
@@ -131,7 +131,7 @@ class Subscription:
                 cursor,
                 f"{self.publisher} does not know event {cursor.position.seq} of epoch {cursor.position.epoch} (its head is {error.head})",
             )
-        except TooLate as error:
+        except PositionPruned as error:
             return await self._stop(
                 cursor,
                 f"{self.publisher} has pruned events {cursor.position.seq + 1} to {error.pruned} that were not applied yet",
@@ -184,9 +184,9 @@ class Subscription:
                     "attempt %d at %s %d of %s failed", attempts, event.type, event.seq, self.publisher
                 )
                 if attempts >= self._attempts[event.type]:
-                    await self._bury(position, target, event, attempts, error)
+                    await self._dead_letter(position, target, event, attempts, error)
                     return target
-                await self._subscriber.clock.sleep(self._subscriber.chance.jitter(min(0.1 * 2**attempts, _LONGEST_PAUSE)))
+                await self._subscriber.clock.sleep(self._subscriber.random.jitter(min(0.1 * 2**attempts, _LONGEST_PAUSE)))
             else:
                 self._failures = 0
                 self._count("events_applied_total")
@@ -299,7 +299,9 @@ class Subscription:
         attempts: int = rows[0]["attempts"]
         return attempts
 
-    async def _bury(self, position: Position, target: Position, event: StreamEvent, attempts: int, error: Exception) -> None:
+    async def _dead_letter(
+        self, position: Position, target: Position, event: StreamEvent, attempts: int, error: Exception
+    ) -> None:
         async with self._database.transaction(self._guard(position, target)) as tx:
             await tx.execute(
                 "INSERT INTO callboard_dead_letters (publisher, epoch, seq, event_id, type, body, at, trace, attempts, error) "
@@ -339,7 +341,7 @@ class Subscription:
             self._subscriber.log.warning("the events of %s wait (%d tries so far): %s", self.publisher, self._failures, error)
         self._count("stream_retries_total")
         await self._subscriber.clock.sleep(
-            self._subscriber.chance.jitter(min(0.05 * 2 ** min(self._failures, 10), _LONGEST_PAUSE))
+            self._subscriber.random.jitter(min(0.05 * 2 ** min(self._failures, 10), _LONGEST_PAUSE))
         )
 
     async def _wait(self, seconds: float) -> None:

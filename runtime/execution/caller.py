@@ -111,7 +111,7 @@ class Caller:
         try:
             return decoder.decode(answer)
         except msgspec.MsgspecError as error:
-            incident = self._environment.chance.hex(16)
+            incident = self._environment.random.hex(16)
             self._environment.log.error(
                 "incident %s: %s answered %s with something else: %s", incident, service, spec.full_name, error
             )
@@ -206,15 +206,15 @@ class Caller:
             info = member.requests.get(request)
             if info is not None:
                 if info.once and key is None:
-                    key = environment.chance.hex(32)
+                    key = environment.random.hex(32)
                 if info.key is not None and prefers is None:
                     prefers = _preference(info, body, params)
                     member = environment.registry.pick(service, now, without, prefers) or member
             try:
                 answer = await self._exchange(ctx, member, request, body, params, deadline, key, known)
             except _FAILURES:
-                if member.failed(now, environment.clock.monotonic(), environment.chance):
-                    environment.metrics.count("instances_set_aside_total", service=service)
+                if member.failed(now, environment.clock.monotonic(), environment.random):
+                    environment.metrics.count("instances_ejected_total", service=service)
                 raise
             except _ELSEWHERE as error:
                 if error.service != service:  # whom the callee asked, and it has let that through
@@ -228,7 +228,7 @@ class Caller:
                 gone = isinstance(error, InstanceLost) and not environment.registry.has_instance(member.manifest.instance)
                 if alone or not safe or now >= deadline or not tries.another(error, gone=gone):
                     raise tries.ended(error) from None
-                failed, pause = error, min(tries.pause(environment.chance), deadline - now)
+                failed, pause = error, min(tries.pause(environment.random), deadline - now)
                 environment.metrics.count("retries_total", service=service)
             except ServiceError:
                 member.succeeded()
@@ -271,7 +271,7 @@ class Caller:
             raise DeadlineExceeded(to.service)
         sender = ctx.host.name
         envelope = Envelope(
-            "request", environment.chance.hex(32), request, body,
+            "request", environment.random.hex(32), request, body,
             reply_to=ctx.host.address, budget=remaining, token=ctx.token, trace=ctx.trace, key=key, params=params, path=ctx.path,
         )  # fmt: skip
         call = self._waiting[envelope.id] = _Call(to, loop)
@@ -314,7 +314,7 @@ class Caller:
         try:
             return msgspec.json.decode(answer.body, type=ErrorData)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            incident = self._environment.chance.hex(16)
+            incident = self._environment.random.hex(16)
             self._environment.log.error("incident %s: %s answered with an error that is none: %s", incident, to, error)
             return InternalError(incident).data()
 

@@ -1,4 +1,4 @@
-"""What the instances of one node share: settings, time and chance, transport, registry, counters."""
+"""What the instances of one node share: settings, time and random, transport, registry, counters."""
 
 import asyncio
 import logging
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from runtime.clock import Chance, Clock
+from runtime.clock import Clock, Random
 from runtime.contract.messages import Struct
 from runtime.identity import TokenSettings
 from runtime.network.registry import Registry
@@ -36,14 +36,14 @@ class NodeSettings(Struct):
 class Environment:
     """One node's shared parts."""
 
-    def __init__(self, node: str, transport: Transport, settings: NodeSettings, clock: Clock, chance: Chance) -> None:
+    def __init__(self, node: str, transport: Transport, settings: NodeSettings, clock: Clock, random: Random) -> None:
         self.node = node
         self.transport = transport
         self.settings = settings
         self.clock = clock
-        self.chance = chance
+        self.random = random
         self.metrics = Metrics()
-        self.registry = Registry(clock, chance, self._want)
+        self.registry = Registry(clock, random, self._want)
         self.log = logging.getLogger("callboard.node")
         self._watching: dict[str | None, asyncio.Task[None]] = {}
         self._watched: set[str | None] = set()

@@ -64,7 +64,7 @@ class Failures:
             self._log.error("%s: the database failed: %s", place, error)
             metrics.count("database_errors_total", service=self._service)
             return DatabaseUnavailable(self._service)
-        incident = self._environment.chance.hex(16)
+        incident = self._environment.random.hex(16)
         metrics.count("incidents_total", service=self._service)
         self._log.error("incident %s: %s failed: %r", incident, place, error, exc_info=error)
         return InternalError(incident)

@@ -24,7 +24,7 @@ from runtime.execution.environment import Environment
 from runtime.execution.failures import Failures
 from runtime.execution.local import within
 from runtime.execution.mailbox import Mailbox
-from runtime.execution.unit_of_work import EventKeys, HandlerWork
+from runtime.execution.unit_of_work import EventKeys, UnitOfWork
 from runtime.identity import Identity, Verifier
 from runtime.network.envelope import Address, Envelope, Topic
 from runtime.network.transport import TransportError
@@ -51,9 +51,9 @@ class Instance:
         self.log = logging.getLogger(f"callboard.{self.name}")
         self.environment = environment
         self.clock = environment.clock
-        self.chance = environment.chance
+        self.random = environment.random
         self.metrics = environment.metrics
-        self.id = environment.chance.hex(16)
+        self.id = environment.random.hex(16)
         self.mailbox = Mailbox(self.name, service.concurrency, service.capacity)
         self.local: dict[type[Any], Any] = {}
         self.endpoints: dict[str, Endpoint] = {}
@@ -87,14 +87,14 @@ class Instance:
                 endpoints[name] = Endpoint(handler, getattr(self.service, handler.name))
         if self._database is None:
             return
-        self.stream = stream = Stream(self._database, self.clock, self.chance)
+        self.stream = stream = Stream(self._database, self.clock, self.random)
         self._database.publisher = self
         for spec, method in ((spec_of(Pull), stream.pull), (spec_of(StreamHead), self._stream_head)):
             self.endpoints[spec.full_name] = Endpoint(Handler(spec.name, method, spec, False, idempotent=True), method)
         self._once = Once(
             self._database,
             self.clock,
-            self.chance,
+            self.random,
             self.id,
             lambda owner: owner == self.id or self.environment.registry.has_instance(owner),
             definition.known_error,
@@ -170,10 +170,10 @@ class Instance:
         return (position.epoch == head.epoch and position.seq >= head.seq) or head.seq == 0
 
     def new_id(self) -> str:
-        return self.chance.hex(32)
+        return self.random.hex(32)
 
     def new_trace(self) -> str:
-        return new_trace(self.chance)
+        return new_trace(self.random)
 
     def monotonic(self) -> float:
         return self.clock.monotonic()
@@ -254,10 +254,10 @@ class Instance:
         claim: Claim | None = None,
     ) -> Any:
         tx: Transaction | None = None
-        work: HandlerWork | None = None
+        work: UnitOfWork | None = None
         try:
             async with self.database.transaction(guard) as tx:
-                work = HandlerWork(tx, claim)
+                work = UnitOfWork(tx, claim)
                 ctx.work = work
                 tx.trace = ctx.trace
                 reply = await endpoint.method(message, ctx, tx)
@@ -285,7 +285,7 @@ class Instance:
         """Hints that there are events; the database calls this after every commit that has some."""
         assert self.stream is not None
         self.metrics.count("events_published_total", len(tx.events), service=self.name)
-        self.environment.spawn(self.tell_head(self.stream.appended(tx)))
+        self.environment.spawn(self.broadcast_head(self.stream.appended(tx)))
 
     def _committed(self, signals: Sequence[Signal], ctx: Context) -> None:
         """What follows a commit, whatever became of the caller: no compensation, but the signals."""
@@ -297,7 +297,7 @@ class Instance:
         for signal in signals:
             await self.publish(ctx, signal)
 
-    async def tell_head(self, head: Any) -> None:
+    async def broadcast_head(self, head: Any) -> None:
         """Hints to subscribers how far the stream goes. A hint that is lost is made up for by the next."""
         envelope = Envelope(
             "head", self.new_id(), f"{self.name}.head", head if self.environment.transport.zero_copy else encode(head)
@@ -373,7 +373,7 @@ class Instance:
     async def apply(self, source: Source, events: Sequence[StreamEvent], guard: Guard) -> None:
         """Runs the handlers of a publisher's events in one transaction, begun by the guard."""
         await self.mailbox.enter()
-        works: list[HandlerWork] = []
+        works: list[UnitOfWork] = []
         last: Context | None = None
         tx: Transaction | None = None
         try:
@@ -389,7 +389,7 @@ class Instance:
                         "signal", event.id, event.type, event.body.encode(), source.publisher, trace=event.trace
                     )
                     endpoint = self.listeners[event.type]
-                    work = HandlerWork(tx, EventKeys(source))
+                    work = UnitOfWork(tx, EventKeys(source))
                     works.append(work)
                     ctx.work = work
                     await endpoint.method(endpoint.message(ctx.envelope), ctx, tx)

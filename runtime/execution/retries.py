@@ -1,6 +1,6 @@
 """When a request is tried again, and what may be said of all its tries in the end."""
 
-from runtime.clock import Chance
+from runtime.clock import Random
 from runtime.contract.errors import ServiceError, Unreachable
 
 _LONGEST_PAUSE = 1.0
@@ -51,9 +51,9 @@ class Tries:
         self._outlived = self._outlived or gone
         return first_loss or isinstance(error, Unreachable) or self._budget.spend()
 
-    def pause(self, chance: Chance) -> float:
+    def pause(self, random: Random) -> float:
         """Seconds to wait before the next."""
-        return chance.jitter(min(0.02 * 2 ** min(self._count, 6), _LONGEST_PAUSE))
+        return random.jitter(min(0.02 * 2 ** min(self._count, 6), _LONGEST_PAUSE))
 
     def ended(self, error: ServiceError) -> ServiceError:
         """The error of the last, as it is true of all of them."""

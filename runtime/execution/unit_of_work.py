@@ -18,7 +18,7 @@ class EventKeys:
         return derived_key(self._source.publisher, self._source.epoch, self._source.seq, request, ordinal)
 
 
-class HandlerWork:
+class UnitOfWork:
     """What a handler with `tx` has under way."""
 
     __slots__ = ("_keys", "_tx", "signals")

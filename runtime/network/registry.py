@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from typing import Literal
 
-from runtime.clock import Chance, Clock
+from runtime.clock import Clock, Random
 from runtime.network.envelope import Address
 from runtime.network.manifest import Manifest, RequestInfo
 
 _PATIENCE = 5
 """After so many failures in a row an instance is set aside."""
-_LONGEST_ASIDE = 30.0
+_LONGEST_EJECTION = 30.0
 _COMES_BACK = 5.0
 """For so many seconds a service whose last instance was lost is waited for."""
 
@@ -21,12 +21,12 @@ class Member:
     """One live instance, what this node has under way there, and how it has done."""
 
     __slots__ = (
-        "_aside_since",
+        "_ejected_since",
         "_failures",
         "_others",
         "_reported_at",
         "address",
-        "aside_until",
+        "ejected_until",
         "in_flight",
         "manifest",
         "requests",
@@ -40,19 +40,19 @@ class Member:
         self.in_flight = 0
         self.suspected = False
         """It has been silent: others are asked first."""
-        self.aside_until = 0.0
+        self.ejected_until = 0.0
         """It has failed too often, and is not asked before that, on the clock's `monotonic` scale."""
         self._failures = 0
-        self._aside_since = float("-inf")
+        self._ejected_since = float("-inf")
         self._others = 0
         self._reported_at = 0.0
 
     def __repr__(self) -> str:
         return f"<Member {self.address} [{'SUSPECTED' if self.suspected else 'THERE'}] in_flight={self.in_flight}>"
 
-    def state(self, now: float) -> Literal["there", "suspected", "aside"]:
+    def state(self, now: float) -> Literal["there", "suspected", "ejected"]:
         """Whether it is asked like any other; `suspected` and set `aside`, only when there is no other."""
-        return "suspected" if self.suspected else "aside" if self.aside_until > now else "there"
+        return "suspected" if self.suspected else "ejected" if self.ejected_until > now else "there"
 
     def report(self, load: int, now: float) -> None:
         """It has said how much it has to do, for this node and for others."""
@@ -68,21 +68,21 @@ class Member:
     def succeeded(self) -> None:
         """It has answered."""
         self._failures = 0
-        self.aside_until = 0.0
+        self.ejected_until = 0.0
 
-    def failed(self, begun: float, now: float, chance: Chance) -> bool:
+    def failed(self, begun: float, now: float, random: Random) -> bool:
         """It has failed to answer properly. Says whether it is set aside for that, a longer time each time.
 
         Args:
             begun: when it was asked: what was under way when it was set aside does not count again.
         """
-        if begun < self._aside_since:
+        if begun < self._ejected_since:
             return False
         self._failures += 1
         if self._failures < _PATIENCE:
             return False
-        self._aside_since = now
-        self.aside_until = now + chance.jitter(min(2.0 ** min(self._failures - _PATIENCE + 1, 10), _LONGEST_ASIDE))
+        self._ejected_since = now
+        self.ejected_until = now + random.jitter(min(2.0 ** min(self._failures - _PATIENCE + 1, 10), _LONGEST_EJECTION))
         return True
 
     def weight(self, key: str) -> bytes:
@@ -97,9 +97,9 @@ class Registry:
         wanted: is told of services that somebody here wants to know of.
     """
 
-    def __init__(self, clock: Clock, chance: Chance, wanted: Callable[[str], None]) -> None:
+    def __init__(self, clock: Clock, random: Random, wanted: Callable[[str], None]) -> None:
         self._clock = clock
-        self._chance = chance
+        self._random = random
         self._wanted = wanted
         self._members: dict[str, dict[Address, Member]] = {}
         self._lost_at: dict[str, float] = {}
@@ -173,7 +173,7 @@ class Registry:
         return list(self._members.get(service, {}).values())
 
     def pick(self, service: str, now: float, without: frozenset[Address] = frozenset(), key: str | None = None) -> Member | None:
-        """An instance to ask: of two drawn by chance the one with less to do; with a key, the one that the key prefers.
+        """An instance to ask: of two drawn by random the one with less to do; with a key, the one that the key prefers.
 
         Those that are suspected or set aside are asked when there is no other.
         """
@@ -186,7 +186,7 @@ class Registry:
         able = [
             member
             for address, member in members.items()
-            if not member.suspected and member.aside_until <= now and address not in without
+            if not member.suspected and member.ejected_until <= now and address not in without
         ]
         if not able:
             able = [member for address, member in members.items() if address not in without]
@@ -194,7 +194,7 @@ class Registry:
             return able[0] if able else None
         if key is not None:
             return max(able, key=lambda member: member.weight(key))
-        first, second = (able[index] for index in self._chance.sample(len(able), 2))
+        first, second = (able[index] for index in self._random.sample(len(able), 2))
         return first if first.load(now) <= second.load(now) else second
 
     def has_instance(self, instance: str) -> bool:

@@ -35,18 +35,18 @@ class TooLarge(Unsendable):
     """The envelope is larger than the network takes."""
 
 
-class Traits(msgspec.Struct, frozen=True):
+class Capabilities(msgspec.Struct, frozen=True):
     """What a transport declares about itself; the conformance kit tests it as declared.
 
     `signals`: multicasts of signals work; those of streams' heads always do. `ordered`: envelopes from one
-    sender to one address arrive in the order they were sent. `duplicates`: an envelope may arrive twice. `vouches`: the
+    sender to one address arrive in the order they were sent. `duplicates`: an envelope may arrive twice. `authenticates`: the
     receiver's `caller` is proven, not only claimed. `max_body`: bytes that a body may have.
     """
 
     signals: bool = True
     ordered: bool = True
     duplicates: bool = False
-    vouches: bool = True
+    authenticates: bool = True
     max_body: int = 16 * 1024 * 1024
 
 
@@ -89,7 +89,7 @@ class Transport(ABC):
     tasks at a time.
     """
 
-    traits: Traits = Traits()
+    capabilities: Capabilities = Capabilities()
     zero_copy: bool = False
     """Whether messages between instances in this process skip encoding, and with it validation."""
 

@@ -134,7 +134,7 @@ class Inbound:
 
     def _ended(self, work: _Work) -> None:
         del self._running[work]
-        if self._environment.transport.traits.duplicates:  # a second copy may still be on its way
+        if self._environment.transport.capabilities.duplicates:  # a second copy may still be on its way
             self._remember(self._done, work)
 
     async def _disown(self, request: Envelope, service: str) -> None:
@@ -204,7 +204,7 @@ class Inbound:
         except TransportError as error:
             self._environment.metrics.count("replies_dropped_total", service=instance.name)
             if isinstance(error, TooLarge):
-                incident = self._environment.chance.hex(16)
+                incident = self._environment.random.hex(16)
                 instance.log.error("incident %s: the answer to %s: %s", incident, request.subject, error)
                 await self._fail(request, instance, InternalError(incident))
 

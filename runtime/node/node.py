@@ -6,7 +6,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from runtime.clock import Chance, Clock
+from runtime.clock import Clock, Random
 from runtime.contract.access import ANYONE
 from runtime.contract.errors import DefinitionError
 from runtime.contract.messages import Contract
@@ -20,7 +20,7 @@ from runtime.network.registry import Registry
 from runtime.network.transport import Transport
 from runtime.node.inbound import Inbound
 from runtime.node.supervisor import Factory, Supervised
-from runtime.node.token_refresh import IdentityWatch
+from runtime.node.token_refresh import TokenRefresher
 from runtime.service.context import Context
 from runtime.service.handlers import Handler
 from runtime.service.service import Definition, Service
@@ -57,22 +57,22 @@ class Node:
         databases: Databases | None = None,
         settings: NodeSettings | None = None,
         clock: Clock | None = None,
-        chance: Chance | None = None,
+        random: Random | None = None,
     ) -> None:
         clock = clock or Clock()
-        chance = chance or Chance(clock)
+        random = random or Random(clock)
         settings = settings or NodeSettings()
-        self.id = f"{name}-{chance.hex(12)}"
-        self.environment = Environment(self.id, transport, settings, clock, chance)
+        self.id = f"{name}-{random.hex(12)}"
+        self.environment = Environment(self.id, transport, settings, clock, random)
         self.caller = Caller(self.environment)
         self.inbound = Inbound(self.environment, self.caller)
         self.verifier = Verifier(settings.tokens, clock, self.environment.metrics, self._ask_auth)
         self._hosts: list[Instance] = []
         self._databases = databases
-        watch: Factory = partial(IdentityWatch, self.verifier, settings.tokens)
+        watch: Factory = partial(TokenRefresher, self.verifier, settings.tokens)
         self.supervised = [self._supervise(watch, announced=False), *(self._supervise(factory) for factory in services)]
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._asker = self.client("runtime", IdentityWatch.calls)
+        self._asker = self.client("runtime", TokenRefresher.calls)
         self._seen: set[str] = set()
         self.registry.watch(self._look)
         check_together([supervised.service.definition for supervised in self.supervised])

@@ -42,7 +42,7 @@ class Proxy:
     @property
     def has_signals(self) -> bool:
         """Whether the transport carries signals: where it does not, one has to ask."""
-        return self._environment.transport.traits.signals
+        return self._environment.transport.capabilities.signals
 
     @property
     def clock(self) -> Clock:

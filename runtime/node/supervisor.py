@@ -34,7 +34,7 @@ class Crashed(CallboardError):
     """An instance failed too often; the node cannot go on."""
 
 
-class House(Protocol):
+class NodeHost(Protocol):
     """The node, as its supervised services see it."""
 
     environment: Environment
@@ -51,7 +51,7 @@ class Supervised:
     """One service of a node, through its restarts. What is not `announced` is the node's own, and nobody else's business."""
 
     def __init__(
-        self, factory: Factory, first: Service, database: Database | None, house: House, *, announced: bool = True
+        self, factory: Factory, first: Service, database: Database | None, house: NodeHost, *, announced: bool = True
     ) -> None:
         self.service = first
         self.name = self.service.definition.contract.name
@@ -103,7 +103,7 @@ class Supervised:
             return
         if len(self._crashes) > environment.settings.restarts:
             raise Crashed(f"{self.name} crashed {len(self._crashes)} times within a minute, the last time by {error!r}")
-        await self._unless_stopping(environment.clock.sleep(environment.chance.jitter(min(0.1 * 2 ** len(self._crashes), 10.0))))
+        await self._unless_stopping(environment.clock.sleep(environment.random.jitter(min(0.1 * 2 ** len(self._crashes), 10.0))))
 
     async def _unless_stopping(self, work: Coroutine[Any, Any, None]) -> None:
         """Awaits something, but no longer than until it is time to stop."""
@@ -168,7 +168,7 @@ class Supervised:
         self._house.link(instance)
         if self.announced:
             await transport.listen(self.name)
-        if transport.traits.signals:
+        if transport.capabilities.signals:
             for endpoint in instance.listeners.values():
                 spec = endpoint.handler.spec
                 if spec.kind == "signal":
@@ -214,14 +214,14 @@ class Supervised:
         """Tells the stream's head again and again, and now and then deletes what need not be kept."""
         environment = self._house.environment
         assert instance.stream is not None
-        housekeeping = environment.clock.monotonic() + environment.chance.jitter(_HOUSEKEEPING)
+        housekeeping = environment.clock.monotonic() + environment.random.jitter(_HOUSEKEEPING)
         while True:
-            await environment.clock.sleep(environment.chance.jitter(environment.settings.heartbeat))
+            await environment.clock.sleep(environment.random.jitter(environment.settings.heartbeat))
             try:
                 if instance.definition.publishes_events:
-                    await instance.tell_head(await instance.stream.head())
+                    await instance.broadcast_head(await instance.stream.head())
                 if environment.clock.monotonic() >= housekeeping:
-                    housekeeping = environment.clock.monotonic() + environment.chance.jitter(_HOUSEKEEPING)
+                    housekeeping = environment.clock.monotonic() + environment.random.jitter(_HOUSEKEEPING)
                     await instance.prune()
             except DatabaseError as error:
                 instance.log.warning("housekeeping failed, and is tried again: %s", error)

@@ -8,7 +8,7 @@ from runtime.service.handlers import every, subscribes
 from runtime.service.service import Service
 
 
-class IdentityWatch(Service):
+class TokenRefresher(Service):
     """Asks auth every few seconds for what was revoked, and sooner when it is nudged."""
 
     contract = Contract("runtime")

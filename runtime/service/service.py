@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol
 
 import msgspec
 
-from runtime.clock import Chance, Clock
+from runtime.clock import Clock, Random
 from runtime.contract.errors import DefinitionError, ServiceError, UsageError
 from runtime.contract.messages import Contract
 from runtime.durable.stream import stream
@@ -21,7 +21,7 @@ class ServiceHost(Protocol):
 
     name: str
     clock: Clock
-    chance: Chance
+    random: Random
     log: logging.Logger
 
 
@@ -81,7 +81,7 @@ class Service:
 
     name: str
     clock: Clock
-    chance: Chance
+    random: Random
     log: logging.Logger
     _database: Database | None = None
 
@@ -91,7 +91,7 @@ class Service:
 
     def attach(self, host: "ServiceHost", database: Database | None) -> None:
         """Gives the service what its node has for it; the runtime calls this before `on_start`."""
-        self.name, self.clock, self.chance, self.log = host.name, host.clock, host.chance, host.log
+        self.name, self.clock, self.random, self.log = host.name, host.clock, host.random, host.log
         self._database = database
 
     @property

@@ -223,7 +223,7 @@ class Kit:
     def __init__(self, factory: TransportFactory, crash: Crash | None = None) -> None:
         self.factory = factory
         self.crash = crash
-        self.traits = factory().traits
+        self.capabilities = factory().capabilities
 
     @classmethod
     def cases(cls) -> list[str]:
@@ -455,7 +455,7 @@ class Kit:
     # Ordering and multicasts
 
     async def case_order(self) -> None:
-        if not self.traits.ordered:
+        if not self.capabilities.ordered:
             return
         sender, receiver = self.factory(), self.factory()
         listener = Listener()
@@ -493,7 +493,7 @@ class Kit:
                 await transport.close()
 
     async def case_a_signal_reaches_one_of_each_group(self) -> None:
-        if not self.traits.signals:
+        if not self.capabilities.signals:
             return
         async with self.nodes("one", "two") as [(node, first), (_, second)]:
             ctx = node.client("conformance", ())
@@ -503,18 +503,18 @@ class Kit:
             expect(sorted(first.ticks + second.ticks) == list(range(50)), "each once")
 
     async def case_a_broadcast_reaches_all(self) -> None:
-        if not self.traits.signals:
+        if not self.capabilities.signals:
             return
         async with self.nodes("one", "two") as [(node, first), (_, second)]:
             ctx = node.client("conformance", ())
             for number in range(50):
                 await ctx.publish(Toll(number=number))
             await eventually(lambda: len(first.tolls) == len(second.tolls) == 50, "all arrive at both")
-            if self.traits.ordered:
+            if self.capabilities.ordered:
                 expect(first.tolls == second.tolls == list(range(50)), "in order")
 
     async def case_a_key_narrows_a_topic(self) -> None:
-        if not self.traits.signals:
+        if not self.capabilities.signals:
             return
         sender, receiver = self.factory(), self.factory()
         listener = Listener()
@@ -564,7 +564,7 @@ class Kit:
             await sender.close()
 
     async def case_unsubscribing(self) -> None:
-        if not self.traits.signals:
+        if not self.capabilities.signals:
             return
         sender, receiver = self.factory(), self.factory()
         listener = Listener()

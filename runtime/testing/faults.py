@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from runtime.contract.messages import Struct
 from runtime.network.envelope import Address, Envelope, Topic
 from runtime.network.manifest import Manifest
-from runtime.network.transport import PeerUnreachable, Receiver, Traits, Transport
+from runtime.network.transport import Capabilities, PeerUnreachable, Receiver, Transport
 from runtime.storage.database import Database, Guard, Row, Transaction
 
 
@@ -35,12 +35,12 @@ class FaultyTransport(Transport):
         self.cut = False
         """A cut link carries nothing, and tells nobody."""
         self.lost = 0
-        self.traits = Traits(
-            signals=inner.traits.signals,
-            ordered=inner.traits.ordered and not faults.delay,
+        self.capabilities = Capabilities(
+            signals=inner.capabilities.signals,
+            ordered=inner.capabilities.ordered and not faults.delay,
             duplicates=faults.duplication > 0,
-            vouches=inner.traits.vouches,
-            max_body=inner.traits.max_body,
+            authenticates=inner.capabilities.authenticates,
+            max_body=inner.capabilities.max_body,
         )
         self.zero_copy = inner.zero_copy
         self._inner = inner

@@ -10,7 +10,7 @@ _WINDOW = 60.0
 _USERS = 10_000
 
 
-class Guesses:
+class LoginThrottle:
     """The tries of the last minute, by e-mail address or user id. In memory: a restart forgets them."""
 
     def __init__(self, clock: Clock) -> None:

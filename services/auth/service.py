@@ -7,7 +7,7 @@ from msgspec import Meta
 from runtime import ANYONE, SERVICES, Context, Service, Struct, Transaction, every, handles, roles
 from runtime.identity import MAX_LIFETIME, Keys, KeySet, Revocations, RevokedSessions, SessionsRevoked, TokenSettings
 from services.auth.keys import SigningKeys
-from services.auth.login_throttle import Guesses
+from services.auth.login_throttle import LoginThrottle
 from services.auth.messages import (
     ROLES,
     ChangePassword,
@@ -70,8 +70,8 @@ class Auth(Service):
         self.passwords = Passwords(self.settings.hashing)
 
     async def on_start(self, ctx: Context) -> None:
-        self.guesses = Guesses(self.clock)
-        self.store = Store(self.db, self.clock, self.chance)
+        self.login_throttle = LoginThrottle(self.clock)
+        self.store = Store(self.db, self.clock, self.random)
         self.keys = SigningKeys(self.db, self.clock, self.settings.publish_lead_seconds)
         await self.keys.load()
         for seed in {seed.email.lower(): seed for seed in self.settings.users}.values():  # of two the later
@@ -113,11 +113,11 @@ class Auth(Service):
 
     @handles(http="POST /users/me/password", status=204, allow=roles(*ROLES), raises=(WrongPassword, TooManyAttempts))
     async def change_password(self, message: ChangePassword, ctx: Context, tx: Transaction) -> None:
-        self.guesses.begin(ctx.user.subject)
+        self.login_throttle.begin(ctx.user.subject)
         old_hash = await self.store.password_hash(ctx.user.subject)
         if old_hash is None or not await self.passwords.matches(old_hash, message.old):
             raise WrongPassword
-        self.guesses.right(ctx.user.subject)
+        self.login_throttle.right(ctx.user.subject)
         if not await self.store.change_password(tx, ctx.user.subject, old_hash, await self.passwords.hash(message.new)):
             raise WrongPassword
         await self.store.revoke_user(tx, ctx.user.subject)
@@ -137,7 +137,7 @@ class Auth(Service):
     @handles(http="POST /sessions", status=201, allow=ANYONE, raises=(WrongCredentials, TooManyAttempts))
     async def login(self, message: Login, ctx: Context, tx: Transaction) -> Tokens:
         email = message.email.lower()
-        self.guesses.begin(email)
+        self.login_throttle.begin(email)
         known = await self.store.user_by_email(email)
         matches = await self.passwords.matches(None if known is None else known[1], message.password)
         if known is None or not matches or known[0].disabled:
@@ -146,7 +146,7 @@ class Auth(Service):
         begun = await self.store.begin_session(tx, user, password_hash, self.settings.session_seconds)
         if begun is None:
             raise WrongCredentials
-        self.guesses.right(email)
+        self.login_throttle.right(email)
         sid, refresh_token = begun
         return self._tokens(Session(sid, user), refresh_token)
 
@@ -173,7 +173,7 @@ class Auth(Service):
             "sub": session.user.id,
             "role": session.user.role,
             "sid": session.sid,
-            "jti": str(self.chance.uuid7()),
+            "jti": str(self.random.uuid7()),
             "iat": now,
             "exp": now + lifetime,
         }

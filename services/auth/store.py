@@ -4,7 +4,7 @@ import hashlib
 import hmac
 from datetime import UTC, datetime
 
-from runtime import Chance, Clock, ConstraintError, Database, Row, Struct, Transaction
+from runtime import Clock, ConstraintError, Database, Random, Row, Struct, Transaction
 from runtime.identity import MAX_LIFETIME, RevokedSession, RevokedSessions
 from services.auth.messages import EmailTaken, Role, User
 
@@ -22,15 +22,15 @@ class Session(Struct):
 class Store:
     """Reads through `db`; everything that changes takes the transaction that it belongs to."""
 
-    def __init__(self, db: Database, clock: Clock, chance: Chance) -> None:
+    def __init__(self, db: Database, clock: Clock, random: Random) -> None:
         self._db = db
         self._clock = clock
-        self._chance = chance
+        self._random = random
 
     # Users
 
     async def add_user(self, tx: Transaction, email: str, password_hash: str, name: str, role: Role) -> User:
-        user = User(str(self._chance.uuid7()), email.lower(), name, role, False, self._clock.now())
+        user = User(str(self._random.uuid7()), email.lower(), name, role, False, self._clock.now())
         try:
             await tx.execute(
                 "INSERT INTO users (id, email, name, role, disabled, password_hash, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7)",
@@ -88,12 +88,12 @@ class Store:
 
     async def begin_session(self, tx: Transaction, user: User, password_hash: str, lifetime: float) -> tuple[str, str] | None:
         """A new session: its id and its first refresh token. None if the user is no longer as they were when looked at."""
-        sid, token = str(self._chance.uuid7()), self._chance.token()
+        sid, token = str(self._random.uuid7()), self._random.token()
         expires = int(self._clock.timestamp() + lifetime)
         begun = await tx.execute(
             "INSERT INTO sessions (sid, user_id, secret, expires, revoked) SELECT $1, id, $2, $3, $4 FROM users "
             "WHERE id = $5 AND password_hash = $6 AND role = $7 AND NOT disabled",
-            sid, self._chance.token(), expires, False, user.id, password_hash, user.role,
+            sid, self._random.token(), expires, False, user.id, password_hash, user.role,
         )  # fmt: skip
         if not begun:
             return None

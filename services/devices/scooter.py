@@ -2,7 +2,7 @@
 
 import math
 
-from runtime import Chance
+from runtime import Random
 from services.fleet.messages import Telemetry
 
 METRES_PER_DEGREE = 111_195.0
@@ -37,21 +37,21 @@ class Scooter:
             self.locked = locked
             self._due = 0.0
 
-    def step(self, seconds: float, chance: Chance) -> Telemetry | None:
+    def step(self, seconds: float, random: Random) -> Telemetry | None:
         """Lets time pass; gives a report when one is due."""
         if not self.locked and self.battery > 0:
-            self._move(_METRES_PER_SECOND * seconds, chance)
+            self._move(_METRES_PER_SECOND * seconds, random)
             self.battery = max(0.0, self.battery - _PERCENT_PER_SECOND * seconds)
         elif self.locked and self.battery < _SWAP_BELOW:
             self.battery = 100.0
         self._due -= seconds
         if self._due > 0:
             return None
-        self._due = chance.jitter(_REPORTS[self.locked])
+        self._due = random.jitter(_REPORTS[self.locked])
         return Telemetry(self.id, self.lat, self.lon, round(self.battery, 2), self.locked)
 
-    def _move(self, metres: float, chance: Chance) -> None:
-        self._heading += chance.random() - 0.5
+    def _move(self, metres: float, random: Random) -> None:
+        self._heading += random.random() - 0.5
         self.lat = _within(self.lat + metres * math.cos(self._heading) / METRES_PER_DEGREE, 89.0)
         across = METRES_PER_DEGREE * math.cos(math.radians(self.lat))
         self.lon = _within(self.lon + metres * math.sin(self._heading) / across, 180.0)

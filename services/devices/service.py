@@ -5,7 +5,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from runtime import Chance, Context, NotDelivered, Service, Struct, every, subscribes
+from runtime import Context, NotDelivered, Random, Service, Struct, every, subscribes
 from services.devices.messages import devices
 from services.devices.scooter import METRES_PER_DEGREE, Scooter
 from services.fleet.messages import AddScooter, Latitude, Lock, Longitude, Unlock, fleet
@@ -60,7 +60,7 @@ class Devices(Service):
     async def play(self, ctx: Context) -> None:
         """Lets a second pass for every scooter."""
         await self._enrol(ctx)
-        reports = [report for scooter in self.scooters.values() if (report := scooter.step(_STEP, self.chance)) is not None]
+        reports = [report for scooter in self.scooters.values() if (report := scooter.step(_STEP, self.random)) is not None]
         if not reports:
             return
         async with self.db.transaction() as tx:
@@ -79,7 +79,7 @@ class Devices(Service):
         rows = await self.db.fetch("SELECT key, lat, lon, battery FROM devices WHERE scooter_id IS NULL")
         wanted = [(row["key"], AddScooter(row["lat"], row["lon"], row["battery"])) for row in rows]
         while len(self.scooters) + len(wanted) < self.settings.count:
-            key, new = str(self.chance.uuid7()), somewhere(self.settings, self.chance)
+            key, new = str(self.random.uuid7()), somewhere(self.settings, self.random)
             await self.db.execute(
                 "INSERT INTO devices (key, lat, lon, battery, locked) VALUES ($1, $2, $3, $4, 1)",
                 key,
@@ -94,10 +94,10 @@ class Devices(Service):
             self._play(scooter.id, new.lat, new.lon, new.battery, locked=True)
 
 
-def somewhere(settings: DeviceSettings, chance: Chance) -> AddScooter:
+def somewhere(settings: DeviceSettings, random: Random) -> AddScooter:
     """A place for a new scooter: anywhere within the circle that the settings draw."""
-    away = settings.radius_m / METRES_PER_DEGREE * math.sqrt(chance.random())
-    heading = math.tau * chance.random()
+    away = settings.radius_m / METRES_PER_DEGREE * math.sqrt(random.random())
+    heading = math.tau * random.random()
     lat = settings.lat + away * math.cos(heading)
     lon = settings.lon + away * math.sin(heading) / math.cos(math.radians(lat))
-    return AddScooter(round(lat, 6), round(lon, 6), round(60 + 40 * chance.random(), 1))
+    return AddScooter(round(lat, 6), round(lon, 6), round(60 + 40 * random.random(), 1))

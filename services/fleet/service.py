@@ -53,7 +53,7 @@ class Fleet(Service):
         self.settings = settings or FleetSettings()
 
     async def on_start(self, ctx: Context) -> None:
-        self.store = Store(self.db, self.clock, self.chance)
+        self.store = Store(self.db, self.clock, self.random)
         self.listening_since = self.looked_at = self.heard_at = self.said_at = self.clock.now()
 
     # For riders and operators

@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from runtime import Chance, Clock, Database, Row, Transaction
+from runtime import Clock, Database, Random, Row, Transaction
 from services.fleet.messages import (
     AddScooter,
     FindScooters,
@@ -35,13 +35,13 @@ _TRIES = 16
 class Store:
     """Reads through `db`; everything that changes takes the transaction that it belongs to."""
 
-    def __init__(self, db: Database, clock: Clock, chance: Chance) -> None:
+    def __init__(self, db: Database, clock: Clock, random: Random) -> None:
         self._db = db
         self._clock = clock
-        self._chance = chance
+        self._random = random
 
     async def add(self, tx: Transaction, new: AddScooter) -> Scooter:
-        scooter = Scooter(str(self._chance.uuid7()), "free", new.lat, new.lon, new.battery, self._clock.now())
+        scooter = Scooter(str(self._random.uuid7()), "free", new.lat, new.lon, new.battery, self._clock.now())
         await tx.execute(
             "INSERT INTO scooters (id, state, band, lat, lon, battery, seen_at) VALUES ($1, 'free', $2, $3, $4, $5, $6)",
             scooter.id, band(new.lat), new.lat, new.lon, new.battery, scooter.seen_at,
@@ -96,7 +96,7 @@ class Store:
     async def reserve(self, tx: Transaction, scooter_id: str, seconds: float) -> Reservation:
         """Takes a free scooter."""
         now = self._clock.now()
-        reservation = Reservation(str(self._chance.uuid7()), now + timedelta(seconds=seconds))
+        reservation = Reservation(str(self._random.uuid7()), now + timedelta(seconds=seconds))
         taken = await tx.execute(
             "UPDATE scooters SET state = 'reserved', reservation_id = $2, reserved_at = $3 WHERE id = $1 AND state = 'free'",
             scooter_id,

@@ -14,7 +14,7 @@ class Notices(Service):
     contract = notices
 
     async def on_start(self, ctx: Context) -> None:
-        self.store = Store(self.db, self.clock, self.chance)
+        self.store = Store(self.db, self.clock, self.random)
 
     @handles(http="GET /notices", allow=roles(*ROLES))
     async def list_notices(self, message: ListNotices, ctx: Context) -> NoticePage:

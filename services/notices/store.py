@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from runtime import Chance, Clock, Database, Row, Transaction
+from runtime import Clock, Database, Random, Row, Transaction
 from services.notices.messages import Following, Kind, Notice, NoticePage
 
 _LAST = 2**62
@@ -11,10 +11,10 @@ _LAST = 2**62
 class Store:
     """Reads through `db`; everything that changes takes the transaction that it belongs to."""
 
-    def __init__(self, db: Database, clock: Clock, chance: Chance) -> None:
+    def __init__(self, db: Database, clock: Clock, random: Random) -> None:
         self._db = db
         self._clock = clock
-        self._chance = chance
+        self._random = random
 
     async def add(
         self, tx: Transaction, user_id: str, kind: Kind, text: str, *, ride_id: str | None = None, cents: int | None = None
@@ -26,7 +26,7 @@ class Store:
         assert row is not None, "RETURNING gives the row"
         await tx.execute(
             "INSERT INTO notices (id, user_id, number, kind, text, ride_id, cents, at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-            self._chance.uuid7(), user_id, row["last"], kind, text, ride_id, cents, self._clock.now(),
+            self._random.uuid7(), user_id, row["last"], kind, text, ride_id, cents, self._clock.now(),
         )  # fmt: skip
 
     async def page(self, user_id: str, cursor: int | None, limit: int) -> NoticePage:

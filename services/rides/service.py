@@ -49,7 +49,7 @@ class Rides(Service):
     calls = (fleet, wallet)
 
     async def on_start(self, ctx: Context) -> None:
-        self.store = Store(self.db, self.clock, self.chance)
+        self.store = Store(self.db, self.clock, self.random)
 
     @handles(
         http="POST /rides", status=201, allow=roles("rider"), once=True,

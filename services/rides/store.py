@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from runtime import Chance, Clock, Database, Row, Transaction
+from runtime import Clock, Database, Random, Row, Transaction
 from services.rides.messages import Ride, RidePage
 
 _LAST = UUID(int=2**128 - 1)
@@ -12,14 +12,14 @@ _LAST = UUID(int=2**128 - 1)
 class Store:
     """Reads through `db`; everything that changes takes the transaction that it belongs to."""
 
-    def __init__(self, db: Database, clock: Clock, chance: Chance) -> None:
+    def __init__(self, db: Database, clock: Clock, random: Random) -> None:
         self._db = db
         self._clock = clock
-        self._chance = chance
+        self._random = random
 
     async def begin(self, tx: Transaction, user_id: str, scooter_id: str) -> Ride | None:
         """Adds a ride, unless the rider or the scooter has one under way."""
-        ride = Ride(str(self._chance.uuid7()), user_id, scooter_id, "active", self._clock.now())
+        ride = Ride(str(self._random.uuid7()), user_id, scooter_id, "active", self._clock.now())
         begun = await tx.execute(
             "INSERT INTO rides (id, user_id, scooter_id, state, started_at) VALUES ($1, $2, $3, 'active', $4) ON CONFLICT DO NOTHING",
             ride.id, user_id, scooter_id, ride.started_at,

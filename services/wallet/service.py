@@ -42,7 +42,7 @@ class Wallet(Service):
         self.settings = settings or WalletSettings()
 
     async def on_start(self, ctx: Context) -> None:
-        self.store = Store(self.db, self.clock, self.chance)
+        self.store = Store(self.db, self.clock, self.random)
 
     @subscribes
     async def on_user_registered(self, event: UserRegistered, ctx: Context, tx: Transaction) -> None:

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from runtime import Chance, Clock, Database, Row, Transaction
+from runtime import Clock, Database, Random, Row, Transaction
 from services.wallet.messages import Balance, Entries, Entry, HoldPlaced, InsufficientFunds, Kind
 
 _LAST = UUID(int=2**128 - 1)
@@ -12,10 +12,10 @@ _LAST = UUID(int=2**128 - 1)
 class Store:
     """Reads through `db`; everything that changes takes the transaction that it belongs to."""
 
-    def __init__(self, db: Database, clock: Clock, chance: Chance) -> None:
+    def __init__(self, db: Database, clock: Clock, random: Random) -> None:
         self._db = db
         self._clock = clock
-        self._chance = chance
+        self._random = random
 
     async def open_account(self, tx: Transaction, user_id: str) -> None:
         await tx.execute(
@@ -28,7 +28,7 @@ class Store:
 
     async def enter(self, tx: Transaction, user_id: str, kind: Kind, cents: int, ride_id: str | None = None) -> Entry:
         """Adds an entry to the ledger, and its signed cents to the balance."""
-        entry = Entry(self._chance.uuid7(), kind, cents, ride_id, self._clock.now())
+        entry = Entry(self._random.uuid7(), kind, cents, ride_id, self._clock.now())
         await self.open_account(tx, user_id)
         await tx.execute(
             "INSERT INTO entries (id, user_id, kind, cents, ride_id, at) VALUES ($1, $2, $3, $4, $5, $6)",
@@ -61,7 +61,7 @@ class Store:
             balance = await self.balance(user_id, tx)
             raise InsufficientFunds(balance.balance_cents - balance.held_cents)
         now = self._clock.now()
-        placed = HoldPlaced(str(self._chance.uuid7()), now + timedelta(seconds=seconds))
+        placed = HoldPlaced(str(self._random.uuid7()), now + timedelta(seconds=seconds))
         await tx.execute("INSERT INTO holds (id, user_id, cents, at) VALUES ($1, $2, $3, $4)", placed.id, user_id, cents, now)
         return placed
 

@@ -8,7 +8,7 @@ import pytest
 from runtime import Transport
 from runtime.testing import Kit
 from tests.broker import Broker
-from tests.scooters import Square
+from tests.http_peers import Square
 from tests.transports.proxy import Proxy
 from transports.http.transport import HttpTransport
 from transports.http_mqtt import HttpMqttTransport

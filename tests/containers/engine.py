@@ -21,7 +21,7 @@ from config.provision import provision
 from config.settings import Settings
 from runtime.sockets import any_free_port
 from runtime.testing import eventually
-from tests.system_under_test import USERS, House
+from tests.system_under_test import USERS, System
 
 ROOT = Path(__file__).parent.parent.parent
 STATEFUL = ("auth", "wallet", "fleet", "rides", "notices", "devices")
@@ -121,7 +121,7 @@ class Containers:
         """The container's name."""
         if service not in self._names:
             found = await run(
-                self.engine, "ps", "-a", "--format", "{{.Names}}",
+                self.engine, "ps", "-a", "--format", "{{.Resolver}}",
                 "--filter", f"label=com.docker.compose.project={self.project}", "--filter", f"label=com.docker.compose.service={service}",
             )  # fmt: skip
             assert found.strip(), f"there is no container of {service}"
@@ -214,9 +214,9 @@ class Containers:
 
 
 @asynccontextmanager
-async def containers(kind: str, folder: Path) -> AsyncGenerator[tuple[Containers, House], None]:
+async def containers(kind: str, folder: Path) -> AsyncGenerator[tuple[Containers, System], None]:
     """The whole system in containers, without scooters of its own, ready to be asked."""
     async with Containers(kind, folder, devices={"CALLBOARD_DEVICES__COUNT": "0"}) as made:
         await made.ready()
         async with httpx.AsyncClient(base_url=made.url, timeout=35) as client:
-            yield made, House([], client, folder / "copies")
+            yield made, System([], client, folder / "copies")

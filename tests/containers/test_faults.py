@@ -13,7 +13,7 @@ from runtime.testing.conformance import ConformanceError
 from tests.containers.engine import STATEFUL, Containers, containers
 from tests.containers.load import PATIENCE, Load
 from tests.services import account
-from tests.system_under_test import House
+from tests.system_under_test import System
 
 _AWAY = 4.0
 """Seconds for which a container is paused, or cut off."""
@@ -21,11 +21,11 @@ _BACK = 60.0
 
 
 @pytest.fixture(params=["http", pytest.param("mqtt", marks=pytest.mark.long), pytest.param("http+mqtt", marks=pytest.mark.long)])
-async def city(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[tuple[Containers, House, Load], None]:
-    async with containers(request.param, tmp_path) as (made, house):
+async def deployment(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[tuple[Containers, System, Load], None]:
+    async with containers(request.param, tmp_path) as (made, system):
         timeout, connector = aiohttp.ClientTimeout(PATIENCE), aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(made.url, timeout=timeout, connector=connector) as client:
-            yield made, house, Load(client, await house.bearer())
+            yield made, system, Load(client, await system.bearer())
 
 
 async def under_load(what: str, made: Containers, load: Load, trouble: Callable[[], Awaitable[object]]) -> set[str]:
@@ -45,8 +45,8 @@ async def under_load(what: str, made: Containers, load: Load, trouble: Callable[
     return set(load.said)
 
 
-async def test_trouble_under_load(city: tuple[Containers, House, Load]) -> None:
-    made, house, load = city
+async def test_trouble_under_load(deployment: tuple[Containers, System, Load]) -> None:
+    made, system, load = deployment
 
     async def anew(service: str) -> None:
         await made.kill(service)
@@ -79,7 +79,7 @@ async def test_trouble_under_load(city: tuple[Containers, House, Load]) -> None:
     assert load.keys == load.answered, "what was not answered is asked again with its key"
     for service in STATEFUL:
         await made.do("stop", service)
-    await made.databases(house.folder)
-    assert account.faults(house.folder) == []
-    made_of = account.rows(house.folder, "wallet", "SELECT cents FROM entries WHERE kind = 'top-up'")
+    await made.databases(system.folder)
+    assert account.faults(system.folder) == []
+    made_of = account.rows(system.folder, "wallet", "SELECT cents FROM entries WHERE kind = 'top-up'")
     assert len(made_of) == len(load.keys), "each key is one entry in the ledger, however often it was asked"

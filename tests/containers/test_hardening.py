@@ -14,14 +14,14 @@ import pytest
 from runtime.sockets import any_free_port
 from runtime.testing import eventually
 from tests.containers.engine import IMAGE, ROOT, SERVICES, STATEFUL, Containers, containers, engine, run
-from tests.system_under_test import PASSWORD, House
+from tests.system_under_test import PASSWORD, System
 
 EVERYWHERE = (*SERVICES, "mosquitto")
 _MIB = 1 << 20
 
 
 @pytest.fixture(params=["mqtt", pytest.param("http", marks=pytest.mark.long)])
-async def city(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[tuple[Containers, House], None]:
+async def deployment(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[tuple[Containers, System], None]:
     async with containers(request.param, tmp_path) as made:
         yield made
 
@@ -42,8 +42,8 @@ def secrets_of(folder: Path) -> Iterator[str]:
                 yield path.read_text().strip()
 
 
-async def test_what_a_container_may_do(city: tuple[Containers, House]) -> None:
-    made, _ = city
+async def test_what_a_container_may_do(deployment: tuple[Containers, System]) -> None:
+    made, _ = deployment
     running = EVERYWHERE if made.kind == "mqtt" else SERVICES
     for service in running:
         status = dict(
@@ -62,8 +62,8 @@ async def test_what_a_container_may_do(city: tuple[Containers, House]) -> None:
         ).strip() == "10001"
 
 
-async def test_what_a_container_can_reach(city: tuple[Containers, House]) -> None:
-    made, _ = city
+async def test_what_a_container_can_reach(deployment: tuple[Containers, System]) -> None:
+    made, _ = deployment
     script = """
 import socket, sys
 for text in sys.argv[1:]:
@@ -98,10 +98,10 @@ for text in sys.argv[1:]:
         assert "BrokerRefused" in await made.exec("notices", "python", "-c", stranger, status=1)
 
 
-async def test_where_secrets_are_not(city: tuple[Containers, House], tmp_path: Path) -> None:
-    made, house = city
-    await house.bearer()
-    await house.client.post("/sessions", json={"email": "rider@example.com", "password": "wrong, but a secret"})
+async def test_where_secrets_are_not(deployment: tuple[Containers, System], tmp_path: Path) -> None:
+    made, system = deployment
+    await system.bearer()
+    await system.client.post("/sessions", json={"email": "rider@example.com", "password": "wrong, but a secret"})
     secrets = set(secrets_of(made.secrets))
     assert len(secrets) > 20
     for service in SERVICES:
@@ -193,8 +193,8 @@ async def test_settings_from_outside_are_obeyed_and_wrong_ones_refused(tmp_path:
 
 
 async def test_starting_in_any_order_and_stopping_in_good_order(tmp_path: Path) -> None:
-    async with containers("mqtt", tmp_path) as (made, house):
-        rider = await house.bearer()
+    async with containers("mqtt", tmp_path) as (made, system):
+        rider = await system.bearer()
         for service in EVERYWHERE:
             await made.do("stop", service)
         for service in ("gateway", "rides", "notices", "wallet"):
@@ -207,8 +207,8 @@ async def test_starting_in_any_order_and_stopping_in_good_order(tmp_path: Path) 
         for service in ("mosquitto", "fleet", "auth", "devices"):
             await made.do("start", service)
         await made.ready()
-        assert (await house.client.get("/wallet", headers=rider)).status_code == 200, "sessions and keys have outlived it"
-        asked = [asyncio.create_task(house.client.get("/scooters?lat=52.5&lon=13.4", headers=rider)) for _ in range(50)]
+        assert (await system.client.get("/wallet", headers=rider)).status_code == 200, "sessions and keys have outlived it"
+        asked = [asyncio.create_task(system.client.get("/scooters?lat=52.5&lon=13.4", headers=rider)) for _ in range(50)]
         await asyncio.sleep(0)
         for service in SERVICES:
             begun = time.monotonic()

@@ -11,12 +11,12 @@ from runtime.testing.conformance import ConformanceError
 from tests.containers.engine import KINDS, STATEFUL, Containers, containers
 from tests.services import account
 from tests.services.test_rides import ride_story
-from tests.system_under_test import House
+from tests.system_under_test import System
 from tests.topology import QuickClock
 
 
 @pytest.fixture(params=KINDS)
-async def city(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[tuple[Containers, House], None]:
+async def deployment(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[tuple[Containers, System], None]:
     async with containers(request.param, tmp_path) as made:
         yield made
 
@@ -39,14 +39,14 @@ async def account_is_right(made: Containers, folder: Path) -> None:
         raise AssertionError(faults) from error
 
 
-async def test_the_ride_story(city: tuple[Containers, House]) -> None:
-    made, house = city
-    await made.databases(house.folder)
-    await ride_story(house, QuickClock(), lambda: account_is_right(made, house.folder))
+async def test_the_ride_story(deployment: tuple[Containers, System]) -> None:
+    made, system = deployment
+    await made.databases(system.folder)
+    await ride_story(system, QuickClock(), lambda: account_is_right(made, system.folder))
     for service in STATEFUL:
         await made.do("stop", service, "-t", "20")
-    await made.databases(house.folder)
-    assert account.faults(house.folder) == []
-    entries = account.rows(house.folder, "wallet", "SELECT kind, cents FROM entries ORDER BY rowid")
+    await made.databases(system.folder)
+    assert account.faults(system.folder) == []
+    entries = account.rows(system.folder, "wallet", "SELECT kind, cents FROM entries ORDER BY rowid")
     assert [entry["kind"] for entry in entries] == ["top-up", "ride"]
     assert entries[0]["cents"] == 1000

@@ -13,7 +13,7 @@ from schemathesis.specs.openapi import checks
 
 from config import compose
 from gateway.openapi import document
-from tests.system_under_test import House, open_house, settings
+from tests.system_under_test import System, open_system, settings
 
 
 @pytest.fixture(scope="module")
@@ -64,19 +64,19 @@ def test_it_is_exact(doc: dict[str, Any]) -> None:
             assert schema["additionalProperties"] is False, name
 
 
-async def test_what_is_served_is_what_is_printed(house: House, doc: dict[str, Any]) -> None:
-    assert (await house.client.get("/openapi.json")).json() == doc
+async def test_what_is_served_is_what_is_printed(system: System, doc: dict[str, Any]) -> None:
+    assert (await system.client.get("/openapi.json")).json() == doc
 
 
 async def test_schemathesis_finds_no_5xx_and_no_answer_outside_the_document(tmp_path: Path) -> None:
     """Each operation, with generated input that fits and that does not, with a rider's, an admin's and no token."""
     from anyio import to_thread
 
-    async with open_house(settings(tmp_path, rate=0)) as house:
-        schema: Any = schemathesis.openapi.from_dict((await house.client.get("/openapi.json")).json())
-        schema.config.base_url = house.url
+    async with open_system(settings(tmp_path, rate=0)) as system:
+        schema: Any = schemathesis.openapi.from_dict((await system.client.get("/openapi.json")).json())
+        schema.config.base_url = system.url
         tried = 0
-        tokens = [await house.bearer("rider@example.com"), await house.bearer("admin@example.com"), {}]
+        tokens = [await system.bearer("rider@example.com"), await system.bearer("admin@example.com"), {}]
         for headers in tokens:
             for result in schema.get_all_operations():
                 tried += await to_thread.run_sync(_try, result.ok(), headers)

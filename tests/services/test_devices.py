@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from runtime import Chance, Clock
+from runtime import Clock, Random
 from runtime.testing import FakeAuth, eventually
 from services.devices.scooter import Scooter
 from services.devices.service import Devices, DeviceSettings
@@ -13,17 +13,17 @@ from services.rides.service import Rides
 from services.wallet.messages import TopUp, wallet
 from services.wallet.service import Wallet
 from tests.services import account
-from tests.topology import QuickClock, Stage
+from tests.topology import QuickClock, Topology
 
 
 def test_a_parked_scooter_stays_and_one_under_way_moves_and_drains() -> None:
-    chance = Chance(Clock(), 1)
+    random = Random(Clock(), 1)
     scooter = Scooter("s", 52.5, 13.4, 80.0, locked=True)
-    reports = [report for _ in range(120) if (report := scooter.step(1.0, chance)) is not None]
+    reports = [report for _ in range(120) if (report := scooter.step(1.0, random)) is not None]
     assert 8 <= len(reports) <= 20
     assert {(report.lat, report.lon, report.battery, report.locked) for report in reports} == {(52.5, 13.4, 80.0, True)}
     scooter.obey(locked=False)
-    under_way = [report for _ in range(120) if (report := scooter.step(1.0, chance)) is not None]
+    under_way = [report for _ in range(120) if (report := scooter.step(1.0, random)) is not None]
     assert len(under_way) >= 60
     assert under_way[-1].battery < 78.5
     assert (under_way[-1].lat, under_way[-1].lon) != (52.5, 13.4)
@@ -31,22 +31,22 @@ def test_a_parked_scooter_stays_and_one_under_way_moves_and_drains() -> None:
 
 
 def test_an_empty_scooter_stands_until_it_is_parked() -> None:
-    chance = Chance(Clock(), 1)
+    random = Random(Clock(), 1)
     scooter = Scooter("s", 90.0, 180.0, 0.01, locked=False)
     for _ in range(10):
-        scooter.step(1.0, chance)
+        scooter.step(1.0, random)
     stands = scooter.lat, scooter.lon
-    scooter.step(1.0, chance)
+    scooter.step(1.0, random)
     assert (scooter.battery, (scooter.lat, scooter.lon)) == (0.0, stands)
     scooter.obey(locked=True)
-    scooter.step(1.0, chance)
+    scooter.step(1.0, random)
     assert scooter.battery == 100.0
 
 
-async def test_scooters_are_enrolled_once_and_obey(stage: Stage) -> None:
-    stage.clock = QuickClock()
-    await stage.play(FakeAuth, Wallet, Fleet, Rides, lambda: Devices(DeviceSettings(count=20)))
-    ctx = await stage.client(rides, wallet, fleet, token=FakeAuth.token("rider", "rider"))
+async def test_scooters_are_enrolled_once_and_obey(topology: Topology) -> None:
+    topology.clock = QuickClock()
+    await topology.play(FakeAuth, Wallet, Fleet, Rides, lambda: Devices(DeviceSettings(count=20)))
+    ctx = await topology.client(rides, wallet, fleet, token=FakeAuth.token("rider", "rider"))
 
     async def enrolled() -> bool:
         return len((await ctx.request(FindScooters(52.52, 13.405, 3000, 100))).items) == 20
@@ -55,7 +55,7 @@ async def test_scooters_are_enrolled_once_and_obey(stage: Stage) -> None:
     await ctx.request(TopUp(2000))
     scooter = (await ctx.request(FindScooters(52.52, 13.405, 3000))).items[0]
     ride = await ctx.request(StartRide(scooter.id))
-    device = stage.service(Devices).scooters[scooter.id]
+    device = topology.service(Devices).scooters[scooter.id]
     await eventually(lambda: not device.locked, "the scooter lets the rider go")
 
     async def has_moved() -> bool:
@@ -67,7 +67,7 @@ async def test_scooters_are_enrolled_once_and_obey(stage: Stage) -> None:
     await eventually(lambda: device.locked, "the scooter is locked again")
 
 
-async def test_the_same_scooters_are_played_after_a_restart(one_node: Stage, tmp_path: Path) -> None:
+async def test_the_same_scooters_are_played_after_a_restart(one_node: Topology, tmp_path: Path) -> None:
     one_node.clock = QuickClock()
     await one_node.play(FakeAuth, Fleet, Rides, Wallet, lambda: Devices(DeviceSettings(count=10)))
     await eventually(lambda: len(one_node.service(Devices).scooters) >= 4, "some are there")

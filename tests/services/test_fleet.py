@@ -1,4 +1,4 @@
-"""Scooters: found by an index, taken by one rider at a time, given up when they are silent."""
+"""HttpPeers: found by an index, taken by one rider at a time, given up when they are silent."""
 
 import itertools
 import math
@@ -36,7 +36,7 @@ from services.rides.messages import RideEnded, RideStarted
 from services.rides.service import Rides
 from services.wallet.service import Wallet
 from tests.services import account
-from tests.topology import QuickClock, Stage, silence
+from tests.topology import QuickClock, Topology, silence
 
 
 def metres(lat: float, lon: float, other_lat: float, other_lon: float) -> float:
@@ -46,7 +46,7 @@ def metres(lat: float, lon: float, other_lat: float, other_lon: float) -> float:
     return METRES_PER_DEGREE * math.degrees(2 * math.asin(min(1.0, math.sqrt(half))))
 
 
-class Street(Service):
+class HttpPeers(Service):
     """Stands where the scooters are: hears what they are told, and speaks for them."""
 
     contract = devices
@@ -68,17 +68,17 @@ class Street(Service):
 
 
 class Town:
-    """The fleet and those that it deals with, on a stage."""
+    """The fleet and those that it deals with, on a topology."""
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
-        self.clock = stage.clock = QuickClock()
+    def __init__(self, topology: Topology) -> None:
+        self.topology = topology
+        self.clock = topology.clock = QuickClock()
 
     async def start(self) -> None:
-        await self.stage.play(FakeAuth, Wallet, Fleet, Rides, Street)
-        self.street = self.stage.service(Street)
-        self.operator = await self.stage.client(fleet, token=FakeAuth.token("operator", "operator"))
-        self.rides = await self.stage.client(fleet, name="rides", token=FakeAuth.token("rider", "rider"))
+        await self.topology.play(FakeAuth, Wallet, Fleet, Rides, HttpPeers)
+        self.scooters = self.topology.service(HttpPeers)
+        self.operator = await self.topology.client(fleet, token=FakeAuth.token("operator", "operator"))
+        self.rides = await self.topology.client(fleet, name="rides", token=FakeAuth.token("rider", "rider"))
 
     async def add(self, lat: float = 52.5, lon: float = 13.4) -> str:
         return (await self.operator.request(AddScooter(lat, lon, 90))).id
@@ -97,33 +97,33 @@ class Town:
 
     async def happened(self, *events: Event) -> None:
         """Publishes as rides."""
-        async with self.stage.service(Rides).db.transaction() as tx:
+        async with self.topology.service(Rides).db.transaction() as tx:
             for event in events:
                 await tx.publish(event)
 
     async def silence(self, seconds: float) -> None:
-        await silence(self.clock, self.stage.service(Fleet), seconds)
+        await silence(self.clock, self.topology.service(Fleet), seconds)
 
     async def say(self, scooter_id: str, *, lat: float = 52.5, lon: float = 13.4, locked: bool = True) -> None:
-        await self.street.ctx.publish(Telemetry(scooter_id, lat, lon, 50.0, locked))
+        await self.scooters.ctx.publish(Telemetry(scooter_id, lat, lon, 50.0, locked))
 
 
 @pytest.fixture
-async def town(stage: Stage) -> Town:
-    made = Town(stage)
+async def town(topology: Topology) -> Town:
+    made = Town(topology)
     await made.start()
     return made
 
 
 async def test_the_nearest_come_first_and_nobody_is_missed(town: Town) -> None:
     """Against a look at every scooter: in the middle of a town, at the date line, and at a pole."""
-    chance = random.Random(3)
+    rng = random.Random(3)
     places: dict[str, tuple[float, float]] = {}
     for lat, lon, spread in ((52.5, 13.4, 0.05), (0.0, 179.999, 0.02), (89.99, 0.0, 0.008), (-33.9, 151.2, 0.3)):
         for _ in range(40):
             at = (
-                round(lat + chance.uniform(-spread, spread), 6),
-                round((lon + chance.uniform(-spread, spread) + 180) % 360 - 180, 6),
+                round(lat + rng.uniform(-spread, spread), 6),
+                round((lon + rng.uniform(-spread, spread) + 180) % 360 - 180, 6),
             )
             places[await town.add(*at)] = at
     for lat, lon in ((52.5, 13.4), (52.47, 13.42), (0.0, 180.0), (0.001, -179.999), (89.99, 0.01), (-33.9, 151.2), (10.0, 10.0)):
@@ -145,7 +145,7 @@ async def test_the_nearest_come_first_and_nobody_is_missed(town: Town) -> None:
 
 async def test_the_index_is_used(town: Town) -> None:
     await town.add()
-    with closing(sqlite3.connect(town.stage.folder / "fleet.sqlite")) as database:
+    with closing(sqlite3.connect(town.topology.folder / "fleet.sqlite")) as database:
         sql = re.sub(r"\$(\d+)", r"?\1", f"EXPLAIN QUERY PLAN {NEAR}")
         plan = [row[3] for row in database.execute(sql, (1, 3, 1.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1))]
     assert any("scooters_near (band=? AND lon>? AND lon<?)" in step for step in plan), plan
@@ -186,7 +186,7 @@ async def test_what_no_ride_confirms_is_free_again_after_a_minute(town: Town) ->
 async def test_nothing_expires_before_all_that_rides_has_told_is_known(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
     one = await town.add()
     spot = await town.rides.request(Reserve(one))
-    service = town.stage.service(Fleet)
+    service = town.topology.service(Fleet)
     asked: list[bool] = []
     caught_up = Context.caught_up
 
@@ -208,16 +208,16 @@ async def test_lock_and_unlock(town: Town) -> None:
     one = await town.add()
     spot = await town.rides.request(Reserve(one))
     await town.happened(RideStarted("ride", "rider", one, spot.id, "hold"))
-    await eventually(lambda: town.street.told == [Unlock(one)], "the scooter is unlocked")
+    await eventually(lambda: town.scooters.told == [Unlock(one)], "the scooter is unlocked")
     await town.say(one, locked=True)
-    await eventually(lambda: town.street.told == [Unlock(one)] * 2, "what it has not obeyed is said again")
+    await eventually(lambda: town.scooters.told == [Unlock(one)] * 2, "what it has not obeyed is said again")
     await town.say(one, locked=False, lat=52.6)
     await town.becomes(one, "riding")
     await town.happened(RideEnded("ride", "rider", one, 120))
-    await eventually(lambda: town.street.told[2:] == [Lock(one)], "the scooter is locked")
+    await eventually(lambda: town.scooters.told[2:] == [Lock(one)], "the scooter is locked")
     assert (await town.get(one)).lat == 52.6
     await town.say(one, locked=False)
-    await eventually(lambda: town.street.told[2:] == [Lock(one)] * 2, "what it has not obeyed is said again")
+    await eventually(lambda: town.scooters.told[2:] == [Lock(one)] * 2, "what it has not obeyed is said again")
 
 
 async def test_a_scooter_is_lost_and_found(town: Town) -> None:
@@ -251,7 +251,7 @@ async def test_a_ride_that_begins_on_a_reservation_that_is_gone_is_told_so(town:
 
     def told() -> list[str]:
         rows = account.rows(
-            town.stage.folder, "fleet", "SELECT body FROM callboard_stream WHERE type = 'fleet.ReservationLapsed'"
+            town.topology.folder, "fleet", "SELECT body FROM callboard_stream WHERE type = 'fleet.ReservationLapsed'"
         )
         return [row["body"] for row in rows]
 
@@ -266,21 +266,21 @@ async def test_the_fleet_counts_silence_from_when_it_listens(town: Town) -> None
     await town.add()
     state = "SELECT state FROM scooters"
     await town.silence(50)
-    await town.stage.crash("fleet")
+    await town.topology.crash("fleet")
     await town.silence(50)
-    assert account.rows(town.stage.folder, "fleet", state) == [{"state": "free"}]
+    assert account.rows(town.topology.folder, "fleet", state) == [{"state": "free"}]
     town.clock.advance(timedelta(seconds=3600))
     await town.silence(50)
-    assert account.rows(town.stage.folder, "fleet", state) == [{"state": "free"}]
+    assert account.rows(town.topology.folder, "fleet", state) == [{"state": "free"}]
     await town.silence(20)
-    await eventually(lambda: account.rows(town.stage.folder, "fleet", state) == [{"state": "lost"}], "now it is lost")
+    await eventually(lambda: account.rows(town.topology.folder, "fleet", state) == [{"state": "lost"}], "now it is lost")
 
 
 async def test_only_devices_may_speak_for_scooters(town: Town) -> None:
     one = await town.add()
-    stranger = await town.stage.client(fleet, name="stranger")
+    stranger = await town.topology.client(fleet, name="stranger")
     await stranger.publish(Telemetry(one, 1.0, 1.0, 1.0, True))
-    node = town.stage.node_of("fleet")
+    node = town.topology.node_of("fleet")
     await eventually(lambda: node.metrics.value("signals_refused_total", service="fleet") == 1, "it is refused")
     assert (await town.get(one)).lat == 52.5
 
@@ -288,21 +288,21 @@ async def test_only_devices_may_speak_for_scooters(town: Town) -> None:
 async def test_the_fleet_gives_nobody_up_while_it_is_deaf(town: Town) -> None:
     """With its link down it hears nobody, and its clock goes on: that is no scooter's fault."""
     await town.add()
-    fleet_service = town.stage.service(Fleet)
+    fleet_service = town.topology.service(Fleet)
     state = "SELECT state FROM scooters"
 
     async def deaf(self: Fleet, signal: StillHearing, ctx: Context) -> None:
         return
 
-    node = town.stage.node_of("fleet")
+    node = town.topology.node_of("fleet")
     endpoint = node.inbound.instances["fleet"].listeners["fleet.StillHearing"]
     hears, endpoint.method = endpoint.method, deaf.__get__(fleet_service)  # what the cut link does on a broker
     for _ in range(30):
         town.clock.advance(timedelta(seconds=9))
         await eventually(lambda: fleet_service.looked_at >= town.clock.now(), "the fleet looks around")
-    assert account.rows(town.stage.folder, "fleet", state) == [{"state": "free"}]
+    assert account.rows(town.topology.folder, "fleet", state) == [{"state": "free"}]
     endpoint.method = hears
     await town.silence(50)
-    assert account.rows(town.stage.folder, "fleet", state) == [{"state": "free"}]
+    assert account.rows(town.topology.folder, "fleet", state) == [{"state": "free"}]
     await town.silence(20)
-    await eventually(lambda: account.rows(town.stage.folder, "fleet", state) == [{"state": "lost"}], "now it is lost")
+    await eventually(lambda: account.rows(town.topology.folder, "fleet", state) == [{"state": "lost"}], "now it is lost")

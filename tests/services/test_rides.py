@@ -16,99 +16,99 @@ from runtime.testing import eventually
 from services.fleet.service import Fleet
 from services.rides.service import price
 from tests.services import account
-from tests.system_under_test import PASSWORD, TOPOLOGIES, WITH_SIGNALS, House, open_city
+from tests.system_under_test import DEPLOYMENTS, PASSWORD, WITH_SIGNALS, System, open_deployment
 from tests.topology import QuickClock, silence
 
 Headers = dict[str, str]
 
 
-async def add_scooter(house: House, lat: float = 52.5, lon: float = 13.4) -> str:
-    answer = await house.client.post(
-        "/scooters", json={"lat": lat, "lon": lon, "battery": 80}, headers=await house.bearer("operator@example.com")
+async def add_scooter(system: System, lat: float = 52.5, lon: float = 13.4) -> str:
+    answer = await system.client.post(
+        "/scooters", json={"lat": lat, "lon": lon, "battery": 80}, headers=await system.bearer("operator@example.com")
     )
     assert answer.status_code == 201, answer.text
     scooter_id: str = answer.json()["id"]
     return scooter_id
 
 
-async def top_up(house: House, headers: Headers, cents: int) -> None:
-    assert (await house.client.post("/wallet/top-ups", json={"amount_cents": cents}, headers=headers)).status_code == 201
+async def top_up(system: System, headers: Headers, cents: int) -> None:
+    assert (await system.client.post("/wallet/top-ups", json={"amount_cents": cents}, headers=headers)).status_code == 201
 
 
-async def start(house: House, headers: Headers, scooter_id: str, **more: str) -> httpx.Response:
-    return await house.client.post("/rides", json={"scooter_id": scooter_id}, headers={**headers, **more})
+async def start(system: System, headers: Headers, scooter_id: str, **more: str) -> httpx.Response:
+    return await system.client.post("/rides", json={"scooter_id": scooter_id}, headers={**headers, **more})
 
 
-async def is_right(house: House) -> None:
+async def is_right(system: System) -> None:
     """Waits until every service knows what has happened, and nothing is wrong."""
-    await eventually(lambda: not account.faults(house.folder), f"the account is right: {account.faults(house.folder)}")
+    await eventually(lambda: not account.faults(system.folder), f"the account is right: {account.faults(system.folder)}")
 
 
-async def open_timed(topology: str, folder: Path) -> AsyncGenerator[tuple[House, QuickClock], None]:
+async def open_timed(topology: str, folder: Path) -> AsyncGenerator[tuple[System, QuickClock], None]:
     clock = QuickClock()
-    async with open_city(topology, folder, clock=clock) as house:
-        yield house, clock
+    async with open_deployment(topology, folder, clock=clock) as system:
+        yield system, clock
 
 
 @pytest.fixture(params=WITH_SIGNALS)
-async def timed(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[tuple[House, QuickClock], None]:
+async def timed(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[tuple[System, QuickClock], None]:
     """The whole system, where there are signals, and the clock that its time of day comes from."""
     async for found in open_timed(request.param, tmp_path):
         yield found
 
 
-@pytest.fixture(params=TOPOLOGIES)
-async def somewhen(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[tuple[House, QuickClock], None]:
+@pytest.fixture(params=DEPLOYMENTS)
+async def somewhen(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[tuple[System, QuickClock], None]:
     """The same in every topology; processes of their own do not obey the clock."""
     async for found in open_timed(request.param, tmp_path):
         yield found
 
 
-async def test_the_ride_story(somewhen: tuple[House, QuickClock]) -> None:
-    house, clock = somewhen
-    await ride_story(house, clock, lambda: is_right(house))
+async def test_the_ride_story(somewhen: tuple[System, QuickClock]) -> None:
+    system, clock = somewhen
+    await ride_story(system, clock, lambda: is_right(system))
 
 
-async def ride_story(house: House, clock: QuickClock, right: Callable[[], Awaitable[None]]) -> None:
+async def ride_story(system: System, clock: QuickClock, right: Callable[[], Awaitable[None]]) -> None:
     """A rider rides, pays and is told of it. The clock is obeyed by systems in this process alone.
 
     Args:
         right: waits until the account is.
     """
-    rider = await house.bearer()
-    scooter_id = await add_scooter(house)
-    await top_up(house, rider, 1000)
-    near = (await house.client.get("/scooters?lat=52.5001&lon=13.4001&radius_m=100&limit=5", headers=rider)).json()
+    rider = await system.bearer()
+    scooter_id = await add_scooter(system)
+    await top_up(system, rider, 1000)
+    near = (await system.client.get("/scooters?lat=52.5001&lon=13.4001&radius_m=100&limit=5", headers=rider)).json()
     assert [item["id"] for item in near["items"]] == [scooter_id]
-    begun = await start(house, rider, scooter_id)
+    begun = await start(system, rider, scooter_id)
     assert begun.status_code == 201
     ride = begun.json()
     assert ride["id"][14] == "7", "ids are UUIDv7"
     assert {**ride, "id": "", "user_id": "", "started_at": ""} == {
         "id": "", "user_id": "", "scooter_id": scooter_id, "state": "active", "started_at": "", "ended_at": None, "cents": None,
     }  # fmt: skip
-    assert (await house.client.get("/scooters?lat=52.5&lon=13.4", headers=rider)).json() == {"items": []}
+    assert (await system.client.get("/scooters?lat=52.5&lon=13.4", headers=rider)).json() == {"items": []}
     await right()
-    assert (await house.client.get("/wallet", headers=rider)).json() == {"balance_cents": 1000, "held_cents": 500}
-    assert (await house.client.get(f"/scooters/{scooter_id}", headers=rider)).json()["state"] == "riding"
-    assert (await house.client.get(f"/rides/{ride['id']}", headers=rider)).json() == ride
+    assert (await system.client.get("/wallet", headers=rider)).json() == {"balance_cents": 1000, "held_cents": 500}
+    assert (await system.client.get(f"/scooters/{scooter_id}", headers=rider)).json()["state"] == "riding"
+    assert (await system.client.get(f"/rides/{ride['id']}", headers=rider)).json() == ride
     clock.advance(timedelta(minutes=2, seconds=30))
-    ended = await house.client.post(f"/rides/{ride['id']}/end", headers=rider)
+    ended = await system.client.post(f"/rides/{ride['id']}/end", headers=rider)
     took = datetime.fromisoformat(ended.json()["ended_at"]) - datetime.fromisoformat(ended.json()["started_at"])
     cents = price(took)
-    assert not house.nodes or took >= timedelta(minutes=2, seconds=30)
+    assert not system.nodes or took >= timedelta(minutes=2, seconds=30)
     assert (ended.status_code, ended.json()["state"], ended.json()["cents"]) == (200, "ended", cents)
-    again = await house.client.post(f"/rides/{ride['id']}/end", headers=rider)
+    again = await system.client.post(f"/rides/{ride['id']}/end", headers=rider)
     assert (again.status_code, again.json()) == (200, ended.json()), "a ride that is over stays as it is"
     await right()
-    assert (await house.client.get("/wallet", headers=rider)).json() == {"balance_cents": 1000 - cents, "held_cents": 0}
-    entries = (await house.client.get("/wallet/entries", headers=rider)).json()["items"]
+    assert (await system.client.get("/wallet", headers=rider)).json() == {"balance_cents": 1000 - cents, "held_cents": 0}
+    entries = (await system.client.get("/wallet/entries", headers=rider)).json()["items"]
     assert [(entry["kind"], entry["cents"], entry["ride_id"]) for entry in entries] == [
         ("ride", -cents, ride["id"]),
         ("top-up", 1000, None),
     ]
-    assert (await house.client.get("/rides", headers=rider)).json() == {"items": [ended.json()], "next": None}
-    told = (await house.client.get("/notices", headers=rider)).json()["items"]
+    assert (await system.client.get("/rides", headers=rider)).json() == {"items": [ended.json()], "next": None}
+    told = (await system.client.get("/notices", headers=rider)).json()["items"]
     assert [(notice["number"], notice["kind"], notice["cents"]) for notice in told] == [
         (2, "ride-ended", cents),
         (1, "ride-started", None),
@@ -123,37 +123,40 @@ def test_the_price(seconds: float, cents: int) -> None:
     assert price(timedelta(seconds=seconds)) == cents
 
 
-async def test_refusals(city: House) -> None:
-    rider, operator = await city.bearer(), await city.bearer("operator@example.com")
-    await city.client.post("/users", json={"email": "other@example.com", "password": PASSWORD, "name": "O"})
-    other = await city.bearer("other@example.com")
-    one, two = await add_scooter(city), await add_scooter(city)
+async def test_refusals(deployment: System) -> None:
+    rider, operator = await deployment.bearer(), await deployment.bearer("operator@example.com")
+    await deployment.client.post("/users", json={"email": "other@example.com", "password": PASSWORD, "name": "O"})
+    other = await deployment.bearer("other@example.com")
+    one, two = await add_scooter(deployment), await add_scooter(deployment)
 
     def said(answer: httpx.Response) -> tuple[int, str]:
         return answer.status_code, answer.json()["code"]
 
-    poor = await start(city, rider, one)
+    poor = await start(deployment, rider, one)
     assert said(poor) == (402, "insufficient-funds")
     assert poor.json()["available_cents"] == 0
-    await top_up(city, rider, 2000)
-    await top_up(city, other, 2000)
-    assert said(await start(city, rider, "no such scooter")) == (404, "unknown-scooter")
-    ride_id = (await start(city, rider, one)).json()["id"]
-    taken = await start(city, other, one)
+    await top_up(deployment, rider, 2000)
+    await top_up(deployment, other, 2000)
+    assert said(await start(deployment, rider, "no such scooter")) == (404, "unknown-scooter")
+    ride_id = (await start(deployment, rider, one)).json()["id"]
+    taken = await start(deployment, other, one)
     assert said(taken) == (409, "scooter-taken")
     assert taken.json()["scooter_id"] == one
-    second = await start(city, rider, two)
+    second = await start(deployment, rider, two)
     assert said(second) == (409, "already-riding")
     assert second.json()["ride_id"] == ride_id
-    assert said(await city.client.get(f"/rides/{ride_id}", headers=other)) == (404, "unknown-ride")
-    assert said(await city.client.post(f"/rides/{ride_id}/end", headers=other)) == (404, "unknown-ride")
-    assert said(await city.client.get("/rides/none", headers=rider)) == (404, "unknown-ride")
-    assert (await city.client.get("/rides", headers=other)).json()["items"] == []
-    assert (await city.client.get(f"/rides/{ride_id}", headers=operator)).json()["state"] == "active"
-    assert [ride["id"] for ride in (await city.client.get("/rides", headers=operator)).json()["items"]] == [ride_id]
-    assert said(await start(city, operator, two)) == (403, "forbidden")
-    assert said(await city.client.post("/scooters", json={"lat": 1, "lon": 1, "battery": 1}, headers=rider)) == (403, "forbidden")
-    assert said(await city.client.get("/scooters/none", headers=rider)) == (404, "unknown-scooter")
+    assert said(await deployment.client.get(f"/rides/{ride_id}", headers=other)) == (404, "unknown-ride")
+    assert said(await deployment.client.post(f"/rides/{ride_id}/end", headers=other)) == (404, "unknown-ride")
+    assert said(await deployment.client.get("/rides/none", headers=rider)) == (404, "unknown-ride")
+    assert (await deployment.client.get("/rides", headers=other)).json()["items"] == []
+    assert (await deployment.client.get(f"/rides/{ride_id}", headers=operator)).json()["state"] == "active"
+    assert [ride["id"] for ride in (await deployment.client.get("/rides", headers=operator)).json()["items"]] == [ride_id]
+    assert said(await start(deployment, operator, two)) == (403, "forbidden")
+    assert said(await deployment.client.post("/scooters", json={"lat": 1, "lon": 1, "battery": 1}, headers=rider)) == (
+        403,
+        "forbidden",
+    )
+    assert said(await deployment.client.get("/scooters/none", headers=rider)) == (404, "unknown-scooter")
     for method, path in (
         ("GET", "/scooters?lat=1&lon=1"),
         ("POST", "/rides"),
@@ -161,9 +164,9 @@ async def test_refusals(city: House) -> None:
         ("GET", "/notices"),
         ("GET", "/live"),
     ):
-        assert said(await city.client.request(method, path)) == (401, "unauthenticated")
-    await is_right(city)
-    assert (await city.client.get("/wallet", headers=other)).json() == {"balance_cents": 2000, "held_cents": 0}, (
+        assert said(await deployment.client.request(method, path)) == (401, "unauthenticated")
+    await is_right(deployment)
+    assert (await deployment.client.get("/wallet", headers=other)).json() == {"balance_cents": 2000, "held_cents": 0}, (
         "what was held is given back"
     )
 
@@ -175,94 +178,94 @@ async def test_refusals(city: House) -> None:
         ("/scooters?lat=1&lon=1&radius_m=0", "/radius_m"), ("/scooters?lat=1&lon=1&limit=101", "/limit"), ("/scooters?lat=1&lon=1&x=1", "/x"),
     ],
 )  # fmt: skip
-async def test_what_cannot_be_found(house: House, path: str, pointer: str) -> None:
-    answer = await house.client.get(path, headers=await house.bearer())
+async def test_what_cannot_be_found(system: System, path: str, pointer: str) -> None:
+    answer = await system.client.get(path, headers=await system.bearer())
     assert (answer.status_code, [error["pointer"] for error in answer.json()["errors"]]) == (422, [pointer])
 
 
-async def test_a_start_that_is_asked_again_with_its_key_is_one_ride(city: House) -> None:
-    rider = await city.bearer()
-    scooter_id = await add_scooter(city)
-    await top_up(city, rider, 2000)
+async def test_a_start_that_is_asked_again_with_its_key_is_one_ride(deployment: System) -> None:
+    rider = await deployment.bearer()
+    scooter_id = await add_scooter(deployment)
+    await top_up(deployment, rider, 2000)
     key = {"Idempotency-Key": "tap tap".replace(" ", "-")}
-    answers = await asyncio.gather(*(start(city, rider, scooter_id, **key) for _ in range(8)))
+    answers = await asyncio.gather(*(start(deployment, rider, scooter_id, **key) for _ in range(8)))
     assert {answer.status_code for answer in answers} == {201}
     assert len({answer.text for answer in answers}) == 1
-    await is_right(city)
-    assert (await city.client.get("/wallet", headers=rider)).json()["held_cents"] == 500
+    await is_right(deployment)
+    assert (await deployment.client.get("/wallet", headers=rider)).json()["held_cents"] == 500
 
 
-async def test_tapping_twice_without_a_key_begins_one_ride(city: House) -> None:
-    rider = await city.bearer()
-    scooters = [await add_scooter(city) for _ in range(2)]
-    await top_up(city, rider, 5000)
-    answers = await asyncio.gather(*(start(city, rider, scooters[number % 2]) for number in range(8)))
+async def test_tapping_twice_without_a_key_begins_one_ride(deployment: System) -> None:
+    rider = await deployment.bearer()
+    scooters = [await add_scooter(deployment) for _ in range(2)]
+    await top_up(deployment, rider, 5000)
+    answers = await asyncio.gather(*(start(deployment, rider, scooters[number % 2]) for number in range(8)))
     assert sorted(answer.status_code for answer in answers) == [201, *[409] * 7]
-    await is_right(city)
-    assert len((await city.client.get("/rides", headers=rider)).json()["items"]) == 1
+    await is_right(deployment)
+    assert len((await deployment.client.get("/rides", headers=rider)).json()["items"]) == 1
 
 
-async def test_a_scooter_that_falls_silent_aborts_its_ride(timed: tuple[House, QuickClock]) -> None:
-    house, clock = timed
-    rider = await house.bearer()
-    scooter_id = await add_scooter(house)
-    await top_up(house, rider, 1000)
-    ride_id = (await start(house, rider, scooter_id)).json()["id"]
-    await is_right(house)
-    await silence(clock, house.service(Fleet), 61)
+async def test_a_scooter_that_falls_silent_aborts_its_ride(timed: tuple[System, QuickClock]) -> None:
+    system, clock = timed
+    rider = await system.bearer()
+    scooter_id = await add_scooter(system)
+    await top_up(system, rider, 1000)
+    ride_id = (await start(system, rider, scooter_id)).json()["id"]
+    await is_right(system)
+    await silence(clock, system.service(Fleet), 61)
 
     async def state() -> str:
-        found: str = (await house.client.get(f"/rides/{ride_id}", headers=rider)).json()["state"]
+        found: str = (await system.client.get(f"/rides/{ride_id}", headers=rider)).json()["state"]
         return found
 
     async def aborted() -> bool:
         return await state() == "aborted"
 
     await eventually(aborted, "the ride is aborted")
-    await is_right(house)
-    assert (await house.client.get(f"/scooters/{scooter_id}", headers=rider)).json()["state"] == "lost"
-    refused = await start(house, rider, scooter_id)
+    await is_right(system)
+    assert (await system.client.get(f"/scooters/{scooter_id}", headers=rider)).json()["state"] == "lost"
+    refused = await start(system, rider, scooter_id)
     assert (refused.status_code, refused.json()["code"]) == (409, "scooter-lost")
-    ended = await house.client.post(f"/rides/{ride_id}/end", headers=rider)
+    ended = await system.client.post(f"/rides/{ride_id}/end", headers=rider)
     assert (ended.status_code, ended.json()["state"], ended.json()["cents"]) == (200, "aborted", 0)
-    assert (await house.client.get("/wallet", headers=rider)).json() == {"balance_cents": 1000, "held_cents": 0}
-    told = (await house.client.get("/notices", headers=rider)).json()["items"]
+    assert (await system.client.get("/wallet", headers=rider)).json() == {"balance_cents": 1000, "held_cents": 0}
+    told = (await system.client.get("/notices", headers=rider)).json()["items"]
     assert [notice["kind"] for notice in told] == ["ride-aborted", "ride-started"]
 
 
-async def test_a_low_balance_is_told(city: House) -> None:
-    rider = await city.bearer()
-    scooter_id = await add_scooter(city)
-    await top_up(city, rider, 600)
-    ride_id = (await start(city, rider, scooter_id)).json()["id"]
-    await city.client.post(f"/rides/{ride_id}/end", headers=rider)
+async def test_a_low_balance_is_told(deployment: System) -> None:
+    rider = await deployment.bearer()
+    scooter_id = await add_scooter(deployment)
+    await top_up(deployment, rider, 600)
+    ride_id = (await start(deployment, rider, scooter_id)).json()["id"]
+    await deployment.client.post(f"/rides/{ride_id}/end", headers=rider)
 
     async def told() -> bool:
-        items = (await city.client.get("/notices", headers=rider)).json()["items"]
+        items = (await deployment.client.get("/notices", headers=rider)).json()["items"]
         return any(item["kind"] == "balance-low" and item["cents"] == 480 for item in items)
 
     await eventually(told, "the rider is told")
 
 
-async def test_rides_come_in_pages(somewhen: tuple[House, QuickClock]) -> None:
-    city, clock = somewhen
-    rider = await city.bearer()
-    scooter_id = await add_scooter(city)
-    await top_up(city, rider, 5000)
+async def test_rides_come_in_pages(somewhen: tuple[System, QuickClock]) -> None:
+    deployment, clock = somewhen
+    rider = await deployment.bearer()
+    scooter_id = await add_scooter(deployment)
+    await top_up(deployment, rider, 5000)
     made: list[str] = []
     for _ in range(5):
-        begun = await start(city, rider, scooter_id)
+        begun = await start(deployment, rider, scooter_id)
         assert begun.status_code == 201, begun.text
         made.append(begun.json()["id"])
-        ended = await city.client.post(f"/rides/{made[-1]}/end", headers=rider)
+        ended = await deployment.client.post(f"/rides/{made[-1]}/end", headers=rider)
         assert ended.status_code == 200, ended.text
-        await is_right(city)
+        await is_right(deployment)
         clock.advance(timedelta(seconds=1))
     for path, name in (("/rides", "id"), ("/notices", "number")):
         found: list[Any] = []
         cursor: dict[str, str] = {}
         while True:
-            page = (await city.client.get(path, params={"limit": "2", **cursor}, headers=rider)).json()
+            page = (await deployment.client.get(path, params={"limit": "2", **cursor}, headers=rider)).json()
             found += [item[name] for item in page["items"]]
             if page["next"] is None:
                 break
@@ -273,10 +276,10 @@ async def test_rides_come_in_pages(somewhen: tuple[House, QuickClock]) -> None:
 RIDERS, SCOOTERS = 200, 20
 
 
-async def test_two_hundred_riders_on_twenty_scooters(somewhen: tuple[House, QuickClock]) -> None:
-    city, _ = somewhen  # its time of day stands still: however long it takes here, no scooter is silent for a minute
-    scooters = [await add_scooter(city, 52.5 + number / 1000) for number in range(SCOOTERS)]
-    chance = random.Random(7)
+async def test_two_hundred_riders_on_twenty_scooters(somewhen: tuple[System, QuickClock]) -> None:
+    deployment, _ = somewhen  # its time of day stands still: however long it takes here, no scooter is silent for a minute
+    scooters = [await add_scooter(deployment, 52.5 + number / 1000) for number in range(SCOOTERS)]
+    rng = random.Random(7)
     rode: list[str] = []
 
     async def rider(number: int, client: httpx.AsyncClient) -> None:
@@ -286,10 +289,10 @@ async def test_two_hundred_riders_on_twenty_scooters(somewhen: tuple[House, Quic
         headers = {"Authorization": f"Bearer {tokens['access_token']}"}
         assert (await client.post("/wallet/top-ups", json={"amount_cents": 700}, headers=headers)).status_code == 201
         for _ in range(6):
-            begun = await client.post("/rides", json={"scooter_id": chance.choice(scooters)}, headers=headers)
+            begun = await client.post("/rides", json={"scooter_id": rng.choice(scooters)}, headers=headers)
             if begun.status_code == 201:
                 ride = begun.json()
-                for _ in range(chance.randint(0, 3)):
+                for _ in range(rng.randint(0, 3)):
                     assert (await client.get(f"/rides/{ride['id']}", headers=headers)).json()["state"] == "active"
                 ended = await client.post(f"/rides/{ride['id']}/end", headers=headers)
                 assert (ended.status_code, ended.json()["cents"]) == (200, 120)
@@ -299,28 +302,28 @@ async def test_two_hundred_riders_on_twenty_scooters(somewhen: tuple[House, Quic
 
     async with AsyncExitStack() as stack:  # many clients with few connections each: httpx's pool searches all of its own
         clients = [
-            await stack.enter_async_context(httpx.AsyncClient(base_url=city.url, timeout=60, verify=False))
+            await stack.enter_async_context(httpx.AsyncClient(base_url=deployment.url, timeout=60, verify=False))
             for _ in range(RIDERS // 4)
         ]
         await asyncio.gather(*(rider(number, clients[number % len(clients)]) for number in range(RIDERS)))
-    await is_right(city)
-    rides = account.rows(city.folder, "rides", "SELECT * FROM rides ORDER BY scooter_id, started_at")
+    await is_right(deployment)
+    rides = account.rows(deployment.folder, "rides", "SELECT * FROM rides ORDER BY scooter_id, started_at")
     assert sorted(ride["id"] for ride in rides) == sorted(rode)
     assert len(rode) > SCOOTERS
     for one, next_one in itertools.pairwise(rides):
         if one["scooter_id"] == next_one["scooter_id"]:
             assert one["ended_at"] <= next_one["started_at"], "nobody rides a scooter that somebody rides"
-    total = account.rows(city.folder, "wallet", "SELECT SUM(balance_cents) AS cents, SUM(held_cents) AS held FROM accounts")
+    total = account.rows(deployment.folder, "wallet", "SELECT SUM(balance_cents) AS cents, SUM(held_cents) AS held FROM accounts")
     assert total == [{"cents": RIDERS * 700 - len(rode) * 120, "held": 0}]
 
 
-async def test_a_ride_can_be_ended_whatever_its_rider_has_become(house: House) -> None:
-    rider, admin = await house.bearer(), await house.bearer("admin@example.com")
-    scooter_id = await add_scooter(house)
-    await top_up(house, rider, 1000)
-    ride = (await start(house, rider, scooter_id)).json()
-    await house.client.patch(f"/users/{ride['user_id']}", json={"role": "operator"}, headers=admin)
-    again = await house.bearer()
-    ended = await house.client.post(f"/rides/{ride['id']}/end", headers=again)
+async def test_a_ride_can_be_ended_whatever_its_rider_has_become(system: System) -> None:
+    rider, admin = await system.bearer(), await system.bearer("admin@example.com")
+    scooter_id = await add_scooter(system)
+    await top_up(system, rider, 1000)
+    ride = (await start(system, rider, scooter_id)).json()
+    await system.client.patch(f"/users/{ride['user_id']}", json={"role": "operator"}, headers=admin)
+    again = await system.bearer()
+    ended = await system.client.post(f"/rides/{ride['id']}/end", headers=again)
     assert (ended.status_code, ended.json()["state"]) == (200, "ended")
-    assert (await house.client.get("/rides", headers=admin)).json()["items"] == []
+    assert (await system.client.get("/rides", headers=admin)).json()["items"] == []

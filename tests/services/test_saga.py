@@ -20,7 +20,7 @@ from services.rides.service import Rides
 from services.wallet.messages import GetWallet, TopUp, wallet
 from services.wallet.service import Wallet
 from tests.services import account
-from tests.topology import QuickClock, Stage, eventually
+from tests.topology import QuickClock, Topology, eventually
 
 TIMEOUT = 0.4
 
@@ -65,19 +65,19 @@ class TroubleAt:
 
 
 class City:
-    """The rental on a stage, with a rider who has money and a scooter that is free."""
+    """The rental on a topology, with a rider who has money and a scooter that is free."""
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
+    def __init__(self, topology: Topology) -> None:
+        self.topology = topology
         self.trouble = Trouble()
         self.standing = asyncio.Lock()
-        self.clock = stage.clock = QuickClock()
-        stage.database = lambda database, service: CrashingDatabase(database, TroubleAt(self.trouble, service))
+        self.clock = topology.clock = QuickClock()
+        topology.database = lambda database, service: CrashingDatabase(database, TroubleAt(self.trouble, service))
         self.token = FakeAuth.token("rider", "rider")
 
     async def start(self) -> None:
         settings = FleetSettings(silent_seconds=1e6)
-        await self.stage.play(
+        await self.topology.play(
             FakeAuth,
             Wallet,
             lambda: Fleet(settings),
@@ -87,28 +87,28 @@ class City:
             undo_timeout=TIMEOUT,
             heartbeat=0.5,
         )
-        operator = await self.stage.client(fleet, token=FakeAuth.token("operator", "operator"))
+        operator = await self.topology.client(fleet, token=FakeAuth.token("operator", "operator"))
         self.scooter = (await operator.request(AddScooter(52.5, 13.4, 90), key="scooter")).id
         await (await self.client()).request(TopUp(2000), key="top-up")
 
     async def client(self) -> Context:
         async with self.standing:
-            return await self.stage.client(rides, wallet, fleet, token=self.token)
+            return await self.topology.client(rides, wallet, fleet, token=self.token)
 
     async def settle(self) -> None:
         """90 seconds pass; afterwards the account must be right."""
         self.clock.advance(timedelta(seconds=90))
         try:
-            await eventually(lambda: not account.faults(self.stage.folder), "the account is right")
+            await eventually(lambda: not account.faults(self.topology.folder), "the account is right")
         except ConformanceError:
-            raise AssertionError(account.faults(self.stage.folder)) from None
+            raise AssertionError(account.faults(self.topology.folder)) from None
 
     async def die_if_told(self) -> None:
         await self.trouble.happened.wait()
         if self.trouble.kind == "crash":
             async with self.standing:
                 self.trouble.died.set()
-                await self.stage.crash(self.trouble.place[0])
+                await self.topology.crash(self.trouble.place[0])
 
 
 # What a ride commits: the wallet takes the hold, hears that the ride began, and settles it; the fleet reserves, hands over, and
@@ -121,50 +121,50 @@ TROUBLES = [("fail", "before"), ("hang", "before"), ("hang", "after"), ("crash",
 
 
 @pytest.fixture(params=["one-node-zero-copy", "apart-serialized"])
-async def city(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[City, None]:
-    stage = Stage(request.param, tmp_path)
+async def deployment(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[City, None]:
+    topology = Topology(request.param, tmp_path)
     try:
-        made = City(stage)
+        made = City(topology)
         await made.start()
         yield made
     finally:
-        await stage.close()
+        await topology.close()
 
 
 @pytest.mark.parametrize(("kind", "moment"), TROUBLES)
 @pytest.mark.parametrize(("service", "number"), COMMITS)
-async def test_a_ride_with_trouble(city: City, service: str, number: int, kind: str, moment: str) -> None:
-    city.trouble.arm(kind, service, moment, number)
-    dying = asyncio.create_task(city.die_if_told())
+async def test_a_ride_with_trouble(deployment: City, service: str, number: int, kind: str, moment: str) -> None:
+    deployment.trouble.arm(kind, service, moment, number)
+    dying = asyncio.create_task(deployment.die_if_told())
 
     async def insist(message: Any) -> Ride:
         """Asks again as a patient client does, after everything has expired: with the same key, unless the answer was final."""
         key = "once"
         for _ in range(3):
-            ctx = await city.client()
+            ctx = await deployment.client()
             try:
                 ride: Ride = await ctx.request(message, key=key)
             except ServiceError as error:
                 if isinstance(error, ScooterTaken):  # by the attempt that died, until that expires
                     key = "again"
-                if city.trouble.kind == "crash":
+                if deployment.trouble.kind == "crash":
                     await dying
-                await city.settle()
+                await deployment.settle()
             else:
                 return ride
         raise AssertionError("it was refused three times")
 
-    ride = await insist(StartRide(city.scooter))
+    ride = await insist(StartRide(deployment.scooter))
     assert ride.state == "active"
-    if city.trouble.kind == "crash" and city.trouble.happened.is_set():
+    if deployment.trouble.kind == "crash" and deployment.trouble.happened.is_set():
         await dying
-    await city.settle()
+    await deployment.settle()
     assert (await insist(EndRide(ride.id))).state == "ended"
-    await eventually(city.trouble.happened.is_set, "the trouble was met")
+    await eventually(deployment.trouble.happened.is_set, "the trouble was met")
     await dying
-    await city.settle()
-    (only,) = account.rows(city.stage.folder, "rides", "SELECT * FROM rides")
+    await deployment.settle()
+    (only,) = account.rows(deployment.topology.folder, "rides", "SELECT * FROM rides")
     assert (only["id"], only["state"]) == (ride.id, "ended")
-    ctx = await city.client()
+    ctx = await deployment.client()
     assert (await ctx.request(GetWallet())).balance_cents == 2000 - only["cents"]
-    assert (await ctx.request(GetScooter(city.scooter))).state == "free"
+    assert (await ctx.request(GetScooter(deployment.scooter))).state == "free"

@@ -11,16 +11,16 @@ from services.rides.messages import RideAborted, RideEnded, RideStarted
 from services.rides.service import Rides
 from services.wallet.messages import GetWallet, Hold, HoldPlaced, InsufficientFunds, ReleaseHold, wallet
 from services.wallet.service import Wallet
-from tests.system_under_test import House
+from tests.system_under_test import System
 
 
-async def entries(house: House, headers: dict[str, str]) -> list[dict[str, Any]]:
+async def entries(system: System, headers: dict[str, str]) -> list[dict[str, Any]]:
     """All entries, page by page."""
     found: list[dict[str, Any]] = []
     cursor: str | None = None
     while True:
         params = {"limit": "3"} | ({"cursor": cursor} if cursor else {})
-        page = (await house.client.get("/wallet/entries", params=params, headers=headers)).json()
+        page = (await system.client.get("/wallet/entries", params=params, headers=headers)).json()
         assert set(page) == {"items", "next"}
         found += page["items"]
         cursor = page["next"]
@@ -28,64 +28,64 @@ async def entries(house: House, headers: dict[str, str]) -> list[dict[str, Any]]
             return found
 
 
-async def balance(house: House, headers: dict[str, str]) -> tuple[int, int]:
-    answer = (await house.client.get("/wallet", headers=headers)).json()
+async def balance(system: System, headers: dict[str, str]) -> tuple[int, int]:
+    answer = (await system.client.get("/wallet", headers=headers)).json()
     assert set(answer) == {"balance_cents", "held_cents"}
     return answer["balance_cents"], answer["held_cents"]
 
 
-async def test_a_new_wallet_is_empty(house: House) -> None:
-    headers = await house.bearer()
-    assert await balance(house, headers) == (0, 0)
-    assert await entries(house, headers) == []
+async def test_a_new_wallet_is_empty(system: System) -> None:
+    headers = await system.bearer()
+    assert await balance(system, headers) == (0, 0)
+    assert await entries(system, headers) == []
 
 
-async def test_top_ups_add_up(house: House) -> None:
-    headers = await house.bearer()
+async def test_top_ups_add_up(system: System) -> None:
+    headers = await system.bearer()
     for cents in range(1, 9):
-        answer = await house.client.post("/wallet/top-ups", json={"amount_cents": cents}, headers=headers)
+        answer = await system.client.post("/wallet/top-ups", json={"amount_cents": cents}, headers=headers)
         assert answer.status_code == 201
         assert set(answer.json()) == {"id", "kind", "cents", "ride_id", "at"}
-    assert await balance(house, headers) == (36, 0)
-    found = await entries(house, headers)
+    assert await balance(system, headers) == (36, 0)
+    found = await entries(system, headers)
     assert [entry["cents"] for entry in found] == list(range(8, 0, -1)), "the newest first"
     assert {entry["kind"] for entry in found} == {"top-up"}
 
 
-async def test_a_repeated_top_up_moves_money_once(house: House) -> None:
-    headers = {**await house.bearer(), "Idempotency-Key": "monday"}
+async def test_a_repeated_top_up_moves_money_once(system: System) -> None:
+    headers = {**await system.bearer(), "Idempotency-Key": "monday"}
     answers = await asyncio.gather(
-        *(house.client.post("/wallet/top-ups", json={"amount_cents": 500}, headers=headers) for _ in range(10))
+        *(system.client.post("/wallet/top-ups", json={"amount_cents": 500}, headers=headers) for _ in range(10))
     )
     assert {answer.status_code for answer in answers} == {201}
     assert len({answer.text for answer in answers}) == 1
-    assert await balance(house, headers) == (500, 0)
-    reused = await house.client.post("/wallet/top-ups", json={"amount_cents": 501}, headers=headers)
+    assert await balance(system, headers) == (500, 0)
+    reused = await system.client.post("/wallet/top-ups", json={"amount_cents": 501}, headers=headers)
     assert (reused.status_code, reused.json()["code"]) == (422, "idempotency-key-reused")
-    other = {**await house.bearer("operator@example.com"), "Idempotency-Key": "monday"}
-    assert (await house.client.post("/wallet/top-ups", json={"amount_cents": 7}, headers=other)).status_code == 201
+    other = {**await system.bearer("operator@example.com"), "Idempotency-Key": "monday"}
+    assert (await system.client.post("/wallet/top-ups", json={"amount_cents": 7}, headers=other)).status_code == 201
 
 
 @pytest.mark.parametrize("amount", [0, -1, 1_000_001, 10**30, 1.5, "5", None, True, [], {}])
-async def test_absurd_amounts(house: House, amount: Any) -> None:
-    headers = await house.bearer()
-    answer = await house.client.post("/wallet/top-ups", json={"amount_cents": amount}, headers=headers)
+async def test_absurd_amounts(system: System, amount: Any) -> None:
+    headers = await system.bearer()
+    answer = await system.client.post("/wallet/top-ups", json={"amount_cents": amount}, headers=headers)
     assert answer.status_code == 422
     assert [error["pointer"] for error in answer.json()["errors"]] == ["/amount_cents"]
-    assert await balance(house, headers) == (0, 0)
+    assert await balance(system, headers) == (0, 0)
 
 
 # What rides asks and tells
 
 
-async def rides(house: House) -> Context:
-    token = (await house.log_in())["access_token"]
-    return house.node.client("rides", (wallet,), token=token)
+async def rides(system: System) -> Context:
+    token = (await system.log_in())["access_token"]
+    return system.node.client("rides", (wallet,), token=token)
 
 
-async def tell(house: House, *events: Event) -> None:
+async def tell(system: System, *events: Event) -> None:
     """Publishes as rides, and waits until the wallet knows."""
-    publisher, subscriber = house.service(Rides), house.service(Wallet)
+    publisher, subscriber = system.service(Rides), system.service(Wallet)
     assert publisher is not None
     assert subscriber is not None
     async with publisher.db.transaction() as tx:
@@ -100,9 +100,9 @@ async def tell(house: House, *events: Event) -> None:
     await eventually(knows, "the wallet has applied what rides has told")
 
 
-async def check_sums(house: House) -> None:
+async def check_sums(system: System) -> None:
     """Every balance is the sum of its entries, every held amount the sum of its holds."""
-    service = house.service(Wallet)
+    service = system.service(Wallet)
     assert service is not None
     rows = await service.db.fetch(
         "SELECT balance_cents, (SELECT COALESCE(SUM(cents), 0) FROM entries e WHERE e.user_id = a.user_id) AS entries, "
@@ -112,80 +112,80 @@ async def check_sums(house: House) -> None:
     assert all(row["balance_cents"] == row["entries"] and row["held_cents"] == row["holds"] for row in rows), rows
 
 
-async def test_hold_release_settle(house: House) -> None:
-    headers = await house.bearer()
-    ctx = await rides(house)
-    user_id = (await house.client.get("/users/me", headers=headers)).json()["id"]
+async def test_hold_release_settle(system: System) -> None:
+    headers = await system.bearer()
+    ctx = await rides(system)
+    user_id = (await system.client.get("/users/me", headers=headers)).json()["id"]
     with pytest.raises(InsufficientFunds) as caught:
         await ctx.request(Hold(500))
     assert caught.value == InsufficientFunds(0)
-    await house.client.post("/wallet/top-ups", json={"amount_cents": 1200}, headers=headers)
+    await system.client.post("/wallet/top-ups", json={"amount_cents": 1200}, headers=headers)
     one, two = await ctx.request(Hold(500)), await ctx.request(Hold(500))
     assert isinstance(one, HoldPlaced)
-    assert await balance(house, headers) == (1200, 1000)
+    assert await balance(system, headers) == (1200, 1000)
     with pytest.raises(InsufficientFunds) as caught:
         await ctx.request(Hold(500))
     assert caught.value.available_cents == 200
     await ctx.request(ReleaseHold(one.id))
     await ctx.request(ReleaseHold(one.id))
-    assert await balance(house, headers) == (1200, 500)
-    await tell(house, RideStarted("ride-1", user_id, "scooter", "reservation", two.id))
+    assert await balance(system, headers) == (1200, 500)
+    await tell(system, RideStarted("ride-1", user_id, "scooter", "reservation", two.id))
     await ctx.request(ReleaseHold(two.id))
-    assert await balance(house, headers) == (1200, 500), "what a ride has confirmed is not given back"
-    await tell(house, RideEnded("ride-1", user_id, "scooter", 300))
-    (entry, _) = await entries(house, headers)
+    assert await balance(system, headers) == (1200, 500), "what a ride has confirmed is not given back"
+    await tell(system, RideEnded("ride-1", user_id, "scooter", 300))
+    (entry, _) = await entries(system, headers)
     assert (entry["cents"], entry["kind"], entry["ride_id"]) == (-300, "ride", "ride-1")
-    assert await balance(house, headers) == (900, 0)
-    await check_sums(house)
+    assert await balance(system, headers) == (900, 0)
+    await check_sums(system)
 
 
-async def test_an_aborted_ride_costs_nothing(house: House) -> None:
-    headers = await house.bearer()
-    user_id = (await house.client.get("/users/me", headers=headers)).json()["id"]
-    await house.client.post("/wallet/top-ups", json={"amount_cents": 600}, headers=headers)
-    hold = await (await rides(house)).request(Hold(500))
-    await tell(house, RideStarted("ride-1", user_id, "scooter", "reservation", hold.id))
-    await tell(house, RideAborted("ride-1", user_id, "scooter", "scooter-lost"))
-    assert await balance(house, headers) == (600, 0)
-    await check_sums(house)
+async def test_an_aborted_ride_costs_nothing(system: System) -> None:
+    headers = await system.bearer()
+    user_id = (await system.client.get("/users/me", headers=headers)).json()["id"]
+    await system.client.post("/wallet/top-ups", json={"amount_cents": 600}, headers=headers)
+    hold = await (await rides(system)).request(Hold(500))
+    await tell(system, RideStarted("ride-1", user_id, "scooter", "reservation", hold.id))
+    await tell(system, RideAborted("ride-1", user_id, "scooter", "scooter-lost"))
+    assert await balance(system, headers) == (600, 0)
+    await check_sums(system)
 
 
-async def test_settling_charges_whether_or_not_the_hold_stands(house: House) -> None:
-    headers = await house.bearer()
-    user_id = (await house.client.get("/users/me", headers=headers)).json()["id"]
+async def test_settling_charges_whether_or_not_the_hold_stands(system: System) -> None:
+    headers = await system.bearer()
+    user_id = (await system.client.get("/users/me", headers=headers)).json()["id"]
     await tell(
-        house,
+        system,
         RideStarted("ride-9", user_id, "scooter", "reservation", "no such hold"),
         RideEnded("ride-9", user_id, "scooter", 700),
     )
-    assert await balance(house, headers) == (-700, 0), "a balance may become negative that way"
-    await check_sums(house)
+    assert await balance(system, headers) == (-700, 0), "a balance may become negative that way"
+    await check_sums(system)
 
 
-async def test_only_rides_may_hold(house: House) -> None:
-    token = (await house.log_in())["access_token"]
+async def test_only_rides_may_hold(system: System) -> None:
+    token = (await system.log_in())["access_token"]
     with pytest.raises(Forbidden):
-        await house.node.client("fleet", (wallet,), token=token).request(Hold(500))
+        await system.node.client("fleet", (wallet,), token=token).request(Hold(500))
     for method, path in (("POST", "/wallet/holds"), ("POST", "/wallet/settle")):
-        assert (await house.client.request(method, path, headers={"Authorization": f"Bearer {token}"})).status_code == 404
+        assert (await system.client.request(method, path, headers={"Authorization": f"Bearer {token}"})).status_code == 404
 
 
-async def test_a_forged_token_is_refused_by_the_service_itself(house: House) -> None:
+async def test_a_forged_token_is_refused_by_the_service_itself(system: System) -> None:
     from runtime import Unauthenticated
 
     with pytest.raises(Unauthenticated):
-        await house.node.client("rides", (wallet,), token="forged").request(Hold(500))
+        await system.node.client("rides", (wallet,), token="forged").request(Hold(500))
     with pytest.raises(Unauthenticated):
-        await house.node.client("gateway2", (wallet,)).request(GetWallet())
+        await system.node.client("gateway2", (wallet,)).request(GetWallet())
 
 
-async def test_the_ledger_sums_whatever_comes_at_once(house: House) -> None:
-    headers = await house.bearer()
-    ctx = await rides(house)
-    user_id = (await house.client.get("/users/me", headers=headers)).json()["id"]
+async def test_the_ledger_sums_whatever_comes_at_once(system: System) -> None:
+    headers = await system.bearer()
+    ctx = await rides(system)
+    user_id = (await system.client.get("/users/me", headers=headers)).json()["id"]
 
     async def top_up(number: int) -> None:
-        await house.client.post("/wallet/top-ups", json={"amount_cents": number + 1}, headers=headers)
+        await system.client.post("/wallet/top-ups", json={"amount_cents": number + 1}, headers=headers)
 
     async def ride(number: int) -> None:
         try:
@@ -194,12 +194,12 @@ async def test_the_ledger_sums_whatever_comes_at_once(house: House) -> None:
             return
         if number % 3:
             started = RideStarted(f"r{number}", user_id, "scooter", "reservation", hold.id)
-            await tell(house, started, RideEnded(f"r{number}", user_id, "scooter", 70))
+            await tell(system, started, RideEnded(f"r{number}", user_id, "scooter", 70))
         else:
             await ctx.request(ReleaseHold(hold.id))
 
     await asyncio.gather(*(work(number) for number in range(40) for work in (top_up, ride)))
-    await check_sums(house)
-    total, held = await balance(house, headers)
+    await check_sums(system)
+    total, held = await balance(system, headers)
     assert held == 0
-    assert total == sum(entry["cents"] for entry in await entries(house, headers))
+    assert total == sum(entry["cents"] for entry in await entries(system, headers))

@@ -44,27 +44,27 @@ class Answered:
         return len(self.entries) + len(self.rides)
 
 
-async def load(running: Callboard, chance: random.Random, answered: Answered) -> None:
+async def load(running: Callboard, rng: random.Random, answered: Answered) -> None:
     """Riders register, top up and ride until the system goes away."""
 
     async def rider() -> None:
         async with httpx.AsyncClient(base_url=running.url, timeout=20, verify=False) as client:
-            email = f"{chance.getrandbits(60)}@example.com"
+            email = f"{rng.getrandbits(60)}@example.com"
             registered = await client.post("/users", json={"email": email, "password": PASSWORD, "name": "R"})
             assert registered.status_code == 201, registered.text
             answered.users.append(registered.json()["id"])
             tokens = (await client.post("/sessions", json={"email": email, "password": PASSWORD})).json()
             headers = {"Authorization": f"Bearer {tokens['access_token']}"}
             answered.tokens.append(headers)
-            made = await client.post("/wallet/top-ups", json={"amount_cents": chance.randint(1000, 9000)}, headers=headers)
+            made = await client.post("/wallet/top-ups", json={"amount_cents": rng.randint(1000, 9000)}, headers=headers)
             assert made.status_code == 201, made.text
             answered.entries[made.json()["id"]] = made.json()["cents"]
             while True:
                 scooters = (await client.get("/scooters?lat=52.52&lon=13.405&radius_m=5000", headers=headers)).json()["items"]
                 if not scooters:
                     continue
-                key = f"{chance.getrandbits(60)}"
-                asked = {**headers, "Idempotency-Key": key}, {"scooter_id": chance.choice(scooters)["id"]}
+                key = f"{rng.getrandbits(60)}"
+                asked = {**headers, "Idempotency-Key": key}, {"scooter_id": rng.choice(scooters)["id"]}
                 answered.unanswered[key] = asked
                 begun = await client.post("/rides", headers=asked[0], json=asked[1])
                 del answered.unanswered[key]
@@ -123,7 +123,7 @@ async def test_nothing_answered_is_lost(tmp_path: Path, request: pytest.FixtureR
     kills: int = request.config.getoption("--kills")
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
-    chance, answered, data = random.Random(seed), Answered(), tmp_path / "data"
+    rng, answered, data = random.Random(seed), Answered(), tmp_path / "data"
     for number in range(kills + 1):
         async with Callboard(tmp_path, "dev", "--no-reload", **SHORT) as running:
             await running.ready()
@@ -135,14 +135,14 @@ async def test_nothing_answered_is_lost(tmp_path: Path, request: pytest.FixtureR
             if number == kills:
                 assert await running.ends(signal.SIGINT) == 0, running.output
                 return
-            await kill_under_load(running, chance, answered)
+            await kill_under_load(running, rng, answered)
 
 
-async def kill_under_load(running: Callboard, chance: random.Random, answered: Answered) -> None:
-    loading = asyncio.create_task(load(running, chance, answered))
-    wanted = answered.count + chance.randint(1, 60)
+async def kill_under_load(running: Callboard, rng: random.Random, answered: Answered) -> None:
+    loading = asyncio.create_task(load(running, rng, answered))
+    wanted = answered.count + rng.randint(1, 60)
     await running.until(lambda: answered.count >= wanted or loading.done(), "rides are answered")
-    await asyncio.sleep(chance.random() / 50)  # somewhere in the middle
+    await asyncio.sleep(rng.random() / 50)  # somewhere in the middle
     await running.ends(signal.SIGKILL)
     await loading
 

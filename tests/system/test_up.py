@@ -12,17 +12,17 @@ from runtime.sockets import any_free_port
 from runtime.testing import eventually
 from tests.services import account
 from tests.system.process import Callboard, command
-from tests.system_under_test import PASSWORD, House, up
+from tests.system_under_test import PASSWORD, System, up
 
 
-def pids(house: House) -> dict[str, list[int]]:
+def pids(system: System) -> dict[str, list[int]]:
     """The processes that `up` has started, by service."""
-    assert house.process is not None
+    assert system.process is not None
     listed = subprocess.run(["ps", "-axo", "pid=,ppid=,command="], capture_output=True, text=True, check=True).stdout
     found: dict[str, list[int]] = {}
     for line in listed.splitlines():
         pid, parent, *words = line.split()
-        if int(parent) == house.process.process.pid and words[0] != "ps":
+        if int(parent) == system.process.process.pid and words[0] != "ps":
             found.setdefault(words[words.index("run") + 1] if "run" in words else "broker", []).append(int(pid))
     return found
 
@@ -35,10 +35,10 @@ async def balance(client: httpx.AsyncClient, headers: dict[str, str]) -> int:
 
 
 async def test_any_process_may_be_killed_and_the_story_goes_on(tmp_path: Path) -> None:
-    async with up(tmp_path, "--replicas", "gateway=2", CALLBOARD_DEVICES__COUNT="1") as house:
-        assert house.process is not None
-        rider, operator = await house.bearer(), await house.bearer("operator@example.com")
-        started = pids(house)
+    async with up(tmp_path, "--replicas", "gateway=2", CALLBOARD_DEVICES__COUNT="1") as system:
+        assert system.process is not None
+        rider, operator = await system.bearer(), await system.bearer("operator@example.com")
+        started = pids(system)
         assert {name: len(found) for name, found in started.items()} == {
             "broker": 1, "auth": 1, "wallet": 1, "fleet": 1, "rides": 1, "notices": 1, "devices": 1, "gateway": 2,
         }  # fmt: skip
@@ -46,7 +46,7 @@ async def test_any_process_may_be_killed_and_the_story_goes_on(tmp_path: Path) -
             os.kill(started[name][0], signal.SIGKILL)
 
             async def topped_up(number: int = number) -> bool:
-                async with httpx.AsyncClient(base_url=house.url, timeout=20) as client:
+                async with httpx.AsyncClient(base_url=system.url, timeout=20) as client:
                     try:
                         answer = await client.post(
                             "/wallet/top-ups", json={"amount_cents": 100}, headers={**rider, "Idempotency-Key": f"top-{number}"}
@@ -56,39 +56,39 @@ async def test_any_process_may_be_killed_and_the_story_goes_on(tmp_path: Path) -
                     return answer.status_code == 201
 
             await eventually(topped_up, f"it goes on after the end of {name}")
-            async with httpx.AsyncClient(base_url=house.url, timeout=20) as client:
+            async with httpx.AsyncClient(base_url=system.url, timeout=20) as client:
                 assert await balance(client, rider) == 100 * (number + 1), (
                     "a top-up that was asked again with its key counts once"
                 )
-        assert house.process.output.count("was ended by SIGKILL; starting it anew") == 4
+        assert system.process.output.count("was ended by SIGKILL; starting it anew") == 4
 
         async def all_there() -> bool:
-            answer = await house.client.get("/console/services", headers=operator)
+            answer = await system.client.get("/console/services", headers=operator)
             there = [row["service"] for row in answer.json().get("items", []) if row["state"] == "there"]
             return {"auth", "wallet", "fleet", "rides", "notices", "devices"} <= set(there)
 
         await eventually(all_there, "every service is back")
 
         async def scooters() -> list[str]:
-            answer = await house.client.get("/scooters?lat=52.52&lon=13.405&radius_m=5000", headers=rider)
+            answer = await system.client.get("/scooters?lat=52.52&lon=13.405&radius_m=5000", headers=rider)
             return [item["id"] for item in answer.json().get("items", [])]
 
         await eventually(scooters, "a scooter is there")
         (scooter,) = await scooters()
-        await house.client.post("/wallet/top-ups", json={"amount_cents": 500}, headers=rider)
-        begun = await house.client.post("/rides", json={"scooter_id": scooter}, headers=rider)
+        await system.client.post("/wallet/top-ups", json={"amount_cents": 500}, headers=rider)
+        begun = await system.client.post("/rides", json={"scooter_id": scooter}, headers=rider)
         assert begun.status_code == 201, begun.text
-        ended = await house.client.post(f"/rides/{begun.json()['id']}/end", headers=rider)
+        ended = await system.client.post(f"/rides/{begun.json()['id']}/end", headers=rider)
         assert ended.status_code == 200, ended.text
-        await eventually(lambda: not account.faults(house.folder), "the account is right")
+        await eventually(lambda: not account.faults(system.folder), "the account is right")
 
 
 async def test_services_shows_who_is_there(tmp_path: Path) -> None:
-    async with up(tmp_path, "--replicas", "gateway=2") as house:
-        assert house.process is not None
+    async with up(tmp_path, "--replicas", "gateway=2") as system:
+        assert system.process is not None
         environment = {
-            "CALLBOARD_GATEWAY__PORT": str(house.process.port), "CALLBOARD_DEV__PASSWORD": PASSWORD,
-            "CALLBOARD_DATABASE__FOLDER": str(house.folder),
+            "CALLBOARD_GATEWAY__PORT": str(system.process.port), "CALLBOARD_DEV__PASSWORD": PASSWORD,
+            "CALLBOARD_DATABASE__FOLDER": str(system.folder),
         }  # fmt: skip
         status, output = await command(tmp_path, "services", "--as", "operator@example.com", **environment)
         assert status == 0, output
@@ -106,7 +106,7 @@ async def test_services_shows_who_is_there(tmp_path: Path) -> None:
         ]
         status, output = await command(tmp_path, "services", "--as", "rider@example.com", **environment)
         assert (status, "operators and admins may look" in output) == (2, True)
-        answer = await house.client.get("/console/services")
+        answer = await system.client.get("/console/services")
         assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
         async with Callboard(
             tmp_path, "services", "--watch", "--json", "--as", "operator@example.com", **environment
@@ -116,36 +116,36 @@ async def test_services_shows_who_is_there(tmp_path: Path) -> None:
 
 
 async def test_scooters_from_outside_each_with_its_own_credential(tmp_path: Path) -> None:
-    async with up(tmp_path) as house:
-        assert house.process is not None
-        rider = await house.bearer()
-        folder = {"CALLBOARD_DATABASE__FOLDER": str(house.folder)}
+    async with up(tmp_path) as system:
+        assert system.process is not None
+        rider = await system.bearer()
+        folder = {"CALLBOARD_DATABASE__FOLDER": str(system.folder)}
         async with Callboard(tmp_path, "devices", "--count", "5", **folder) as devices:
             await devices.says("5 of 5 scooters are connected")
 
             async def reported() -> bool:
-                found = (await house.client.get("/scooters?lat=52.52&lon=13.405&radius_m=5000", headers=rider)).json()["items"]
+                found = (await system.client.get("/scooters?lat=52.52&lon=13.405&radius_m=5000", headers=rider)).json()["items"]
                 return len(found) == 5
 
             await eventually(reported, "the fleet knows them")
-            await house.client.post("/wallet/top-ups", json={"amount_cents": 1000}, headers=rider)
-            scooter = (await house.client.get("/scooters?lat=52.52&lon=13.405&radius_m=5000", headers=rider)).json()["items"][0]
-            ride = (await house.client.post("/rides", json={"scooter_id": scooter["id"]}, headers=rider)).json()
+            await system.client.post("/wallet/top-ups", json={"amount_cents": 1000}, headers=rider)
+            scooter = (await system.client.get("/scooters?lat=52.52&lon=13.405&radius_m=5000", headers=rider)).json()["items"][0]
+            ride = (await system.client.post("/rides", json={"scooter_id": scooter["id"]}, headers=rider)).json()
             await devices.says(f"scooter {scooter['id']} is unlocked")
 
             async def moved() -> bool:
-                now = (await house.client.get(f"/scooters/{scooter['id']}", headers=rider)).json()
+                now = (await system.client.get(f"/scooters/{scooter['id']}", headers=rider)).json()
                 return (now["lat"], now["lon"]) != (scooter["lat"], scooter["lon"])
 
             await eventually(moved, "it moves")
-            await house.client.post(f"/rides/{ride['id']}/end", headers=rider)
+            await system.client.post(f"/rides/{ride['id']}/end", headers=rider)
             await devices.says(f"scooter {scooter['id']} is locked")
             assert await devices.ends(signal.SIGINT) == 0
         async with Callboard(tmp_path, "devices", "--count", "5", **folder) as again:
             await again.says("5 of 5 scooters are connected")
             assert await again.ends(signal.SIGINT) == 0
-        assert len(account.rows(house.folder, "fleet", "SELECT id FROM scooters")) == 5, "those played before are played again"
-        assert "scooter-" not in house.process.output
+        assert len(account.rows(system.folder, "fleet", "SELECT id FROM scooters")) == 5, "those played before are played again"
+        assert "scooter-" not in system.process.output
 
 
 async def test_what_up_says_when_it_cannot(tmp_path: Path) -> None:

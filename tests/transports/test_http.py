@@ -42,7 +42,7 @@ from runtime.sockets import any_free_port
 from runtime.testing import eventually
 from runtime.testing.conformance import Listener
 from tests.broker import Broker
-from tests.scooters import Square, Street
+from tests.http_peers import HttpPeers, Square
 from tests.transports.proxy import Proxy
 from transports.http.assertions import Signer
 from transports.http.transport import HttpTransport
@@ -163,30 +163,30 @@ NAMES = ("echo", "asker", "other")
 
 
 @asynccontextmanager
-async def pair(street: Street, service: Echo, **settings: Any) -> AsyncGenerator[tuple[Node, Context], None]:
+async def pair(http_peers: HttpPeers, service: Echo, **settings: Any) -> AsyncGenerator[tuple[Node, Context], None]:
     """The service on one node, and a context of `asker` on another."""
-    there = HttpTransport(msgspec.structs.replace(street.settings("echo"), **settings))
+    there = HttpTransport(msgspec.structs.replace(http_peers.settings("echo"), **settings))
     async with (
         Node([lambda: service], there, name="there") as node,
-        Node([], HttpTransport(street.settings("asker")), name="here") as here,
+        Node([], HttpTransport(http_peers.settings("asker")), name="here") as here,
     ):
         await here.registry.wait_for("echo")
         yield node, here.client("asker", (echo,))
 
 
 @pytest.fixture
-def street() -> Street:
-    return Street(NAMES, heartbeat=0.5)
+def http_peers() -> HttpPeers:
+    return HttpPeers(NAMES, heartbeat=0.5)
 
 
 # A plain client
 
 
-async def test_a_plain_client(street: Street) -> None:
+async def test_a_plain_client(http_peers: HttpPeers) -> None:
     """As docs/wire.md says it: no part of ours but the assertion."""
     service = Echo("label")
-    async with pair(street, service), httpx.AsyncClient(base_url=f"http://127.0.0.1:{street.ports['echo']}") as client:
-        mine = {"Callboard-Assertion": Signer(street.private["other"], Clock()).assertion("other", "echo")}
+    async with pair(http_peers, service), httpx.AsyncClient(base_url=f"http://127.0.0.1:{http_peers.ports['echo']}") as client:
+        mine = {"Callboard-Assertion": Signer(http_peers.private["other"], Clock()).assertion("other", "echo")}
         trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
         answer = await client.post(
             "/echo/Say", json={"text": "ü", "later": "a field that is not known yet"}, headers={**mine, "traceparent": trace}
@@ -228,13 +228,16 @@ async def test_a_plain_client(street: Street) -> None:
         await eventually(lambda: service.running == 0, "who hangs up cancels")
 
 
-async def test_two_who_use_the_same_ids_are_not_mixed_up(street: Street) -> None:
+async def test_two_who_use_the_same_ids_are_not_mixed_up(http_peers: HttpPeers) -> None:
     service = Echo()
-    async with pair(street, service), httpx.AsyncClient(base_url=f"http://127.0.0.1:{street.ports['echo']}", timeout=5) as client:
+    async with (
+        pair(http_peers, service),
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{http_peers.ports['echo']}", timeout=5) as client,
+    ):
 
         def head(name: str, **more: str) -> dict[str, str]:
             return {
-                "Callboard-Assertion": Signer(street.private[name], Clock()).assertion(name, "echo"),
+                "Callboard-Assertion": Signer(http_peers.private[name], Clock()).assertion(name, "echo"),
                 "Callboard-Id": "1",
                 **more,
             }
@@ -289,17 +292,17 @@ def _presence(body: bytes) -> bytes:
     return b"HTTP/1.1 200 OK\r\nCallboard-Node: fake\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
 
 
-async def test_texts_that_headers_do_not_take(street: Street) -> None:
-    async with pair(street, Echo()) as (_, ctx):
+async def test_texts_that_headers_do_not_take(http_peers: HttpPeers) -> None:
+    async with pair(http_peers, Echo()) as (_, ctx):
         for key in (" a", "a ", "ü", "100 %", "a\r\nX: y", "\0", "%20"):
             assert (await ctx.request(Say(key), key=key)).text == key
         with pytest.raises(Invalid):
             await ctx.request(Say("x"), key="\ud800")
 
 
-async def test_what_is_too_large(street: Street) -> None:
+async def test_what_is_too_large(http_peers: HttpPeers) -> None:
     service = Echo()
-    async with pair(street, service, max_body=100_000) as (_, ctx):
+    async with pair(http_peers, service, max_body=100_000) as (_, ctx):
         for size in (150_000, 900_000, 3_000_000):
             with pytest.raises(ServiceError) as refused:
                 await ctx.request(Say("x" * size))
@@ -308,8 +311,8 @@ async def test_what_is_too_large(street: Street) -> None:
             await ctx.request(Much(150_000))
         assert failed.value.code == "internal"
         assert (await ctx.request(Say("small"))).text == "small"
-    small = msgspec.structs.replace(street.settings("asker"), max_body=100_000)
-    async with Node([lambda: service], HttpTransport(street.settings("echo"))), Node([], HttpTransport(small)) as here:
+    small = msgspec.structs.replace(http_peers.settings("asker"), max_body=100_000)
+    async with Node([lambda: service], HttpTransport(http_peers.settings("echo"))), Node([], HttpTransport(small)) as here:
         await here.registry.wait_for("echo")
         with pytest.raises(InstanceLost):
             await here.client("asker", (echo,)).request(Much(150_000))
@@ -321,7 +324,7 @@ async def test_what_is_too_large(street: Street) -> None:
     b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{", b"garbage\r\n\r\n", b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
     b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 503 No\r\nContent-Type: application/problem+json\r\nContent-Length: 2\r\n\r\n{}",
 ])  # fmt: skip
-async def test_an_answer_that_is_none_may_have_been_delivered(street: Street, answer: bytes) -> None:
+async def test_an_answer_that_is_none_may_have_been_delivered(http_peers: HttpPeers, answer: bytes) -> None:
     """Something else answers in the service's place: nobody can know what it has done."""
     manifest = describe(Echo, Address("echo", "fake"), "1")
     news = msgspec.json.encode({"version": 1, "heads": 0, "manifest": manifest})
@@ -333,15 +336,15 @@ async def test_an_answer_that_is_none_may_have_been_delivered(street: Street, an
             await asyncio.Event().wait()
         return _presence(news)
 
-    there = in_its_place(street.ports["echo"], play)
-    async with there, Node([], HttpTransport(street.settings("asker")), name="here") as here:
+    there = in_its_place(http_peers.ports["echo"], play)
+    async with there, Node([], HttpTransport(http_peers.settings("asker")), name="here") as here:
         await here.registry.wait_for("echo")
         with pytest.raises(ServiceError) as lost:
             await here.client("asker", (echo,)).request(Wait(), timeout=5)
         assert lost.value.maybe_delivered, lost.value
 
 
-async def test_garbage_instead_of_presence_does_not_end_the_watching(street: Street) -> None:
+async def test_garbage_instead_of_presence_does_not_end_the_watching(http_peers: HttpPeers) -> None:
     answers = [
         b"\xff\xfe",
         b"{}",
@@ -358,25 +361,25 @@ async def test_garbage_instead_of_presence_does_not_end_the_watching(street: Str
         asked += 1
         return _presence(answers[(asked - 1) % len(answers)])
 
-    async with Node([], HttpTransport(street.settings("asker"))) as here:
-        async with in_its_place(street.ports["echo"], play):
+    async with Node([], HttpTransport(http_peers.settings("asker"))) as here:
+        async with in_its_place(http_peers.ports["echo"], play):
             with pytest.raises(NoInstance):
                 await here.client("asker", (echo,)).request(Say("?"), timeout=1)
             await eventually(lambda: asked >= len(answers), "each is looked at")
-        async with Node([Echo], HttpTransport(street.settings("echo"))):
+        async with Node([Echo], HttpTransport(http_peers.settings("echo"))):
             await here.registry.wait_for("echo")
             assert (await here.client("asker", (echo,)).request(Say("x"))).text == "x"
 
 
-async def test_a_peer_that_falls_silent(street: Street) -> None:
+async def test_a_peer_that_falls_silent(http_peers: HttpPeers) -> None:
     """No FIN, no reset: as when a container is paused, or its host is gone."""
     service = Echo()
-    async with Proxy(street.ports["echo"]) as proxy:
+    async with Proxy(http_peers.ports["echo"]) as proxy:
         peers = (f"echo=http://127.0.0.1:{proxy.port}",)
-        mine = msgspec.structs.replace(street.settings("asker"), peers=peers)
+        mine = msgspec.structs.replace(http_peers.settings("asker"), peers=peers)
         settings = NodeSettings(request_timeout=30)
         async with (
-            Node([lambda: service], HttpTransport(street.settings("echo"))),
+            Node([lambda: service], HttpTransport(http_peers.settings("echo"))),
             Node([], HttpTransport(mine), settings=settings) as here,
         ):
             await here.registry.wait_for("echo")
@@ -393,7 +396,7 @@ async def test_a_peer_that_falls_silent(street: Street) -> None:
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux ends such connections by itself")
-async def test_a_connection_that_takes_nothing_any_more_is_ended(street: Street) -> None:
+async def test_a_connection_that_takes_nothing_any_more_is_ended(http_peers: HttpPeers) -> None:
     """As when the network is cut, far before the deadline, though who is there can still be seen."""
     manifest = describe(Echo, Address("echo", "fake"), "1")
     news = msgspec.json.encode({"version": 1, "heads": 0, "manifest": manifest})
@@ -405,31 +408,31 @@ async def test_a_connection_that_takes_nothing_any_more_is_ended(street: Street)
             await asyncio.sleep(0.1)  # as long as a long poll is
         return _presence(news)
 
-    mine = msgspec.structs.replace(street.settings("asker"), heartbeat=1)
-    there = in_its_place(street.ports["echo"], play)
+    mine = msgspec.structs.replace(http_peers.settings("asker"), heartbeat=1)
+    there = in_its_place(http_peers.ports["echo"], play)
     async with there, Node([], HttpTransport(mine), settings=NodeSettings(request_timeout=600)) as here:
         await here.registry.wait_for("echo")
         with pytest.raises(InstanceLost):
             await asyncio.wait_for(here.client("asker", (echo,)).request(Tell("x" * 15_000_000)), 30)
 
 
-async def test_a_peer_that_is_started_anew_at_the_same_place(street: Street) -> None:
-    async with Node([], HttpTransport(street.settings("asker"))) as here:
+async def test_a_peer_that_is_started_anew_at_the_same_place(http_peers: HttpPeers) -> None:
+    async with Node([], HttpTransport(http_peers.settings("asker"))) as here:
         ctx = here.client("asker", (echo,))
         for label in ("one", "two", "three"):
-            async with Node([lambda label=label: Echo(label)], HttpTransport(street.settings("echo"))):  # type: ignore[misc]  # a lambda's default
+            async with Node([lambda label=label: Echo(label)], HttpTransport(http_peers.settings("echo"))):  # type: ignore[misc]  # a lambda's default
                 await here.registry.wait_for("echo")
                 assert (await ctx.request(Say("?"))).key == label
             await eventually(lambda: not here.registry.members("echo"), "it has left")
 
 
-async def test_two_ways_to_one_node(street: Street) -> None:
+async def test_two_ways_to_one_node(http_peers: HttpPeers) -> None:
     service = Echo()
-    async with Proxy(street.ports["echo"]) as proxy:
+    async with Proxy(http_peers.ports["echo"]) as proxy:
         mine = msgspec.structs.replace(
-            street.settings("asker"), peers=(*street.settings("asker").peers, f"echo=http://127.0.0.1:{proxy.port}")
+            http_peers.settings("asker"), peers=(*http_peers.settings("asker").peers, f"echo=http://127.0.0.1:{proxy.port}")
         )
-        async with Node([lambda: service], HttpTransport(street.settings("echo"))), Node([], HttpTransport(mine)) as here:
+        async with Node([lambda: service], HttpTransport(http_peers.settings("echo"))), Node([], HttpTransport(mine)) as here:
             await here.registry.wait_for("echo")
             ctx = here.client("asker", (echo,))
             assert len(here.registry.members("echo")) == 1
@@ -481,23 +484,23 @@ async def test_a_name_with_several_addresses(monkeypatch: pytest.MonkeyPatch) ->
         assert {(await ctx.request(Say("?"))).key for _ in range(10)} == {"one"}
 
 
-async def test_tls(street: Street, tmp_path: Path) -> None:
+async def test_tls(http_peers: HttpPeers, tmp_path: Path) -> None:
     provision(tmp_path / "secrets", Settings())
     files = tmp_path / "secrets"
     theirs = {
         "certificate_file": str(files / "wallet" / "certificate.pem"),
         "private_key_file": str(files / "wallet" / "private-key.pem"),
     }
-    peers = (f"echo=https://localhost:{street.ports['echo']}",)
-    there = msgspec.structs.replace(street.settings("echo"), **theirs)
-    mine = msgspec.structs.replace(street.settings("asker"), peers=peers, ca_file=str(files / "shared" / "ca.pem"))
+    peers = (f"echo=https://localhost:{http_peers.ports['echo']}",)
+    there = msgspec.structs.replace(http_peers.settings("echo"), **theirs)
+    mine = msgspec.structs.replace(http_peers.settings("asker"), peers=peers, ca_file=str(files / "shared" / "ca.pem"))
     async with Node([Echo], HttpTransport(there)):
         async with Node([], HttpTransport(mine)) as here:
             await here.registry.wait_for("echo")
             assert (await here.client("asker", (echo,)).request(Say("x"))).text == "x"
         for wrong in (
             msgspec.structs.replace(mine, ca_file=None),
-            msgspec.structs.replace(mine, peers=(f"echo=https://127.0.0.1:{street.ports['echo']}",)),
+            msgspec.structs.replace(mine, peers=(f"echo=https://127.0.0.1:{http_peers.ports['echo']}",)),
         ):
             async with Node([], HttpTransport(wrong)) as here:
                 with pytest.raises((NoInstance, Unreachable)):
@@ -508,9 +511,9 @@ async def test_tls(street: Street, tmp_path: Path) -> None:
         await HttpTransport(msgspec.structs.replace(mine, ca_file="/nowhere")).open("x", Listener())
 
 
-async def test_nothing_is_left_of_calls_that_were_given_up(street: Street) -> None:
+async def test_nothing_is_left_of_calls_that_were_given_up(http_peers: HttpPeers) -> None:
     service = Echo()
-    async with pair(street, service) as (node, ctx):
+    async with pair(http_peers, service) as (node, ctx):
         for _ in range(5):
             tasks = [asyncio.create_task(ctx.request(Wait(), timeout=0.3 if number % 2 else None)) for number in range(60)]
             await asyncio.sleep(0)
@@ -519,14 +522,14 @@ async def test_nothing_is_left_of_calls_that_were_given_up(street: Street) -> No
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         await eventually(lambda: service.running == 0, "nothing runs on")
-        desk = node.environment.transport._opened.desk  # type: ignore[attr-defined]  # what is left over shows nowhere
-        await eventually(lambda: not desk._answering and not node.inbound._running, "nothing waits on")
+        request_handler = node.environment.transport._opened.request_handler  # type: ignore[attr-defined]  # what is left over shows nowhere
+        await eventually(lambda: not request_handler._answering and not node.inbound._running, "nothing waits on")
         assert (await ctx.request(Say("x"))).text == "x"
 
 
-async def test_a_drained_instance_is_not_asked_again(street: Street) -> None:
+async def test_a_drained_instance_is_not_asked_again(http_peers: HttpPeers) -> None:
     service = Echo()
-    async with pair(street, service) as (node, ctx):
+    async with pair(http_peers, service) as (node, ctx):
         begun = time.monotonic()
         task = asyncio.create_task(ctx.request(Wait()))
         await eventually(lambda: service.running == 1, "it runs")
@@ -541,26 +544,29 @@ async def test_a_drained_instance_is_not_asked_again(street: Street) -> None:
         await stopping
 
 
-async def test_an_answer_that_never_comes_is_one_all_the_same(street: Street) -> None:
+async def test_an_answer_that_never_comes_is_one_all_the_same(http_peers: HttpPeers) -> None:
     """Whatever a node forgets, the one who asks hears that it may have run, soon after its own deadline."""
-    transport = HttpTransport(street.settings("echo"))
+    transport = HttpTransport(http_peers.settings("echo"))
     await transport.open("there", Listener())
     await transport.listen("echo")
-    mine = {"Callboard-Assertion": Signer(street.private["other"], Clock()).assertion("other", "echo"), "Callboard-Budget": "100"}
+    mine = {
+        "Callboard-Assertion": Signer(http_peers.private["other"], Clock()).assertion("other", "echo"),
+        "Callboard-Budget": "100",
+    }
     try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{street.ports['echo']}", timeout=10) as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{http_peers.ports['echo']}", timeout=10) as client:
             answer = await client.post("/echo/Say", content=b"{}", headers=mine)
             assert (answer.status_code, answer.json()["code"]) == (502, "instance-lost")
     finally:
         await transport.close()
 
 
-async def test_without_its_broker_a_node_answers_and_its_signals_come_with_it(street: Street, tmp_path: Path) -> None:
+async def test_without_its_broker_a_node_answers_and_its_signals_come_with_it(http_peers: HttpPeers, tmp_path: Path) -> None:
     broker = Broker(tmp_path)
     service = Hearing()
 
     def transport(name: str) -> HttpMqttTransport:
-        return HttpMqttTransport(HttpTransport(street.settings(name)), MqttTransport(MqttSettings(url=broker.url)))
+        return HttpMqttTransport(HttpTransport(http_peers.settings(name)), MqttTransport(MqttSettings(url=broker.url)))
 
     async with Node([lambda: service], transport("echo")) as there, Node([], transport("asker"), name="here") as here:
         await here.registry.wait_for("echo")
@@ -577,11 +583,11 @@ async def test_without_its_broker_a_node_answers_and_its_signals_come_with_it(st
             await eventually(heard, "signals come")
     wrong = MqttSettings(url="mqtts://127.0.0.1:1", ca_file="/nowhere")
     with pytest.raises(StartError, match="ca_file"):
-        await HttpMqttTransport(HttpTransport(street.settings("echo")), MqttTransport(wrong)).open("x", Listener())
+        await HttpMqttTransport(HttpTransport(http_peers.settings("echo")), MqttTransport(wrong)).open("x", Listener())
 
 
-async def test_a_node_with_anothers_key_does_not_start(street: Street) -> None:
-    wrong = msgspec.structs.replace(street.settings("echo"), key=street.private["other"])
+async def test_a_node_with_anothers_key_does_not_start(http_peers: HttpPeers) -> None:
+    wrong = msgspec.structs.replace(http_peers.settings("echo"), key=http_peers.private["other"])
     with pytest.raises(StartError, match="has no key of echo, only of other"):
         async with Node([Echo], HttpTransport(wrong)):
             pass

@@ -23,7 +23,7 @@ from runtime.testing import eventually
 from tests.broker import Broker
 from tests.services import account
 from tests.system.process import Callboard
-from tests.system_under_test import PASSWORD, open_city
+from tests.system_under_test import PASSWORD, open_deployment
 from tests.transports.echo import Echo, Much, Say, answers, pair, transport
 from transports.mqtt.access import password_file
 from transports.mqtt.connection import Connection
@@ -323,8 +323,8 @@ async def test_an_address_that_is_none_is_said(url: str) -> None:
 
 async def test_forged_hints_and_heads_cost_a_pull_and_nothing_else(tmp_path: Path) -> None:
     """Whoever may publish on a stream's topic, what it says is not believed: how far the stream goes is asked of its owner."""
-    async with open_city("mqtt-apart", tmp_path) as house:
-        url = house.nodes[0].environment.transport._settings.url  # type: ignore[attr-defined]
+    async with open_deployment("mqtt-apart", tmp_path) as system:
+        url = system.nodes[0].environment.transport._settings.url  # type: ignore[attr-defined]
         packets: list[mqtt5.Packet] = []
         loop = asyncio.get_running_loop()
         _, stranger = await loop.create_connection(
@@ -339,11 +339,11 @@ async def test_forged_hints_and_heads_cost_a_pull_and_nothing_else(tmp_path: Pat
                         mqtt5.PublishPacket(f"callboard/1/stream/{service}", body, correlation_data=str(number).encode())
                     )
         email = {"email": "new@example.com", "password": PASSWORD}
-        assert (await house.client.post("/users", json={**email, "name": "New"})).status_code == 201
-        rider = await house.bearer(email["email"])
-        assert (await house.client.post("/wallet/top-ups", json={"amount_cents": 500}, headers=rider)).status_code == 201
-        assert (await house.client.get("/wallet", headers=rider)).json() == {"balance_cents": 500, "held_cents": 0}
-        await eventually(lambda: not account.faults(house.folder), "the account is right")
-        heard = [node.metrics.value("hints_malformed_total") for node in house.nodes]
+        assert (await system.client.post("/users", json={**email, "name": "New"})).status_code == 201
+        rider = await system.bearer(email["email"])
+        assert (await system.client.post("/wallet/top-ups", json={"amount_cents": 500}, headers=rider)).status_code == 201
+        assert (await system.client.get("/wallet", headers=rider)).json() == {"balance_cents": 500, "held_cents": 0}
+        await eventually(lambda: not account.faults(system.folder), "the account is right")
+        heard = [node.metrics.value("hints_malformed_total") for node in system.nodes]
         assert sum(heard) > 0, "they came"
         stranger.end("done")

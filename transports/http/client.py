@@ -10,7 +10,7 @@ from yarl import URL
 
 from runtime.network.transport import LinkLost, PeerUnreachable, Unsendable
 from transports.http.settings import HttpSettings
-from transports.resolver import tell_when_cut, trusted
+from transports.resolver import detect_cut_connection, trusted
 
 _KEPT = 15.0
 """Seconds for which an unused connection is kept: shorter than a server keeps its end."""
@@ -68,7 +68,7 @@ class Client:
 
     def _socket(self, info: tuple[int, int, int, str, object]) -> socket.socket:
         made = socket.socket(info[0], info[1], info[2])
-        tell_when_cut(made, self._settings.heartbeat)
+        detect_cut_connection(made, self._settings.heartbeat)
         return made
 
     async def close(self) -> None:

@@ -12,14 +12,14 @@ from typing import Annotated, Any
 import msgspec
 from yarl import URL
 
-from runtime import Chance, Clock
+from runtime import Clock, Random
 from runtime.network.envelope import Address, Envelope, Head
 from runtime.network.manifest import Manifest
 from runtime.network.transport import LinkLost, PeerUnreachable, Receiver, TransportError
 from transports.http import fields
 from transports.http.client import Client, Place, Untrusted
 from transports.http.settings import HttpSettings
-from transports.resolver import Names
+from transports.resolver import Resolver
 
 _SOON = 0.1
 _LOOKED_UP = 30.0
@@ -44,8 +44,8 @@ class News(msgspec.Struct, frozen=True, omit_defaults=True):
     head: Head | None = None
 
 
-async def places_of(url: URL, names: Names) -> set[Place]:
-    """The addresses that a URL's name has now. Raises like `Names.addresses`."""
+async def places_of(url: URL, names: Resolver) -> set[Place]:
+    """The addresses that a URL's name has now. Raises like `Resolver.addresses`."""
     assert url.host is not None
     assert url.port is not None
     return {Place(url.with_host(ip), url.host, url.authority) for ip in await names.addresses(url.host, url.port)}
@@ -77,7 +77,7 @@ class Presence:
     """
 
     def __init__(
-        self, node: str, receiver: Receiver, client: Client, settings: HttpSettings, clock: Clock, chance: Chance,
+        self, node: str, receiver: Receiver, client: Client, settings: HttpSettings, clock: Clock, random: Random,
         places: dict[str, tuple[URL, ...]], assertion: Callable[[str], str], lost: Callable[[Address, Place], None],
     ) -> None:  # fmt: skip
         self._node = node
@@ -85,14 +85,14 @@ class Presence:
         self._client = client
         self._settings = settings
         self._clock = clock
-        self._chance = chance
+        self._random = random
         self._places = places
         self._assertion = assertion
         self._lost = lost
         self._log = logging.getLogger("callboard.http")
         self._peers: dict[str, dict[Place, _Peer]] = {}
         self._resolving: dict[str, asyncio.Task[None]] = {}
-        self._names = Names()
+        self._resolver = Resolver()
         self._found: dict[str, asyncio.Event] = {}
         """Set when a service's names were looked up for the first time."""
         self._again: dict[str, asyncio.Event] = {}
@@ -181,16 +181,16 @@ class Presence:
             nobody = all(peer.node is None and not peer.is_us for peer in peers.values())
             pause = min(_LONGEST * 2 ** min(failures, 10), self._settings.heartbeat) if nobody else _LOOKED_UP
             try:
-                async with asyncio.timeout(self._chance.jitter(pause)):
+                async with asyncio.timeout(self._random.jitter(pause)):
                     await again.wait()
             except TimeoutError:
                 continue
-            await self._clock.sleep(self._chance.jitter(_LONGEST))  # whoever went has no name at the moment
+            await self._clock.sleep(self._random.jitter(_LONGEST))  # whoever went has no name at the moment
 
     async def _look_up(self, url: URL) -> set[Place] | None:
         try:
             async with asyncio.timeout(_LOOKING_UP):
-                return await places_of(url, self._names)
+                return await places_of(url, self._resolver)
         except Exception as error:  # whatever it is, it must not end the looking
             self._log.debug("%s has no address: %r", url.authority, error)
             return None
@@ -229,7 +229,7 @@ class Presence:
                     continue
                 wait, pause = self._settings.heartbeat, _SOON  # the node is there, and tells when the service is
             peer.looked.set()
-            await self._clock.sleep(self._chance.jitter(pause))
+            await self._clock.sleep(self._random.jitter(pause))
             pause = min(pause * 2, _LONGEST)
 
     async def _ask(self, service: str, peer: _Peer, wait: float) -> News | None:

@@ -13,7 +13,7 @@ from transports.http.client import Answer, Client
 from transports.http.presence import places_of
 from transports.http.settings import HttpSettings
 from transports.http.transport import urls
-from transports.resolver import Names
+from transports.resolver import Resolver
 
 
 class Probed(msgspec.Struct, frozen=True):
@@ -40,7 +40,7 @@ async def probe(settings: HttpSettings, service: str, clock: Clock, seconds: flo
         for url in urls(settings.peers).get(service, ()):
             try:
                 async with asyncio.timeout(seconds):
-                    places = await places_of(url, Names())
+                    places = await places_of(url, Resolver())
             except (OSError, UnicodeError, TimeoutError) as error:
                 found.append(
                     Probed(

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from runtime import Chance, Clock, Malformed, NoInstance, ServiceError, Unreachable
+from runtime import Clock, Malformed, NoInstance, Random, ServiceError, Unreachable
 from runtime.contract.errors import InstanceLost
 from runtime.network.envelope import Address, Envelope, Head
 from runtime.network.manifest import Manifest
@@ -90,7 +90,7 @@ class Own:
         return self._changed
 
 
-class Desk:
+class RequestHandler:
     """Answers what comes over HTTP. It knows which services are on this node, and what there is to tell of them.
 
     Args:
@@ -98,7 +98,7 @@ class Desk:
     """
 
     def __init__(
-        self, node: str, receiver: Receiver, settings: HttpSettings, verifier: Verifier, clock: Clock, chance: Chance,
+        self, node: str, receiver: Receiver, settings: HttpSettings, verifier: Verifier, clock: Clock, random: Random,
         complain: Callable[..., None],
     ) -> None:  # fmt: skip
         self._node = node
@@ -106,7 +106,7 @@ class Desk:
         self._settings = settings
         self._verifier = verifier
         self._clock = clock
-        self._chance = chance
+        self._random = random
         self._complain = complain
         self._own: dict[str, Own] = {}
         self._answering: dict[_Work, _Answering] = {}
@@ -200,7 +200,7 @@ class Desk:
         if self._closing.done():
             raise Refusal(404, NoInstance(service))
         if not envelope.id or given.get(fields.NODE) is None:  # without a node, its ids need not be different from others'
-            envelope = msgspec.structs.replace(envelope, id=self._chance.hex(32))
+            envelope = msgspec.structs.replace(envelope, id=self._random.hex(32))
         if envelope.reply_to is None:
             receiver.receive(envelope, service)
             return 202, [], b""

@@ -11,15 +11,24 @@ from typing import Any, NamedTuple
 import msgspec
 from yarl import URL
 
-from runtime import Chance, Clock, StartError
+from runtime import Clock, Random, StartError
 from runtime.network.envelope import Address, Envelope, Head, Topic
 from runtime.network.manifest import Manifest
-from runtime.network.transport import LinkLost, PeerUnreachable, Receiver, TooLarge, Traits, Transport, TransportError, Unsendable
+from runtime.network.transport import (
+    Capabilities,
+    LinkLost,
+    PeerUnreachable,
+    Receiver,
+    TooLarge,
+    Transport,
+    TransportError,
+    Unsendable,
+)
 from transports.http import fields
 from transports.http.assertions import Signer, Verifier
 from transports.http.client import Answer, Client, Place
 from transports.http.presence import Presence
-from transports.http.request_handler import Desk
+from transports.http.request_handler import RequestHandler
 from transports.http.server import HttpServer
 from transports.http.settings import HttpSettings
 
@@ -33,7 +42,7 @@ class _Open(NamedTuple):
     receiver: Receiver
     client: Client
     presence: Presence
-    desk: Desk
+    request_handler: RequestHandler
     server: HttpServer
 
 
@@ -51,13 +60,13 @@ class HttpTransport(Transport):
         StartError: the keys or the certificates cannot be used.
     """
 
-    traits = Traits(signals=False, ordered=False)
+    capabilities = Capabilities(signals=False, ordered=False)
 
-    def __init__(self, settings: HttpSettings | None = None, clock: Clock | None = None, chance: Chance | None = None) -> None:
+    def __init__(self, settings: HttpSettings | None = None, clock: Clock | None = None, random: Random | None = None) -> None:
         self.node = ""
         self._settings = settings or HttpSettings()
         self._clock = clock or Clock()
-        self._chance = chance or Chance(self._clock)
+        self._random = random or Random(self._clock)
         if self._settings.key is None or self._settings.peer_keys is None:
             raise StartError(
                 "transport.http.key and transport.http.peer_keys are needed: by them services prove to each other who they are (`make containers` draws them)"
@@ -97,10 +106,14 @@ class HttpTransport(Transport):
     async def open(self, node: str, receiver: Receiver) -> None:
         if self._opened is not None:
             raise TransportError(f"{self.node} is open already: a transport serves one node")
-        settings, clock, chance = self._settings, self._clock, self._chance
-        desk = Desk(node, receiver, settings, self._verifier, clock, chance, self._complain)
+        settings, clock, random = self._settings, self._clock, self._random
+        request_handler = RequestHandler(node, receiver, settings, self._verifier, clock, random, self._complain)
         server = HttpServer(
-            desk.serve, settings.host, settings.port, "CALLBOARD_TRANSPORT__HTTP__PORT", certificate=_certificate(settings)
+            request_handler.serve,
+            settings.host,
+            settings.port,
+            "CALLBOARD_TRANSPORT__HTTP__PORT",
+            certificate=_certificate(settings),
         )
         client = Client(settings)
         try:
@@ -109,17 +122,17 @@ class HttpTransport(Transport):
             await server.stop()
             await client.close()
             raise
-        presence = Presence(node, receiver, client, settings, clock, chance, self._urls, self._introduce, self._lose)
-        self.node, self._opened = node, _Open(receiver, client, presence, desk, server)
+        presence = Presence(node, receiver, client, settings, clock, random, self._urls, self._introduce, self._lose)
+        self.node, self._opened = node, _Open(receiver, client, presence, request_handler, server)
 
     async def close(self) -> None:
         opened = self._opened
         if opened is None:
             return
-        for manifest in opened.desk.announced:
+        for manifest in opened.request_handler.announced:
             await self.withdraw(manifest.address)
         self._opened = None
-        opened.desk.close()
+        opened.request_handler.close()
         await opened.presence.close()
         await opened.server.stop()
         await opened.client.close()
@@ -130,7 +143,7 @@ class HttpTransport(Transport):
     async def watch(self, service: str | None) -> None:
         presence = self._open.presence
         self._watched.add(service)
-        for manifest in self._open.desk.announced:
+        for manifest in self._open.request_handler.announced:
             self._tell_joined(manifest)
         await asyncio.gather(*(presence.watch(name) for name in (self._urls if service is None else (service,))))
 
@@ -141,7 +154,7 @@ class HttpTransport(Transport):
             receiver.joined(manifest, receiver.load(manifest.service))
 
     async def announce(self, manifest: Manifest) -> None:
-        own = self._open.desk.own(manifest.service)
+        own = self._open.request_handler.own(manifest.service)
         own.manifest = manifest
         own.version += 1
         own.change()
@@ -150,7 +163,7 @@ class HttpTransport(Transport):
     async def withdraw(self, address: Address) -> None:
         if self._opened is None:
             return
-        own = self._opened.desk.own(address.service)
+        own = self._opened.request_handler.own(address.service)
         announced, own.manifest, own.listening = own.manifest is not None, None, False
         own.change()
         if announced:
@@ -172,7 +185,7 @@ class HttpTransport(Transport):
     async def listen(self, service: str) -> None:
         if service not in self._signer.names:
             raise StartError(f"transport.http.key has no key of {service}, only of {', '.join(self._signer.names)}")
-        self._open.desk.own(service).listening = True
+        self._open.request_handler.own(service).listening = True
 
     async def subscribe(self, topic: Topic, service: str, *, broadcast: bool) -> None:
         presence = self._open.presence
@@ -208,7 +221,7 @@ class HttpTransport(Transport):
     def unicast_now(self, to: Address, envelope: Envelope, sender: str) -> bool:
         if envelope.kind not in ("reply", "error") or self._opened is None:
             return False
-        return self._opened.desk.answer(to, envelope, sender)
+        return self._opened.request_handler.answer(to, envelope, sender)
 
     def _cancel(self, to: Address, envelope: Envelope) -> None:
         """Hangs up; what has not been asked yet will not be."""
@@ -236,7 +249,7 @@ class HttpTransport(Transport):
     async def multicast(self, topic: Topic, envelope: Envelope, sender: str) -> None:
         _need_no_signal(topic)
         opened = self._open
-        own = opened.desk.own(topic.service)
+        own = opened.request_handler.own(topic.service)
         own.head = msgspec.json.decode(envelope.body, type=Head)
         own.heads += 1
         own.change()

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import mqtt5
 
 from transports.mqtt.settings import MqttSettings
-from transports.resolver import Names, tell_when_cut, trusted
+from transports.resolver import Resolver, detect_cut_connection, trusted
 
 Packet = mqtt5.Packet
 
@@ -137,7 +137,7 @@ class Connection(asyncio.Protocol):
 
 async def connect(
     settings: MqttSettings,
-    names: Names,
+    names: Resolver,
     on_packet: Callable[[Connection, Packet], None],
     on_end: Callable[[Connection, str], None],
 ) -> Connection:
@@ -165,6 +165,6 @@ async def connect(
         except OSError as error:
             failed = error
         else:
-            tell_when_cut(transport.get_extra_info("socket"), settings.keepalive / 2)
+            detect_cut_connection(transport.get_extra_info("socket"), settings.keepalive / 2)
             return connection
     raise failed

@@ -9,11 +9,11 @@ from typing import Any
 
 import mqtt5
 
-from runtime import Chance, Clock, StartError
+from runtime import Clock, Random, StartError
 from runtime.network.transport import LinkLost, TooLarge, TransportError
 from transports.mqtt.connection import CLOSED, Connection, Packet, connect
 from transports.mqtt.settings import MqttSettings
-from transports.resolver import Names
+from transports.resolver import Resolver
 
 _LONGEST_PAUSE = 5.0
 _HOPELESS = 100
@@ -64,10 +64,10 @@ class Link:
         on_restored: Callable[[], None],
         on_failed: Callable[[TransportError], None],
         clock: Clock,
-        chance: Chance,
+        random: Random,
     ) -> None:
         self._settings = settings
-        self._names = Names()
+        self._resolver = Resolver()
         self._client_id = client_id
         self._will = will
         self._on_publish = on_publish
@@ -75,7 +75,7 @@ class Link:
         self._on_restored = on_restored
         self._on_failed = on_failed
         self._clock = clock
-        self._chance = chance
+        self._random = random
         self._log = logging.getLogger("callboard.mqtt")
         self._connection: Connection | None = None
         self._ended: asyncio.Future[str] | None = None
@@ -192,7 +192,7 @@ class Link:
                     first,
                 )
                 return
-            await self._clock.sleep(self._chance.jitter(min(0.05 * 2 ** min(failures, 10), _LONGEST_PAUSE)))
+            await self._clock.sleep(self._random.jitter(min(0.05 * 2 ** min(failures, 10), _LONGEST_PAUSE)))
 
     def _fail(self, error: TransportError, first: "asyncio.Future[None]") -> None:
         """There is no going on: whoever waits for a connection is told, and the node."""
@@ -229,7 +229,7 @@ class Link:
         connection: Connection | None = None
         try:
             async with asyncio.timeout(settings.connect_timeout):
-                self._connection = connection = await connect(settings, self._names, self._packet, end)
+                self._connection = connection = await connect(settings, self._resolver, self._packet, end)
                 connection.send(
                     mqtt5.ConnectPacket(
                         self._client_id, username=settings.username, clean_start=True, will=self._will, keep_alive=settings.keepalive,

@@ -13,10 +13,10 @@ from typing import Any
 import mqtt5
 import msgspec
 
-from runtime import Chance, Clock, Malformed
+from runtime import Clock, Malformed, Random
 from runtime.network.envelope import Address, Envelope, EnvelopeKind, Topic
 from runtime.network.manifest import Manifest
-from runtime.network.transport import PeerUnreachable, Receiver, Traits, Transport, TransportError
+from runtime.network.transport import Capabilities, PeerUnreachable, Receiver, Transport, TransportError
 from transports.mqtt import packets
 from transports.mqtt.link import Link
 from transports.mqtt.presence import MISSED, Presence
@@ -34,13 +34,13 @@ _MOST_NUMBERS = 268_435_455
 class MqttTransport(Transport):
     """One node on an MQTT 5 broker."""
 
-    traits = Traits(vouches=True)
+    capabilities = Capabilities(authenticates=True)
 
-    def __init__(self, settings: MqttSettings | None = None, clock: Clock | None = None, chance: Chance | None = None) -> None:
+    def __init__(self, settings: MqttSettings | None = None, clock: Clock | None = None, random: Random | None = None) -> None:
         self.node = ""
         self._settings = settings or MqttSettings()
         self._clock = clock or Clock()
-        self._chance = chance or Chance(self._clock)
+        self._random = random or Random(self._clock)
         self._topics = Topics(self._settings.namespace)
         self._log = logging.getLogger("callboard.mqtt")
         self._receiver: Receiver | None = None
@@ -79,7 +79,7 @@ class MqttTransport(Transport):
         self._presence = Presence(receiver, self._clock, self._settings.heartbeat, patience)
         will = mqtt5.Will(self._topics.gone(node), qos=mqtt5.QoS.AT_LEAST_ONCE)
         link = Link(
-            self._settings, node, will, self._heard, self._cut, self._restored, receiver.failed, self._clock, self._chance
+            self._settings, node, will, self._heard, self._cut, self._restored, receiver.failed, self._clock, self._random
         )
         await link.open()
         self._link = link
@@ -282,7 +282,7 @@ class MqttTransport(Transport):
         assert self._receiver is not None
         envelope = packets.envelope(packet, kind, subject, caller, reply_to, key)
         if envelope.kind == "request" and not envelope.id:
-            envelope = msgspec.structs.replace(envelope, id=self._chance.hex(32))
+            envelope = msgspec.structs.replace(envelope, id=self._random.hex(32))
         for service in services:
             self._receiver.receive(envelope, service)
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from runtime import Chance, Clock, InternalError, UsageError
+from runtime import Clock, InternalError, Random, UsageError
 from runtime.durable.stream import Stream
 from runtime.network.envelope import Envelope, Head
 from runtime.storage.database import DatabaseError, Superseded
@@ -121,12 +121,12 @@ async def test_a_lost_hint_is_made_up_for_by_the_heartbeat(pair: Pair, subscribe
     await pair.say("one")
     await until_heard(pair, ["one"])
     instance = pair.nodes["press"].inbound.instances["press"]
-    told = instance.tell_head
+    told = instance.broadcast_head
 
     async def deaf(head: Any) -> None:
-        instance.tell_head = told  # type: ignore[method-assign]
+        instance.broadcast_head = told  # type: ignore[method-assign]
 
-    instance.tell_head = deaf  # type: ignore[method-assign]
+    instance.broadcast_head = deaf  # type: ignore[method-assign]
     await pair.say("two")
     await until_heard(pair, ["one", "two"])
 
@@ -375,7 +375,7 @@ async def test_subscribers_move_to_a_fork_by_themselves(pair: Pair, caplog: pyte
     await database.open()
     await database.execute("DELETE FROM callboard_stream WHERE seq > $1", copy["seq"])
     await database.execute("UPDATE callboard_stream_head SET seq = $1", copy["seq"])
-    await Stream(database, Clock(), Chance(Clock())).fork()
+    await Stream(database, Clock(), Random(Clock())).fork()
     await database.close()
     node = await pair.start(Press)
     await pair.say("three, again")

@@ -1,4 +1,4 @@
-"""Requests between services, as both sides see them, on every stage."""
+"""Requests between services, as both sides see them, on every topology."""
 
 import asyncio
 from collections.abc import Callable
@@ -29,7 +29,7 @@ from runtime import (
     services,
 )
 from runtime.testing import eventually
-from tests.topology import Stage
+from tests.topology import Topology
 
 shop = Contract("shop")
 bank = Contract("bank")
@@ -204,15 +204,15 @@ async def _fail() -> None:
     raise ValueError
 
 
-async def test_a_reply_has_what_the_handler_returned(stage: Stage) -> None:
-    await stage.play(Bank, Shop)
-    ctx = await stage.client(shop)
+async def test_a_reply_has_what_the_handler_returned(topology: Topology) -> None:
+    await topology.play(Bank, Shop)
+    ctx = await topology.client(shop)
     assert await ctx.request(Pack(Parcel("a", ("x", "ü")))) == Parcel("outer", ("packed",), Parcel("a", ("x", "ü")))
 
 
-async def test_an_error_reaches_the_caller_as_itself(stage: Stage) -> None:
-    await stage.play(Bank, Shop)
-    ctx = await stage.client(shop, bank)
+async def test_an_error_reaches_the_caller_as_itself(topology: Topology) -> None:
+    await topology.play(Bank, Shop)
+    ctx = await topology.client(shop, bank)
     with pytest.raises(Broke) as caught:
         await ctx.request(Buy("broke"))
     assert caught.value == Broke(5, ("save",))
@@ -220,9 +220,9 @@ async def test_an_error_reaches_the_caller_as_itself(stage: Stage) -> None:
     assert (caught.value.status, caught.value.code, caught.value.retryable) == (402, "broke", False)
 
 
-async def test_an_error_of_a_contract_that_is_not_imported_is_remote(stage: Stage) -> None:
-    await stage.play(Bank, Shop)
-    ctx = await stage.client(shop)
+async def test_an_error_of_a_contract_that_is_not_imported_is_remote(topology: Topology) -> None:
+    await topology.play(Bank, Shop)
+    ctx = await topology.client(shop)
     with pytest.raises(RemoteError) as caught:
         await ctx.request(Buy("broke"))
     error = caught.value
@@ -234,97 +234,97 @@ async def test_an_error_of_a_contract_that_is_not_imported_is_remote(stage: Stag
     )
 
 
-async def test_a_crash_fails_the_message_alone_and_tells_no_detail(stage: Stage) -> None:
-    await stage.play(Bank, Shop)
-    ctx = await stage.client(shop)
+async def test_a_crash_fails_the_message_alone_and_tells_no_detail(topology: Topology) -> None:
+    await topology.play(Bank, Shop)
+    ctx = await topology.client(shop)
     with pytest.raises(InternalError) as caught:
         await ctx.request(Crash())
     assert len(caught.value.incident) == 16
     assert "secret" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert await ctx.request(Pack(Parcel("next"))) == Parcel("outer", ("packed",), Parcel("next"))
-    assert stage.node_of("shop").metrics.value("incidents_total", service="shop") == 1
+    assert topology.node_of("shop").metrics.value("incidents_total", service="shop") == 1
 
 
-async def test_nobody_there(stage: Stage) -> None:
-    await stage.play(Bank)
-    ctx = await stage.client(shop)
+async def test_nobody_there(topology: Topology) -> None:
+    await topology.play(Bank)
+    ctx = await topology.client(shop)
     with pytest.raises(NoInstance) as caught:
         await ctx.request(Crash())
     assert caught.value.retryable
     assert not caught.value.maybe_delivered
 
 
-async def test_what_a_handler_lets_through_is_not_asked_again(stage: Stage) -> None:
+async def test_what_a_handler_lets_through_is_not_asked_again(topology: Topology) -> None:
     """That the bank is not there does not mean that the shop was not: its handler has run."""
-    await stage.play(Shop)
-    ctx = await stage.client(shop)
+    await topology.play(Shop)
+    ctx = await topology.client(shop)
     with pytest.raises(NoInstance) as caught:
         await ctx.request(Buy(), timeout=5)
     assert caught.value.service == "bank"
     assert caught.value.maybe_delivered
-    assert stage.service(Shop).bought == 1
+    assert topology.service(Shop).bought == 1
 
 
-async def test_only_what_is_declared_may_be_asked(stage: Stage) -> None:
-    await stage.play(Bank, Shop)
-    ctx = await stage.client(bank)
+async def test_only_what_is_declared_may_be_asked(topology: Topology) -> None:
+    await topology.play(Bank, Shop)
+    ctx = await topology.client(bank)
     with pytest.raises(UsageError, match=r"shop is not in its calls"):
         await ctx.request(Crash())
-    inside = await stage.client(shop)
+    inside = await topology.client(shop)
     with pytest.raises(InternalError):
         await inside.request(AskUndeclared())
 
 
-async def test_the_callee_knows_the_calling_service(stage: Stage) -> None:
-    await stage.play(Bank, Shop)
-    assert await (await stage.client(shop, name="courier")).request(WhoAsks()) == "courier"
+async def test_the_callee_knows_the_calling_service(topology: Topology) -> None:
+    await topology.play(Bank, Shop)
+    assert await (await topology.client(shop, name="courier")).request(WhoAsks()) == "courier"
     with pytest.raises(Forbidden):
-        await (await stage.client(shop, name="thief")).request(Secretly())
-    await (await stage.client(shop, name="courier")).request(Secretly())
+        await (await topology.client(shop, name="thief")).request(Secretly())
+    await (await topology.client(shop, name="courier")).request(Secretly())
 
 
 # Deadlines
 
 
-async def test_the_budget_shrinks_with_every_hop(stage: Stage) -> None:
-    await stage.play(Bank, Shop)
-    ctx = await stage.client(shop)
+async def test_the_budget_shrinks_with_every_hop(topology: Topology) -> None:
+    await topology.play(Bank, Shop)
+    ctx = await topology.client(shop)
     assert 0 < await ctx.request(Buy(), timeout=3) <= 3
     assert 0 < await ctx.request(Buy(timeout=1), timeout=3) <= 1
     assert 0 < await ctx.request(Buy(timeout=60), timeout=3) <= 3
 
 
-async def test_the_default_deadline_is_the_nodes(stage: Stage) -> None:
-    await stage.play(Bank, Shop, request_timeout=0.2)
-    ctx = await stage.client(shop, request_timeout=0.2)
+async def test_the_default_deadline_is_the_nodes(topology: Topology) -> None:
+    await topology.play(Bank, Shop, request_timeout=0.2)
+    ctx = await topology.client(shop, request_timeout=0.2)
     with pytest.raises(DeadlineExceeded) as caught:
         await ctx.request(Sleep(60))
     assert caught.value.maybe_delivered
 
 
-async def test_a_deadline_cancels_the_work_of_every_hop(stage: Stage) -> None:
-    await stage.play(Bank, Shop)
-    ctx = await stage.client(shop)
+async def test_a_deadline_cancels_the_work_of_every_hop(topology: Topology) -> None:
+    await topology.play(Bank, Shop)
+    ctx = await topology.client(shop)
     with pytest.raises(DeadlineExceeded):
         await ctx.request(Buy("hang"), timeout=0.1)
-    bank_service = stage.service(Bank)
+    bank_service = topology.service(Bank)
     await eventually(lambda: bank_service.log_of == ["begun", "cancelled"], "the bank's work was cancelled")
 
 
-async def test_a_handler_may_catch_the_deadline_of_what_it_asked(stage: Stage) -> None:
-    await stage.play(Bank, Shop)
-    ctx = await stage.client(shop)
+async def test_a_handler_may_catch_the_deadline_of_what_it_asked(topology: Topology) -> None:
+    await topology.play(Bank, Shop)
+    ctx = await topology.client(shop)
     with pytest.raises(DeadlineExceeded) as caught:
         await ctx.request(Buy("hang", timeout=0.05), timeout=5)
     assert caught.value.service == "bank"
     await ctx.request(Buy(), timeout=5)
 
 
-async def test_who_stops_waiting_cancels_the_work_of_every_hop(stage: Stage) -> None:
-    await stage.play(Bank, Shop, request_timeout=120)  # so that no deadline does it instead
-    ctx = await stage.client(shop, request_timeout=120)
-    bank_service = stage.service(Bank)
+async def test_who_stops_waiting_cancels_the_work_of_every_hop(topology: Topology) -> None:
+    await topology.play(Bank, Shop, request_timeout=120)  # so that no deadline does it instead
+    ctx = await topology.client(shop, request_timeout=120)
+    bank_service = topology.service(Bank)
     task = asyncio.create_task(ctx.request(Buy("hang")))
     await eventually(lambda: bank_service.log_of == ["begun"], "the bank was asked")
     task.cancel()
@@ -332,32 +332,32 @@ async def test_who_stops_waiting_cancels_the_work_of_every_hop(stage: Stage) -> 
         await task
     await eventually(lambda: bank_service.log_of == ["begun", "cancelled"], "the bank's work was cancelled")
     for name in ("bank", "shop"):
-        await eventually(idle(stage, name), f"{name} is idle again")
+        await eventually(idle(topology, name), f"{name} is idle again")
 
 
-def idle(stage: Stage, name: str) -> Callable[[], bool]:
-    return lambda: stage.node_of(name).inbound.instances[name].mailbox.running == 0
+def idle(topology: Topology, name: str) -> Callable[[], bool]:
+    return lambda: topology.node_of(name).inbound.instances[name].mailbox.running == 0
 
 
-async def test_deadlines_do_not_run_under_a_debugger(stage: Stage) -> None:
-    await stage.play(Bank, Shop, deadlines=False)
-    ctx = await stage.client(shop, deadlines=False)
+async def test_deadlines_do_not_run_under_a_debugger(topology: Topology) -> None:
+    await topology.play(Bank, Shop, deadlines=False)
+    ctx = await topology.client(shop, deadlines=False)
     assert await ctx.request(Sleep(0.1), timeout=0.01) == "slept"
 
 
 async def test_a_late_reply_is_dropped_and_counted(tmp_path: object) -> None:
-    stage = Stage("apart-serialized", tmp_path)  # type: ignore[arg-type]
-    await stage.play(Bank, Shop)
+    topology = Topology("apart-serialized", tmp_path)  # type: ignore[arg-type]
+    await topology.play(Bank, Shop)
     try:
         from runtime.network.envelope import Address, Envelope
 
-        node = stage.node_of("bank")
-        target = stage.node_of("shop")
+        node = topology.node_of("bank")
+        target = topology.node_of("shop")
         late = Envelope("reply", "nobody-waits", "shop.Pack", b"{}")
         await node.environment.transport.unicast(Address("shop", target.id), late, "bank")
         await eventually(lambda: target.metrics.value("late_replies_total") == 1, "it is counted")
     finally:
-        await stage.close()
+        await topology.close()
 
 
 # A handler runs in one task
@@ -375,9 +375,9 @@ async def test_a_late_reply_is_dropped_and_counted(tmp_path: object) -> None:
         ("requests in a task group", "10"),
     ],
 )
-async def test_scopes_and_groups_work_inside_handlers(stage: Stage, how: str, expected: str) -> None:
-    await stage.play(Bank, Shop)
-    ctx = await stage.client(shop, bank)
+async def test_scopes_and_groups_work_inside_handlers(topology: Topology, how: str, expected: str) -> None:
+    await topology.play(Bank, Shop)
+    ctx = await topology.client(shop, bank)
     assert await ctx.request(Sleep(0.01, how)) == expected
     assert await ctx.request(Sleep(0.01, how), timeout=5) == expected
     with anyio.fail_after(5):
@@ -385,9 +385,9 @@ async def test_scopes_and_groups_work_inside_handlers(stage: Stage, how: str, ex
 
 
 @pytest.mark.parametrize("how", ["plain", "task group", "anyio task group", "asyncio timeout", "anyio scope"])
-async def test_scopes_and_groups_are_ended_by_the_deadline(stage: Stage, how: str) -> None:
-    await stage.play(Bank, Shop)
-    ctx = await stage.client(shop)
+async def test_scopes_and_groups_are_ended_by_the_deadline(topology: Topology, how: str) -> None:
+    await topology.play(Bank, Shop)
+    ctx = await topology.client(shop)
     with pytest.raises(DeadlineExceeded):
         await ctx.request(Sleep(60, how), timeout=0.05)
     with anyio.move_on_after(0.05) as scope:
@@ -402,7 +402,7 @@ async def test_scopes_and_groups_are_ended_by_the_deadline(stage: Stage, how: st
 # Validation
 
 
-async def test_what_skips_the_type_checker_is_refused_by_the_encoding(one_node: Stage) -> None:
+async def test_what_skips_the_type_checker_is_refused_by_the_encoding(one_node: Topology) -> None:
     await one_node.play(Bank, Shop)
     ctx = await one_node.client(shop)
     with pytest.raises(Invalid) as caught:
@@ -506,60 +506,60 @@ class Middle(Service):
         await ctx.request(Take(message.key) if message.keyed else AskMyself())
 
 
-async def test_at_most_64_run_at_once_by_default(stage: Stage) -> None:
-    await stage.play(Counter, Middle)
-    ctx = await stage.client(counter)
+async def test_at_most_64_run_at_once_by_default(topology: Topology) -> None:
+    await topology.play(Counter, Middle)
+    ctx = await topology.client(counter)
     assert max(await asyncio.gather(*(ctx.request(Count()) for _ in range(300)))) == 64
 
 
-async def test_concurrency_of_one_is_an_actor(stage: Stage) -> None:
-    await stage.play(type("Actor", (Counter,), {"concurrency": 1}), Middle)
-    ctx = await stage.client(counter)
+async def test_concurrency_of_one_is_an_actor(topology: Topology) -> None:
+    await topology.play(type("Actor", (Counter,), {"concurrency": 1}), Middle)
+    ctx = await topology.client(counter)
     assert max(await asyncio.gather(*(ctx.request(Count()) for _ in range(50)))) == 1
 
 
-async def test_a_full_mailbox_answers_overloaded_at_once(stage: Stage) -> None:
-    await stage.play(Serial, Middle)
-    ctx = await stage.client(counter)
+async def test_a_full_mailbox_answers_overloaded_at_once(topology: Topology) -> None:
+    await topology.play(Serial, Middle)
+    ctx = await topology.client(counter)
     held = [asyncio.create_task(ctx.request(Count(hold=1))) for _ in range(4)]
-    mailbox = stage.node_of("counter").inbound.instances["counter"].mailbox
+    mailbox = topology.node_of("counter").inbound.instances["counter"].mailbox
     await eventually(lambda: (mailbox.running, mailbox.waiting) == (1, 3), "one runs and three wait")
     with pytest.raises(Overloaded) as caught:
         await ctx.request(Count())
     assert caught.value.retryable
     assert caught.value.status == 503
-    stage.service(Serial).release.set()
+    topology.service(Serial).release.set()
     assert await asyncio.gather(*held) == [1, 1, 1, 1]
     assert await ctx.request(Count()) == 1
 
 
-async def test_who_gives_up_waiting_leaves_the_queue(stage: Stage) -> None:
-    await stage.play(Serial, Middle)
-    ctx = await stage.client(counter)
+async def test_who_gives_up_waiting_leaves_the_queue(topology: Topology) -> None:
+    await topology.play(Serial, Middle)
+    ctx = await topology.client(counter)
     held = asyncio.create_task(ctx.request(Count(hold=1)))
-    mailbox = stage.node_of("counter").inbound.instances["counter"].mailbox
+    mailbox = topology.node_of("counter").inbound.instances["counter"].mailbox
     await eventually(lambda: mailbox.running == 1, "one runs")
     with pytest.raises(DeadlineExceeded):
         await ctx.request(Count(), timeout=0.05)
     await eventually(lambda: mailbox.waiting == 0, "nobody waits")
-    stage.service(Serial).release.set()
+    topology.service(Serial).release.set()
     await held
     assert await ctx.request(Count()) == 1
 
 
-async def test_a_key_keeps_order_and_others_run_beside_it(stage: Stage) -> None:
-    await stage.play(Counter, Middle)
-    ctx = await stage.client(counter)
+async def test_a_key_keeps_order_and_others_run_beside_it(topology: Topology) -> None:
+    await topology.play(Counter, Middle)
+    ctx = await topology.client(counter)
     await asyncio.gather(*(ctx.request(CountKeyed(key, number)) for number in range(40) for key in ("a", "b", "c")))
-    service = stage.service(Counter)
+    service = topology.service(Counter)
     assert service.order == {key: list(range(40)) for key in ("a", "b", "c")}
     assert service.most_per_key == 1
     assert service.most == 3
 
 
-async def test_a_serial_service_that_asks_itself_through_others(stage: Stage) -> None:
-    await stage.play(Serial, Middle)
-    ctx = await stage.client(counter)
+async def test_a_serial_service_that_asks_itself_through_others(topology: Topology) -> None:
+    await topology.play(Serial, Middle)
+    ctx = await topology.client(counter)
     with pytest.raises(CallCycle) as caught:
         await ctx.request(AskMyself(), timeout=5)
     names = [place.partition("@")[0] for place in caught.value.path]
@@ -567,14 +567,14 @@ async def test_a_serial_service_that_asks_itself_through_others(stage: Stage) ->
     assert await ctx.request(Count()) == 1
 
 
-async def test_a_key_that_asks_itself_through_others(stage: Stage) -> None:
-    await stage.play(Counter, Middle)
-    ctx = await stage.client(counter)
+async def test_a_key_that_asks_itself_through_others(topology: Topology) -> None:
+    await topology.play(Counter, Middle)
+    ctx = await topology.client(counter)
     with pytest.raises(CallCycle):
         await ctx.request(Take("a"), timeout=5)
 
 
-async def test_an_error_that_nobody_has_declared_is_told_of_once(one_node: Stage, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_error_that_nobody_has_declared_is_told_of_once(one_node: Topology, caplog: pytest.LogCaptureFixture) -> None:
     await one_node.play(Careless)
     ctx = await one_node.client(careless)
     for _ in range(3):

@@ -11,20 +11,20 @@ from runtime.execution.mailbox import Mailbox
 
 @pytest.mark.parametrize("seed", range(30))
 async def test_whatever_is_cancelled_nothing_is_left(seed: int) -> None:
-    chance = random.Random(seed)
-    mailbox = Mailbox("x", chance.choice([1, 2, 5]), 40)
+    rng = random.Random(seed)
+    mailbox = Mailbox("x", rng.choice([1, 2, 5]), 40)
     running: dict[object, int] = {}
     most = 0
 
     async def one() -> None:
         nonlocal most
-        key = chance.choice([None, None, "a", "b"])
+        key = rng.choice([None, None, "a", "b"])
         await mailbox.enter(key)
         try:
             running[key] = running.get(key, 0) + 1
             most = max(most, sum(running.values()))
             assert key is None or running[key] == 1
-            for _ in range(chance.randrange(4)):
+            for _ in range(rng.randrange(4)):
                 await asyncio.sleep(0)
         finally:
             running[key] -= 1
@@ -33,10 +33,10 @@ async def test_whatever_is_cancelled_nothing_is_left(seed: int) -> None:
     tasks: list[asyncio.Task[None]] = []
     for _ in range(400):
         tasks.append(asyncio.create_task(one()))
-        if chance.random() < 0.5:
+        if rng.random() < 0.5:
             await asyncio.sleep(0)
-        for _ in range(chance.choice([0, 0, 1, 3])):
-            chance.choice(tasks).cancel()
+        for _ in range(rng.choice([0, 0, 1, 3])):
+            rng.choice(tasks).cancel()
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     wrong = [
         outcome for outcome in outcomes if outcome is not None and not isinstance(outcome, Overloaded | asyncio.CancelledError)

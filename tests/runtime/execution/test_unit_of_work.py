@@ -1,4 +1,4 @@
-"""What a handler may do in its transaction, what follows the commit, and compensations: on every stage."""
+"""What a handler may do in its transaction, what follows the commit, and compensations: on every topology."""
 
 import asyncio
 from pathlib import Path
@@ -23,24 +23,24 @@ from runtime import (
     subscribes,
 )
 from runtime.testing import eventually
-from tests.topology import Stage
+from tests.topology import Topology
 
-desk = Contract("desk")
+request_handler = Contract("request_handler")
 shelf = Contract("shelf")
 
 
-@desk.message
+@request_handler.message
 class Write(Request[int]):
     text: str
     behaviour: str = ""
 
 
-@desk.message
+@request_handler.message
 class Written(Signal):
     text: str
 
 
-@desk.message
+@request_handler.message
 class Filed(Event):
     text: str
 
@@ -62,8 +62,8 @@ class NoRoom(ServiceError):
     code, status = "no-room", 409
 
 
-class Desk(Service):
-    contract = desk
+class RequestHandler(Service):
+    contract = request_handler
     calls = (shelf,)
 
     async def on_start(self, ctx: Context) -> None:
@@ -148,8 +148,8 @@ class Shelf(Service):
         HEARD.append(signal.text)
 
 
-async def notes(stage: Stage) -> list[Any]:
-    desk_service = stage.service(Desk)
+async def notes(topology: Topology) -> list[Any]:
+    desk_service = topology.service(RequestHandler)
     return [row["text"] for row in await desk_service.db.fetch("SELECT text FROM notes ORDER BY rowid")]
 
 
@@ -158,72 +158,74 @@ def silence() -> None:
     HEARD.clear()
 
 
-async def test_row_event_and_reply_commit_together_and_signals_follow(stage: Stage) -> None:
-    await stage.play(Shelf, Desk)
-    ctx = await stage.client(desk)
+async def test_row_event_and_reply_commit_together_and_signals_follow(topology: Topology) -> None:
+    await topology.play(Shelf, RequestHandler)
+    ctx = await topology.client(request_handler)
     assert await ctx.request(Write("a")) == 1
     await eventually(lambda: HEARD == ["a"], "the signal comes after the commit")
-    assert await notes(stage) == ["a"]
-    assert [row["type"] for row in await stage.service(Desk).db.fetch("SELECT type FROM callboard_stream")] == ["desk.Filed"]
-    assert stage.service(Shelf).log_of == ["+a"], "nothing was undone"
+    assert await notes(topology) == ["a"]
+    assert [row["type"] for row in await topology.service(RequestHandler).db.fetch("SELECT type FROM callboard_stream")] == [
+        "request_handler.Filed"
+    ]
+    assert topology.service(Shelf).log_of == ["+a"], "nothing was undone"
 
 
-async def test_nothing_follows_a_transaction_that_does_not_commit(stage: Stage) -> None:
-    await stage.play(Shelf, Desk)
-    ctx = await stage.client(desk)
+async def test_nothing_follows_a_transaction_that_does_not_commit(topology: Topology) -> None:
+    await topology.play(Shelf, RequestHandler)
+    ctx = await topology.client(request_handler)
     with pytest.raises(InternalError):
         await ctx.request(Write("abc", "put, then fail"))
-    assert stage.service(Shelf).log_of == ["+a", "+b", "+c", "-c", "-b", "-a"], "undone in reverse"
-    assert await notes(stage) == []
-    assert await stage.service(Desk).db.fetch("SELECT * FROM callboard_stream") == []
+    assert topology.service(Shelf).log_of == ["+a", "+b", "+c", "-c", "-b", "-a"], "undone in reverse"
+    assert await notes(topology) == []
+    assert await topology.service(RequestHandler).db.fetch("SELECT * FROM callboard_stream") == []
     assert HEARD == []
 
 
-async def test_what_was_done_before_an_error_of_a_callee_is_undone(stage: Stage) -> None:
-    await stage.play(Shelf, Desk)
-    ctx = await stage.client(desk, shelf)
+async def test_what_was_done_before_an_error_of_a_callee_is_undone(topology: Topology) -> None:
+    await topology.play(Shelf, RequestHandler)
+    ctx = await topology.client(request_handler, shelf)
     with pytest.raises(NoRoom):
         await ctx.request(Write("ab!", "put, then fail"))
-    assert stage.service(Shelf).log_of == ["+a", "+b", "-b", "-a"]
+    assert topology.service(Shelf).log_of == ["+a", "+b", "-b", "-a"]
 
 
-async def test_a_broken_constraint_that_is_not_caught_undoes_all(stage: Stage) -> None:
-    await stage.play(Shelf, Desk)
-    ctx = await stage.client(desk)
+async def test_a_broken_constraint_that_is_not_caught_undoes_all(topology: Topology) -> None:
+    await topology.play(Shelf, RequestHandler)
+    ctx = await topology.client(request_handler)
     with pytest.raises(InternalError):
         await ctx.request(Write("a", "put, then break a constraint"))
-    assert stage.service(Shelf).log_of == ["+a", "-a"]
-    assert await notes(stage) == []
+    assert topology.service(Shelf).log_of == ["+a", "-a"]
+    assert await notes(topology) == []
 
 
-async def test_a_broken_constraint_that_is_caught_undoes_its_statement(stage: Stage) -> None:
-    await stage.play(Shelf, Desk)
-    ctx = await stage.client(desk)
+async def test_a_broken_constraint_that_is_caught_undoes_its_statement(topology: Topology) -> None:
+    await topology.play(Shelf, RequestHandler)
+    ctx = await topology.client(request_handler)
     assert await ctx.request(Write("a", "survive a broken constraint")) == 1
-    assert await notes(stage) == ["a"]
+    assert await notes(topology) == ["a"]
 
 
-async def test_the_deadline_undoes_all(stage: Stage) -> None:
-    await stage.play(Shelf, Desk)
-    ctx = await stage.client(desk)
+async def test_the_deadline_undoes_all(topology: Topology) -> None:
+    await topology.play(Shelf, RequestHandler)
+    ctx = await topology.client(request_handler)
     with pytest.raises(DeadlineExceeded):
         await ctx.request(Write("a", "put, then hang"), timeout=0.1)
-    shelf_service = stage.service(Shelf)
+    shelf_service = topology.service(Shelf)
     await eventually(lambda: shelf_service.log_of == ["+a", "-a"], "it is undone")
-    assert await notes(stage) == []
+    assert await notes(topology) == []
     assert await ctx.request(Write("b")) == 1, "and the writer is free"
 
 
-async def test_who_goes_away_undoes_all(stage: Stage) -> None:
-    await stage.play(Shelf, Desk)
-    ctx = await stage.client(desk)
-    shelf_service = stage.service(Shelf)
+async def test_who_goes_away_undoes_all(topology: Topology) -> None:
+    await topology.play(Shelf, RequestHandler)
+    ctx = await topology.client(request_handler)
+    shelf_service = topology.service(Shelf)
     task = asyncio.create_task(ctx.request(Write("a", "put, then hang")))
     await eventually(lambda: shelf_service.log_of == ["+a"], "it has put")
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     await eventually(lambda: shelf_service.log_of == ["+a", "-a"], "it is undone")
-    assert await notes(stage) == []
+    assert await notes(topology) == []
 
 
 @pytest.mark.parametrize(
@@ -237,10 +239,10 @@ async def test_who_goes_away_undoes_all(stage: Stage) -> None:
     ],
 )
 async def test_wrong_use_fails_the_message_and_says_what_to_do(
-    one_node: Stage, behaviour: str, what: str, caplog: pytest.LogCaptureFixture
+    one_node: Topology, behaviour: str, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await one_node.play(Shelf, Desk)
-    ctx = await one_node.client(desk)
+    await one_node.play(Shelf, RequestHandler)
+    ctx = await one_node.client(request_handler)
     with pytest.raises(InternalError):
         await ctx.request(Write("a", behaviour))
     assert what in caplog.text
@@ -248,43 +250,43 @@ async def test_wrong_use_fails_the_message_and_says_what_to_do(
     assert one_node.service(Shelf).log_of == []
 
 
-async def test_a_transaction_ends_with_its_handler(one_node: Stage) -> None:
-    await one_node.play(Shelf, Desk)
-    ctx = await one_node.client(desk)
+async def test_a_transaction_ends_with_its_handler(one_node: Topology) -> None:
+    await one_node.play(Shelf, RequestHandler)
+    ctx = await one_node.client(request_handler)
     await ctx.request(Write("a", "keep the transaction"))
     with pytest.raises(Exception, match="this transaction has ended"):
-        await one_node.service(Desk).kept.execute("DELETE FROM notes")
+        await one_node.service(RequestHandler).kept.execute("DELETE FROM notes")
 
 
-async def test_events_of_any_transaction_are_published(one_node: Stage) -> None:
-    await one_node.play(Shelf, Desk)
-    async with one_node.service(Desk).db.transaction() as tx:
+async def test_events_of_any_transaction_are_published(one_node: Topology) -> None:
+    await one_node.play(Shelf, RequestHandler)
+    async with one_node.service(RequestHandler).db.transaction() as tx:
         await tx.publish(Filed("outside of a handler"))
-    rows = await one_node.service(Desk).db.fetch("SELECT body FROM callboard_stream")
+    rows = await one_node.service(RequestHandler).db.fetch("SELECT body FROM callboard_stream")
     assert [row["body"] for row in rows] == ['{"text":"outside of a handler"}']
 
 
-async def test_tasks_of_a_handler_share_its_transaction(stage: Stage) -> None:
-    await stage.play(Shelf, Desk)
-    ctx = await stage.client(desk)
+async def test_tasks_of_a_handler_share_its_transaction(topology: Topology) -> None:
+    await topology.play(Shelf, RequestHandler)
+    ctx = await topology.client(request_handler)
     await ctx.request(Write("abcdef", "many tasks"))
-    assert sorted(await notes(stage)) == list("abcdef")
+    assert sorted(await notes(topology)) == list("abcdef")
 
 
-async def test_a_hundred_at_once_all_commit(stage: Stage) -> None:
-    await stage.play(Shelf, Desk)
-    ctx = await stage.client(desk)
+async def test_a_hundred_at_once_all_commit(topology: Topology) -> None:
+    await topology.play(Shelf, RequestHandler)
+    ctx = await topology.client(request_handler)
     await asyncio.gather(*(ctx.request(Write(f"n{number}", "survive a broken constraint")) for number in range(100)))
-    assert len(await notes(stage)) == 100
+    assert len(await notes(topology)) == 100
 
 
 async def test_state_is_there_after_a_restart(tmp_path: Path) -> None:
     for expected in (["a"], ["a", "b"]):
-        stage = Stage("one-node-serialized", tmp_path)
-        await stage.play(Shelf, Desk)
-        ctx = await stage.client(desk)
+        topology = Topology("one-node-serialized", tmp_path)
+        await topology.play(Shelf, RequestHandler)
+        ctx = await topology.client(request_handler)
         await ctx.request(Write(expected[-1]))
-        assert await notes(stage) == expected
+        assert await notes(topology) == expected
         await eventually(lambda: len(HEARD) == 1, "the signal that followed the commit has come")
         HEARD.clear()
-        await stage.close()
+        await topology.close()

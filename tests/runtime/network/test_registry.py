@@ -23,7 +23,7 @@ from runtime import (
     Unreachable,
     handles,
 )
-from runtime.clock import Chance, Clock
+from runtime.clock import Clock, Random
 from runtime.network.envelope import Address, Envelope
 from runtime.network.manifest import Manifest
 from runtime.network.registry import Member, Registry
@@ -31,37 +31,37 @@ from runtime.network.transport import PeerUnreachable
 from runtime.testing import eventually
 from transports.memory import MemoryNetwork, MemoryTransport
 
-desk = Contract("desk")
+request_handler = Contract("desk")
 
 
-@desk.message
+@request_handler.message
 class Ask(Request[str]):
     """Who answers?"""
 
     number: int = 0
 
 
-@desk.message
+@request_handler.message
 class Order(Request[str]):
     """The same, one at a time for each customer."""
 
     customer: str
 
 
-@desk.message
+@request_handler.message
 class Hang(Request[None]):
     """Takes its time."""
 
 
-@desk.message
+@request_handler.message
 class Linger(Request[str]):
     """Who answers, in the end?"""
 
 
-class Desk(Service):
+class RequestHandler(Service):
     """Answers with its name, unless it is broken."""
 
-    contract = desk
+    contract = request_handler
     concurrency = 64
     capacity = 0
 
@@ -71,7 +71,7 @@ class Desk(Service):
         self.gate = asyncio.Event()
         self.hanging = 0
 
-    @handles(allow=ANYONE, idempotent=True, http="GET /desk/{number}")
+    @handles(allow=ANYONE, idempotent=True, http="GET /request_handler/{number}")
     async def ask(self, message: Ask, ctx: Context) -> str:
         if self.broken:
             raise RuntimeError("broken")
@@ -96,11 +96,11 @@ class Desk(Service):
 class Office:
     """Some desks on nodes of their own, and a node that asks."""
 
-    def __init__(self, desks: dict[str, Desk], nodes: dict[str, Node], asker: Node) -> None:
+    def __init__(self, desks: dict[str, RequestHandler], nodes: dict[str, Node], asker: Node) -> None:
         self.desks = desks
         self.nodes = nodes
         self.asker = asker
-        self.ctx = asker.client("asker", (desk,))
+        self.ctx = asker.client("asker", (request_handler,))
 
     async def answers(self, count: int) -> Counter[str]:
         found: Counter[str] = Counter()
@@ -115,7 +115,7 @@ class Office:
 @asynccontextmanager
 async def office(*names: str) -> AsyncGenerator[Office, None]:
     network = MemoryNetwork()
-    desks = {name: Desk(name) for name in names}
+    desks = {name: RequestHandler(name) for name in names}
     nodes = {name: Node([partial(desks.__getitem__, name)], MemoryTransport(network), name=name) for name in names}
     async with Node([], MemoryTransport(network), name="asker") as asker:
         for node in nodes.values():
@@ -133,8 +133,8 @@ async def office(*names: str) -> AsyncGenerator[Office, None]:
 async def test_the_one_with_less_to_do_is_asked() -> None:
     """Also where others, not we, keep one busy: it says so with each of its answers."""
     async with office("busy", "free") as found:
-        other = found.nodes["free"].client("other", (desk,))
-        busy = found.nodes["busy"].client("other", (desk,))
+        other = found.nodes["free"].client("other", (request_handler,))
+        busy = found.nodes["busy"].client("other", (request_handler,))
         assert other is not None
         hanging = [asyncio.create_task(busy.request(Hang())) for _ in range(40)]
         await eventually(lambda: found.desks["busy"].hanging == 40, "one is busy, for its own node")
@@ -158,16 +158,16 @@ async def test_one_that_keeps_failing_is_set_aside_and_tried_again() -> None:
         found.desks["broken"].broken = True
         answered = await found.answers(200)
         assert 5 <= answered["internal"] <= 10, "it is asked no more after a few failures"
-        assert found.asker.metrics.value("instances_set_aside_total", service="desk") >= 1
+        assert found.asker.metrics.value("instances_ejected_total", service="desk") >= 1
         found.desks["broken"].broken = False
-        member = next(one for one in found.asker.registry.members("desk") if one.aside_until > 0)
-        member.aside_until = found.asker.environment.clock.monotonic()  # its time has come
+        member = next(one for one in found.asker.registry.members("desk") if one.ejected_until > 0)
+        member.ejected_until = found.asker.environment.clock.monotonic()  # its time has come
 
         async def asked_again() -> bool:
             return (await found.answers(10))["broken"] > 0
 
         await eventually(asked_again, "it is tried again, and is fine")
-        assert member.aside_until == 0
+        assert member.ejected_until == 0
 
 
 async def test_when_all_fail_all_are_asked() -> None:
@@ -185,13 +185,13 @@ async def test_when_all_fail_all_are_asked() -> None:
 
 async def test_a_full_mailbox_sends_the_request_elsewhere() -> None:
     async with office("full", "free") as found:
-        full = found.nodes["full"].client("other", (desk,))
+        full = found.nodes["full"].client("other", (request_handler,))
         hanging = [asyncio.create_task(full.request(Hang())) for _ in range(64)]
         await eventually(lambda: found.desks["full"].hanging == 64, "it is full")
         for member in found.asker.registry.members("desk"):
             member.report(0, now=0.0)  # nothing is known of that yet
         assert await found.answers(20) == Counter(free=20)
-        free = found.nodes["free"].client("other", (desk,))
+        free = found.nodes["free"].client("other", (request_handler,))
         hanging += [asyncio.create_task(free.request(Hang())) for _ in range(64)]
         await eventually(lambda: found.desks["free"].hanging == 64, "both are full")
         with pytest.raises(Overloaded):
@@ -209,7 +209,7 @@ async def test_a_key_prefers_one_instance_from_wherever_it_is_asked() -> None:
         for _ in range(3):
             assert {customer: await found.ctx.request(Order(customer)) for customer in customers} == first
         async with Node([], MemoryTransport(found.asker.environment.transport.network)) as another:  # type: ignore[attr-defined]
-            ctx = another.client("another", (desk,))
+            ctx = another.client("another", (request_handler,))
             assert {customer: await ctx.request(Order(customer)) for customer in customers} == first, "every node agrees"
         gone = found.nodes.pop("two")
         await gone.stop()
@@ -232,9 +232,9 @@ async def test_a_service_that_was_lost_a_moment_ago_is_waited_for() -> None:
     network = MemoryNetwork()
     async with Node([], MemoryTransport(network)) as asker:
         transport = MemoryTransport(network)
-        dead = Node([lambda: Desk("first")], transport)
+        dead = Node([lambda: RequestHandler("first")], transport)
         await dead.__aenter__()
-        ctx = asker.client("asker", (desk,))
+        ctx = asker.client("asker", (request_handler,))
         assert await ctx.request(Ask()) == "first"
         transport.crash()
         await dead.crash()
@@ -242,11 +242,11 @@ async def test_a_service_that_was_lost_a_moment_ago_is_waited_for() -> None:
         waiting = asyncio.create_task(ctx.request(Ask()))
         await asyncio.sleep(0)
         assert not waiting.done()
-        async with Node([lambda: Desk("second")], MemoryTransport(network)):
+        async with Node([lambda: RequestHandler("second")], MemoryTransport(network)):
             assert await waiting == "second"
 
 
-class Crowd(Desk):
+class Crowd(RequestHandler):
     """One that many may linger at."""
 
     concurrency = 600
@@ -254,7 +254,7 @@ class Crowd(Desk):
 
 @asynccontextmanager
 async def lost_under_load(asker: Node, network: MemoryNetwork, count: int) -> AsyncGenerator[None, None]:
-    """A desk that is lost while it is busy with so many requests."""
+    """A request_handler that is lost while it is busy with so many requests."""
     transport, busy = MemoryTransport(network), Crowd("lost")
     node = Node([lambda: busy], transport)
     await node.__aenter__()
@@ -267,7 +267,7 @@ async def lost_under_load(asker: Node, network: MemoryNetwork, count: int) -> As
 
 @asynccontextmanager
 async def heir(network: MemoryNetwork) -> AsyncGenerator[None, None]:
-    """A desk that answers at once."""
+    """A request_handler that answers at once."""
     one = Crowd("heir")
     one.gate.set()
     async with Node([lambda: one], MemoryTransport(network)):
@@ -277,7 +277,7 @@ async def heir(network: MemoryNetwork) -> AsyncGenerator[None, None]:
 async def test_all_that_a_lost_instance_had_is_asked_again_however_often_one_is_lost() -> None:
     network, count = MemoryNetwork(), Crowd.concurrency
     async with Node([], MemoryTransport(network)) as asker:
-        ctx = asker.client("asker", (desk,))
+        ctx = asker.client("asker", (request_handler,))
         for _ in range(3):
             async with lost_under_load(asker, network, count):
                 waiting = [asyncio.create_task(ctx.request(Linger())) for _ in range(count)]
@@ -288,7 +288,7 @@ async def test_all_that_a_lost_instance_had_is_asked_again_however_often_one_is_
 async def test_what_loses_instance_after_instance_is_not_asked_for_ever() -> None:
     network, count = MemoryNetwork(), Crowd.concurrency
     async with Node([], MemoryTransport(network)) as asker:
-        ctx = asker.client("asker", (desk,))
+        ctx = asker.client("asker", (request_handler,))
         async with lost_under_load(asker, network, count):
             waiting = [asyncio.create_task(ctx.request(Linger())) for _ in range(count)]
         for _ in range(2):
@@ -305,7 +305,7 @@ async def test_that_the_first_instance_may_have_run_it_is_not_forgotten() -> Non
     network = MemoryNetwork()
     async with Node([], MemoryTransport(network)) as asker:
         async with lost_under_load(asker, network, 1):
-            waiting = asyncio.create_task(asker.client("asker", (desk,)).request(Linger(), timeout=1))
+            waiting = asyncio.create_task(asker.client("asker", (request_handler,)).request(Linger(), timeout=1))
         with pytest.raises(NoInstance) as caught:
             await waiting
         assert caught.value.maybe_delivered
@@ -323,7 +323,7 @@ async def test_who_cannot_be_reached_is_tried_again_until_the_deadline() -> None
 
     network = MemoryNetwork()
     async with heir(network), Node([], Shy(network)) as asker:
-        ctx = asker.client("asker", (desk,))
+        ctx = asker.client("asker", (request_handler,))
         assert await asyncio.gather(*(ctx.request(Linger()) for _ in range(600))) == ["heir"] * 600
         transport = asker.environment.transport
         assert isinstance(transport, Shy)
@@ -334,7 +334,7 @@ async def test_who_cannot_be_reached_is_tried_again_until_the_deadline() -> None
 
 def test_picking_is_fair_among_equals() -> None:
     clock = Clock()
-    registry = Registry(clock, Chance(clock, 7), lambda service: None)
+    registry = Registry(clock, Random(clock, 7), lambda service: None)
     loop = asyncio.new_event_loop()
 
     async def fill() -> None:
@@ -345,17 +345,20 @@ def test_picking_is_fair_among_equals() -> None:
     loop.close()
     picked = Counter(member.address.node for _ in range(3000) if (member := registry.pick("desk", 0.0)) is not None)
     assert all(800 < picked[name] < 1200 for name in ("one", "two", "three"))
-    assert registry.pick("desk", 0.0, frozenset({Address("desk", "one"), Address("desk", "two")})).address.node == "three"  # type: ignore[union-attr]
+    others = frozenset({Address("desk", "one"), Address("desk", "two")})
+    third = registry.pick("desk", 0.0, others)
+    assert third is not None
+    assert third.address.node == "three"
 
 
 def test_however_often_one_fails_it_is_tried_again_within_half_a_minute() -> None:
-    chance = Chance(Clock(), 7)
+    random = Random(Clock(), 7)
     member = Member(Manifest("desk", "one", "1"))
     now = 0.0
     for _ in range(3000):
-        member.failed(now, now, chance)
-        now = max(now, member.aside_until)
-        assert member.aside_until - now <= 30
-    before = member.aside_until
-    assert not member.failed(now - 1000, now, chance), "what was under way when it was set aside does not count again"
-    assert member.aside_until == before
+        member.failed(now, now, random)
+        now = max(now, member.ejected_until)
+        assert member.ejected_until - now <= 30
+    before = member.ejected_until
+    assert not member.failed(now - 1000, now, random), "what was under way when it was set aside does not count again"
+    assert member.ejected_until == before

@@ -27,7 +27,7 @@ from runtime import (
 from runtime.storage.database import DatabaseError
 from runtime.storage.sqlite import SqliteFolder
 from runtime.testing import eventually
-from tests.topology import Stage
+from tests.topology import Topology
 from transports.memory import MemoryNetwork, MemoryTransport
 
 base = Contract("base")
@@ -97,24 +97,24 @@ async def test_who_is_called_starts_first_and_stops_last() -> None:
     assert LOG == ["base started", "upper started at 1", "upper stopped at 2", "base stopped"]
 
 
-async def test_stopping_finishes_what_runs(stage: Stage) -> None:
-    await stage.play(Base, Upper)
-    ctx = await stage.client(upper)
+async def test_stopping_finishes_what_runs(topology: Topology) -> None:
+    await topology.play(Base, Upper)
+    ctx = await topology.client(upper)
     running = [asyncio.create_task(ctx.request(Lift())) for _ in range(20)]
-    base_service = stage.service(Base)
+    base_service = topology.service(Base)
     await eventually(lambda: base_service.pokes >= 21, "all run")
-    node = stage.node_of("upper")
+    node = topology.node_of("upper")
     await node.stop()
     assert sorted(await asyncio.gather(*running)) == [21] * 20
 
 
-async def test_a_stopping_node_refuses_what_is_new(stage: Stage) -> None:
-    await stage.play(Base)
-    ctx = await stage.client(base)
+async def test_a_stopping_node_refuses_what_is_new(topology: Topology) -> None:
+    await topology.play(Base)
+    ctx = await topology.client(base)
     running = asyncio.create_task(ctx.request(Poke(0.1)))
-    base_service = stage.service(Base)
+    base_service = topology.service(Base)
     await eventually(lambda: base_service.pokes == 1, "it runs")
-    stopping = asyncio.create_task(stage.node_of("base").stop())
+    stopping = asyncio.create_task(topology.node_of("base").stop())
     await asyncio.sleep(0.01)
     with pytest.raises(NotDelivered):
         await ctx.request(Poke())
@@ -236,24 +236,24 @@ class Listener(Service):
         self.heard.append(signal.number)
 
 
-async def test_a_signal_whose_handler_fails_is_counted_and_gone(stage: Stage) -> None:
-    await stage.play(Base, Listener)
-    listener = stage.service(Listener)
+async def test_a_signal_whose_handler_fails_is_counted_and_gone(topology: Topology) -> None:
+    await topology.play(Base, Listener)
+    listener = topology.service(Listener)
     listener.gate.set()
-    ctx = stage.node_of("base").client("base", ())
+    ctx = topology.node_of("base").client("base", ())
     for number in (0, 1):
         await ctx.publish(Drop(number))
     await eventually(lambda: listener.heard == [1], "the next is heard")
-    assert stage.node_of("listener").metrics.value("signals_failed_total", service="listener") == 1
+    assert topology.node_of("listener").metrics.value("signals_failed_total", service="listener") == 1
 
 
-async def test_signals_that_find_no_room_are_dropped_and_counted(stage: Stage) -> None:
-    await stage.play(Base, Listener)
-    listener = stage.service(Listener)
-    ctx = stage.node_of("base").client("base", ())
+async def test_signals_that_find_no_room_are_dropped_and_counted(topology: Topology) -> None:
+    await topology.play(Base, Listener)
+    listener = topology.service(Listener)
+    ctx = topology.node_of("base").client("base", ())
     for number in range(1, 21):
         await ctx.publish(Drop(number))
-    metrics = stage.node_of("listener").metrics
+    metrics = topology.node_of("listener").metrics
     await eventually(lambda: metrics.value("signals_dropped_total", service="listener") == 14, "what does not fit is dropped")
     listener.gate.set()
     await eventually(lambda: listener.heard == [1, 2, 3, 4, 5, 6], "what fits is heard")

@@ -15,7 +15,7 @@ def together(private: dict[str, str]) -> str:
     return msgspec.json.encode({"keys": keys}).decode()
 
 
-class Street:
+class HttpPeers:
     """Nodes that speak HTTP with each other: a port for each service's node, and keys for all."""
 
     def __init__(self, names: Sequence[str], heartbeat: float = 5.0) -> None:
