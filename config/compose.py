@@ -9,8 +9,7 @@ from pathlib import Path
 from config.settings import Settings
 from gateway.service import Gateway
 from runtime import CallboardError, Database, Node, Service, Transport
-from runtime.network.envelope import Address
-from runtime.network.manifest import Manifest
+from runtime.network import Address, Manifest
 from runtime.service.describe import describe
 from runtime.service.service import Definition
 from services.auth.service import Auth

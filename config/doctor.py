@@ -17,9 +17,7 @@ from config import compose
 from config.load import Loaded, variable
 from config.settings import Settings
 from runtime import CallboardError, Clock, StartError
-from runtime.network.envelope import Address, Envelope
-from runtime.network.manifest import Manifest
-from runtime.network.transport import TransportError
+from runtime.network import Address, Envelope, Manifest, TransportError
 from runtime.service.service import Definition
 
 _SECONDS = 5.0

@@ -12,8 +12,7 @@ from gateway.problems import Headers, Problem
 from gateway.routing import Route, Routes, query_params
 from gateway.settings import GatewaySettings
 from runtime import Forbidden, ServiceError, Unauthenticated
-from runtime.contract.rest import Params
-from runtime.network.manifest import Manifest
+from runtime.network import Manifest, Params
 from runtime.node.proxy import Proxy
 from runtime.tasks import Started
 

@@ -16,9 +16,7 @@ from gateway.problems import Problem
 from gateway.sse import EventStream
 from gateway.subscribers import Follower, Followers, together
 from runtime import ServiceError, Unauthenticated
-from runtime.network.envelope import Topic
-from runtime.network.manifest import LiveInfo
-from runtime.network.transport import TransportError
+from runtime.network import LiveInfo, Topic, TransportError
 from runtime.node.proxy import Proxy
 
 _POSITION = re.compile(r"(?:(?P<service>[a-z][a-z0-9_-]*)=)?(?P<number>[0-9]{1,18})", re.ASCII)

@@ -3,8 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, cast
 
-from runtime.contract.rest import HttpBinding
-from runtime.network.manifest import ErrorInfo, Manifest, RequestInfo
+from runtime.network import ErrorInfo, HttpBinding, Manifest, RequestInfo
 
 Json = dict[str, Any]
 

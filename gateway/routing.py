@@ -5,8 +5,7 @@ from collections.abc import Iterable
 from urllib.parse import unquote_to_bytes
 
 from runtime import Malformed
-from runtime.contract.rest import Params
-from runtime.network.manifest import Manifest, RequestInfo
+from runtime.network import Manifest, Params, RequestInfo
 
 _log = logging.getLogger("callboard.gateway")
 

@@ -11,7 +11,7 @@ from gateway.problems import Problem
 from gateway.settings import GatewaySettings
 from gateway.sse import EventStream, SlowReader
 from runtime import Clock, ServiceError, Unauthenticated
-from runtime.network.envelope import Envelope, Topic
+from runtime.network import Envelope, Topic
 from runtime.node.proxy import Proxy
 
 _AGAIN = 1.0

@@ -20,9 +20,7 @@ from gateway.sse import EventStream
 from gateway.subscribers import Follower, Followers, together
 from runtime import ServiceError
 from runtime.durable.stream import Batch, Diverged, Position, PositionPruned, Pull, StreamEvent, StreamHead
-from runtime.network.envelope import Envelope, Topic
-from runtime.network.manifest import Manifest
-from runtime.network.transport import TransportError
+from runtime.network import Envelope, Manifest, Topic, TransportError
 from runtime.node.proxy import Proxy
 
 _WAITING = 1000

@@ -3,9 +3,7 @@
 import asyncio
 
 from runtime import StartError
-from runtime.network.envelope import Address, Envelope, Topic
-from runtime.network.manifest import Manifest
-from runtime.network.transport import Capabilities, Receiver, Transport, TransportError
+from runtime.network import Address, Capabilities, Envelope, Manifest, Receiver, Topic, Transport, TransportError
 from transports.http.transport import HttpTransport
 from transports.mqtt.transport import MqttTransport
 

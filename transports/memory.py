@@ -10,10 +10,8 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from runtime.contract.messages import Struct
-from runtime.network.envelope import Address, Envelope, Topic
-from runtime.network.manifest import Manifest
-from runtime.network.transport import Capabilities, PeerUnreachable, Receiver, Transport, TransportError
+from runtime import Struct
+from runtime.network import Address, Capabilities, Envelope, Manifest, PeerUnreachable, Receiver, Topic, Transport, TransportError
 
 
 class MemorySettings(Struct):

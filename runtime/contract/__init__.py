@@ -1,0 +1,1 @@
+"""What services say to each other: messages, errors, access rules, REST bindings, and how they are decoded."""

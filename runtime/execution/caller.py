@@ -272,7 +272,7 @@ class Caller:
         sender = ctx.host.name
         envelope = Envelope(
             "request", environment.random.hex(32), request, body,
-            reply_to=ctx.host.address, budget=remaining, token=ctx.token, trace=ctx.trace, key=key, params=params, path=ctx.path,
+            reply_to=ctx.host.address, budget=remaining, token=ctx.token, trace=ctx.trace, idempotency_key=key, params=params, path=ctx.path,
         )  # fmt: skip
         call = self._waiting[envelope.id] = _Call(to, loop)
         timer = loop.call_later(remaining, call.expire) if self._deadlines else None

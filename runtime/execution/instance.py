@@ -148,7 +148,7 @@ class Instance:
             )
         body = signal if self.environment.transport.zero_copy else encode(signal)
         key = None if spec.key is None else getattr(signal, spec.key)
-        envelope = Envelope("signal", self.new_id(), spec.full_name, body, trace=ctx.trace, key=key)
+        envelope = Envelope("signal", self.new_id(), spec.full_name, body, trace=ctx.trace, signal_key=key)
         topic = Topic("signal", spec.contract.name, spec.name, "-" if key is None else key)
         try:
             await self.environment.transport.multicast(topic, envelope, self.name)
@@ -345,9 +345,9 @@ class Instance:
         try:
             message = endpoint.message(envelope)
             key = endpoint.handler.spec.key
-            if key is not None and getattr(message, key) != envelope.key:
+            if key is not None and getattr(message, key) != envelope.signal_key:
                 self.metrics.count("signals_refused_total", service=self.name)
-                self.log.warning("%s refused: it came under the key %r of another", envelope.subject, envelope.key)
+                self.log.warning("%s refused: it came under the key %r of another", envelope.subject, envelope.signal_key)
                 return
             work = self._transact(endpoint, message, ctx) if endpoint.handler.takes_tx else endpoint.method(message, ctx)
             await within(ctx, work, self.environment.settings.deadlines)  # type: ignore[arg-type]  # any awaitable will do

@@ -32,7 +32,7 @@ class Envelope(msgspec.Struct, frozen=True, eq=False):
     """A message with its headers. `caller` is written by the receiving transport, which vouches for it.
 
     A `reply`, `error` or `cancel` has the id of its request. `budget` is what remains of the deadline, in seconds,
-    when the envelope is handed over. `key` is a request's idempotency key, or the key of a signal.
+    when the envelope is handed over. `idempotency_key` belongs to a request, `signal_key` to a signal.
     `load`, of an answer, is how much more its instance has to do. `body` is JSON text, or the message itself between nodes that share it.
     """
 
@@ -45,10 +45,11 @@ class Envelope(msgspec.Struct, frozen=True, eq=False):
     budget: float | None = None
     token: str | None = None
     trace: str | None = None
-    key: str | None = None
+    idempotency_key: str | None = None
     params: Params | None = None
     path: tuple[str, ...] = ()
     load: int = 0
+    signal_key: str | None = None
 
     def __repr__(self) -> str:
         return f"<Envelope {self.kind} {self.subject} {self.id} from {self.caller or '?'}>"  # no body, no token

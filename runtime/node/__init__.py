@@ -1,0 +1,1 @@
+"""The process: a node, its supervised instances, and everything that arrives from the network."""

@@ -69,7 +69,7 @@ class Listening:
         topics = (
             [Topic("stream", envelope.caller)]
             if envelope.kind == "head"
-            else [Topic("signal", service, name, key) for key in {"-", envelope.key or "-"}]
+            else [Topic("signal", service, name, key) for key in {"-", envelope.signal_key or "-"}]
         )
         for topic in topics:
             for listener in list(self._listeners.get(topic, ())):

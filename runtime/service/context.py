@@ -217,7 +217,7 @@ class Context:
     @property
     def idempotency_key(self) -> str | None:
         """The idempotency key that came with the message, if one did."""
-        return self.envelope.key if self.given_key is None and self.envelope is not None else self.given_key
+        return self.envelope.idempotency_key if self.given_key is None and self.envelope is not None else self.given_key
 
     @property
     def log(self) -> logging.Logger:

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.service import Gateway
 from runtime import Overloaded
-from runtime.network.envelope import Envelope, Topic
+from runtime.network import Envelope, Topic
 from runtime.testing import eventually
 from runtime.testing.conformance import WAIT
 from services.notices.messages import Noticed

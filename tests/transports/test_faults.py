@@ -11,7 +11,7 @@ import mqtt5
 import pytest
 
 from runtime import Context, InstanceLost, Node, NodeSettings, NotDelivered, ServiceError
-from runtime.network.registry import Registry
+from runtime.network import Registry
 from runtime.sockets import any_free_port
 from runtime.testing import eventually
 from tests.broker import Broker

@@ -36,7 +36,7 @@ from runtime import (
     roles,
     subscribes,
 )
-from runtime.network.envelope import Address
+from runtime.network import Address
 from runtime.service.describe import describe
 from runtime.sockets import any_free_port
 from runtime.testing import eventually

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import aiohttp
 from yarl import URL
 
-from runtime.network.transport import LinkLost, PeerUnreachable, Unsendable
+from runtime.network import LinkLost, PeerUnreachable, Unsendable
 from transports.http.settings import HttpSettings
 from transports.resolver import detect_cut_connection, trusted
 

@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 import msgspec
 
-from runtime.network.envelope import Address, Envelope
+from runtime.network import Address, Envelope
 
 ASSERTION = "callboard-assertion"
 BUDGET = "callboard-budget"
@@ -57,8 +57,8 @@ def of_request(envelope: Envelope, node: str | None) -> dict[str, str]:
         fields["authorization"] = f"Bearer {envelope.token}"
     if envelope.trace is not None:
         fields[TRACE] = envelope.trace
-    if envelope.key is not None:
-        fields[KEY] = quote(envelope.key, safe=_PLAIN)
+    if envelope.idempotency_key is not None:
+        fields[KEY] = quote(envelope.idempotency_key, safe=_PLAIN)
     if envelope.params is not None:
         fields[PARAMS] = urlencode(envelope.params)
     if envelope.path:

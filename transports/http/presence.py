@@ -13,9 +13,7 @@ import msgspec
 from yarl import URL
 
 from runtime import Clock, Random
-from runtime.network.envelope import Address, Envelope, Head
-from runtime.network.manifest import Manifest
-from runtime.network.transport import LinkLost, PeerUnreachable, Receiver, TransportError
+from runtime.network import Address, Envelope, Head, LinkLost, Manifest, PeerUnreachable, Receiver, TransportError
 from transports.http import fields
 from transports.http.client import Client, Place, Untrusted
 from transports.http.settings import HttpSettings

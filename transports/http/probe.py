@@ -6,7 +6,7 @@ from email.utils import parsedate_to_datetime
 import msgspec
 
 from runtime import Clock
-from runtime.network.transport import TransportError
+from runtime.network import TransportError
 from transports.http import fields
 from transports.http.assertions import Signer
 from transports.http.client import Answer, Client

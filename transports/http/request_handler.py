@@ -8,11 +8,8 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from runtime import Clock, Malformed, NoInstance, Random, ServiceError, Unreachable
-from runtime.contract.errors import InstanceLost
-from runtime.network.envelope import Address, Envelope, Head
-from runtime.network.manifest import Manifest
-from runtime.network.transport import Receiver, TooLarge
+from runtime import Clock, InstanceLost, Malformed, NoInstance, Random, ServiceError, Unreachable
+from runtime.network import Address, Envelope, Head, Manifest, Receiver, TooLarge
 from transports.http import fields
 from transports.http.assertions import Refused, Verifier
 from transports.http.presence import News

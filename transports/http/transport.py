@@ -12,14 +12,17 @@ import msgspec
 from yarl import URL
 
 from runtime import Clock, Random, StartError
-from runtime.network.envelope import Address, Envelope, Head, Topic
-from runtime.network.manifest import Manifest
-from runtime.network.transport import (
+from runtime.network import (
+    Address,
     Capabilities,
+    Envelope,
+    Head,
     LinkLost,
+    Manifest,
     PeerUnreachable,
     Receiver,
     TooLarge,
+    Topic,
     Transport,
     TransportError,
     Unsendable,

@@ -10,7 +10,7 @@ from typing import Any
 import mqtt5
 
 from runtime import Clock, Random, StartError
-from runtime.network.transport import LinkLost, TooLarge, TransportError
+from runtime.network import LinkLost, TooLarge, TransportError
 from transports.mqtt.connection import CLOSED, Connection, Packet, connect
 from transports.mqtt.settings import MqttSettings
 from transports.resolver import Resolver

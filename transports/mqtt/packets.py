@@ -5,7 +5,7 @@ from typing import Any
 import mqtt5
 import msgspec
 
-from runtime.network.envelope import Address, Envelope, EnvelopeKind
+from runtime.network import Address, Envelope, EnvelopeKind
 
 PROBLEM = "application/problem+json"
 
@@ -37,8 +37,8 @@ def properties(envelope: Envelope, reply_topic: str | None) -> dict[str, Any]:
         headers.append(("token", envelope.token))
     if envelope.trace is not None:
         headers.append(("traceparent", envelope.trace))
-    if envelope.key is not None and kind == "request":
-        headers.append(("key", envelope.key))
+    if envelope.idempotency_key is not None:
+        headers.append(("key", envelope.idempotency_key))
     if envelope.params is not None:
         headers.append(("params", msgspec.json.encode(envelope.params).decode()))
     if envelope.path:
@@ -54,14 +54,19 @@ def properties(envelope: Envelope, reply_topic: str | None) -> dict[str, Any]:
 
 
 def envelope(
-    packet: mqtt5.PublishPacket, kind: EnvelopeKind, subject: str, caller: str, reply_to: Address | None, key: str | None = None
+    packet: mqtt5.PublishPacket,
+    kind: EnvelopeKind,
+    subject: str,
+    caller: str,
+    reply_to: Address | None,
+    signal_key: str | None = None,
 ) -> Envelope:
     """The envelope that a packet carries.
 
     Args:
         kind: what it is: only in an inbox, where there are several kinds, may the packet say something else.
         subject: what it is about; empty in an inbox, whose topic does not say.
-        key: its key, if the topic says that.
+        signal_key: the key of a signal, where the topic has one.
 
     Raises:
         ValueError: a header cannot be read.
@@ -70,7 +75,7 @@ def envelope(
     correlation = packet.correlation_data
     found = "" if correlation is None else correlation.decode("latin-1")
     if not headers:
-        return Envelope(kind, found, subject, packet.payload, caller, reply_to, key=key)
+        return Envelope(kind, found, subject, packet.payload, caller, reply_to, signal_key=signal_key)
     said = dict(headers)
     if subject and (said.get("kind", kind), said.get("subject", subject)) != (kind, subject):
         raise ValueError("its headers say otherwise than its topic")
@@ -88,10 +93,11 @@ def envelope(
             None if budget is None else min(_number(budget) / 1000, _LONGEST),
             said.get("token"),
             said.get("traceparent"),
-            key or said.get("key"),
+            None if kind == "signal" else said.get("key"),
             None if params is None else _PARAMS.decode(params),
             () if path is None else _PATH.decode(path),
             load(packet),
+            signal_key or (said.get("key") if kind == "signal" else None),
         )
     except msgspec.MsgspecError as error:
         raise ValueError(str(error)) from error

@@ -5,9 +5,7 @@ import asyncio
 import msgspec
 
 from runtime import Clock
-from runtime.network.envelope import Address
-from runtime.network.manifest import Manifest
-from runtime.network.transport import PeerUnreachable, Receiver
+from runtime.network import Address, Manifest, PeerUnreachable, Receiver
 
 _SUSPECTED = 2
 """One that has missed so many heartbeats may be busy, or gone."""

@@ -3,8 +3,7 @@
 import re
 from functools import lru_cache
 
-from runtime.network.envelope import Address, Topic
-from runtime.network.transport import TransportError
+from runtime.network import Address, Topic, TransportError
 
 VERSION = "1"
 

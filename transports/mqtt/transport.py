@@ -14,9 +14,18 @@ import mqtt5
 import msgspec
 
 from runtime import Clock, Malformed, Random
-from runtime.network.envelope import Address, Envelope, EnvelopeKind, Topic
-from runtime.network.manifest import Manifest
-from runtime.network.transport import Capabilities, PeerUnreachable, Receiver, Transport, TransportError
+from runtime.network import (
+    Address,
+    Capabilities,
+    Envelope,
+    EnvelopeKind,
+    Manifest,
+    PeerUnreachable,
+    Receiver,
+    Topic,
+    Transport,
+    TransportError,
+)
 from transports.mqtt import packets
 from transports.mqtt.link import Link
 from transports.mqtt.presence import MISSED, Presence

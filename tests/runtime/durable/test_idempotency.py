@@ -26,7 +26,7 @@ from runtime import (
     Transaction,
     handles,
 )
-from runtime.network.envelope import Envelope
+from runtime.network import Envelope
 from runtime.storage.sqlite import SqliteDatabase
 from runtime.testing import Crash, CrashingDatabase, CrashPoints, eventually
 from transports.memory import MemoryNetwork, MemoryTransport

@@ -10,8 +10,8 @@ import pytest
 
 from runtime import Clock, InternalError, Random, UsageError
 from runtime.durable.stream import Stream
-from runtime.network.envelope import Envelope, Head
-from runtime.storage.database import DatabaseError, Superseded
+from runtime.network import Envelope, Head
+from runtime.storage import DatabaseError, Superseded
 from runtime.testing import Crash
 from runtime.testing.conformance import WAIT
 from tests.runtime.durable.replicas import AttentiveBoard, Batcher, Board, Pair, Press, overloaded, press

@@ -349,7 +349,7 @@ async def test_a_late_reply_is_dropped_and_counted(tmp_path: object) -> None:
     topology = Topology("apart-serialized", tmp_path)  # type: ignore[arg-type]
     await topology.play(Bank, Shop)
     try:
-        from runtime.network.envelope import Address, Envelope
+        from runtime.network import Address, Envelope
 
         node = topology.node_of("bank")
         target = topology.node_of("shop")

@@ -24,10 +24,7 @@ from runtime import (
     handles,
 )
 from runtime.clock import Clock, Random
-from runtime.network.envelope import Address, Envelope
-from runtime.network.manifest import Manifest
-from runtime.network.registry import Member, Registry
-from runtime.network.transport import PeerUnreachable
+from runtime.network import Address, Envelope, Manifest, Member, PeerUnreachable, Registry
 from runtime.testing import eventually
 from transports.memory import MemoryNetwork, MemoryTransport
 

@@ -3,7 +3,7 @@
 import asyncio
 
 from runtime import Context, Contract, Node, Service, Signal
-from runtime.network.envelope import Topic
+from runtime.network import Topic
 from runtime.node.proxy import Proxy
 from runtime.testing import eventually
 from transports.memory import MemoryNetwork, MemoryTransport
@@ -41,7 +41,7 @@ async def test_who_comes_while_somebody_goes_is_heard() -> None:
         ear, ctx = node.service(Ear), other.client("bell", ())
         assert ear is not None
         heard: list[str] = []
-        async with ear.proxy.listening(topic, lambda envelope: heard.append(f"first {envelope.key}")):
+        async with ear.proxy.listening(topic, lambda envelope: heard.append(f"first {envelope.signal_key}")):
             await ctx.publish(Rung("north"))
             await ctx.publish(Rung("south"))
             await eventually(lambda: heard == ["first north"], "it is heard")
@@ -52,7 +52,7 @@ async def test_who_comes_while_somebody_goes_is_heard() -> None:
 
         going = asyncio.create_task(come_and_go())
         await asyncio.sleep(0)
-        async with ear.proxy.listening(topic, lambda envelope: heard.append(f"second {envelope.key}")):
+        async with ear.proxy.listening(topic, lambda envelope: heard.append(f"second {envelope.signal_key}")):
             await going
             await ctx.publish(Rung("north"))
             await eventually(lambda: heard[1:] == ["second north"], "who came meanwhile hears it")

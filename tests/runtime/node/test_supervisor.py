@@ -24,7 +24,7 @@ from runtime import (
     handles,
     subscribes,
 )
-from runtime.storage.database import DatabaseError
+from runtime.storage import DatabaseError
 from runtime.storage.sqlite import SqliteFolder
 from runtime.testing import eventually
 from tests.topology import Topology

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from runtime import ConstraintError, DatabaseError, StatementError, UsageError
-from runtime.storage.database import Guard, Superseded
+from runtime.storage import Guard, Superseded
 from runtime.storage.migrations import MigrationError, migrate
 from runtime.storage.sqlite import SqliteDatabase
 from runtime.tasks import finish
