@@ -17,7 +17,7 @@ from config import compose
 from config.load import Loaded, variable
 from config.settings import Settings
 from runtime import CallboardError, Clock, StartError
-from runtime.network import Address, Envelope, Manifest, TransportError
+from runtime.network import Address, Manifest, Receiver, TransportError
 from runtime.service.service import Definition
 
 _SECONDS = 5.0
@@ -242,35 +242,14 @@ async def _peers(settings: Settings, needs: Sequence[str]) -> AsyncGenerator[Fin
 # Over MQTT
 
 
-class Members:
-    """A receiver that only writes down who is there."""
+class Members(Receiver):
+    """A receiver that only records the live instances."""
 
     def __init__(self) -> None:
         self.there: dict[str, list[str]] = {}
 
-    def load(self, service: str) -> int:
-        return 0
-
-    def receive(self, envelope: Envelope, to: str) -> None:
-        return
-
     def joined(self, manifest: Manifest, load: int = 0) -> None:
         self.there.setdefault(manifest.service, []).append(manifest.node)
-
-    def suspected(self, address: Address) -> None:
-        return
-
-    def left(self, address: Address, *, lost: bool) -> None:
-        return
-
-    def cut(self) -> None:
-        return
-
-    def unreadable(self) -> None:
-        return
-
-    def failed(self, error: TransportError) -> None:
-        return
 
 
 async def _broker(settings: Settings, names: Sequence[str], needs: Sequence[str]) -> AsyncGenerator[Finding, None]:

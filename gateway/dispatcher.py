@@ -95,7 +95,7 @@ class Dispatcher:
         loop = self._proxy.clock.loop
         try:
             reply = await (
-                until_gone(work, receive, loop) if self._proxy.is_elsewhere(route.service) else _at_once(work, receive, loop)
+                until_gone(work, receive, loop) if self._proxy.is_remote(route.service) else _at_once(work, receive, loop)
             )
         finally:
             self._limits.leave()

@@ -1,4 +1,4 @@
-"""The runtime: services as actors, written once, on any transport."""
+"""The runtime: everything that people who write services need."""
 
 from runtime.clock import Clock, ManualClock, Random
 from runtime.contract.access import ANYONE, SERVICES, Allow, roles, services
@@ -31,6 +31,7 @@ from runtime.contract.errors import (
 )
 from runtime.contract.messages import Contract, Event, Request, Signal, Struct
 from runtime.execution.environment import NodeSettings
+from runtime.execution.failures import HandlerAborted
 from runtime.identity import Identity, TokenSettings
 from runtime.network.transport import Capabilities, Receiver, Transport
 from runtime.node.node import Node
@@ -60,6 +61,7 @@ __all__ = [
     "Draining",
     "Event",
     "Forbidden",
+    "HandlerAborted",
     "Identity",
     "InProgress",
     "InstanceLost",

@@ -1,14 +1,32 @@
-"""Two ways with tasks that asyncio leaves out: finishing what must finish, and going on with a started coroutine."""
+"""Help with tasks that asyncio does not have: finishing shielded work, resuming a started coroutine, and backoff."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
+
+from runtime.clock import Random
 
 T = TypeVar("T")
 
 
+class Backoff(NamedTuple):
+    """Exponential backoff with jitter.
+
+    Attributes:
+        base: the delay before any failure, in seconds; each failure doubles it.
+        longest: the upper limit of the delay, in seconds.
+    """
+
+    base: float
+    longest: float
+
+    def delay(self, failures: int, random: Random) -> float:
+        """Return the delay after `failures` failures in a row, in seconds: between half of it and all of it."""
+        return random.jitter(min(self.base * 2 ** min(failures, 30), self.longest))
+
+
 async def finish(work: Awaitable[T]) -> T:
-    """Awaits `work` to its end whatever is cancelled meanwhile; a cancellation is raised afterwards."""
+    """Await `work` to its end even if the current task is cancelled; the cancellation is raised afterwards."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
@@ -17,32 +35,47 @@ async def finish(work: Awaitable[T]) -> T:
             raise
         import anyio
 
-        with anyio.CancelScope(shield=True):  # anyio would cancel again at every turn of the loop
+        with anyio.CancelScope(shield=True):  # an anyio scope around us would cancel again at every turn of the loop
             while not task.done():
                 try:
                     await asyncio.wait((task,))
                 except asyncio.CancelledError:
                     continue
         if not task.cancelled():
-            task.exception()  # looked at: the cancellation takes precedence
+            task.exception()  # marks it as retrieved: the cancellation takes precedence
         raise
 
 
+async def wait_for_event(event: asyncio.Event, seconds: float) -> bool:
+    """Wait until an event is set, but no longer than `seconds`. Return whether it is set."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return event.is_set()
+    return True
+
+
 class Started(Awaitable[T]):
-    """Goes on with a coroutine that was started by `send(None)` in this task and waits for something."""
+    """The rest of a coroutine that was started by `send(None)` in this task and has suspended.
 
-    __slots__ = ("_waits_for", "_work")
+    Args:
+        work: the coroutine.
+        suspended_on: what `send(None)` returned.
+    """
 
-    def __init__(self, work: Coroutine[Any, Any, T], waits_for: Any) -> None:
+    __slots__ = ("_suspended_on", "_work")
+
+    def __init__(self, work: Coroutine[Any, Any, T], suspended_on: Any) -> None:
         self._work = work
-        self._waits_for = waits_for
+        self._suspended_on = suspended_on
 
     def __await__(self) -> Generator[Any, Any, T]:
         work = self._work
         step: Callable[[Any], Any]
         argument: Any
         try:
-            sent = yield self._waits_for
+            sent = yield self._suspended_on
         except GeneratorExit:
             work.close()
             raise
@@ -54,12 +87,12 @@ class Started(Awaitable[T]):
             argument = sent
         while True:
             try:
-                waits_for = step(argument)
+                suspended_on = step(argument)
             except StopIteration as done:
                 result: T = done.value
                 return result
             try:
-                argument = yield waits_for
+                argument = yield suspended_on
                 step = work.send
             except GeneratorExit:
                 work.close()

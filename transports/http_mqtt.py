@@ -11,7 +11,7 @@ _PATIENCE = 3.0
 """Seconds that a start waits for the broker; then it goes on without signals, which come with the broker."""
 
 
-class _Signals:
+class _Signals(Receiver):
     """The receiver, as the broker's side may speak to it: of signals alone. Who is there, HTTP says."""
 
     def __init__(self, receiver: Receiver) -> None:
@@ -23,18 +23,6 @@ class _Signals:
     def receive(self, envelope: Envelope, to: str) -> None:
         if envelope.kind == "signal":
             self._receiver.receive(envelope, to)
-
-    def joined(self, manifest: Manifest, load: int = 0) -> None:
-        return
-
-    def suspected(self, address: Address) -> None:
-        return
-
-    def left(self, address: Address, *, lost: bool) -> None:
-        return
-
-    def cut(self) -> None:
-        """No request waits for the broker."""
 
     def unreadable(self) -> None:
         self._receiver.unreadable()

@@ -269,7 +269,7 @@ class Unauthenticated(ServiceError):
     """A valid access token is needed."""
 
     code, status = "unauthenticated", 401
-    detail: str
+    detail: str = "an access token is needed, as `Authorization: Bearer …`"
 
 
 class Forbidden(ServiceError):

@@ -1,9 +1,9 @@
-"""`once`: a request whose effect happens once per idempotency key, however often it is asked.
+"""Idempotent requests: a `once` request takes effect once per idempotency key, however often it is made.
 
-A handler that calls nobody inserts the key's row as its transaction's first statement: a duplicate waits for the first,
-then gets the stored answer. A handler that calls others commits a claim before it runs. Its final commit requires that
-the claim is still its own; if its owner is gone, or the lease over, the next arrival takes the claim and takes everything
-afresh. So a zombie can neither commit nor undo what another attempt holds.
+A handler that makes no requests inserts the key's row as the first statement of its transaction: a duplicate waits for the
+first and then gets the stored answer. A handler that makes requests commits a claim before it runs, and its final commit
+requires that it still owns the claim. If the owner is gone or the lease has expired, the next arrival takes the claim and
+starts afresh. So a zombie can neither commit nor undo what another attempt holds.
 """
 
 import asyncio
@@ -20,13 +20,13 @@ from runtime.storage.database import Database, Guard, Row, Statement, Superseded
 from runtime.tasks import finish
 
 KEEP_SECONDS = 24 * 3600
-"""How long answers are kept for replay."""
+"""How long answers are stored for replay, in seconds."""
 
 _WHERE = "caller = $1 AND subject = $2 AND request = $3 AND key = $4"
 
 
 class Scope(NamedTuple):
-    """Within what an idempotency key is one: the calling service, the user, and the request."""
+    """What an idempotency key identifies: it belongs to one calling service, one user, and one request."""
 
     caller: str
     subject: str
@@ -35,31 +35,31 @@ class Scope(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """The right to run a request, held by one attempt. `calls` counts its requests by type."""
+    """The right to run a request, which one attempt holds. `calls` counts the requests of that attempt by type."""
 
     scope: Scope
     attempt: int
     calls: dict[str, int]
 
     def key_for(self, request: str) -> str:
-        """The idempotency key of this attempt's next call of `request`."""
+        """Return the idempotency key of this attempt's next call of `request`."""
         self.calls[request] = ordinal = self.calls.get(request, 0) + 1
         return derived_key(*self.scope, self.attempt, request, ordinal)
 
 
 class Answer(NamedTuple):
-    """What is stored of a finished request."""
+    """The stored answer of a finished request: the state `reply` or `error`, and its JSON text."""
 
     state: str
     text: str
 
 
 Run = Callable[[Guard, Callable[[Any], Statement], Claim | None], Awaitable[Any]]
-"""Runs the handler in a transaction that the guard begins and the statement (made from the reply) ends."""
+"""Runs the handler in a transaction that begins with the guard and ends with a statement made from the reply."""
 
 
 def derived_key(*parts: object) -> str:
-    """A key that is the same whenever the same parts are given."""
+    """Return a key that is the same for the same parts."""
     return hashlib.sha256("\x1f".join(str(part) for part in parts).encode()).hexdigest()[:32]
 
 
@@ -67,9 +67,9 @@ class Once:
     """The `once` requests of one instance.
 
     Args:
-        owner: the instance's id, drawn at its start.
-        alive: whether the instance of an id is still there.
-        known: the error class of a contract and a code.
+        owner: the random id of the instance.
+        alive: returns whether the instance with an id is still live.
+        known: returns the error class for a contract and a code.
     """
 
     def __init__(
@@ -91,11 +91,11 @@ class Once:
         self._log = log
 
     async def run(self, scope: Scope, body: bytes, reply: msgspec.json.Decoder[Any], run: Run) -> Any:
-        """The request's reply, from its handler the first time and from the database afterwards.
+        """Return the reply of a request: from its handler the first time, and from the database afterwards.
 
         Raises:
-            KeyReused: the key was used with another body.
-            ServiceError: the handler's answer, stored like a reply unless it is retryable or the runtime's own.
+            KeyReused: if the key was used with another body.
+            ServiceError: the handler's answer. It is stored like a reply unless it is retryable or the runtime's own.
         """
         digest = hashlib.sha256(body).hexdigest()
         guard = Guard(
@@ -119,19 +119,19 @@ class Once:
                         *scope, digest, self._owner, self._keep_until(), _text(error.data()),
                     ):  # fmt: skip
                     overtaken = True
-                    continue  # a duplicate has stored another answer meanwhile: that one is everybody\'s
+                    continue  # a duplicate has stored another answer in the meantime, which counts for both
                 raise
 
     async def run_claimed(
         self, scope: Scope, body: bytes, reply: msgspec.json.Decoder[Any], run: Run, deadline: Callable[[], float]
     ) -> Any:
-        """The same for a handler that calls others.
+        """Return the reply of a request whose handler makes requests. Raises like `run`.
 
         Args:
-            deadline: seconds that remain until whoever asks stops waiting.
+            deadline: returns the seconds that remain until the caller stops waiting.
 
         Raises:
-            InProgress: another attempt was still at work when the deadline came near.
+            InProgress: if another attempt was still running shortly before the deadline.
         """
         digest = hashlib.sha256(body).hexdigest()
         while True:
@@ -146,7 +146,7 @@ class Once:
             try:
                 return await run(self._still_ours(claim), self._finisher(scope, claim.attempt), claim)
             except Superseded:
-                self._log.warning("attempt %d at %s was overtaken: its claim was over", claim.attempt, scope.request)
+                self._log.warning("attempt %d at %s lost its claim to a later attempt", claim.attempt, scope.request)
             except ServiceError as error:
                 await finish(self._settle(claim, error if _is_answer(error) else None))
                 raise
@@ -155,7 +155,7 @@ class Once:
                 raise
 
     async def _claim_or_let_go(self, scope: Scope, digest: str, remaining: float) -> Claim | Answer | None:
-        """The same as `_claim`; a claim that was committed while its asker was cancelled is freed."""
+        """Take the claim like `_claim`. A claim that was committed while the caller was cancelled is released."""
         claiming = asyncio.ensure_future(self._claim(scope, digest, remaining))
         try:
             return await finish(claiming)
@@ -167,7 +167,7 @@ class Once:
             raise
 
     async def _claim(self, scope: Scope, digest: str, remaining: float) -> Claim | Answer | None:
-        """Takes the claim if it is free; else the stored answer; else None, for somebody else is at work."""
+        """Take the claim if it is free. Otherwise return the stored answer, or None if another attempt is running."""
         now = self._clock.timestamp()
         lease = now + min(remaining, 300) + 5
         async with self._database.transaction() as tx:
@@ -200,12 +200,14 @@ class Once:
         if not overtaken:
             row = await self._database.fetch_one(f"SELECT digest, state, answer FROM callboard_once WHERE {_WHERE}", *scope)
             return None if row is None else _answer(row, digest)
-        # The other's answer may not be committed yet: this one's turn at the writer, and its end, wait for that
+        # The other attempt may not be committed yet; this transaction gets its turn after that
         async with self._database.transaction() as tx:
             row = await tx.fetch_one(f"SELECT digest, state, answer, lease, owner FROM callboard_once WHERE {_WHERE}", *scope)
             answer = None if row is None else _answer(row, digest)
             if row is not None and answer is None and (row["state"] == "free" or not self._alive(row["owner"])):
-                await tx.execute(f"DELETE FROM callboard_once WHERE {_WHERE}", *scope)  # left by a version that made claims
+                await tx.execute(
+                    f"DELETE FROM callboard_once WHERE {_WHERE}", *scope
+                )  # a claim left by an older version of the handler, which made requests
         if row is not None and answer is None:
             await self._clock.sleep(self._random.jitter(0.05))
         return answer
@@ -217,12 +219,12 @@ class Once:
         )
 
     def _finisher(self, scope: Scope, attempt: int) -> Callable[[Any], Statement]:
-        """Makes the statement that stores an attempt's reply."""
+        """Return a function that makes the statement that stores the reply of an attempt."""
         sql = f"UPDATE callboard_once SET state = 'reply', answer = $6, lease = $7 WHERE {_WHERE} AND attempt = $5"
         return lambda reply: (sql, (*scope, attempt, _text(reply), self._keep_until()))
 
     async def _settle(self, claim: Claim, error: ServiceError | None) -> None:
-        """Ends a claim that came to nothing: stores the error, or frees the claim for the next who asks."""
+        """End a claim without a reply: store the error, or release the claim for the next arrival."""
         state, text = ("free", None) if error is None else ("error", _text(error.data()))
         await self._database.execute(
             f"UPDATE callboard_once SET state = $6, answer = $7, lease = $8 WHERE {_WHERE} AND attempt = $5 AND owner = $9 AND state = 'claimed'",
@@ -238,7 +240,7 @@ class Once:
         raise rebuild_error(msgspec.json.decode(answer.text, type=ErrorData), self._known)
 
     async def prune(self) -> int:
-        """Forgets answers that need not be kept any longer, and claims that nobody came back to."""
+        """Delete answers that have expired, and claims that were abandoned. Return how many."""
         now = self._clock.timestamp()
         return await self._database.execute(
             "DELETE FROM callboard_once WHERE lease < $1 AND (state <> 'claimed' OR lease < $2)", now, now - KEEP_SECONDS
@@ -252,7 +254,7 @@ def _answer(row: Row, digest: str) -> Answer | None:
 
 
 def _is_answer(error: ServiceError) -> bool:
-    """Whether an error is a service's own answer, which asking again would not change."""
+    """Return whether an error is a service's own final answer, which a retry would not change."""
     return not error.retryable and error.contract != "callboard"
 
 

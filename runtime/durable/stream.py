@@ -1,30 +1,36 @@
-"""The stream: a service's ordered, durable log of events, kept in its own database, and read by pulling.
+"""The stream: a service's ordered, durable log of events, stored in its own database and read by pulling.
 
-Events are appended in the transaction that they tell of, last of all, with the next numbers: no gaps, in commit order.
-A hint says how far the stream goes; whoever takes the events asks for them with `Pull`.
+Events are appended by the last statements of the transaction that they describe. Their numbers have no gaps and follow
+commit order. A hint announces the head of the stream; subscribers request the events with `Pull`.
 """
 
 from datetime import UTC, datetime
 
-from runtime.clock import Clock, Random
+from runtime.clock import Clock, Random, rfc3339
 from runtime.contract.errors import ServiceError
 from runtime.contract.messages import Contract, Request, Struct
 from runtime.network.envelope import Head
-from runtime.service.context import Context
 from runtime.storage.database import Database, Row, Transaction
 
 stream = Contract("stream")
-"""What every service with a database answers, each for its own stream."""
+"""The requests that every service with a database answers, each for its own stream."""
 
 KEEP_SECONDS = 7 * 24 * 3600
+"""The age, in seconds, below which events are retained."""
 KEEP_AT_MOST = 1_000_000
-"""A stream keeps what is younger or not yet taken, up to this many events."""
+"""The hard cap: the number of events that a stream retains at most, even if a subscriber has not applied them yet."""
 
 _BATCH_BYTES = 1 << 20
 
 
 class Position(Struct):
-    """A place in a stream. `event_id` is that of the event at `seq`; empty where nothing can be compared."""
+    """A position in a stream.
+
+    Attributes:
+        epoch: the name of the epoch.
+        seq: the number of an event.
+        event_id: the id of that event; empty where there is nothing to compare.
+    """
 
     epoch: str
     seq: int
@@ -32,7 +38,7 @@ class Position(Struct):
 
 
 class StreamEvent(Struct):
-    """An event as the stream keeps it; `body` is JSON text."""
+    """An event as the stream stores it; `body` is JSON text, `at` RFC 3339 text."""
 
     seq: int
     id: str
@@ -43,9 +49,14 @@ class StreamEvent(Struct):
 
 
 class Batch(Struct):
-    """What follows a position: the events of the types asked for, and how far all events were looked at.
+    """The events that follow a position.
 
-    `forked_at` is set when the position lies on a branch that a restored publisher no longer has: the answer begins there.
+    Attributes:
+        events: the events of the requested types, in order.
+        scanned: the position of the last event that was looked at, of any type.
+        head: the number of the last event in the stream.
+        forked_at: set if the requested position is on a branch that a restored publisher no longer has. The batch begins
+            at this position, where the branches part.
     """
 
     events: tuple[StreamEvent, ...]
@@ -56,9 +67,13 @@ class Batch(Struct):
 
 @stream.message
 class Pull(Request[Batch]):
-    """The events after a position, in order. A position without epoch asks from the oldest event kept.
+    """The events after a position, in order.
 
-    Who only has a look (`peek`) is no reader for whom events are kept.
+    Attributes:
+        after: the position. Without an epoch, the batch begins at the oldest retained event.
+        types: the types of events to return.
+        limit: the number of events to look at, at most 1,000.
+        peek: only look: events are not retained for this caller.
     """
 
     after: Position
@@ -69,7 +84,7 @@ class Pull(Request[Batch]):
 
 @stream.message
 class StreamHead(Request[Position]):
-    """How far the stream goes: the last event committed."""
+    """The position of the last committed event."""
 
 
 @stream.message
@@ -91,7 +106,7 @@ class PositionPruned(ServiceError):
 
 
 class Stream:
-    """The publisher's side: one service's stream in its database."""
+    """The publisher's side: the stream of one service in its database."""
 
     def __init__(self, database: Database, clock: Clock, random: Random) -> None:
         self._database = database
@@ -101,7 +116,7 @@ class Stream:
         self._readers: dict[str, int] = {}
 
     async def open(self) -> None:
-        """Reads the stream's history, and begins it in a new database."""
+        """Read the epochs of the stream; in a new database, begin the first."""
         rows = await self._database.fetch("SELECT epoch, begins FROM callboard_epochs ORDER BY ordinal")
         if not rows:
             await self._database.execute(
@@ -112,7 +127,7 @@ class Stream:
         self._epochs = [(row["epoch"], row["begins"]) for row in rows]
 
     async def fork(self) -> str:
-        """Begins a new epoch here: after the database was restored from a copy. Gives its name."""
+        """Begin a new epoch, after the database was restored from a backup. Return its name."""
         epoch = self._random.hex(16)
         await self._database.execute(
             "INSERT INTO callboard_epochs (epoch, ordinal, begins) SELECT $1, (SELECT max(ordinal) + 1 FROM callboard_epochs), seq FROM callboard_stream_head",
@@ -123,11 +138,12 @@ class Stream:
 
     @property
     def epoch(self) -> str:
+        """The name of the current epoch."""
         return self._epochs[-1][0]
 
     def append(self, tx: Transaction, events: list[tuple[str, str]], trace: str) -> None:
-        """Puts (type, JSON text) pairs at the end of the transaction: its last statements, in the commit's own hop."""
-        at = self._clock.now().isoformat(timespec="microseconds").replace("+00:00", "Z")
+        """Append events, as pairs of type and JSON text, by the last statements of a transaction, which share the commit's hop."""
+        at = rfc3339(self._clock.now())
         for offset, (name, body) in enumerate(events, 1):
             tx.final.append(
                 (
@@ -139,24 +155,30 @@ class Stream:
         tx.final.append(("UPDATE callboard_stream_head SET seq = seq + $1 RETURNING seq", (len(events),)))
 
     def appended(self, tx: Transaction) -> Head:
-        """The head after a transaction with events has committed."""
+        """Return the head after a transaction with events has committed."""
         return Head(self.epoch, tx.outcome[0]["seq"])
 
     async def head(self) -> Head:
-        """The head, read from the database."""
+        """Read the head from the database."""
         row = await self._limits()
         return Head(self.epoch, row["seq"])
 
     async def position(self) -> Position:
+        """Return the position of the last committed event."""
         head = await self.head()
         return Position(head.epoch, head.seq, await self._id_at(head.seq) or "")
 
-    async def pull(self, message: Pull, ctx: Context) -> Batch:
-        """Answers `Pull`, and remembers how far the caller has come."""
+    async def pull(self, message: Pull, subscriber: str) -> Batch:
+        """Answer `Pull`, and record the subscriber's position.
+
+        Raises:
+            Diverged: if the position is not part of this stream's history.
+            PositionPruned: if events after the position have been pruned.
+        """
         limits = await self._limits()
         after, forked_at = await self._resolve(message.after, limits)
         if not message.peek:
-            self._readers[ctx.caller] = after.seq
+            self._readers[subscriber] = after.seq
         limit = max(1, min(message.limit, 1000))
         rows = await self._database.fetch(
             "SELECT seq, id, type, body, at, trace FROM callboard_stream WHERE seq > $1 ORDER BY seq LIMIT $2", after.seq, limit
@@ -179,7 +201,7 @@ class Stream:
         return Batch(tuple(events), scanned, max(limits["seq"], scanned.seq), forked_at)
 
     async def _resolve(self, after: Position, limits: Row) -> tuple[Position, Position | None]:
-        """Where to read from, and where the asker's branch leaves ours, if it does."""
+        """Return the position to read from, and the position where the caller's branch parts from this one, if it does."""
         pruned: int = limits["pruned"]
         if not after.epoch:
             return Position(self.epoch, max(pruned, after.seq)), None
@@ -206,11 +228,11 @@ class Stream:
 
     async def _limits(self) -> Row:
         row = await self._database.fetch_one("SELECT seq, pruned FROM callboard_stream_head")
-        assert row is not None, "the migration puts it there"
+        assert row is not None, "the migration inserts it"
         return row
 
     async def prune(self, *, keep_seconds: float = KEEP_SECONDS, keep_at_most: int = KEEP_AT_MOST) -> int:
-        """Deletes the prefix that is old and taken by all, or beyond the hard cap. Says how many events went."""
+        """Delete the prefix that is old and applied by every known subscriber, or beyond the hard cap. Return the number of events."""
         oldest = self._clock.timestamp() - keep_seconds
         async with self._database.transaction() as tx:
             for subscriber, seq in self._readers.items():
@@ -221,7 +243,9 @@ class Stream:
                 )
             limits = await tx.fetch_one("SELECT seq, pruned FROM callboard_stream_head")
             taken = await tx.fetch_one("SELECT min(seq) AS seq FROM callboard_readers")
-            first_young = await tx.fetch_one("SELECT min(seq) AS seq FROM callboard_stream WHERE at >= $1", _rfc3339(oldest))
+            first_young = await tx.fetch_one(
+                "SELECT min(seq) AS seq FROM callboard_stream WHERE at >= $1", rfc3339(datetime.fromtimestamp(oldest, UTC))
+            )
             assert limits is not None
             assert taken is not None
             assert first_young is not None
@@ -232,7 +256,3 @@ class Stream:
             gone = await tx.execute("DELETE FROM callboard_stream WHERE seq <= $1", upto)
             await tx.execute("UPDATE callboard_stream_head SET pruned = $1", upto)
         return gone
-
-
-def _rfc3339(timestamp: float) -> str:
-    return datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

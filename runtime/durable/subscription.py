@@ -1,73 +1,64 @@
 """The subscriber's side of a stream: pull what follows the cursor, and apply each event exactly once, in order.
 
-The cursor stands in the subscriber's own database. The first statement of an event's transaction moves it from where it
-was found to the event, on condition that it is still there; the handler's effects follow; both commit. A replica that
-was slower moves no row and stops quietly. This compare-and-set is the whole of the exactly-once argument.
+The cursor is stored in the subscriber's own database. The first statement of an event's transaction advances it by
+compare-and-set; the handler's effects follow; both commit. A replica that lost the race updates no row and stops
+quietly. This compare-and-set is the whole exactly-once argument.
 """
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Protocol, cast
+from collections.abc import Awaitable, Callable, Mapping
+from enum import Enum
+from typing import cast
 
 import msgspec
 
 from runtime.clock import Clock, Random
 from runtime.contract.errors import ServiceError
+from runtime.durable.dead_letters import Apply, DeadLetters, Source
 from runtime.durable.stream import Batch, Diverged, Position, PositionPruned, Pull, StreamEvent, StreamHead
 from runtime.storage.database import Database, DatabaseError, Guard, Row, StatementError, Superseded
+from runtime.tasks import Backoff, wait_for_event
 from runtime.telemetry import Metrics
 
 POLL_SECONDS = 10.0
-"""A subscriber asks this often even when no hint comes."""
+"""The longest time between two pulls, in seconds: for hints that were lost."""
 
-_LONGEST_PAUSE = 30.0
-
-
-class Source(msgspec.Struct, frozen=True):
-    """Where an event stands: its publisher and its number there."""
-
-    publisher: str
-    epoch: str
-    seq: int
+_RETRY = Backoff(0.05, 30.0)
+"""Of transient errors."""
+_REATTEMPT = Backoff(0.1, 30.0)
+"""Of an event whose handler failed."""
 
 
-class Subscriber(Protocol):
-    """The instance whose handlers apply the events."""
-
-    name: str
-    log: logging.Logger
-    clock: Clock
-    random: Random
-    metrics: Metrics
-
-    @property
-    def database(self) -> Database: ...
-
-    async def ask(self, publisher: str, message: Pull | StreamHead) -> Batch | Position: ...
-
-    async def apply(self, source: Source, events: Sequence[StreamEvent], guard: Guard) -> None:
-        """Runs the events' handlers in one transaction that `guard` begins. Raises what a handler raises."""
-        ...
+Ask = Callable[[str, Pull | StreamHead], Awaitable[Batch | Position]]
+"""Makes a request to a publisher, by its name. Raises `ServiceError`."""
 
 
-class DeadLetter(msgspec.Struct, frozen=True):
-    """An event that its handler would not take, and the last error."""
+class SubscriptionState(Enum):
+    """What a subscription is doing."""
 
-    publisher: str
-    epoch: str
-    seq: int
-    event_id: str
-    type: str
-    body: str
-    at: str
-    trace: str
-    attempts: int
-    error: str
+    NEW = "NEW"
+    """It has not run yet."""
+    PULLING = "PULLING"
+    """It asks the publisher for events, or applies them."""
+    WAITING = "WAITING"
+    """It has applied everything, and waits for a hint or the next poll."""
+    BACKING_OFF = "BACKING_OFF"
+    """A transient error occurred: it waits before it tries again."""
+    STANDBY = "STANDBY"
+    """A newer version of this service also takes other types of events. Its instances apply them all."""
+    STOPPED = "STOPPED"
+    """It waits until an operator resumes it."""
 
 
 class Cursor(msgspec.Struct, frozen=True):
-    """How far one publisher's stream has been applied. `types` says after which number each type is taken."""
+    """How far one publisher's stream has been applied.
+
+    Attributes:
+        position: the position of the last event that was applied or passed over.
+        types: for each type, the number after which its events are taken.
+        stopped: why the subscription waits for an operator, or None.
+    """
 
     position: Position
     types: dict[str, int]
@@ -75,57 +66,98 @@ class Cursor(msgspec.Struct, frozen=True):
 
 
 class Subscription:
-    """Applies one publisher's events for one service.
+    """Applies the events of one publisher for one service.
 
     Args:
-        attempts: the event types taken, and how often each one's handler may fail.
-        batched: whether several events may share a transaction: the service's handlers call nobody.
+        publisher: the name of the publishing service.
+        attempts: the types of events to take, and how often the handler of each may fail.
+        batched: whether several events may share a transaction, because the service's handlers make no requests.
+        service: the name of the subscribing service.
+        database: its database.
+        ask: makes a request to a publisher.
+        apply: runs the handlers of events.
     """
 
-    def __init__(self, publisher: str, attempts: Mapping[str, int], batched: bool, subscriber: Subscriber) -> None:
+    def __init__(
+        self,
+        publisher: str,
+        attempts: Mapping[str, int],
+        *,
+        batched: bool,
+        service: str,
+        database: Database,
+        ask: Ask,
+        apply: Apply,
+        clock: Clock,
+        random: Random,
+        metrics: Metrics,
+        log: logging.Logger,
+    ) -> None:
         self.publisher = publisher
         self._attempts = attempts
         self._batched = batched
-        self._subscriber = subscriber
-        self._database = subscriber.database
-        self._nudge = asyncio.Event()
+        self._service = service
+        self._database = database
+        self._ask = ask
+        self._apply_events = apply
+        self.dead_letters = DeadLetters(publisher, database, apply)
+        self._clock = clock
+        self._random = random
+        self._metrics = metrics
+        self._log = log
+        self._hint = asyncio.Event()
         self._failures = 0
-        self._told: str | None = None
+        self._state = SubscriptionState.NEW
+        self._reason = ""
 
     def __repr__(self) -> str:
-        return f"<Subscription of {self._subscriber.name} to {self.publisher}>"
+        reason = f": {self._reason}" if self._reason else ""
+        return f"<Subscription of {self._service} to {self.publisher} [{self._state.value}{reason}]>"
 
-    def nudge(self) -> None:
-        """Something may have come: look before the next poll."""
-        self._nudge.set()
+    def _enter(self, state: SubscriptionState, reason: str = "") -> None:
+        """Change the state. The two states that need an operator are logged, once for each reason."""
+        if (state, reason) == (self._state, self._reason):
+            return
+        self._state, self._reason = state, reason
+        if state is SubscriptionState.STOPPED:
+            self._log.error("the stream of %s stopped: %s; resume it when its cause is known", self.publisher, reason)
+        elif state is SubscriptionState.STANDBY:
+            self._log.error("the stream of %s stands down: a newer version of this service also takes %s", self.publisher, reason)
+
+    def hint(self) -> None:
+        """Pull now instead of at the next poll: there may be new events."""
+        self._hint.set()
 
     async def run(self) -> None:
-        """Applies what comes, until cancelled."""
+        """Apply events until cancelled."""
         while True:
             try:
                 more = await self._step()
             except Superseded:
-                continue  # another instance was faster: look where it has come to
+                continue  # another instance was faster: read its cursor
             except (ServiceError, DatabaseError) as error:
                 await self._back_off(error)
                 continue
             self._failures = 0
             if not more:
-                await self._wait(self._subscriber.random.jitter(POLL_SECONDS))
+                if self._state is SubscriptionState.PULLING:
+                    self._enter(SubscriptionState.WAITING)
+                await wait_for_event(self._hint, self._random.jitter(POLL_SECONDS))
+                self._hint.clear()
 
     async def _step(self) -> bool:
-        """Pulls once and applies what came. Says whether there is more."""
+        """Pull once and apply the events. Return True if more events are waiting."""
         cursor = await self._cursor()
         if cursor.stopped is not None:
-            self._tell(f"stopped: {cursor.stopped}; resume it when its cause is known")
+            self._enter(SubscriptionState.STOPPED, cursor.stopped)
             return False
         missing = cursor.types.keys() - self._attempts.keys()
         if missing:
-            self._tell(f"stands down: a newer version of this service also takes {', '.join(sorted(missing))}")
+            self._enter(SubscriptionState.STANDBY, ", ".join(sorted(missing)))
             return False
-        self._told = None
+        self._enter(SubscriptionState.PULLING)
         try:
-            batch = await self._subscriber.ask(self.publisher, Pull(cursor.position, tuple(sorted(self._attempts))))
+            batch = await self._ask(self.publisher, Pull(cursor.position, tuple(sorted(self._attempts))))
         except Diverged as error:
             return await self._stop(
                 cursor,
@@ -139,8 +171,8 @@ class Subscription:
         assert isinstance(batch, Batch)
         position = cursor.position
         if batch.forked_at is not None:
-            self._subscriber.log.error(
-                "%s was restored: its events %d to %d of epoch %s were applied here and are gone there; going on after %d",
+            self._log.error(
+                "%s was restored: its events %d to %d of epoch %s were applied here and are gone there; resuming after %d",
                 self.publisher, batch.forked_at.seq + 1, position.seq, position.epoch, batch.forked_at.seq,
             )  # fmt: skip
             self._count("stream_forks_total")
@@ -155,11 +187,11 @@ class Subscription:
         if self._batched and len(events) > 1:
             last = Position(epoch, events[-1].seq, events[-1].id)
             try:
-                await self._subscriber.apply(Source(self.publisher, epoch, last.seq), events, self._guard(position, last))
+                await self._apply_events(Source(self.publisher, epoch, last.seq), events, self._guard(position, last))
             except Superseded:
                 raise
-            except Exception as error:  # whichever handler it was: one by one shows
-                self._subscriber.log.debug("a batch from %s failed (%r): taking its events one by one", self.publisher, error)
+            except Exception as error:  # applying them one by one shows whose handler failed
+                self._log.debug("a batch from %s failed (%r): applying its events one by one", self.publisher, error)
             else:
                 self._count("events_applied_total", len(events))
                 events, position = [], last
@@ -172,23 +204,22 @@ class Subscription:
         source = Source(self.publisher, target.epoch, target.seq)
         while True:
             try:
-                await self._subscriber.apply(source, (event,), self._guard(position, target))
+                await self._apply_events(source, (event,), self._guard(position, target))
             except Superseded:
                 raise
             except Exception as error:
                 if is_transient(error):
                     await self._back_off(error)
                     continue
-                attempts = await self._failed(source)
-                self._subscriber.log.exception(
-                    "attempt %d at %s %d of %s failed", attempts, event.type, event.seq, self.publisher
-                )
+                attempts = await self.dead_letters.count_attempt(source)
+                self._log.exception("attempt %d at %s %d of %s failed", attempts, event.type, event.seq, self.publisher)
                 if attempts >= self._attempts[event.type]:
                     await self._dead_letter(position, target, event, attempts, error)
                     return target
-                await self._subscriber.clock.sleep(self._subscriber.random.jitter(min(0.1 * 2**attempts, _LONGEST_PAUSE)))
+                await self._clock.sleep(_REATTEMPT.delay(attempts, self._random))
             else:
                 self._failures = 0
+                self._enter(SubscriptionState.PULLING)
                 self._count("events_applied_total")
                 return target
 
@@ -204,7 +235,7 @@ class Subscription:
         return after
 
     async def _fork(self, cursor: Cursor, after: Position) -> Position:
-        """Moves to the publisher's new branch. What is new there is new to every type."""
+        """Move the cursor to the publisher's new branch. Every event there is new to every type."""
         types = {name: min(start, after.seq) for name, start in cursor.types.items()}
         async with self._database.transaction(self._guard(cursor.position, after)) as tx:
             await tx.execute("UPDATE callboard_cursors SET types = $2 WHERE publisher = $1", self.publisher, _types(types))
@@ -213,10 +244,10 @@ class Subscription:
     # The cursor
 
     async def open(self) -> None:
-        """Makes the cursor of a new subscription, and notes types that are newly taken: those begin from now.
+        """Create the cursor of a new subscription, and record newly subscribed types, which begin at the current head.
 
         Raises:
-            ServiceError: the publisher must be asked where it is now, and cannot be.
+            ServiceError: if the publisher's head is needed and the publisher cannot be reached.
         """
         row = await self._row()
         if row is None:
@@ -228,7 +259,7 @@ class Subscription:
         known = _read_types(row)
         new = self._attempts.keys() - known.keys()
         if new:
-            head = await self._subscriber.ask(self.publisher, StreamHead())
+            head = await self._ask(self.publisher, StreamHead())
             assert isinstance(head, Position)
             await self._database.execute(
                 "UPDATE callboard_cursors SET types = $2 WHERE publisher = $1 AND types = $3",
@@ -236,24 +267,25 @@ class Subscription:
             )  # fmt: skip
 
     async def position(self) -> Position:
-        """How far this service has come, as committed."""
+        """Return the committed position of this service."""
         return (await self._cursor()).position
 
     async def resume(self, *, skip: bool = False) -> None:
-        """Lets a stopped stream go on, as an operator decides: from the oldest event kept, or (`skip`) from now.
+        """Resume a stopped subscription from the oldest retained event, or with `skip` from the current head.
 
-        The types taken are from then on those of this version: one that a newer version took no longer holds it up.
+        From then on the subscribed types are those of this version: a type that only a newer version takes no longer
+        blocks it.
         """
         position = Position("", 0)
         if skip:
-            head = await self._subscriber.ask(self.publisher, StreamHead())
+            head = await self._ask(self.publisher, StreamHead())
             assert isinstance(head, Position)
             position = head
         await self._database.execute(
             "UPDATE callboard_cursors SET epoch = $2, seq = $3, event_id = $4, types = $5, stopped = NULL WHERE publisher = $1",
             self.publisher, position.epoch, position.seq, position.event_id, _types(dict.fromkeys(self._attempts, 0)),
         )  # fmt: skip
-        self.nudge()
+        self.hint()
 
     async def _cursor(self) -> Cursor:
         row = await self._row()
@@ -277,92 +309,35 @@ class Subscription:
             self.publisher, reason, cursor.position.epoch, cursor.position.seq,
         )  # fmt: skip
         self._count("streams_stopped_total")
-        self._tell(f"stopped: {reason}; resume it when its cause is known")
+        self._enter(SubscriptionState.STOPPED, reason)
         return False
 
     # Failures
-
-    async def _failed(self, source: Source) -> int:
-        """Counts an attempt, across restarts, and says which one it was."""
-        async with self._database.transaction() as tx:
-            await tx.execute(
-                "DELETE FROM callboard_attempts WHERE publisher = $1 AND NOT (epoch = $2 AND seq = $3)",
-                self.publisher,
-                source.epoch,
-                source.seq,
-            )
-            rows = await tx.fetch(
-                "INSERT INTO callboard_attempts (publisher, epoch, seq, attempts) VALUES ($1, $2, $3, 1) "
-                "ON CONFLICT (publisher) DO UPDATE SET attempts = callboard_attempts.attempts + 1 RETURNING attempts",
-                self.publisher, source.epoch, source.seq,
-            )  # fmt: skip
-        attempts: int = rows[0]["attempts"]
-        return attempts
 
     async def _dead_letter(
         self, position: Position, target: Position, event: StreamEvent, attempts: int, error: Exception
     ) -> None:
         async with self._database.transaction(self._guard(position, target)) as tx:
-            await tx.execute(
-                "INSERT INTO callboard_dead_letters (publisher, epoch, seq, event_id, type, body, at, trace, attempts, error) "
-                "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) "
-                "ON CONFLICT (publisher, epoch, seq) DO UPDATE SET attempts = $9, error = $10",
-                self.publisher, target.epoch, event.seq, event.id, event.type, event.body, event.at, event.trace, attempts, repr(error)[:2000],
-            )  # fmt: skip
+            await self.dead_letters.add(tx, target.epoch, event, attempts, error)
         self._count("dead_letters_total")
-        self._subscriber.log.error(
+        self._log.error(
             "%s %d of %s is a dead letter after %d attempts: %r", event.type, event.seq, self.publisher, attempts, error
         )
 
-    async def dead_letters(self) -> list[DeadLetter]:
-        """The events that this service would not take, oldest first."""
-        rows = await self._database.fetch(
-            "SELECT * FROM callboard_dead_letters WHERE publisher = $1 ORDER BY at, seq", self.publisher
-        )
-        return [DeadLetter(**row) for row in rows]
-
-    async def retry(self, letter: DeadLetter) -> None:
-        """Applies a dead letter again: its effects and its leaving commit together.
-
-        Raises:
-            Superseded: it is no dead letter any more.
-            Exception: what its handler raises; then it stays.
-        """
-        event = StreamEvent(letter.seq, letter.event_id, letter.type, letter.body, letter.at, letter.trace)
-        guard = Guard(
-            "DELETE FROM callboard_dead_letters WHERE publisher = $1 AND epoch = $2 AND seq = $3",
-            (letter.publisher, letter.epoch, letter.seq),
-        )
-        await self._subscriber.apply(Source(letter.publisher, letter.epoch, letter.seq), (event,), guard)
-
     async def _back_off(self, error: Exception) -> None:
         self._failures += 1
+        self._enter(SubscriptionState.BACKING_OFF)
         if self._failures in (5, 10) or self._failures % 100 == 0:
-            self._subscriber.log.warning("the events of %s wait (%d tries so far): %s", self.publisher, self._failures, error)
+            self._log.warning("the events of %s wait (%d tries so far): %s", self.publisher, self._failures, error)
         self._count("stream_retries_total")
-        await self._subscriber.clock.sleep(
-            self._subscriber.random.jitter(min(0.05 * 2 ** min(self._failures, 10), _LONGEST_PAUSE))
-        )
-
-    async def _wait(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._nudge.wait()
-        except TimeoutError:
-            pass
-        self._nudge.clear()
-
-    def _tell(self, what: str) -> None:
-        if self._told != what:
-            self._subscriber.log.error("the stream of %s %s", self.publisher, what)
-            self._told = what
+        await self._clock.sleep(_RETRY.delay(min(self._failures, 10), self._random))
 
     def _count(self, name: str, amount: int = 1) -> None:
-        self._subscriber.metrics.count(name, amount, service=self._subscriber.name, publisher=self.publisher)
+        self._metrics.count(name, amount, service=self._service, publisher=self.publisher)
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether an error says nothing about the event itself: it waits, and is never counted."""
+    """Return whether an error says nothing about the event itself, so that it is retried and never counted as an attempt."""
     if isinstance(error, BaseExceptionGroup):
         return all(is_transient(part) for part in cast("BaseExceptionGroup[BaseException]", error).exceptions)
     if isinstance(error, ServiceError):

@@ -1,108 +1,72 @@
-"""The caller: a node's requests, to instances in this process and across the transport.
+"""The caller: the requests of a node, to instances in this process and across the transport.
 
-Correlation, deadlines that shrink with every hop, cancellation that reaches the callee, and retries where they are safe.
+It picks the instance, passes on what remains of the deadline, and retries where that is safe.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 import msgspec
 
+from runtime.contract.decoding import Params
 from runtime.contract.errors import (
     DeadlineExceeded,
     Draining,
-    ErrorData,
     InstanceLost,
     InternalError,
-    Invalid,
     KnownErrors,
     NoInstance,
     Overloaded,
     ServiceError,
     Unreachable,
-    Violation,
-    rebuild_error,
 )
 from runtime.contract.messages import MessageSpec, spec_of
-from runtime.contract.rest import Params
-from runtime.execution.endpoint import Endpoint, encode
 from runtime.execution.environment import Environment
-from runtime.execution.local import as_seen, within
-from runtime.execution.mailbox import Mailbox
+from runtime.execution.exchange import Exchange
+from runtime.execution.local import request_locally
+from runtime.execution.request_endpoint import RequestEndpoint, encode
 from runtime.execution.retries import RetryBudget, Tries
 from runtime.network.envelope import Address, Envelope
 from runtime.network.manifest import RequestInfo
 from runtime.network.registry import Member
-from runtime.network.transport import LinkLost, TransportError, Unsendable
+from runtime.network.transport import TransportError
 from runtime.service.context import Context
 
-_ELSEWHERE = (InstanceLost, Unreachable, Draining, NoInstance, Overloaded)
+_RETRYABLE_ELSEWHERE = (InstanceLost, Unreachable, Draining, NoInstance, Overloaded)
 """Errors after which another instance may be asked."""
 _NEVER = float("inf")
-_CANCELLING = 1.0
-"""Seconds for which it is tried to tell an instance that nobody waits any more."""
 _FAILURES = (DeadlineExceeded, InternalError)
-"""Errors that speak against the instance that was asked."""
-
-
-class LocalInstance(Protocol):
-    """An instance in this process."""
-
-    name: str
-    place: str
-    endpoints: dict[str, Endpoint]
-    mailbox: Mailbox
-
-    async def handle(self, endpoint: Endpoint, decode: Callable[[], Any], ctx: Context) -> Any: ...
-
-
-class _Call:
-    """A request that an answer is waited for."""
-
-    __slots__ = ("answered", "gone", "handed", "to")
-
-    def __init__(self, to: Address, loop: asyncio.AbstractEventLoop) -> None:
-        self.to = to
-        self.answered: asyncio.Future[Envelope] = loop.create_future()
-        self.handed = False
-        """Whether the network has the request: from then on it may have run."""
-        self.gone = False
-        """Whether the instance went while the request was being handed over."""
-
-    def expire(self) -> None:
-        if not self.answered.done():
-            self.answered.set_exception(TimeoutError())
-            self.answered.exception()  # whoever asked may still be waiting for the network to take the request
-
-    def lose(self) -> None:
-        """No answer will come."""
-        if self.handed and not self.answered.done():
-            self.answered.set_exception(InstanceLost(self.to.service))
-            self.answered.exception()  # whoever asked may have been cancelled in the same turn of the loop
+"""Errors that count against the instance that was asked."""
 
 
 class Caller:
-    """Makes a node's requests."""
+    """Makes the requests of a node.
+
+    Attributes:
+        local: the endpoints of the instances in this process, by service and by the name of the request.
+        exchange: the requests to other nodes.
+    """
 
     def __init__(self, environment: Environment) -> None:
-        self.local: dict[str, LocalInstance] = {}
-        """The instances in this process that take requests, by service."""
+        self.local: dict[str, Mapping[str, RequestEndpoint]] = {}
+        self.exchange = Exchange(environment)
         self._environment = environment
-        self._waiting: dict[str, _Call] = {}
         self._decoders: dict[MessageSpec, msgspec.json.Decoder[Any]] = {}
         self._budgets: dict[str, RetryBudget] = {}
 
     async def request(
         self, ctx: Context, service: str, message: Any, timeout: float | None, key: str | None, known: KnownErrors
     ) -> Any:
-        """Asks a service and gives its reply. Raises like `Context.request`."""
+        """Make a request to a service and return its reply. Raises like `Context.request`."""
         spec = spec_of(cast(type[Any], type(message)))
-        target = self.local.get(service)
-        if target is not None:
-            return await self._ask_here(target, ctx, spec, message, timeout, key, known)
+        endpoints = self.local.get(service)
+        if endpoints is not None:
+            if spec.full_name not in endpoints:
+                raise NoInstance(service)
+            return await request_locally(endpoints[spec.full_name], known, ctx, message, timeout, key)
         body = message if self._environment.transport.zero_copy else encode(message)
-        answer = await self._ask_there(ctx, service, spec.full_name, body, None, timeout, key, known)
+        answer = await self._request_remotely(ctx, service, spec.full_name, body, None, timeout, key, known)
         if self._environment.transport.zero_copy:
             return answer
         decoder = self._decoders.get(spec)
@@ -113,63 +77,32 @@ class Caller:
         except msgspec.MsgspecError as error:
             incident = self._environment.random.hex(16)
             self._environment.log.error(
-                "incident %s: %s answered %s with something else: %s", incident, service, spec.full_name, error
+                "incident %s: the reply of %s to %s does not fit: %s", incident, service, spec.full_name, error
             )
             raise InternalError(incident) from None
 
     async def forward(
         self, ctx: Context, service: str, request: str, params: Params | None, body: bytes, key: str | None
     ) -> bytes:
-        """Asks a service with the parts of a REST request, and gives its reply as JSON text.
+        """Make a request from the parts of a REST request, and return the reply as JSON text.
 
         Args:
-            params: the path's and the query's parameters; None where `body` is the whole message.
+            request: the full name of the request.
+            params: the parameters of path and query; None if `body` is the whole message.
 
         Raises:
             ServiceError: as `Context.request`; errors of services arrive as `RemoteError`.
         """
-        target = self.local.get(service)
-        if target is None:
-            answer = await self._ask_there(ctx, service, request, body, params, None, key, _nothing_known)
+        endpoints = self.local.get(service)
+        if endpoints is None:
+            answer = await self._request_remotely(ctx, service, request, body, params, None, key, _nothing_known)
             return encode(answer) if self._environment.transport.zero_copy else answer
-        endpoint = target.endpoints[request]
-        child = Context(target, ctx)  # type: ignore[arg-type]  # an Instance, which imports this module
-        child.given_key = key
-        return encode(await within(child, target.handle(endpoint, lambda: endpoint.decode(params, body), child), self._deadlines))
+        endpoint = endpoints[request]
+        child = Context(endpoint.host, ctx, given_key=key)
+        reply: bytes = await endpoint.enter(child, (params, body), endpoint.decode, endpoint.reply_to_json)
+        return reply
 
-    @property
-    def _deadlines(self) -> bool:
-        return self._environment.settings.deadlines
-
-    async def _ask_here(
-        self,
-        target: LocalInstance,
-        ctx: Context,
-        spec: MessageSpec,
-        message: Any,
-        timeout: float | None,
-        key: str | None,
-        known: KnownErrors,
-    ) -> Any:
-        endpoint = target.endpoints.get(spec.full_name)
-        if endpoint is None:
-            raise NoInstance(target.name)
-        copy = not self._environment.transport.zero_copy
-        child = Context(target, ctx)  # type: ignore[arg-type]  # an Instance, which imports this module
-        child.given_key = key
-        self._limit(child, ctx, timeout)
-        try:
-            decode = (lambda: endpoint.copy(message)) if copy else (lambda: message)
-            reply = await within(child, target.handle(endpoint, decode, child), self._deadlines)
-        except ServiceError as error:
-            raise as_seen(error, known, copy=copy) from None
-        return endpoint.copy_reply(reply) if copy else reply
-
-    def _limit(self, child: Context, ctx: Context, timeout: float | None) -> None:
-        if timeout is not None:
-            child.fixed_deadline = min(ctx.deadline, self._environment.clock.monotonic() + timeout)
-
-    async def _ask_there(
+    async def _request_remotely(
         self,
         ctx: Context,
         service: str,
@@ -183,10 +116,10 @@ class Caller:
         environment = self._environment
         now = environment.clock.monotonic()
         deadline = ctx.deadline
-        if timeout is not None or deadline == _NEVER:  # where nobody waits, as in a timer
+        if timeout is not None or deadline == _NEVER:  # nobody waits for a timer, but its requests have a deadline
             deadline = min(deadline, now + (environment.settings.request_timeout if timeout is None else timeout))
         if not environment.is_watched(service):
-            await self._look_for(service, deadline)
+            await self._discover(service, deadline)
             now = environment.clock.monotonic()
         without: frozenset[Address] = frozenset()
         prefers: str | None = None
@@ -200,7 +133,7 @@ class Caller:
                 member = environment.registry.pick(service, now)
                 if member is None:
                     if not await environment.registry.comes_back(service, deadline):
-                        raise tries.ended(NoInstance(service))
+                        raise tries.final_error(NoInstance(service))
                     now = environment.clock.monotonic()
                     continue
             info = member.requests.get(request)
@@ -211,13 +144,13 @@ class Caller:
                     prefers = _preference(info, body, params)
                     member = environment.registry.pick(service, now, without, prefers) or member
             try:
-                answer = await self._exchange(ctx, member, request, body, params, deadline, key, known)
+                answer = await self._send(ctx, member, request, body, params, deadline, key, known)
             except _FAILURES:
                 if member.failed(now, environment.clock.monotonic(), environment.random):
                     environment.metrics.count("instances_ejected_total", service=service)
                 raise
-            except _ELSEWHERE as error:
-                if error.service != service:  # whom the callee asked, and it has let that through
+            except _RETRYABLE_ELSEWHERE as error:
+                if error.service != service:  # the callee has let through an error of a service that it called
                     member.succeeded()
                     raise
                 now = environment.clock.monotonic()
@@ -226,8 +159,8 @@ class Caller:
                 alone = isinstance(error, Overloaded) and environment.registry.pick(service, now, without) is None
                 safe = not error.maybe_delivered or (info is not None and (info.idempotent or info.once))
                 gone = isinstance(error, InstanceLost) and not environment.registry.has_instance(member.manifest.instance)
-                if alone or not safe or now >= deadline or not tries.another(error, gone=gone):
-                    raise tries.ended(error) from None
+                if alone or not safe or now >= deadline or not tries.may_retry(error, gone=gone):
+                    raise tries.final_error(error) from None
                 failed, pause = error, min(tries.pause(environment.random), deadline - now)
                 environment.metrics.count("retries_total", service=service)
             except ServiceError:
@@ -238,21 +171,21 @@ class Caller:
                 return answer
             await environment.clock.sleep(pause)
             now = environment.clock.monotonic()
-            if now >= deadline and self._deadlines:
+            if now >= deadline and environment.settings.deadlines:
                 raise DeadlineExceeded(service) if tries.may_have_run else failed
 
-    async def _look_for(self, service: str, deadline: float) -> None:
-        """Learns who is there, the first time that a service is asked."""
+    async def _discover(self, service: str, deadline: float) -> None:
+        """Learn the instances of a service, before the first request to it."""
         try:
-            async with asyncio.timeout_at(deadline if self._deadlines else None):
+            async with asyncio.timeout_at(deadline if self._environment.settings.deadlines else None):
                 await self._environment.watch(service)
         except TimeoutError:
             raise Unreachable(service) from None
         except TransportError as error:
-            self._environment.log.warning("it cannot be known where %s is: %s", service, error)
+            self._environment.log.warning("the instances of %s cannot be discovered: %s", service, error)
             raise Unreachable(service) from None
 
-    async def _exchange(
+    async def _send(
         self,
         ctx: Context,
         member: Member,
@@ -263,103 +196,15 @@ class Caller:
         key: str | None,
         known: KnownErrors,
     ) -> Any:
-        environment = self._environment
-        to = member.address
-        loop = environment.clock.loop
-        remaining = deadline - loop.time()
-        if remaining <= 0 and self._deadlines:
-            raise DeadlineExceeded(to.service)
-        sender = ctx.host.name
+        environment, host = self._environment, ctx.host
+        remaining = deadline - environment.clock.monotonic()
+        if remaining <= 0 and environment.settings.deadlines:
+            raise DeadlineExceeded(member.address.service)
         envelope = Envelope(
-            "request", environment.random.hex(32), request, body,
-            reply_to=ctx.host.address, budget=remaining, token=ctx.token, trace=ctx.trace, idempotency_key=key, params=params, path=ctx.path,
+            "request", environment.random.hex(32), request, body, reply_to=host.address, budget=remaining,
+            token=ctx.token, trace=ctx.trace, idempotency_key=key, params=params, path=ctx.path,
         )  # fmt: skip
-        call = self._waiting[envelope.id] = _Call(to, loop)
-        timer = loop.call_later(remaining, call.expire) if self._deadlines else None
-        member.in_flight += 1
-        try:
-            if not environment.transport.unicast_now(to, envelope, sender):
-                async with asyncio.timeout(remaining if self._deadlines else None):
-                    await environment.transport.unicast(to, envelope, sender)
-            call.handed = True
-            if call.gone:
-                call.lose()
-            answer = await call.answered
-        except LinkLost:
-            raise InstanceLost(to.service) from None
-        except Unsendable as error:
-            raise Invalid((Violation("", str(error)),)) from None
-        except TransportError as error:
-            environment.log.debug("%s was not handed to %s: %s", request, to, error)
-            raise Unreachable(to.service) from None
-        except TimeoutError:
-            self._cancel(envelope, to, sender)
-            raise DeadlineExceeded(to.service) from None
-        except asyncio.CancelledError:
-            self._cancel(envelope, to, sender)
-            raise
-        finally:
-            del self._waiting[envelope.id]
-            member.in_flight -= 1
-            if timer is not None:
-                timer.cancel()
-        member.report(answer.load, loop.time())
-        if answer.kind == "error":
-            raise rebuild_error(self._error(answer, to), known)
-        return answer.body
-
-    def _error(self, answer: Envelope, to: Address) -> ErrorData:
-        if isinstance(answer.body, ErrorData):
-            return answer.body
-        try:
-            return msgspec.json.decode(answer.body, type=ErrorData)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            incident = self._environment.random.hex(16)
-            self._environment.log.error("incident %s: %s answered with an error that is none: %s", incident, to, error)
-            return InternalError(incident).data()
-
-    def _cancel(self, request: Envelope, to: Address, sender: str) -> None:
-        cancel = Envelope("cancel", request.id, request.subject, reply_to=request.reply_to)
-
-        transport = self._environment.transport
-
-        async def send() -> None:
-            try:
-                async with asyncio.timeout(_CANCELLING):
-                    await transport.unicast(to, cancel, sender)
-            except (TransportError, TimeoutError):
-                return  # then nobody is there who could go on, or nobody can be told
-
-        try:
-            if not transport.unicast_now(to, cancel, sender):
-                self._environment.spawn(send())
-        except TransportError:
-            return
-
-    def answered(self, envelope: Envelope) -> None:
-        """A reply or an error has come. One that nobody waits for any more is dropped and counted."""
-        call = self._waiting.get(envelope.id)
-        if call is None or call.answered.done() or envelope.caller != call.to.service:
-            self._environment.metrics.count("late_replies_total")
-            return
-        call.answered.set_result(envelope)
-
-    def lost(self, address: Address) -> None:
-        """An instance is gone: what it was asked will not be answered."""
-        for call in self._waiting.values():
-            if call.to == address:
-                call.gone = True
-                call.lose()
-
-    def cut(self) -> None:
-        """This node's link is down: no answer will come. What was not handed over yet still waits for the link."""
-        for call in self._waiting.values():
-            call.lose()
-
-    @property
-    def in_flight(self) -> int:
-        """How many requests to other nodes are waited for."""
-        return len(self._waiting)
+        return await self.exchange.send(member, envelope, deadline, host.name, known)
 
 
 def _nothing_known(contract: str, code: str) -> None:
@@ -367,7 +212,7 @@ def _nothing_known(contract: str, code: str) -> None:
 
 
 def _preference(info: RequestInfo, body: Any, params: Params | None) -> str | None:
-    """The value of a request's key, by which an instance is preferred; None if it cannot be read."""
+    """Return the value of a request's key, by which an instance is preferred, or None if it cannot be read."""
     assert info.key is not None
     value: Any
     if isinstance(body, bytes):

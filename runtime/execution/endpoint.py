@@ -1,81 +1,203 @@
-"""An endpoint: a handler of one running instance, with the codecs of its message and reply."""
+"""The endpoint: a handler of a running instance, and the one way into it."""
 
-from collections.abc import Awaitable, Callable
+from abc import ABC, abstractmethod
+from asyncio import CancelledError
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Any
 
-import msgspec
-
-from runtime.contract.errors import CallboardError, Invalid, Violation
-from runtime.contract.rest import Params, RestDecoder, decode_json
-from runtime.network.envelope import Envelope
-from runtime.service.handlers import Handler
-
-encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
+from runtime.contract.errors import CallboardError, CallCycle, DeadlineExceeded
+from runtime.execution.deadlines import Deadlines
+from runtime.execution.failures import Failures
+from runtime.execution.mailbox import Mailbox
+from runtime.service.context import Context
+from runtime.service.host import Host
 
 
 class WrongReply(CallboardError):
     """A handler returned something else than its contract says."""
 
 
-class Endpoint:
-    """One handler, ready to run."""
+class Endpoint(ABC):
+    """A handler of a running instance.
 
-    __slots__ = ("_decoder", "_rest", "handler", "method", "name", "place", "reply")
+    Every message enters through `enter`: a local call, a request from the network or the gateway, a pull of the stream,
+    events, a signal, a tick of a timer, and a lifecycle hook. The subclasses only fill in its steps.
 
-    def __init__(self, handler: Handler, method: Callable[..., Awaitable[Any]]) -> None:
-        self.handler = handler
-        self.name = handler.spec.full_name
-        self.method = method
-        self.place = getattr(method, "__qualname__", handler.name)
-        """Class and method, for logs."""
-        self._decoder = msgspec.json.Decoder(handler.spec.cls)
-        self._rest = None if handler.http is None else RestDecoder(handler.spec.cls, handler.http)
-        self.reply: msgspec.json.Decoder[Any] = msgspec.json.Decoder(handler.spec.reply)
+    Args:
+        host: the instance.
+        title: class and method, for logs.
+        mailbox: the mailbox whose places bound how many handlers run at once.
+        failures: turns what the handler raises into its outcome.
+        deadlines: enforces deadlines; None under a debugger.
+    """
 
-    def message(self, envelope: Envelope) -> Any:
-        """The message in an envelope.
+    __slots__ = ("_deadlines", "call", "failures", "host", "key", "mailbox", "reply_class", "restricted", "time_limit", "title")
 
-        Raises:
-            Malformed: its body is no JSON.
-            Invalid: it has another form than the contract says.
-        """
-        if isinstance(envelope.body, bytes):
-            return self.decode(envelope.params, envelope.body)
-        return envelope.body
+    call: Callable[[Any, Context], Awaitable[Any]]
+    """Runs the handler with a message: the method itself, or what wraps it in a transaction."""
 
-    def decode(self, params: Params | None, body: bytes) -> Any:
-        """The message in a REST request's parts, or, without `params`, in JSON text. Raises like `message`."""
-        if params is None:
-            return decode_json(self._decoder, body)
-        if self._rest is None:
-            raise Invalid((Violation("", f"{self.name} has no REST route"),))
-        return self._rest(params, body)
+    def __init__(self, host: Host, title: str, mailbox: Mailbox, failures: Failures, deadlines: Deadlines | None) -> None:
+        self.host = host
+        self.title = title
+        self.mailbox = mailbox
+        self.failures = failures
+        self.key: str | None = None
+        """The field of the message whose values are handled one at a time."""
+        self.restricted = False
+        """Whether `authorize` has to be called."""
+        self.reply_class: type[Any] | None = type(None)
+        self.time_limit: float | None = None
+        """The seconds that the handler may take from its start. Only where no caller waits and has a deadline."""
+        self._deadlines = deadlines
 
-    def check(self, reply: Any, *, quickly: bool) -> None:
-        """Looks whether the handler returned what its contract says, before anything is committed.
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.title} of {self.host.address}>"
+
+    async def enter(
+        self,
+        ctx: Context,
+        message: Any,
+        decode: Callable[[Any], Any] | None = None,
+        encode: Callable[[Any], Any] | None = None,
+    ) -> Any:
+        """Authorize, decode, take a place in the mailbox, run the handler until its deadline, and return its outcome.
+
+        Nothing is decoded before the caller is authorized. The handler runs in the current task. If it does not return, the
+        compensations that it registered are made first; then the outcome is raised.
 
         Args:
-            quickly: at the class alone, not at the fields.
+            ctx: the context of the message.
+            message: the message, or what `decode` turns into one.
+            decode: the decoding step; None if `message` can be passed to the handler as it is.
+            encode: the encoding step, which also checks the reply; None to check only the reply's class.
+
+        Returns:
+            The reply.
 
         Raises:
-            WrongReply: it did not.
+            ServiceError: the error that the caller receives.
+            CancelledError: if the caller has stopped waiting.
+            Exception: of handlers that nobody calls (events, timers, hooks), what the handler raised.
         """
-        expected = self.handler.spec.reply
-        if expected is None or isinstance(expected, type):
-            if isinstance(reply, type(None) if expected is None else expected):
-                if quickly:
-                    return
-            else:
-                raise WrongReply(f"{self.place} returned {reply!r:.100}, expected {getattr(expected, '__name__', expected)}")
+        parent = ctx.parent
+        if ctx.unbounded or (ctx.fixed_deadline is None and parent is not None and parent.enforced):
+            deadlines = None  # there is no deadline, or a caller in this task has the same one
+        else:
+            deadlines = self._deadlines
+        if deadlines is not None:
+            deadlines.start(ctx)
+        mailbox = self.mailbox
+        key: Hashable = None
         try:
-            self.copy_reply(reply)
-        except (msgspec.MsgspecError, TypeError, ValueError) as error:
-            raise WrongReply(f"{self.place} returned {reply!r:.100}, which does not fit {expected}: {error}") from None
+            if self.restricted:
+                await self.authorize(ctx)
+            if decode is not None:
+                message = decode(message)
+            if self.key is None and mailbox.running < mailbox.limit:
+                mailbox.running += 1
+            else:
+                key = await self.take_slot(ctx, message)
+            try:
+                if self.time_limit is not None and self._deadlines is not None:
+                    deadlines = self._deadlines
+                    ctx.unbounded, ctx.fixed_deadline = False, self.host.clock.monotonic() + self.time_limit
+                    deadlines.start(ctx)
+                reply = await self.call(message, ctx)
+            finally:
+                if key is None:
+                    mailbox.running -= 1
+                    if mailbox.must_wake:
+                        mailbox.wake()
+                else:
+                    mailbox.leave(key)
+            if encode is not None:
+                reply = encode(reply)
+            elif reply.__class__ is not self.reply_class:
+                self.check_class(reply)
+        except BaseException as error:
+            raised = error
+            if deadlines is not None and deadlines.stop(ctx) and isinstance(error, CancelledError):
+                raised = self.deadline_error()
+            outcome = await self.failed(raised, ctx)
+            if outcome is error:
+                raise
+            raise outcome from outcome.__cause__
+        if deadlines is not None:
+            deadlines.stop(ctx)
+        return reply
 
-    def copy(self, message: Any) -> Any:
-        """The message as it would arrive across a network."""
-        return decode_json(self._decoder, encode(message))
+    async def take_slot(self, ctx: Context, message: Any) -> Hashable:
+        """Wait for a place in the mailbox, and return the key that is held with it.
 
-    def copy_reply(self, reply: Any) -> Any:
-        """The reply as it would arrive across a network."""
-        return self.reply.decode(encode(reply))
+        Raises:
+            Overloaded: if too many messages wait already.
+            Draining: if the instance is stopping.
+            CallCycle: if the place is held by a handler that waits for this one.
+        """
+        key = None
+        if self.key is not None:
+            value = getattr(message, self.key)
+            key = (self.key, value)
+            ctx.held_key = f"{self.key}={value}"
+        if self.mailbox.must_wait(key):
+            self._refuse_cycle(ctx)
+        await self.mailbox.enter(key)
+        return key
+
+    def _refuse_cycle(self, ctx: Context) -> None:
+        waiting = ctx.path[:-1]
+        if ctx.held_key is not None and ctx.slot in waiting:
+            raise CallCycle(ctx.path)
+        instance = str(self.host.address)
+        if self.mailbox.concurrency == 1 and any(slot.partition("#")[0] == instance for slot in waiting):
+            raise CallCycle(ctx.path)
+
+    async def authorize(self, ctx: Context) -> None:  # noqa: B027  # most endpoints need no check
+        """Check that the sender may send this message. Called if `restricted` is set; raises if not."""
+
+    def check_class(self, reply: Any) -> None:  # noqa: B027  # only requests have replies
+        """Check a reply whose class is not `reply_class`. Raises `WrongReply`."""
+
+    def deadline_error(self) -> Exception:
+        """Return the error of a handler that was cancelled at its deadline."""
+        return DeadlineExceeded(self.host.name)
+
+    @abstractmethod
+    async def failed(self, error: BaseException, ctx: Context) -> BaseException:
+        """Make the compensations, and return the outcome of a handler that raised `error`."""
+
+
+class Unattended(Endpoint):
+    """The base of endpoints for handlers that nobody calls: their outcome is what the handler raised."""
+
+    __slots__ = ()
+
+    async def failed(self, error: BaseException, ctx: Context) -> BaseException:
+        return error if isinstance(error, GeneratorExit) else await self.failures.compensated(error, ctx, self.title)
+
+
+class TimerEndpoint(Unattended):
+    """A method that runs periodically. Each tick takes a place in the mailbox, like a message. It has no deadline."""
+
+    __slots__ = ()
+
+    def __init__(
+        self, host: Host, title: str, mailbox: Mailbox, failures: Failures, method: Callable[[Context], Awaitable[None]]
+    ) -> None:
+        super().__init__(host, title, mailbox, failures, None)
+        self.call = lambda _, ctx: method(ctx)
+
+    async def tick(self, ctx: Context) -> None:
+        """Run the method once."""
+        ctx.holds_slot = True
+        await self.enter(ctx, None)
+
+
+class HookEndpoint(Unattended):
+    """A lifecycle hook. It runs while the instance's mailbox is not open yet or closed already, so it has its own."""
+
+    __slots__ = ()
+
+    def __init__(self, host: Host, title: str, failures: Failures, method: Callable[[Context], Awaitable[None]]) -> None:
+        super().__init__(host, title, Mailbox(host.name, 1, 0), failures, None)
+        self.call = lambda _, ctx: method(ctx)

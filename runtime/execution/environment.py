@@ -1,4 +1,4 @@
-"""What the instances of one node share: settings, time and random, transport, registry, counters."""
+"""The environment: what the instances of one node share."""
 
 import asyncio
 import logging
@@ -8,7 +8,9 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from runtime.clock import Clock, Random
+from runtime.contract.errors import CallboardError
 from runtime.contract.messages import Struct
+from runtime.execution.deadlines import Deadlines
 from runtime.identity import TokenSettings
 from runtime.network.registry import Registry
 from runtime.network.transport import Transport, TransportError
@@ -16,25 +18,25 @@ from runtime.telemetry import Metrics
 
 
 class NodeSettings(Struct):
-    """How a node behaves. Durations are in seconds."""
+    """The behaviour of a node. Durations are in seconds."""
 
     request_timeout: Annotated[float, Meta(gt=0)] = 10.0
-    """How long a request may take when its caller has no deadline itself."""
+    """How long a request may take if its caller has no deadline."""
     undo_timeout: Annotated[float, Meta(gt=0)] = 5.0
     """How long each compensation may take."""
     drain_timeout: Annotated[float, Meta(ge=0)] = 20.0
-    """How long a stopping instance may finish what it has begun."""
+    """How long a stopping instance may take to finish its running handlers."""
     heartbeat: Annotated[float, Meta(gt=0)] = 5.0
-    """How often heads of streams are told again."""
+    """How often the heads of streams are broadcast again."""
     restarts: Annotated[int, Meta(ge=0)] = 5
     """How often an instance may crash within a minute before the node gives up."""
     deadlines: bool = True
-    """Off under a debugger: stepping must not cancel what is stepped."""
+    """Disabled under a debugger, so that stepping through a handler does not cancel it."""
     tokens: TokenSettings = TokenSettings()
 
 
 class Environment:
-    """One node's shared parts."""
+    """What the instances of one node share: settings, time, random values, transport, registry, metrics, deadlines."""
 
     def __init__(self, node: str, transport: Transport, settings: NodeSettings, clock: Clock, random: Random) -> None:
         self.node = node
@@ -44,16 +46,29 @@ class Environment:
         self.random = random
         self.metrics = Metrics()
         self.registry = Registry(clock, random, self._want)
+        self.deadlines = Deadlines(clock) if settings.deadlines else None
         self.log = logging.getLogger("callboard.node")
+        self.failed = asyncio.Event()
+        """Set when the node has to stop."""
+        self.failure: CallboardError | None = None
+        """Why the node has to stop."""
         self._watching: dict[str | None, asyncio.Task[None]] = {}
         self._watched: set[str | None] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
 
+    def fail(self, error: CallboardError) -> None:
+        """Make the node stop in an orderly way. The first reason counts."""
+        if self.failure is None:
+            self.failure = error
+            self.failed.set()
+
     async def watch(self, service: str | None) -> None:
-        """Has the registry know a service's members (every service's, for None); returns when those that are there are known.
+        """Keep the members of a service in the registry from now on; of every service, for None.
+
+        When it returns, the registry contains those that the network knows.
 
         Raises:
-            TransportError: the transport refuses.
+            TransportError: if the transport refuses.
         """
         task = self._watching.get(None) or self._watching.get(service)
         if task is None:
@@ -67,7 +82,7 @@ class Environment:
         self._watched.add(service)
 
     def is_watched(self, service: str) -> bool:
-        """Whether the registry knows a service's members."""
+        """Return whether the registry contains the members of a service."""
         return service in self._watched
 
     def _want(self, service: str) -> None:
@@ -75,7 +90,7 @@ class Environment:
             self.spawn(self.watch(service))
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Runs something in the background, kept and logged if it fails."""
+        """Run a coroutine in the background. A failure is logged."""
         task = self.clock.loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -87,7 +102,7 @@ class Environment:
             self.log.warning("a background task failed: %r", error, exc_info=error)
 
     async def settle(self) -> None:
-        """Cancels what still runs in the background, and waits for its end."""
+        """Cancel all background tasks, and wait until they have ended."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

@@ -1,15 +1,20 @@
-"""When a request is tried again, and what may be said of all its tries in the end."""
+"""Retries: whether a request is tried again, and which error describes all its attempts in the end."""
 
 from runtime.clock import Random
 from runtime.contract.errors import ServiceError, Unreachable
+from runtime.tasks import Backoff
 
-_LONGEST_PAUSE = 1.0
+_PAUSE = Backoff(0.02, 1.0)
 
 
 class RetryBudget:
-    """How many retries are allowed: one for every ten requests, and as many saved up as one instance can have under way.
+    """Bounds the retries to one service: one for every ten requests, saved up to the number that one instance can hold.
 
-    Nothing is spent where nobody could be reached, or the instance that had the request is gone.
+    A retry is free if the instance could not be reached, or if the instance that had the request is gone.
+
+    Args:
+        earned: the part of a retry that each request earns.
+        most: the number of retries that can be saved.
     """
 
     def __init__(self, earned: float = 0.1, most: float = 1100.0) -> None:
@@ -18,11 +23,11 @@ class RetryBudget:
         self._left = most
 
     def earn(self) -> None:
-        """A request was made."""
+        """Add what one request earns."""
         self._left = min(self._most, self._left + self._earned)
 
     def spend(self) -> bool:
-        """Takes a retry, if there is one."""
+        """Take one retry. Return False if there is none left."""
         if self._left < 1:
             return False
         self._left -= 1
@@ -30,31 +35,41 @@ class RetryBudget:
 
 
 class Tries:
-    """The tries of one request, which has earned its service's budget a part of a retry."""
+    """The attempts of one request.
+
+    Args:
+        budget: the retry budget of the service. The request earns its part of it.
+
+    Attributes:
+        may_have_run: whether one of the attempts may have reached its handler.
+    """
 
     def __init__(self, budget: RetryBudget) -> None:
         budget.earn()
         self.may_have_run = False
-        """Whether one of them may have reached its handler."""
         self._budget = budget
         self._count = 0
-        self._outlived = False
+        self._lost_one = False
 
     def failed(self, error: ServiceError) -> None:
-        """One of them has."""
+        """Record an attempt that has failed."""
         self._count += 1
         self.may_have_run = self.may_have_run or error.maybe_delivered
 
-    def another(self, error: ServiceError, *, gone: bool) -> bool:
-        """Whether the budget allows one more after this error. `gone`: the instance that had the request is."""
-        first_loss = gone and not self._outlived  # a second may be lost because of this request
-        self._outlived = self._outlived or gone
+    def may_retry(self, error: ServiceError, *, gone: bool) -> bool:
+        """Return whether the budget allows another attempt after this error.
+
+        Args:
+            gone: whether the instance that had the request is gone.
+        """
+        first_loss = gone and not self._lost_one  # a second instance may have been lost because of this request
+        self._lost_one = self._lost_one or gone
         return first_loss or isinstance(error, Unreachable) or self._budget.spend()
 
     def pause(self, random: Random) -> float:
-        """Seconds to wait before the next."""
-        return random.jitter(min(0.02 * 2 ** min(self._count, 6), _LONGEST_PAUSE))
+        """Return the pause before the next attempt, in seconds."""
+        return _PAUSE.delay(min(self._count, 6), random)
 
-    def ended(self, error: ServiceError) -> ServiceError:
-        """The error of the last, as it is true of all of them."""
+    def final_error(self, error: ServiceError) -> ServiceError:
+        """Return the error of the last attempt, changed so that it is true of all of them."""
         return error.may_have_run() if self.may_have_run else error

@@ -1,25 +1,36 @@
-"""What a handler with a transaction has under way: the keys of its calls, and the signals that wait for its commit."""
+"""Units of work: handlers that run in a transaction, and what waits for its commit."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
 
 from runtime.contract.messages import Signal
-from runtime.durable.idempotency import Claim, derived_key
-from runtime.durable.subscription import Source
-from runtime.storage.database import Transaction
+from runtime.durable.dead_letters import Source
+from runtime.durable.idempotency import Claim, Once, Scope, derived_key
+from runtime.execution.failures import Failures
+from runtime.service.context import Context
+from runtime.service.host import Work
+from runtime.storage.database import Database, Guard, Statement, Transaction
+
+Method = Callable[..., Awaitable[Any]]
 
 
 class EventKeys:
-    """Idempotency keys for the calls of an event's handler: the same whenever the event is applied again."""
+    """Idempotency keys for the requests of an event's handler: the same each time the event is applied."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self._calls: dict[str, int] = {}
 
     def key_for(self, request: str) -> str:
+        """Return the key of the handler's next call of `request`."""
         self._calls[request] = ordinal = self._calls.get(request, 0) + 1
         return derived_key(self._source.publisher, self._source.epoch, self._source.seq, request, ordinal)
 
 
-class UnitOfWork:
-    """What a handler with `tx` has under way."""
+class UnitOfWork(Work):
+    """What a handler with `tx` has under way: its transaction, the keys of its requests, and signals to publish."""
 
     __slots__ = ("_keys", "_tx", "signals")
 
@@ -37,3 +48,100 @@ class UnitOfWork:
 
     def publish(self, signal: Signal) -> None:
         self.signals.append(signal)
+
+
+class Replayed(Protocol):
+    """The request whose answer is stored: its title, and the check of its reply."""
+
+    title: str
+
+    def check(self, reply: Any) -> None: ...
+
+
+class Transactions:
+    """Runs the handlers of one instance in transactions.
+
+    Args:
+        once: the idempotent requests of the instance.
+        makes_requests: whether the service's handlers make requests, so that `once` needs claims.
+        committed: called after each commit with the signals that waited for it.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        once: Once,
+        failures: Failures,
+        *,
+        makes_requests: bool,
+        committed: Callable[[Sequence[Signal], Context], None],
+    ) -> None:
+        self.database = database
+        self._once = once
+        self._failures = failures
+        self._makes_requests = makes_requests
+        self._committed = committed
+
+    async def run(
+        self,
+        method: Method,
+        message: Any,
+        ctx: Context,
+        check: Callable[[Any], None] | None,
+        guard: Guard | None = None,
+        final: Callable[[Any], Statement] | None = None,
+        claim: Claim | None = None,
+    ) -> Any:
+        """Run a handler in a transaction that commits when it returns.
+
+        Args:
+            check: checks the reply before the commit.
+            guard: the first statement of the transaction.
+            final: makes the last statement from the reply.
+            claim: the claim that determines the keys of the handler's requests.
+        """
+        tx: Transaction | None = None
+        work: UnitOfWork | None = None
+        try:
+            async with self.database.transaction(guard) as tx:
+                work = UnitOfWork(tx, claim)
+                ctx.work = work
+                tx.trace = ctx.trace
+                reply = await method(message, ctx, tx)
+                if check is not None:
+                    check(reply)
+                if final is not None:
+                    tx.final.append(final(reply))
+            return reply
+        finally:
+            ctx.work = None
+            if tx is not None and work is not None and tx.committed:
+                self.committed(work.signals, ctx)
+
+    def committed(self, signals: Sequence[Signal], ctx: Context) -> None:
+        """Drop the compensations of a handler that has committed, whatever its caller does, and publish its signals."""
+        ctx.compensations = None
+        if signals:
+            self._committed(signals, ctx)
+
+    async def run_once(
+        self,
+        scope: Scope,
+        body: bytes,
+        reply: msgspec.json.Decoder[Any],
+        method: Method,
+        message: Any,
+        ctx: Context,
+        request: Replayed,
+    ) -> Any:
+        """Run the handler of a `once` request, or return its stored answer. Raises like `Once.run`."""
+
+        async def run(guard: Guard, final: Callable[[Any], Statement], claim: Claim | None) -> Any:
+            try:
+                return await self.run(method, message, ctx, request.check, guard, final, claim)
+            except BaseException as error:  # compensations are made before another attempt can take the claim
+                raise await self._failures.to_caller_error(error, ctx, request.title) from None
+
+        if self._makes_requests:
+            return await self._once.run_claimed(scope, body, reply, run, lambda: ctx.remaining)
+        return await self._once.run(scope, body, reply, run)

@@ -1,16 +1,17 @@
-"""The envelope: a message with its headers, as transports carry it."""
+"""Envelopes: messages with their headers, as transports carry them."""
 
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from runtime.contract.rest import Params
+from runtime.contract.decoding import Params
 
 EnvelopeKind = Literal["request", "reply", "error", "cancel", "signal", "head"]
+"""What an envelope carries."""
 
 
 class Address(NamedTuple):
-    """Where an instance is: a service on a node."""
+    """The address of an instance: a service on a node."""
 
     service: str
     node: str
@@ -20,7 +21,7 @@ class Address(NamedTuple):
 
 
 class Topic(NamedTuple):
-    """What a multicast is about: a service's signal (with its key, if it has one), or the head of its stream."""
+    """The topic of a multicast: a signal, with its key if it has one, or the head of a service's stream."""
 
     kind: Literal["signal", "stream"]
     service: str
@@ -29,11 +30,23 @@ class Topic(NamedTuple):
 
 
 class Envelope(msgspec.Struct, frozen=True, eq=False):
-    """A message with its headers. `caller` is written by the receiving transport, which vouches for it.
+    """A message with its headers.
 
-    A `reply`, `error` or `cancel` has the id of its request. `budget` is what remains of the deadline, in seconds,
-    when the envelope is handed over. `idempotency_key` belongs to a request, `signal_key` to a signal.
-    `load`, of an answer, is how much more its instance has to do. `body` is JSON text, or the message itself between nodes that share it.
+    Attributes:
+        kind: what it carries.
+        id: the id of the message. A `reply`, `error`, or `cancel` has the id of its request.
+        subject: the full name of the message, for example `wallet.Hold`.
+        body: JSON text, or the message itself between nodes in one process with zero-copy.
+        caller: the sending service. The receiving transport sets it, and authenticates it.
+        reply_to: the address for the reply; None if no reply is wanted.
+        budget: what remains of the deadline when the envelope is sent, in seconds.
+        token: the user's access token.
+        trace: the W3C `traceparent`.
+        idempotency_key: the idempotency key of a request.
+        params: the parameters of a REST request's path and query.
+        path: the instances that wait for this request.
+        load: how many messages the replying instance handles or has waiting.
+        signal_key: the key of a signal.
     """
 
     kind: EnvelopeKind
@@ -56,7 +69,7 @@ class Envelope(msgspec.Struct, frozen=True, eq=False):
 
 
 class Head(msgspec.Struct, frozen=True):
-    """How far a publisher's stream goes: the body of a `head` envelope."""
+    """The head of a publisher's stream: the body of a `head` envelope."""
 
     epoch: str
     seq: int

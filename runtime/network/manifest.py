@@ -1,4 +1,4 @@
-"""Manifests: what an instance announces of itself."""
+"""Manifests: what an instance announces about itself."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from runtime.network.envelope import Address
 
 
 class ErrorInfo(msgspec.Struct, frozen=True):
-    """A service error that a request may end in. `schema` describes its fields."""
+    """A service error that a request may end in. `schema` is the JSON Schema of its fields."""
 
     code: str
     status: int
@@ -19,7 +19,7 @@ class ErrorInfo(msgspec.Struct, frozen=True):
 
 
 class RequestInfo(msgspec.Struct, frozen=True):
-    """A request that the instance handles, with JSON Schemas (2020-12) of the message and its reply."""
+    """A request that the instance handles, with the JSON Schemas (2020-12) of the message and its reply."""
 
     name: str
     allow: Allow
@@ -35,16 +35,18 @@ class RequestInfo(msgspec.Struct, frozen=True):
 
 
 class LiveInfo(msgspec.Struct, frozen=True):
-    """Something that clients should see at once: the signal (its key is the user's id), and the request that lists it."""
+    """What a client can follow live: the signal that announces news, whose key is the user's id, and the request that lists it."""
 
     signal: str
     request: str
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What one instance announces: who it is, what it handles and publishes, and to whom it listens.
+    """What one instance announces: its identity, what it handles and publishes, and which services it calls.
 
-    `schemas` holds the named types that the requests' schemas refer to, as `#/components/schemas/<service>.<Type>`.
+    Attributes:
+        instance: a random id; each start has another one.
+        schemas: the named types that the schemas of requests refer to, as `#/components/schemas/<service>.<Type>`.
     """
 
     service: str
@@ -60,4 +62,5 @@ class Manifest(msgspec.Struct, frozen=True):
 
     @property
     def address(self) -> Address:
+        """The address of the instance."""
         return Address(self.service, self.node)

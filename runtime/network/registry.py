@@ -1,4 +1,4 @@
-"""The registry: the live instances as one node sees them, and which of them is asked."""
+"""The registry: the live instances as one node sees them, and the choice of the one that gets a request."""
 
 import asyncio
 import math
@@ -9,16 +9,17 @@ from typing import Literal
 from runtime.clock import Clock, Random
 from runtime.network.envelope import Address
 from runtime.network.manifest import Manifest, RequestInfo
+from runtime.tasks import Backoff
 
-_PATIENCE = 5
-"""After so many failures in a row an instance is set aside."""
-_LONGEST_EJECTION = 30.0
+_TOLERATED = 5
+"""The number of failures in a row after which an instance is ejected."""
+_EJECTION = Backoff(1.0, 30.0)
 _COMES_BACK = 5.0
-"""For so many seconds a service whose last instance was lost is waited for."""
+"""The seconds for which requests wait for a service whose last instance was lost."""
 
 
 class Member:
-    """One live instance, what this node has under way there, and how it has done."""
+    """A live instance, with the requests that this node has in flight there and its recent failures."""
 
     __slots__ = (
         "_ejected_since",
@@ -39,9 +40,9 @@ class Member:
         self.requests: dict[str, RequestInfo] = {info.name: info for info in manifest.requests}
         self.in_flight = 0
         self.suspected = False
-        """It has been silent: others are asked first."""
+        """Whether it has been silent. Others are preferred."""
         self.ejected_until = 0.0
-        """It has failed too often, and is not asked before that, on the clock's `monotonic` scale."""
+        """The time until which it is ejected for its failures, on the clock's `monotonic` scale. Others are preferred."""
         self._failures = 0
         self._ejected_since = float("-inf")
         self._others = 0
@@ -51,50 +52,50 @@ class Member:
         return f"<Member {self.address} [{'SUSPECTED' if self.suspected else 'THERE'}] in_flight={self.in_flight}>"
 
     def state(self, now: float) -> Literal["there", "suspected", "ejected"]:
-        """Whether it is asked like any other; `suspected` and set `aside`, only when there is no other."""
+        """Return its state. A `suspected` or `ejected` instance gets requests only if there is no other."""
         return "suspected" if self.suspected else "ejected" if self.ejected_until > now else "there"
 
     def report(self, load: int, now: float) -> None:
-        """It has said how much it has to do, for this node and for others."""
+        """Record the load that it has reported: the messages of this node and of others."""
         self._others = load - self.in_flight
         self._reported_at = now
 
     def load(self, now: float) -> float:
-        """How much it has to do: what is under way from here, and what others had when it last said, less with every second."""
+        """Return its load: the requests in flight from here, and what others had at its last report, halved every second."""
         if self._others <= 0:
             return self.in_flight
         return self.in_flight + self._others * math.exp2(min(self._reported_at - now, 0.0))
 
     def succeeded(self) -> None:
-        """It has answered."""
+        """Record a proper answer."""
         self._failures = 0
         self.ejected_until = 0.0
 
     def failed(self, begun: float, now: float, random: Random) -> bool:
-        """It has failed to answer properly. Says whether it is set aside for that, a longer time each time.
+        """Record a failure. Return True if the instance is ejected for it; each ejection is longer than the one before.
 
         Args:
-            begun: when it was asked: what was under way when it was set aside does not count again.
+            begun: when the request was sent. Requests that were in flight at the last ejection do not count again.
         """
         if begun < self._ejected_since:
             return False
         self._failures += 1
-        if self._failures < _PATIENCE:
+        if self._failures < _TOLERATED:
             return False
         self._ejected_since = now
-        self.ejected_until = now + random.jitter(min(2.0 ** min(self._failures - _PATIENCE + 1, 10), _LONGEST_EJECTION))
+        self.ejected_until = now + _EJECTION.delay(self._failures - _TOLERATED + 1, random)
         return True
 
     def weight(self, key: str) -> bytes:
-        """How much a key prefers this instance: the same on every node (rendezvous hashing)."""
+        """Return the weight of this instance for a key: the same on every node (rendezvous hashing)."""
         return blake2b(f"{self.manifest.node}\0{key}".encode(), digest_size=8).digest()
 
 
 class Registry:
-    """Who is there. Watchers are told of every change.
+    """The live instances as one node sees them.
 
     Args:
-        wanted: is told of services that somebody here wants to know of.
+        wanted: called with the name of a service whose members are needed.
     """
 
     def __init__(self, clock: Clock, random: Random, wanted: Callable[[str], None]) -> None:
@@ -114,11 +115,11 @@ class Registry:
             yield from members.values()
 
     def watch(self, watcher: Callable[[], None]) -> None:
-        """Calls `watcher` after every change."""
+        """Call `watcher` after every change."""
         self._watchers.append(watcher)
 
     def join(self, manifest: Manifest, load: int = 0) -> bool:
-        """Adds an instance, or replaces what is known of it. Says whether it is a new one."""
+        """Add an instance, or update it. Return True if it is new."""
         members = self._members.setdefault(manifest.service, {})
         known = members.get(manifest.address)
         new = known is None or known.manifest.instance != manifest.instance
@@ -128,33 +129,36 @@ class Registry:
         known.suspected = False
         if not new:
             if known.manifest is manifest or known.manifest == manifest:
-                return False  # it says again that it is there
+                return False  # a heartbeat
             known.manifest = manifest
             known.requests = {info.name: info for info in manifest.requests}
-        self._tell()
+        self._notify()
         return new
 
     def suspect(self, address: Address) -> None:
-        """An instance is silent: others are asked first."""
+        """Prefer other instances to one that has been silent."""
         member = self._members.get(address.service, {}).get(address)
         if member is not None:
             member.suspected = True
 
     def leave(self, address: Address, *, lost: bool) -> bool:
-        """Removes an instance. Says whether it was there."""
+        """Remove an instance. Return True if it was a member."""
         members = self._members.get(address.service, {})
         if members.pop(address, None) is None:
             return False
         if lost and not members:
             self._lost_at[address.service] = self._clock.monotonic()
-        self._tell()
+        self._notify()
         return True
 
     async def comes_back(self, service: str, deadline: float) -> bool:
-        """Waits for a service whose last instance was lost a moment ago: it may be started anew, or find its network again.
+        """Wait for a service whose last instance was lost a moment ago: it may restart, or reconnect to the network.
 
         Args:
-            deadline: how long to wait at most, on the clock's `monotonic` scale.
+            deadline: when to stop waiting, on the clock's `monotonic` scale.
+
+        Returns:
+            Whether the service has an instance again.
         """
         lost_at = self._lost_at.get(service)
         until = deadline if lost_at is None else min(deadline, lost_at + _COMES_BACK)
@@ -168,14 +172,21 @@ class Registry:
         return True
 
     def members(self, service: str) -> list[Member]:
-        """The live instances of a service."""
+        """Return the live instances of a service."""
         self._wanted(service)
         return list(self._members.get(service, {}).values())
 
     def pick(self, service: str, now: float, without: frozenset[Address] = frozenset(), key: str | None = None) -> Member | None:
-        """An instance to ask: of two drawn by random the one with less to do; with a key, the one that the key prefers.
+        """Choose an instance for a request: the less loaded of two random ones, or with a key the one that the key prefers.
 
-        Those that are suspected or set aside are asked when there is no other.
+        Suspected and ejected instances are chosen only if there is no other.
+
+        Args:
+            now: the time on the clock's `monotonic` scale.
+            without: the addresses to leave out.
+
+        Returns:
+            The instance, or None if there is none.
         """
         members = self._members.get(service)
         if not members:
@@ -198,11 +209,11 @@ class Registry:
         return first if first.load(now) <= second.load(now) else second
 
     def has_instance(self, instance: str) -> bool:
-        """Whether the instance with this id is there."""
+        """Return whether the instance with this id is live."""
         return any(member.manifest.instance == instance for member in self)
 
     async def wait_for(self, *services: str) -> None:
-        """Waits until there is an instance of each service."""
+        """Wait until each of the services has an instance."""
         for service in services:
             self._wanted(service)
         while not all(self._members.get(service) for service in services):
@@ -210,7 +221,7 @@ class Registry:
                 self._changed = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._changed)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         if self._changed is not None:
             self._changed.set_result(None)
             self._changed = None

@@ -1,12 +1,11 @@
-"""The transport: what carries envelopes between nodes, says who is there, and authenticates the peer.
+"""The transport: what carries envelopes between nodes, reports membership, and authenticates peers.
 
-These docstrings are the specification; `runtime.testing.check_transport` checks it. A transport knows nothing of
-services, handlers or databases. It may lose and, where it declares so, duplicate or reorder envelopes: no guarantee of
-the runtime leans on it beyond what stands here.
+These docstrings are the specification; `runtime.testing.check_transport` checks it. A transport knows nothing of services,
+handlers, or databases. It may lose envelopes and, where it declares so, duplicate or reorder them. The runtime relies on
+nothing beyond what is written here.
 """
 
 from abc import ABC, abstractmethod
-from typing import Protocol
 
 import msgspec
 
@@ -16,31 +15,34 @@ from runtime.network.manifest import Manifest
 
 
 class TransportError(CallboardError):
-    """The transport cannot do what it was asked, and has not done it. Trying again may help."""
+    """The transport could not do what it was asked to do, and has not done it. A retry may help."""
 
 
 class PeerUnreachable(TransportError):
-    """The envelope was not handed over: nobody is at that address, or the link to it is down."""
+    """The envelope was not sent: the address is unknown, or the link to it is down."""
 
 
 class LinkLost(TransportError):
-    """The link to the network went while the envelope was handed over: it may arrive, or not."""
+    """The link was lost while the envelope was being sent: it may arrive or not."""
 
 
 class Unsendable(TransportError):
-    """The envelope cannot be sent, however often it is tried."""
+    """The envelope cannot be sent, and a retry would not help."""
 
 
 class TooLarge(Unsendable):
-    """The envelope is larger than the network takes."""
+    """The envelope is larger than the network accepts."""
 
 
 class Capabilities(msgspec.Struct, frozen=True):
-    """What a transport declares about itself; the conformance kit tests it as declared.
+    """What a transport declares about itself. The conformance kit tests it as declared.
 
-    `signals`: multicasts of signals work; those of streams' heads always do. `ordered`: envelopes from one
-    sender to one address arrive in the order they were sent. `duplicates`: an envelope may arrive twice. `authenticates`: the
-    receiver's `caller` is proven, not only claimed. `max_body`: bytes that a body may have.
+    Attributes:
+        signals: multicasts of signals work. Multicasts of the heads of streams always do.
+        ordered: envelopes from one sender to one address arrive in the order in which they were sent.
+        duplicates: an envelope may arrive twice.
+        authenticates: the `caller` of a received envelope is proven, not only claimed.
+        max_body: the size of the largest body, in bytes.
     """
 
     signals: bool = True
@@ -50,126 +52,136 @@ class Capabilities(msgspec.Struct, frozen=True):
     max_body: int = 16 * 1024 * 1024
 
 
-class Receiver(Protocol):
-    """A node, as its transport sees it. The methods return at once and never raise."""
+class Receiver:
+    """A node, as its transport sees it. The methods return immediately and never raise.
+
+    The methods here do nothing, so that a test of a transport can subclass this and implement only what it looks at.
+    """
 
     def load(self, service: str) -> int:
-        """How many messages the service's instance here works on or has waiting: told to the others with its presence."""
-        ...
+        """Return how many messages the service's instance on this node handles or has waiting. Peers learn it with presence."""
+        return 0
 
     def receive(self, envelope: Envelope, to: str) -> None:
-        """An envelope has come for the service `to` on this node; for a multicast, once per subscribed service."""
+        """Take an envelope for the service `to` on this node. A multicast arrives once for each subscribed service."""
 
     def joined(self, manifest: Manifest, load: int = 0) -> None:
-        """An instance is there, or says again that it is, and how much it has to do. This node's own are told of too."""
+        """Learn that an instance is live, and its load. Heartbeats repeat this. It includes the instances of this node."""
 
     def suspected(self, address: Address) -> None:
-        """An instance has been silent: it may be busy, or gone. `joined` or `left` ends the doubt."""
+        """Learn that an instance has been silent: it may be busy, or gone. `joined` or `left` follows."""
 
     def left(self, address: Address, *, lost: bool) -> None:
-        """An instance is gone. One that withdrew still answers what it has begun; one that is `lost` will not.
+        """Learn that an instance is gone. One that withdrew still replies to its running requests; a lost one does not.
 
-        An instance may first withdraw and then, still busy, be lost: both are told.
+        An instance may first withdraw and then, while it is still busy, be lost: both are reported.
         """
 
     def cut(self) -> None:
-        """This node's own link is down: what was handed over will not be answered. Members are suspected, and not yet gone."""
+        """Learn that this node's own link is down: sent requests will get no reply. Members are suspected, but not gone yet."""
 
     def unreadable(self) -> None:
-        """Something came that cannot be read."""
+        """Learn that something arrived that cannot be read."""
 
     def failed(self, error: TransportError) -> None:
-        """The transport has ended, and will not mend by itself: the node has to stop."""
+        """Learn that the transport has ended for good: the node has to stop."""
 
 
 class Transport(ABC):
     """Carries envelopes for one node.
 
-    `open` comes first, `close` last; between them everything may be called from the event loop's thread, from several
-    tasks at a time.
+    `open` comes first and `close` last. Between them, everything may be called in the event loop's thread, by several tasks
+    at a time.
+
+    Attributes:
+        capabilities: what the transport declares about itself.
+        zero_copy: whether messages between instances in this process skip encoding, and with it validation.
     """
 
     capabilities: Capabilities = Capabilities()
     zero_copy: bool = False
-    """Whether messages between instances in this process skip encoding, and with it validation."""
 
     @property
     def connected(self) -> bool:
-        """Whether the network can be spoken to at the moment."""
+        """Whether the network can be reached now."""
         return True
 
     @abstractmethod
     async def open(self, node: str, receiver: Receiver) -> None:
-        """Joins the network as `node`.
+        """Join the network as the node with this id.
 
         Raises:
-            TransportError: the network cannot be joined.
+            TransportError: if the network cannot be joined.
         """
 
     @abstractmethod
     async def watch(self, service: str | None) -> None:
-        """Tells the receiver from now on of a service's members that come and go; of every service's for None.
+        """Report the members of a service to the receiver from now on; of every service, for None.
 
-        When it returns, the receiver has been told of those that the network knows of.
+        When it returns, the receiver has learned of the members that the network knows.
         """
 
     @abstractmethod
     async def close(self) -> None:
-        """Leaves. Withdraws what is still announced; peers see it leave, not as lost. Calling it twice is harmless."""
+        """Leave the network. Peers see announced instances leave, not as lost. Calling it twice is harmless."""
 
     @abstractmethod
     async def listen(self, service: str) -> None:
-        """Takes anycast requests for `service` from now on."""
+        """Take anycast requests for a service from now on."""
 
     @abstractmethod
     async def subscribe(self, topic: Topic, service: str, *, broadcast: bool) -> None:
-        """Takes multicasts on `topic` for `service` from now on: each on one of its nodes, or on all (`broadcast`).
+        """Take multicasts on a topic for a service from now on: each on one of its nodes, or with `broadcast` on all.
 
-        A topic without a key (`-`) stands for all keys.
+        A topic without a key (`-`) includes all keys.
 
         Raises:
-            TransportError: it is a signal's, and the traits say that there are none.
+            TransportError: if the topic is a signal's and the capabilities exclude signals.
         """
 
     @abstractmethod
     async def unsubscribe(self, topic: Topic, service: str) -> None:
-        """Takes them no longer; what is on its way may still come. One that was not subscribed to is no error."""
+        """Take multicasts on a topic no longer. Those on their way may still arrive. Harmless if it was not subscribed to."""
 
     @abstractmethod
     async def announce(self, manifest: Manifest) -> None:
-        """Tells whoever watches, now or later, that the instance is here. Again: replaces what was told."""
+        """Report an instance to all who watch its service, now or later. A second call replaces its manifest."""
 
     @abstractmethod
     async def withdraw(self, address: Address) -> None:
-        """Tells whoever watches that the instance has gone, and stops taking anycast requests and multicasts for it."""
+        """Report to all who watch that an instance is gone, and take no anycast requests or multicasts for it any more."""
 
     @abstractmethod
     async def unicast(self, to: Address, envelope: Envelope, sender: str) -> None:
-        """Hands an envelope to one instance's node, at most once, in order with others to the same address.
+        """Send an envelope to the node of one instance: at most once, in order with others to the same address.
 
-        Returns when it is handed over, which is no promise that it arrives; where answers come back on the same way, it may
-        be when the answer has come. Waits while the network is congested, or the link to it is being made again.
+        Returns when it has been handed to the network, which does not mean that it arrives. A transport whose replies come
+        back on the same connection may return only when the reply has come. Waits while the network is congested, and
+        while the link reconnects.
 
         Args:
-            sender: the service on this node that speaks; the receiver sees it as `envelope.caller`.
+            sender: the name of the sending service on this node. The receiver sees it as `envelope.caller`.
 
         Raises:
-            PeerUnreachable: it was not handed over, and will not arrive.
-            LinkLost: it may have been handed over.
-            Unsendable: it is larger than the network takes (`TooLarge`), or cannot be sent for another reason of its own.
+            PeerUnreachable: if it was not sent, and will not arrive.
+            LinkLost: if it may have been sent.
+            Unsendable: if it is larger than the network accepts (`TooLarge`), or cannot be sent for another reason.
         """
 
     def unicast_now(self, to: Address, envelope: Envelope, sender: str) -> bool:
-        """As `unicast`, where that needs no waiting: says whether it was done. Only the quicker way; it need not be there."""
+        """Send an envelope like `unicast` if that is possible without waiting. Return whether it was sent.
+
+        This is only a faster path. A transport need not have it.
+        """
         return False
 
     @abstractmethod
     async def anycast(self, service: str, envelope: Envelope, sender: str) -> None:
-        """Hands an envelope to one listening node of `service`, whichever the network chooses. Else as `unicast`."""
+        """Send an envelope to one listening node of a service, which the network chooses. Otherwise like `unicast`."""
 
     @abstractmethod
     async def multicast(self, topic: Topic, envelope: Envelope, sender: str) -> None:
-        """Hands an envelope to the topic's subscribers: at most once to each group, or to each node that broadcasts.
+        """Send an envelope to the subscribers of a topic: at most once to each service, or to each node that broadcasts.
 
-        Nobody listening is no error. Raises `TransportError` where there are no signals, or no link.
+        It is not an error if there are no subscribers. Raises `TransportError` if there are no signals, or no link.
         """

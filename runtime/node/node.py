@@ -1,4 +1,4 @@
-"""The node: one process's runtime, hosting instances of services on a transport."""
+"""The node: the runtime of one process, which hosts instances of services on a transport."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -7,13 +7,11 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from runtime.clock import Clock, Random
-from runtime.contract.access import ANYONE
 from runtime.contract.errors import DefinitionError
 from runtime.contract.messages import Contract
 from runtime.execution.caller import Caller
 from runtime.execution.environment import Environment, NodeSettings
 from runtime.execution.instance import Instance
-from runtime.execution.local import LocalRoute
 from runtime.identity import Verifier
 from runtime.network.envelope import Envelope
 from runtime.network.registry import Registry
@@ -22,7 +20,6 @@ from runtime.node.inbound import Inbound
 from runtime.node.supervisor import Factory, Supervised
 from runtime.node.token_refresh import TokenRefresher
 from runtime.service.context import Context
-from runtime.service.handlers import Handler
 from runtime.service.service import Definition, Service
 from runtime.storage.database import Database
 from runtime.tasks import finish
@@ -31,21 +28,24 @@ from runtime.telemetry import Metrics
 S = TypeVar("S", bound=Service)
 
 Databases = Callable[[str], Database]
-"""Gives a service's own database by the service's name."""
+"""Returns the database of a service, by the service's name."""
 
 
 class Node:
-    """Hosts services. `async with Node(…)` starts them and, at its end, drains and stops them.
+    """Hosts services. `async with Node(…)` starts them, and drains and stops them when the block ends.
 
     Args:
-        services: their classes, or callables that make them; called again when an instance is restarted.
-        transport: what carries envelopes to other nodes. The node opens and closes it.
-        name: the node's name; its id is that and a nonce drawn at each start.
-        databases: gives the database of each service that needs one.
+        services: their classes, or callables that make them. They are called again when an instance restarts.
+        transport: carries envelopes to other nodes. The node opens and closes it.
+        name: the node's name. Its id is the name plus a nonce drawn at each start.
+        databases: returns the database of each service that needs one.
+        settings: how the node behaves.
+        clock: the node's time.
+        random: the node's random values.
 
     Raises:
-        DefinitionError: two services have one contract or one route, or a service needs a database and none is given.
-        CallboardError: at the start: the transport or a database cannot be opened.
+        DefinitionError: if two services have the same contract or route, or if a service needs a database and none is given.
+        CallboardError: when it starts, if the transport or a database cannot be opened.
     """
 
     def __init__(
@@ -69,29 +69,29 @@ class Node:
         self.verifier = Verifier(settings.tokens, clock, self.environment.metrics, self._ask_auth)
         self._hosts: list[Instance] = []
         self._databases = databases
-        watch: Factory = partial(TokenRefresher, self.verifier, settings.tokens)
-        self.supervised = [self._supervise(watch, announced=False), *(self._supervise(factory) for factory in services)]
+        refresher: Factory = partial(TokenRefresher, self.verifier, settings.tokens)
+        self.supervised = [self._supervise(refresher, announced=False), *(self._supervise(factory) for factory in services)]
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._asker = self.client("runtime", TokenRefresher.calls)
+        self._auth_client = self.client("runtime", TokenRefresher.calls)
         self._seen: set[str] = set()
-        self.registry.watch(self._look)
+        self.registry.watch(self._note_services)
         check_together([supervised.service.definition for supervised in self.supervised])
 
     def __repr__(self) -> str:
         return f"<Node {self.id}: {', '.join(s.name for s in self.supervised[1:])}>"
 
     def service(self, cls: type[S]) -> S | None:
-        """The running service of a class on this node, if there is one."""
+        """Return the running service of a class on this node, or None."""
         return next((one.service for one in self.supervised if isinstance(one.service, cls)), None)
 
     @property
     def registry(self) -> Registry:
-        """The live instances as this node sees them."""
+        """The live instances, as this node sees them."""
         return self.environment.registry
 
     @property
     def metrics(self) -> Metrics:
-        """What this node counts."""
+        """The metrics of this node."""
         return self.environment.metrics
 
     def _supervise(self, factory: Factory, *, announced: bool = True) -> Supervised:
@@ -122,40 +122,41 @@ class Node:
         await finish(self.stop())
 
     async def wait(self) -> None:
-        """Returns never by itself.
+        """Wait until the node has to stop, and raise the reason. It never returns.
 
         Raises:
-            Crashed: a service failed too often.
-            TransportError: the transport has ended for good, as when another node has taken this one's place.
+            Crashed: if a service crashed too often.
+            TransportError: if the transport has ended for good, for example because another node has taken this one's place.
+            HandlerAborted: if a handler raised SystemExit or KeyboardInterrupt.
         """
-        broken = asyncio.create_task(self.inbound.broken.wait())
+        failed = asyncio.create_task(self.environment.failed.wait())
         try:
-            done, _ = await asyncio.wait((*self._running.values(), broken), return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait((*self._running.values(), failed), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            broken.cancel()
-        if self.inbound.failure is not None:
-            raise self.inbound.failure
+            failed.cancel()
+        if self.environment.failure is not None:
+            raise self.environment.failure
         for task in done:
             task.result()
 
     def waits_for(self) -> list[str]:
-        """What is missing before this node is ready: its network, its own services, those they need and have not met yet."""
+        """Return what this node waits for before it is ready: the network, its own services, and services that they need."""
         missing = [] if self.environment.transport.connected else ["network"]
         missing += [one.name for one in self.supervised if not one.ready.is_set()]
         own = {one.name for one in self.supervised}
         needed = {name for one in self.supervised if one.announced for name in one.service.definition.needs}
         return missing + sorted(needed - own - self._seen)
 
-    def _look(self) -> None:
+    def _note_services(self) -> None:
         self._seen.update(member.manifest.service for member in self.registry)
 
     @property
     def crashed(self) -> bool:
-        """Whether a service has ended by itself: the node cannot go on."""
+        """Whether a service has ended without being stopped, so that the node cannot continue."""
         return any(task.done() for task in self._running.values())
 
     async def stop(self) -> None:
-        """Drains and stops the services, the last started first, and leaves the network. Calling it twice is harmless."""
+        """Drain and stop the services, the last started first, and leave the network. Calling it twice is harmless."""
         for name, task in reversed(self._running.items()):
             next(supervised for supervised in self.supervised if supervised.name == name).stop()
             await asyncio.wait((task,))
@@ -167,7 +168,7 @@ class Node:
         await self.environment.transport.close()
 
     async def crash(self) -> None:
-        """Ends at once, as a killed process would: nothing is drained, withdrawn or committed. For tests."""
+        """End immediately, as if the process were killed: nothing is drained, withdrawn, or committed. For tests."""
         for supervised in self.supervised:
             supervised.crash()
         for task in self._running.values():
@@ -177,76 +178,57 @@ class Node:
         await self.inbound.cancel_all()
         await self.environment.settle()
 
-    # Contexts from outside of handlers
+    # Contexts outside handlers
 
     def client(self, name: str, calls: Sequence[Contract], *, token: str | None = None) -> Context:
-        """A context to make requests from outside of any handler, as the service `name`: for tests, scripts and tools.
+        """Return a context that makes requests outside any handler, as the service `name`: for tests, scripts, and tools.
 
         Args:
-            calls: the contracts whose services it may ask.
-            token: a user's access token that its requests carry.
+            calls: the contracts whose services it may call.
+            token: the access token of a user, which its requests carry.
         """
         service = type("Client", (Service,), {"contract": Contract(name), "calls": tuple(calls)})()
         instance = Instance(service, self.environment, self.caller, self.verifier, None)
         self._hosts.append(instance)
         for target in self.inbound.instances.values():
-            self._link_one(instance, target)
+            instance.call_locally(target)
         ctx = instance.context()
         if token is not None:
             ctx.envelope = Envelope("signal", instance.new_id(), "client", token=token)
         return ctx
 
     async def _ask_auth(self, request: Any) -> Any:
-        return await self._asker.request(request, timeout=max(self.environment.settings.tokens.refresh_seconds, 1.0))
+        return await self._auth_client.request(request, timeout=max(self.environment.settings.tokens.refresh_seconds, 1.0))
 
-    # Ways between instances on this node
+    # Instances on this node
 
     def link(self, instance: Instance) -> None:
-        """Opens an instance to what comes, and lays the ways between it and the others here."""
+        """Deliver what arrives for the instance, and connect it with the others on this node."""
         self.inbound.instances[instance.name] = instance
-        self.caller.local[instance.name] = instance
+        self.caller.local[instance.name] = instance.endpoints
         self._hosts.append(instance)
         for host in self._hosts:
-            self._link_one(host, instance)
-            self._link_one(instance, host)
+            host.call_locally(instance)
+            if self.inbound.instances.get(host.name) is host:
+                instance.call_locally(host)
 
-    def close_door(self, instance: Instance) -> None:
-        """Sends what is asked on this node to other nodes' instances, if there are any."""
-        if self.caller.local.get(instance.name) is instance:
+    def stop_local_calls(self, instance: Instance) -> None:
+        """Send requests for this service to other nodes from now on."""
+        if self.caller.local.get(instance.name) is instance.endpoints:
             del self.caller.local[instance.name]
         for host in self._hosts:
-            for cls in [cls for cls, route in host.local.items() if route.host is instance]:
-                del host.local[cls]
+            host.stop_calling_locally(instance)
 
     def unlink(self, instance: Instance) -> None:
-        """Closes an instance."""
-        self.close_door(instance)
+        """Deliver nothing to the instance any more."""
+        self.stop_local_calls(instance)
         self._hosts.remove(instance)
         if self.inbound.instances.get(instance.name) is instance:
             del self.inbound.instances[instance.name]
 
-    def _link_one(self, host: Instance, target: Instance) -> None:
-        if self.inbound.instances.get(target.name) is not target:
-            return
-        if target.definition.contract.name not in {
-            contract.name for contract in (*host.definition.calls, host.definition.contract)
-        }:
-            return
-        for endpoint in target.endpoints.values():
-            if _is_plain(endpoint.handler):
-                host.local[endpoint.handler.spec.cls] = LocalRoute(
-                    target, endpoint, host.definition.known_error,
-                    zero_copy=self.environment.transport.zero_copy, deadlines=self.environment.settings.deadlines,
-                )  # fmt: skip
-
-
-def _is_plain(handler: Handler) -> bool:
-    """Whether a handler needs nothing that the quick way leaves out."""
-    return not handler.takes_tx and handler.key is None and (handler.allow == ANYONE or handler.allow.every_service)
-
 
 def in_start_order(supervised: Sequence[Supervised]) -> list[Supervised]:
-    """Those that are called come before those that call them; in a circle, the given order stands."""
+    """Return services so that each comes after those that it calls. In a cycle, the given order counts."""
     by_name = {one.name: one for one in supervised}
     ordered: dict[str, Supervised] = {}
     entered: set[str] = set()
@@ -266,10 +248,10 @@ def in_start_order(supervised: Sequence[Supervised]) -> list[Supervised]:
 
 
 def check_together(definitions: Sequence[Definition]) -> None:
-    """Checks what only shows when services stand together: names and routes.
+    """Check what only shows when services share a node: names and routes.
 
     Raises:
-        DefinitionError: two have the same.
+        DefinitionError: if two services have the same name or route.
     """
     names: set[str] = set()
     routes: dict[tuple[str, str], str] = {}
@@ -281,8 +263,7 @@ def check_together(definitions: Sequence[Definition]) -> None:
         for handler in definition.requests.values():
             if handler.http is None:
                 continue
-            shape = "/".join("{}" if part.startswith("{") else part for part in handler.http.path.split("/"))
-            other = routes.setdefault((handler.http.method, shape), name)
+            other = routes.setdefault(handler.http.shape, name)
             if other != name:
                 raise DefinitionError(
                     f"{name}.{handler.name}: the route {handler.http.method} {handler.http.path} is taken by {other}: choose another path"

@@ -1,26 +1,40 @@
-"""What a gateway needs of its node beyond a context: who is there, who a token belongs to, forwarding as it came, listening."""
+"""The proxy: what a gateway needs of its node beyond a context.
 
+It forwards requests as they came, verifies tokens, knows all live instances, and listens to topics that the service's
+class does not name.
+"""
+
+import asyncio
 import logging
-from contextlib import AbstractAsyncContextManager
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from runtime.clock import Clock
+from runtime.contract.decoding import Params
 from runtime.contract.errors import UsageError
-from runtime.contract.rest import Params
 from runtime.durable.stream import Batch, Position, Pull, StreamHead
 from runtime.execution.instance import Instance
 from runtime.identity import Identity
 from runtime.network.envelope import Envelope, Topic
 from runtime.network.registry import Registry
-from runtime.node.listening import Listener, Listening
+from runtime.network.transport import TransportError
 from runtime.service.context import Context
+from runtime.tasks import finish
 from runtime.telemetry import Metrics, well_formed
+
+Listener = Callable[[Envelope], None]
+"""Called for each envelope, in the event loop. It returns immediately and never raises."""
+
+_UNSUBSCRIBE_TIMEOUT = 2.0
+"""The seconds that unsubscribing from a topic may take."""
 
 
 class Proxy:
-    """A service's way to act for clients outside.
+    """Acts for clients outside, on behalf of a service.
 
     Args:
-        ctx: a context of the service, as `on_start` gets one.
+        ctx: a context of the service, for example that of `on_start`.
     """
 
     def __init__(self, ctx: Context) -> None:
@@ -28,20 +42,20 @@ class Proxy:
             raise UsageError("a proxy needs the context of a running service")
         self._instance = ctx.host
         self._environment = ctx.host.environment
-        self._listening = Listening(ctx.host)
+        self._topics = _Topics(ctx.host)
 
     async def watch(self) -> None:
-        """Has the registry know every service's members, not only those of whom the service calls."""
+        """Keep the members of every service in the registry, not only of those that the service calls."""
         await self._environment.watch(None)
 
     @property
     def registry(self) -> Registry:
-        """Who is there."""
+        """The live instances."""
         return self._environment.registry
 
     @property
     def has_signals(self) -> bool:
-        """Whether the transport carries signals: where it does not, one has to ask."""
+        """Whether the transport carries signals. Where it does not, a client has to poll."""
         return self._environment.transport.capabilities.signals
 
     @property
@@ -51,7 +65,7 @@ class Proxy:
 
     @property
     def metrics(self) -> Metrics:
-        """What the node counts."""
+        """The node's metrics."""
         return self._environment.metrics
 
     @property
@@ -59,49 +73,112 @@ class Proxy:
         """The service's logger."""
         return self._instance.log
 
-    def is_elsewhere(self, service: str) -> bool:
-        """Whether a service is asked on another node: none of it is in this process."""
+    def is_remote(self, service: str) -> bool:
+        """Return whether requests to a service go to another node, because no instance of it is in this process."""
         return service not in self._instance.caller.local
 
     def new_id(self) -> str:
+        """Return an id for a message."""
         return self._instance.new_id()
 
     def known_identity(self, token: str) -> Identity | None:
-        """The user of a token that was verified before and still holds."""
+        """Return the user of a token that was verified before and is still valid, or None."""
         return self._instance.verifier.cached(token)
 
     async def identify(self, token: str) -> Identity:
-        """The user of a token. Raises like `Verifier.verify`."""
+        """Verify a token, and return its user. Raises like `Verifier.verify`."""
         return await self._instance.verifier.verify(token)
 
     def context(self, request_id: str, token: str | None, trace: str | None, seconds: float) -> Context:
-        """A context for one client's request, with a deadline `seconds` from now.
+        """Return a context for one request of a client.
 
         Args:
-            trace: the `traceparent` that the client gave; one that is not well formed counts for nothing.
+            trace: the `traceparent` of the client; it is ignored if it is not well formed.
+            seconds: the time until the deadline.
         """
-        ctx = Context(self._instance, None)
-        ctx.envelope = Envelope("request", request_id, "http", token=token, trace=None if trace is None else well_formed(trace))
-        ctx.fixed_deadline = self._environment.clock.monotonic() + seconds
-        ctx.timed = False
-        return ctx
+        trace = None if trace is None else well_formed(trace)
+        return Context(
+            self._instance,
+            None,
+            envelope=Envelope("request", request_id, "http", token=token, trace=trace),
+            fixed_deadline=self._environment.clock.monotonic() + seconds,
+            enforced=False,
+        )
 
     def listening(self, topic: Topic, listener: Listener) -> AbstractAsyncContextManager[None]:
-        """Hears what is multicast on a topic until the block ends.
+        """Pass what is multicast on a topic to a listener until the `async with` block ends.
 
         Raises:
-            TransportError: there are no signals, or no link.
+            TransportError: if there are no signals, or no link.
         """
-        return self._listening.to(topic, listener)
+        return self._topics.listening(topic, listener)
 
     async def ask_stream(self, publisher: str, message: Pull | StreamHead) -> Batch | Position:
-        """Asks a publisher about its stream. Raises `ServiceError`."""
+        """Make a request about a publisher's stream. Raises `ServiceError`."""
         return await self._instance.ask(publisher, message)
 
     async def ask(self, ctx: Context, service: str, request: str, body: bytes) -> bytes:
-        """Makes a request by its name, JSON text in and out. Raises `ServiceError`."""
+        """Make a request by its full name, with JSON text in and out. Raises `ServiceError`."""
         return await self._instance.caller.forward(ctx, service, request, None, body, None)
 
     async def forward(self, ctx: Context, service: str, request: str, params: Params, body: bytes, key: str | None) -> bytes:
-        """Asks a service with the parts of a REST request, and gives its reply as JSON text. Raises `ServiceError`."""
+        """Make a request from the parts of a REST request, and return the reply as JSON text. Raises `ServiceError`."""
         return await self._instance.caller.forward(ctx, service, request, params, body, key)
+
+
+class _Topics:
+    """The topics that an instance listens to for a while."""
+
+    def __init__(self, instance: Instance) -> None:
+        self._name = instance.name
+        self._transport = instance.environment.transport
+        self._log = instance.log
+        self._listeners: dict[Topic, list[Listener]] = {}
+        self._locks: dict[Topic, asyncio.Lock] = {}
+        self._recent: deque[str] = deque(maxlen=64)
+        instance.observer = self._receive
+
+    @asynccontextmanager
+    async def listening(self, topic: Topic, listener: Listener) -> AsyncGenerator[None, None]:
+        """Pass on what is multicast on a topic until the block ends. What is published while it begins may be lost."""
+        self._listeners.setdefault(topic, []).append(listener)
+        try:
+            async with self._lock(topic):
+                await self._transport.subscribe(topic, self._name, broadcast=True)
+            yield
+        finally:
+            await finish(self._leave(topic, listener))
+
+    def _lock(self, topic: Topic) -> asyncio.Lock:
+        """The lock that keeps one listener's unsubscribe from undoing another's subscribe."""
+        return self._locks.setdefault(topic, asyncio.Lock())
+
+    async def _leave(self, topic: Topic, listener: Listener) -> None:
+        listeners = self._listeners[topic]
+        listeners.remove(listener)
+        async with self._lock(topic):
+            if listeners or self._listeners.get(topic) is not listeners:
+                return
+            del self._listeners[topic]
+            try:
+                async with asyncio.timeout(_UNSUBSCRIBE_TIMEOUT):
+                    await self._transport.unsubscribe(topic, self._name)
+            except (TransportError, TimeoutError) as error:
+                self._log.debug("%s is still subscribed to: %s", topic, error)
+            if topic not in self._listeners:
+                self._locks.pop(topic, None)
+
+    def _receive(self, envelope: Envelope) -> None:
+        if envelope.kind == "signal":
+            if envelope.id in self._recent:
+                return  # a broker sends one copy for each of two matching topics
+            self._recent.append(envelope.id)
+        service, _, name = envelope.subject.partition(".")
+        topics = (
+            [Topic("stream", envelope.caller)]
+            if envelope.kind == "head"
+            else [Topic("signal", service, name, key) for key in {"-", envelope.signal_key or "-"}]
+        )
+        for topic in topics:
+            for listener in list(self._listeners.get(topic, ())):
+                listener(envelope)

@@ -1,98 +1,142 @@
-"""The supervisor: starts a node's instances, keeps them running, and ends them in good order.
+"""The supervisor: starts the instances of a node, keeps them running, and stops them in an orderly way.
 
-A crash in a timer or a lifecycle hook restarts that instance alone, with backoff; past its budget the node gives up. A
-crash in a handler fails that message only.
+A crash in a timer or a lifecycle hook restarts that instance alone, with backoff; past its restart budget the node gives
+up. A crash in a handler fails only its message.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
+from enum import Enum
 from typing import Any, Protocol, cast
 
-from runtime.contract.errors import CallboardError, DefinitionError, ServiceError, StartError
+from runtime.contract.errors import CallboardError, DefinitionError, Draining, ServiceError, StartError
 from runtime.durable.subscription import is_transient
 from runtime.execution.caller import Caller
+from runtime.execution.endpoint import TimerEndpoint
 from runtime.execution.environment import Environment
+from runtime.execution.failures import HandlerAborted
 from runtime.execution.instance import Instance
 from runtime.identity import Verifier
 from runtime.network.envelope import Topic
-from runtime.node.inbound import Inbound
 from runtime.service.describe import describe
-from runtime.service.handlers import Timer
 from runtime.service.service import Service
 from runtime.storage.database import Database, DatabaseError
-from runtime.tasks import finish
+from runtime.tasks import Backoff, finish
 
 Factory = Callable[[], Service]
 """Makes a service: its class, or a partial of it. Called again for every restart."""
 
 _WINDOW = 60.0
+"""The seconds after which a crash no longer counts."""
 _HOUSEKEEPING = 60.0
+"""The seconds between two prunings of a database."""
+_RESTART = Backoff(0.1, 10.0)
 
 
 class Crashed(CallboardError):
-    """An instance failed too often; the node cannot go on."""
+    """An instance crashed too often; the node cannot continue."""
 
 
 class NodeHost(Protocol):
-    """The node, as its supervised services see it."""
+    """What an instance needs of the node that hosts it."""
 
     environment: Environment
     caller: Caller
     verifier: Verifier
-    inbound: Inbound
 
-    def link(self, instance: Instance) -> None: ...
-    def close_door(self, instance: Instance) -> None: ...
-    def unlink(self, instance: Instance) -> None: ...
+    def link(self, instance: Instance) -> None:
+        """Deliver what arrives for the instance, and connect it with the others on this node."""
+
+    def stop_local_calls(self, instance: Instance) -> None:
+        """Send requests for this service to other nodes from now on."""
+
+    def unlink(self, instance: Instance) -> None:
+        """Deliver nothing to the instance any more."""
+
+
+class SupervisorState(Enum):
+    """What a supervised service is doing."""
+
+    NEW = "NEW"
+    """`run` has not been called."""
+    STARTING = "STARTING"
+    """Its database is opened and migrated, and `on_start` runs."""
+    READY = "READY"
+    """An instance is live and handles messages."""
+    DRAINING = "DRAINING"
+    """The instance has withdrawn, and finishes its running handlers."""
+    BACKING_OFF = "BACKING_OFF"
+    """An instance has crashed; the next one starts after a pause."""
+    STOPPED = "STOPPED"
+    """`run` has ended."""
 
 
 class Supervised:
-    """One service of a node, through its restarts. What is not `announced` is the node's own, and nobody else's business."""
+    """One service of a node, across its restarts.
+
+    Args:
+        factory: makes the service.
+        first: the service for the first instance.
+        database: the service's database, or None.
+        host: the node.
+        announced: whether other nodes learn about the instance. The runtime's own service is not announced.
+    """
 
     def __init__(
-        self, factory: Factory, first: Service, database: Database | None, house: NodeHost, *, announced: bool = True
+        self, factory: Factory, first: Service, database: Database | None, host: NodeHost, *, announced: bool = True
     ) -> None:
         self.service = first
         self.name = self.service.definition.contract.name
         self.ready = asyncio.Event()
-        """Set while an instance is there and takes messages."""
+        """Set while an instance is live and handles messages."""
         self._factory = factory
         self._database = database
-        self._house = house
+        self._host = host
         self.announced = announced
+        self._state = SupervisorState.NEW
         self._crashes: deque[float] = deque()
         self._stopping = asyncio.Event()
-        self._crashing = False
+        self._killed = False
 
     def __repr__(self) -> str:
-        return f"<Supervised {self.name} [{'READY' if self.ready.is_set() else 'DOWN'}] crashes={len(self._crashes)}>"
+        return f"<Supervised {self.name} [{self._state.value}] crashes={len(self._crashes)}>"
+
+    def _enter(self, state: SupervisorState) -> None:
+        self._state = state
+        if state is SupervisorState.READY:
+            self.ready.set()
+        else:
+            self.ready.clear()
 
     async def run(self) -> None:
-        """Runs instances of the service, one after the other, until told to stop.
+        """Run instances of the service, one after another, until `stop` is called.
 
         Raises:
-            Crashed: the restart budget is spent.
-            CallboardError: the service cannot start: its database or its definition is wrong, or what it needs is taken.
+            Crashed: if the restart budget is spent.
+            CallboardError: if the service cannot start: its database or its definition is wrong, or a resource is taken.
         """
         try:
             if self._database is not None:
+                self._enter(SupervisorState.STARTING)
                 await self._open_database(self._database)
             while not self._stopping.is_set():
+                self._enter(SupervisorState.STARTING)
                 try:
                     await self._run_instance()
                 except Exception as error:
                     first = _first(error)
-                    if isinstance(first, (DefinitionError, StartError)):
-                        raise first from None
+                    if isinstance(first, DefinitionError | StartError) or self._host.environment.failed.is_set():
+                        raise first from first.__cause__
                     await self._crashed(first)
                     self.service = self._factory()
         finally:
+            self._enter(SupervisorState.STOPPED)
             if self._database is not None:
                 await finish(self._database.close())
 
     async def _crashed(self, error: BaseException) -> None:
-        environment = self._house.environment
+        environment = self._host.environment
         now = environment.clock.monotonic()
         self._crashes.append(now)
         while self._crashes[0] < now - _WINDOW:
@@ -103,10 +147,11 @@ class Supervised:
             return
         if len(self._crashes) > environment.settings.restarts:
             raise Crashed(f"{self.name} crashed {len(self._crashes)} times within a minute, the last time by {error!r}")
-        await self._unless_stopping(environment.clock.sleep(environment.random.jitter(min(0.1 * 2 ** len(self._crashes), 10.0))))
+        self._enter(SupervisorState.BACKING_OFF)
+        await self._unless_stopping(environment.clock.sleep(_RESTART.delay(len(self._crashes), environment.random)))
 
-    async def _unless_stopping(self, work: Coroutine[Any, Any, None]) -> None:
-        """Awaits something, but no longer than until it is time to stop."""
+    async def _unless_stopping(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Await a coroutine. Cancel it when `stop` is called."""
         async with asyncio.TaskGroup() as tasks:
             waiting = tasks.create_task(work)
             stopping = tasks.create_task(self._stopping.wait())
@@ -115,12 +160,12 @@ class Supervised:
             stopping.cancel()
 
     def stop(self) -> None:
-        """Lets the instance finish what it has begun; then `run` returns."""
+        """Let the instance finish its running handlers; then `run` returns."""
         self._stopping.set()
 
     def crash(self) -> None:
-        """Lets nothing be finished or withdrawn when `run` is cancelled. For tests."""
-        self._crashing = True
+        """Finish and withdraw nothing when `run` is cancelled, as if the process were killed. For tests."""
+        self._killed = True
 
     async def _open_database(self, database: Database) -> None:
         from pathlib import Path
@@ -133,101 +178,118 @@ class Supervised:
             await migrate(database, Path(self.service.definition.migrations), self.name)
 
     async def _run_instance(self) -> None:
-        house, service = self._house, self.service
-        instance = Instance(service, house.environment, house.caller, house.verifier, self._database)
+        host, service = self._host, self.service
+        instance = Instance(service, host.environment, host.caller, host.verifier, self._database)
         service.attach(instance, self._database)
         if instance.stream is not None:
             await instance.stream.open()
-        await self._unless_stopping(service.on_start(instance.context()))
-        if self._stopping.is_set():
-            return
+        try:
+            await self._unless_stopping(instance.hook("on_start").enter(instance.context(), None))
+            if not self._stopping.is_set():
+                await self._serve(instance)
+        except BaseException:
+            if not self._killed:
+                await finish(self._on_stop_after_a_crash(instance))
+            raise
+        await instance.hook("on_stop").enter(instance.context(), None)
+
+    async def _on_stop_after_a_crash(self, instance: Instance) -> None:
+        try:
+            await instance.hook("on_stop").enter(instance.context(), None)
+        except Exception as error:  # the crash itself is what matters
+            instance.log.error("%s.on_stop failed after a crash: %r", self.name, error, exc_info=error)
+
+    async def _serve(self, instance: Instance) -> None:
+        """Handle messages until `stop` is called, or until a timer crashes."""
         async with asyncio.TaskGroup() as tasks:
             try:
                 await self._unless_stopping(self._join(instance))
-                running = [tasks.create_task(self._repeat(instance, timer)) for timer in instance.definition.timers]
+                running = [tasks.create_task(self._repeat(instance, *timer)) for timer in instance.timers]
                 running += [tasks.create_task(subscription.run()) for subscription in instance.subscriptions.values()]
                 if instance.stream is not None:
-                    running.append(tasks.create_task(self._keep_house(instance)))
-                self.ready.set()
+                    running.append(tasks.create_task(self._maintain_stream(instance)))
+                self._enter(SupervisorState.READY)
                 await self._stopping.wait()
             finally:
-                self.ready.clear()
-                if self._crashing:
-                    self._house.unlink(instance)
+                self._enter(SupervisorState.DRAINING)
+                if self._killed:
+                    self._host.unlink(instance)
                 else:
                     await finish(self._leave(instance))
             for task in running:
                 task.cancel()
-        await service.on_stop(instance.context())
 
     async def _join(self, instance: Instance) -> None:
-        """Opens the instance to the others: it knows whom it calls, it listens, then it is announced."""
-        transport = self._house.environment.transport
+        """Learn the instances that this one calls, listen for messages, and announce the instance."""
+        transport = self._host.environment.transport
         if self.announced:
-            await self._know_others(instance)
-        self._house.link(instance)
+            await self._discover(instance)
+        self._host.link(instance)
         if self.announced:
             await transport.listen(self.name)
         if transport.capabilities.signals:
-            for endpoint in instance.listeners.values():
+            for endpoint in instance.signals.values():
                 spec = endpoint.handler.spec
-                if spec.kind == "signal":
-                    await transport.subscribe(
-                        Topic("signal", spec.contract.name, spec.name), self.name, broadcast=endpoint.handler.broadcast
-                    )
+                await transport.subscribe(
+                    Topic("signal", spec.contract.name, spec.name), self.name, broadcast=endpoint.handler.broadcast
+                )
         for publisher in instance.subscriptions:
             await transport.subscribe(Topic("stream", publisher), self.name, broadcast=True)
         if self.announced:
             await transport.announce(describe(type(self.service), instance.address, instance.id))
 
-    async def _know_others(self, instance: Instance) -> None:
+    async def _discover(self, instance: Instance) -> None:
         called = set(instance.definition.needs)
         if self._database is not None:
-            called.add(self.name)  # whether another instance, which has claimed a request, is still there
+            called.add(self.name)  # to see whether another instance that has claimed a request is still live
         for service in called:
-            await self._house.environment.watch(service)
+            await self._host.environment.watch(service)
 
     async def _leave(self, instance: Instance) -> None:
-        """Withdraws the instance, and lets it finish what it has begun."""
-        environment = self._house.environment
-        self._house.close_door(instance)
+        """Withdraw the instance, and let it finish its running handlers."""
+        environment = self._host.environment
+        self._host.stop_local_calls(instance)
         await environment.transport.withdraw(instance.address)
         try:
             async with asyncio.timeout(environment.settings.drain_timeout):
                 await instance.mailbox.drain()
         except TimeoutError:
             instance.log.warning("%s was still busy after %g s", self.name, environment.settings.drain_timeout)
-        self._house.unlink(instance)
+        self._host.unlink(instance)
 
-    async def _repeat(self, instance: Instance, timer: Timer) -> None:
-        method = getattr(instance.service, timer.name)
+    async def _repeat(self, instance: Instance, endpoint: TimerEndpoint, seconds: float) -> None:
         while True:
-            await self._house.environment.clock.sleep(timer.seconds)
+            await self._host.environment.clock.sleep(seconds)
             try:
-                await method(instance.context())
+                await endpoint.tick(instance.context())
             except (ServiceError, DatabaseError) as error:
+                if isinstance(error, Draining) and error.service == self.name:
+                    return
                 if not is_transient(error):
                     raise
-                instance.log.warning("%s.%s failed, and is tried again in %g s: %s", self.name, timer.name, timer.seconds, error)
+                instance.log.warning("%s failed, and is tried again in %g s: %s", endpoint.title, seconds, error)
 
-    async def _keep_house(self, instance: Instance) -> None:
-        """Tells the stream's head again and again, and now and then deletes what need not be kept."""
-        environment = self._house.environment
+    async def _maintain_stream(self, instance: Instance) -> None:
+        """Broadcast the head of the stream periodically, and prune the database now and then."""
+        environment = self._host.environment
         assert instance.stream is not None
-        housekeeping = environment.clock.monotonic() + environment.random.jitter(_HOUSEKEEPING)
+        assert instance.events is not None
+        next_pruning = environment.clock.monotonic() + environment.random.jitter(_HOUSEKEEPING)
         while True:
             await environment.clock.sleep(environment.random.jitter(environment.settings.heartbeat))
             try:
                 if instance.definition.publishes_events:
-                    await instance.broadcast_head(await instance.stream.head())
-                if environment.clock.monotonic() >= housekeeping:
-                    housekeeping = environment.clock.monotonic() + environment.random.jitter(_HOUSEKEEPING)
+                    await instance.events.broadcast_head(await instance.stream.head())
+                if environment.clock.monotonic() >= next_pruning:
+                    next_pruning = environment.clock.monotonic() + environment.random.jitter(_HOUSEKEEPING)
                     await instance.prune()
             except DatabaseError as error:
                 instance.log.warning("housekeeping failed, and is tried again: %s", error)
 
 
 def _first(error: BaseException) -> BaseException:
+    """Return the first error in a group, or the error itself. A handler that stopped the node comes before all others."""
     while isinstance(error, BaseExceptionGroup):
-        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        error = next((one for one in group.exceptions if isinstance(one, HandlerAborted)), group.exceptions[0])
     return error

@@ -1,4 +1,4 @@
-"""The runtime's own service on every node: it keeps what the verifier knows of keys and revocations fresh."""
+"""The token refresher: the runtime's own service on every node, which keeps the verifier's keys and revocations fresh."""
 
 from runtime.contract.errors import ServiceError
 from runtime.contract.messages import Contract
@@ -9,7 +9,7 @@ from runtime.service.service import Service
 
 
 class TokenRefresher(Service):
-    """Asks auth every few seconds for what was revoked, and sooner when it is nudged."""
+    """Asks the auth service for revocations every few seconds, and immediately after a signal that there are new ones."""
 
     contract = Contract("runtime")
     calls = (identity,)
@@ -22,11 +22,13 @@ class TokenRefresher(Service):
 
     @subscribes(broadcast=True)
     async def on_sessions_revoked(self, signal: SessionsRevoked, ctx: Context) -> None:
+        """Fetch the new revocations."""
         if self._verifier.used:
             await self._verifier.learn_revocations()
 
     @every(seconds=0.5)
     async def refresh(self, ctx: Context) -> None:
+        """Fetch revocations and keys when they are due, once a token has been verified on this node."""
         if not self._verifier.used:
             return
         now = self.clock.monotonic()

@@ -1,55 +1,40 @@
-"""The context: what a handler knows of its message, and how it speaks to others."""
+"""The context: what a handler knows about its message, and how it makes requests and publishes signals."""
 
 import logging
-from typing import Any, Protocol, TypeVar
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import msgspec
 
 from runtime.contract.errors import UsageError
 from runtime.contract.messages import Contract, Request, Signal
 from runtime.identity import Identity
-from runtime.network.envelope import Address, Envelope
+from runtime.network.envelope import Envelope
+from runtime.service.host import Host, Work
 
 R = TypeVar("R")
 
 
-class Work(Protocol):
-    """The transaction and the claim that a handler works under."""
+class Context(msgspec.Struct, eq=False, weakref=True):
+    """What a handler knows about its message, and how it makes requests. It is valid while the handler runs.
 
-    @property
-    def begun(self) -> bool: ...
-    def key_for(self, request: str) -> str | None: ...
-    def publish(self, signal: Signal) -> None: ...
+    Attributes:
+        identity: the verified user whose token came with the message. None without a token, and in event handlers.
+    """
 
-
-class Host(Protocol):
-    """The instance that a context speaks for."""
-
-    name: str
-    place: str
-    address: Address
-    takes_requests: bool
-    local: dict[type[Any], Any]
-    log: logging.Logger
-
-    async def request(self, ctx: "Context", message: Any, timeout: float | None, key: str | None) -> Any: ...
-    async def publish(self, ctx: "Context", signal: Signal) -> None: ...
-    async def caught_up(self, ctx: "Context", contract: Contract) -> bool: ...
-    def new_id(self) -> str: ...
-    def new_trace(self) -> str: ...
-    def monotonic(self) -> float: ...
-    def default_timeout(self) -> float: ...
-
-
-class Context:
-    """What a handler knows of its message, and how it speaks to others. It lives as long as the handler runs."""
-
+    # A struct, because every call makes one: it takes half the time of an object with an `__init__`. The other fields are
+    # internal to the runtime.
+    host: Host
+    parent: "Context | None" = None
     identity: Identity | None = None
-    """The user whose token came with the message, verified here. None without one, and in event handlers."""
-
-    # What follows is the runtime's own. Most calls use little of it: defaults on the class cost nothing to set.
     envelope: Envelope | None = None
     fixed_deadline: float | None = None
-    unbounded = False
-    timed = True
+    unbounded: bool = False
+    """Nobody waits: there is no deadline, as in `@every` and in lifecycle hooks."""
+    enforced: bool = True
+    """The deadline is enforced already, so that a call within it needs no timer."""
+    holds_slot: bool = True
+    """The handler holds a place in its instance's mailbox, so that calls back to the instance may have to wait for it."""
     work: Work | None = None
     compensations: list[Request[Any]] | None = None
     held_key: str | None = None
@@ -57,67 +42,35 @@ class Context:
     _id: str | None = None
     _trace: str | None = None
 
-    def __init__(self, host: Host, parent: "Context | None") -> None:
-        self.host = host
-        self.parent = parent
-
     def __repr__(self) -> str:
         return f"<Context of {self.host.name}, called by {self.caller or 'nobody'}>"
 
-    async def request(self, message: Request[R], *, timeout: float | None = None, key: str | None = None) -> R:
-        """Asks another service and waits for its reply.
+    def request(self, message: Request[R], *, timeout: float | None = None, key: str | None = None) -> Coroutine[Any, Any, R]:
+        """Make a request to another service and return its reply.
 
-        The handler runs at most once; what remains of this handler's deadline is the callee's budget. Whoever stops
-        waiting cancels the callee's work.
+        The handler runs at most once. What remains of this handler's deadline is the budget of the callee. A caller that
+        stops waiting cancels the callee.
 
         Args:
-            timeout: seconds to wait at most, within what remains here.
-            key: the idempotency key of a `once` request; by default one is drawn, or derived from this handler's own.
+            message: the request.
+            timeout: the longest time to wait, in seconds, within what remains here.
+            key: the idempotency key of a `once` request; by default it is random, or derived from this handler's own key.
 
         Raises:
             ServiceError: the callee's own answer, as the class that its contract defines.
-            NotDelivered: the callee has not run; asking again is safe.
-            MaybeDelivered: it may have run; asking again is safe only if the request is idempotent.
-            UsageError: this handler's transaction has begun: ask first, write afterwards.
+            NotDelivered: if the callee has not run; a retry is safe.
+            MaybeDelivered: if the callee may have run; a retry is safe only if the request is idempotent.
+            UsageError: if this handler's transaction has begun: make requests first, write afterwards.
         """
-        route = self.host.local.get(message.__class__)
-        if (
-            route is None
-            or self.work is not None
-            or timeout is not None
-            or key is not None
-            or route.mailbox.running >= route.mailbox.limit
-            or (route.checks_user and self.token is not None)
-        ):
-            reply: R = await self.host.request(self, message, timeout, key)
-            return reply
-        # The quick way, for a handler in this process that needs no transaction, no key and no look at the user. It runs
-        # in the caller's own task, up to its first real wait without any timer.
-        mailbox = route.mailbox
-        mailbox.running += 1
-        ctx = Context(route.host, self)
-        try:
-            if route.copy_request is not None:
-                message = route.copy_request(message)
-            work = route.call(message, ctx)
-            try:
-                waits_for = work.send(None)
-            except StopIteration as done:
-                reply = done.value
-            else:
-                reply = await route.resume(work, waits_for, ctx)
-            return reply if route.copy_reply is None else route.copy_reply(reply)
-        except BaseException as error:
-            raise await route.failed(error, ctx) from None
-        finally:
-            mailbox.running -= 1
-            if mailbox.must_wake:
-                mailbox.wake()
+        call = self.host.local_calls.get(message.__class__)
+        if call is None or self.work is not None:
+            return self.host.request(self, message, timeout, key)
+        return call(self, message, timeout, key)
 
     async def publish(self, signal: Signal) -> None:
-        """Publishes a signal: each subscribing service gets it on one instance (or on all), at most once.
+        """Publish a signal: each subscribing service receives it on one instance (or on all), at most once.
 
-        In a handler with `tx` it goes out after the commit, and not at all without one.
+        A handler with `tx` publishes it after the commit, and not at all without one.
         """
         if not isinstance(signal, Signal):
             raise UsageError(f"ctx.publish takes a Signal, got {type(signal).__name__}: an Event goes through tx.publish")
@@ -127,22 +80,22 @@ class Context:
             await self.host.publish(self, signal)
 
     def undo(self, request: Request[Any]) -> None:
-        """Registers a compensation: if this handler fails or its transaction does not commit, `request` is made.
+        """Register a compensation: `request` is made if this handler fails or its transaction does not commit.
 
-        Compensations run in reverse order, shielded from cancellation, with a budget of their own. What they cannot
-        reach must expire by itself.
+        Compensations run in reverse order, shielded from cancellation, each with its own budget. What they cannot reach
+        has to expire.
         """
         if self.compensations is None:
             self.compensations = []
         self.compensations.append(request)
 
     async def caught_up(self, contract: Contract) -> bool:
-        """Whether this service has applied every event that the contract's service had committed when asked."""
+        """Return whether this service has applied every event that the contract's service had committed when asked."""
         return await self.host.caught_up(self, contract)
 
     @property
     def user(self) -> Identity:
-        """The user whose token came with the message, where `allow=roles(…)` has made sure that there is one."""
+        """The user whose token came with the message, where `allow=roles(…)` ensures that there is one."""
         if self.identity is None:
             raise UsageError(
                 "no user's token came with this message: where allow= lets services in too, look at ctx.identity, which may be None, and ctx.caller"
@@ -151,41 +104,35 @@ class Context:
 
     @property
     def caller(self) -> str:
-        """The calling service's name, as the transport vouches for it; empty if nobody called."""
+        """The name of the calling service, as the transport has authenticated it; empty if there is no caller."""
         if self.parent is not None:
             return self.parent.host.name
         return "" if self.envelope is None else self.envelope.caller
 
     @property
     def message_id(self) -> str:
-        """The message's id: the same however often it is delivered, so an idempotency key for effects outside."""
+        """The id of the message. It is the same at every delivery, so it can be the idempotency key of external effects."""
         if self._id is None:
             self._id = self.envelope.id if self.envelope is not None else self.host.new_id()
         return self._id
 
     @property
     def remaining(self) -> float:
-        """Seconds that remain of the deadline; infinite where nobody waits, as in `@every`."""
-        return self.deadline - self.host.monotonic()
+        """The time that remains until the deadline, in seconds; infinite where nobody waits, as in `@every`."""
+        return self.deadline - self.host.clock.monotonic()
 
     @property
     def deadline(self) -> float:
-        """When whoever waits stops waiting, on the clock's `monotonic` scale."""
+        """The time at which the caller stops waiting, on the clock's `monotonic` scale."""
         if self.fixed_deadline is None:
             if self.unbounded:
                 return float("inf")
             parent = self.parent
             if parent is None or parent.unbounded:
-                self.fixed_deadline = self.host.monotonic() + self.host.default_timeout()
+                self.fixed_deadline = self.host.clock.monotonic() + self.host.request_timeout
             else:
                 self.fixed_deadline = parent.deadline
         return self.fixed_deadline
-
-    @property
-    def shares_deadline(self) -> bool:
-        """Whether the deadline is the calling handler's, for which a timer is armed already."""
-        parent = self.parent
-        return self.fixed_deadline is None and parent is not None and parent.timed and not parent.unbounded
 
     @property
     def service(self) -> str:
@@ -216,7 +163,7 @@ class Context:
 
     @property
     def idempotency_key(self) -> str | None:
-        """The idempotency key that came with the message, if one did."""
+        """The idempotency key that came with the message, if any."""
         return self.envelope.idempotency_key if self.given_key is None and self.envelope is not None else self.given_key
 
     @property
@@ -226,14 +173,14 @@ class Context:
 
     @property
     def path(self) -> tuple[str, ...]:
-        """The instances that wait for this handler, the first caller first."""
-        if self.unbounded or not self.host.takes_requests:
-            return ()  # nobody can wait for it in turn
+        """The instances that wait for this handler, from the first caller to this one."""
+        if not self.holds_slot or not self.host.takes_requests:
+            return ()  # nothing can wait for this handler in turn
         before = self.parent.path if self.parent is not None else self.envelope.path if self.envelope is not None else ()
-        return (*before, self.place)
+        return (*before, self.slot)
 
     @property
-    def place(self) -> str:
-        """Where this handler runs: the instance, and the key it holds, if any."""
-        place = self.host.place
-        return place if self.held_key is None else f"{place}#{self.held_key}"
+    def slot(self) -> str:
+        """The place in the mailbox that this handler holds: its instance, and its key if it has one."""
+        instance = str(self.host.address)
+        return instance if self.held_key is None else f"{instance}#{self.held_key}"

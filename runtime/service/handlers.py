@@ -1,4 +1,4 @@
-"""The decorators that make a service's methods handlers: `@handles`, `@subscribes`, `@every`."""
+"""The decorators that turn methods of a service into handlers: `@handles`, `@subscribes`, `@every`."""
 
 import inspect
 import typing
@@ -40,7 +40,7 @@ class _Every(msgspec.Struct, frozen=True):
 
 
 class Handler(msgspec.Struct, frozen=True, eq=False):
-    """One method that handles a message, checked."""
+    """A method that handles a message, after all checks."""
 
     name: str
     function: Callable[..., Awaitable[Any]]
@@ -57,7 +57,11 @@ class Handler(msgspec.Struct, frozen=True, eq=False):
 
 
 class Timer(msgspec.Struct, frozen=True, eq=False):
-    """One method that runs again and again."""
+    """A method that runs periodically.
+
+    Attributes:
+        seconds: the pause between the end of one run and the start of the next.
+    """
 
     name: str
     function: Callable[..., Awaitable[None]]
@@ -76,20 +80,23 @@ def handles(
     key: str | None = None,
     raises: tuple[type[ServiceError], ...] = (),
 ) -> Callable[[F], F]:
-    """Makes a method the handler of the `Request` that its second parameter is annotated with.
+    """Make a method the handler of the `Request` that annotates its second parameter.
 
-    The method is `async def name(self, message: Reserve, ctx: Context) -> Reservation`, with a last parameter
-    `tx: Transaction` if it changes the database: then everything it does through `tx` commits when it returns.
+    The method is `async def name(self, message: Reserve, ctx: Context) -> Reservation`. If it changes the database, it has
+    a last parameter `tx: Transaction`; everything it does through `tx` commits when it returns.
 
     Args:
         allow: who may call: `ANYONE`, `roles(…)`, `services(…)`, `SERVICES`, or several joined with `|`. Required.
-        http: the REST route, as `"POST /rides/{id}/end"`. Fields named in the path come from there; of a GET or
-            DELETE the others come from the query, else from the JSON body. A GET is idempotent.
-        status: the status of a success; by default 200, or 204 when the reply is `None`.
+        http: the REST route, for example `"POST /rides/{id}/end"`. Fields named in the path come from the path. The others
+            come from the query of a GET or DELETE, and otherwise from the JSON body. A GET is idempotent.
+        status: the HTTP status of a success; by default 200, or 204 if the reply is `None`.
         once: the effect happens once per idempotency key, and its reply is stored and replayed. Needs `tx`.
-        idempotent: running twice does no harm, so the runtime may ask again after a lost instance.
-        key: a field of the message. Requests with the same value are handled one after the other, in order.
-        raises: the service errors that a caller should expect; they stand in the manifest and in OpenAPI.
+        idempotent: running twice does no harm, so the runtime may retry if an instance is lost.
+        key: a field of the message. Requests with the same value are handled one at a time, in order.
+        raises: the service errors that a caller should expect; the manifest and OpenAPI list them.
+
+    Raises:
+        DefinitionError: if an argument is wrong.
     """
 
     def mark(function: F) -> F:
@@ -113,7 +120,7 @@ def handles(
         return function
 
     if function is not None:
-        mark(function)  # bare, without arguments: says what is missing
+        mark(function)  # used without arguments: raises an error that names the missing one
     return mark
 
 
@@ -122,15 +129,15 @@ def subscribes(function: F, /) -> F: ...
 @typing.overload
 def subscribes(*, allow: Allow | None = None, broadcast: bool = False, attempts: int = 5) -> Callable[[F], F]: ...
 def subscribes(function: Any = None, /, *, allow: Allow | None = None, broadcast: bool = False, attempts: int = 5) -> Any:
-    """Makes a method the handler of the `Event` or `Signal` that its second parameter is annotated with.
+    """Make a method the handler of the `Event` or `Signal` that annotates its second parameter.
 
-    An event's handler takes `tx`, and is applied exactly once by this service, in the publisher's order. A signal's
-    handler runs on one instance of this service, at most once.
+    The handler of an event takes `tx`; this service applies each event exactly once, in the publisher's order. The handler
+    of a signal runs on one instance of this service, at most once.
 
     Args:
-        allow: for a signal, `services(…)` that may publish it besides the one whose contract it belongs to.
-        broadcast: for a signal, on every instance instead of one.
-        attempts: for an event, how often the handler itself may fail before the event moves to the dead letters.
+        allow: for a signal, the `services(…)` that may publish it besides the one that owns its contract.
+        broadcast: for a signal, whether every instance handles it instead of one.
+        attempts: for an event, how often the handler may fail before the event becomes a dead letter.
     """
 
     def mark(function: F) -> F:
@@ -141,7 +148,13 @@ def subscribes(function: Any = None, /, *, allow: Allow | None = None, broadcast
 
 
 def every(function: Any = None, /, *, seconds: float = 0) -> Callable[[F], F]:
-    """Runs a method `async def name(self, ctx: Context) -> None` again and again, `seconds` after it last returned."""
+    """Run a method `async def name(self, ctx: Context) -> None` periodically: `seconds` after it last returned.
+
+    A run takes a place in the mailbox like a message. It has no deadline.
+
+    Raises:
+        DefinitionError: if `seconds` is not positive.
+    """
 
     def mark(function: F) -> F:
         if seconds <= 0:
@@ -155,10 +168,10 @@ def every(function: Any = None, /, *, seconds: float = 0) -> Callable[[F], F]:
 
 
 def handler_of(cls: type, name: str, function: Any) -> Handler | Timer | None:
-    """The checked handler that a class attribute is, or None if it is no handler.
+    """Return the checked handler that a class attribute is, or None if it is not marked as one.
 
     Raises:
-        DefinitionError: it is marked as one, and something about it is wrong.
+        DefinitionError: if it is marked as a handler and something about it is wrong.
     """
     mark = getattr(function, _MARK, None)
     if mark is None:

@@ -1,9 +1,9 @@
-"""The service: a class that owns its state and its database, and handles messages."""
+"""The service: a class that owns its state and its database and handles messages."""
 
 import inspect
 import logging
 import os
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -13,20 +13,16 @@ from runtime.contract.messages import Contract
 from runtime.durable.stream import stream
 from runtime.service.context import Context
 from runtime.service.handlers import Handler, Timer, handler_of
+from runtime.service.host import Host
 from runtime.storage.database import Database
 
 
-class ServiceHost(Protocol):
-    """The instance, as its service sees it."""
-
-    name: str
-    clock: Clock
-    random: Random
-    log: logging.Logger
-
-
 class Definition(msgspec.Struct, frozen=True, eq=False):
-    """What a service class says of itself, checked."""
+    """What a service class declares, after all checks.
+
+    Attributes:
+        migrations: the folder of the SQL files of its database, or None.
+    """
 
     contract: Contract
     calls: tuple[Contract, ...]
@@ -35,24 +31,25 @@ class Definition(msgspec.Struct, frozen=True, eq=False):
     signals: dict[str, Handler]
     timers: tuple[Timer, ...]
     migrations: str | None
-    """The folder of its database's SQL files."""
 
     @property
     def publishes_events(self) -> bool:
+        """Whether its contract has events."""
         return any(spec.kind == "event" for spec in self.contract.messages.values())
 
     @property
     def needs_database(self) -> bool:
+        """Whether it has migrations, events, or a handler that takes a transaction."""
         handlers = (*self.requests.values(), *self.events.values(), *self.signals.values())
         return self.migrations is not None or self.publishes_events or any(handler.takes_tx for handler in handlers)
 
     @property
     def needs(self) -> frozenset[str]:
-        """The services that it asks, or whose events it takes."""
+        """The services that it calls, or whose events it subscribes to."""
         return frozenset({contract.name for contract in self.calls} | {name.partition(".")[0] for name in self.events})
 
     def known_error(self, contract: str, code: str) -> type[ServiceError] | None:
-        """The error class that this service imports: of its own contract and of those it calls."""
+        """Return an error class of its own contract or of one that it calls, or None."""
         for known in (self.contract, *self.calls, stream):
             if known.name == contract and code in known.errors:
                 return known.errors[code]
@@ -60,16 +57,20 @@ class Definition(msgspec.Struct, frozen=True, eq=False):
 
 
 class Service:
-    """Base of services. One instance of the class is one running copy.
+    """The base class of services. One instance of the class is one running copy.
 
-    Class attributes:
+    A folder `migrations/` beside the module holds the ordered SQL files of its database.
+
+    Attributes:
         contract: the messages and errors that it publishes. Required.
-        calls: the contracts whose services it may ask.
+        calls: the contracts whose services it may call.
         concurrency: how many messages it handles at once; 1 makes it a classic actor.
-        capacity: how many more may wait; a further one is answered `Overloaded`.
-        version: what the operator sees.
-
-    A folder `migrations/` beside the module holds its database's ordered SQL files.
+        capacity: how many more messages may wait; a further one is answered with `Overloaded`.
+        version: the version that operators see.
+        name: the name of the service.
+        clock: the node's clock.
+        random: the node's random values.
+        log: the service's logger.
     """
 
     contract: ClassVar[Contract]
@@ -89,8 +90,8 @@ class Service:
         super().__init_subclass__(**kwargs)
         cls.definition = define(cls)
 
-    def attach(self, host: "ServiceHost", database: Database | None) -> None:
-        """Gives the service what its node has for it; the runtime calls this before `on_start`."""
+    def attach(self, host: Host, database: Database | None) -> None:
+        """Connect the service to its instance. The runtime calls this before `on_start`."""
         self.name, self.clock, self.random, self.log = host.name, host.clock, host.random, host.log
         self._database = database
 
@@ -104,17 +105,17 @@ class Service:
         return self._database
 
     async def on_start(self, ctx: Context) -> None:
-        """Runs before the first message; the database is there. Failing restarts the instance."""
+        """Run before the first message, with the database open. A failure restarts the instance."""
 
     async def on_stop(self, ctx: Context) -> None:
-        """Runs after the last message."""
+        """Run after the last message: exactly once for every `on_start` that was entered, also after a crash."""
 
 
 def define(cls: type[Service]) -> Definition:
-    """Checks a service class.
+    """Check a service class and return what it declares.
 
     Raises:
-        DefinitionError: naming class, method and remedy.
+        DefinitionError: if anything is wrong; it names the class, the method, and the remedy.
     """
     contract = getattr(cls, "contract", None)
     if not isinstance(contract, Contract):
@@ -148,11 +149,11 @@ def define(cls: type[Service]) -> Definition:
 
 
 def _migrations(cls: type[Service]) -> str | None:
-    """The folder beside the class's module, or beside that of the service it derives from."""
+    """Return the folder `migrations` beside the module of the class, or beside that of a base class."""
     for ancestor in cls.__mro__[: cls.__mro__.index(Service)]:
         try:
             folder = os.path.join(os.path.dirname(inspect.getfile(ancestor)), "migrations")
-        except (TypeError, OSError):  # defined at a prompt
+        except (TypeError, OSError):  # the class was defined at a prompt
             continue
         if os.path.isdir(folder):
             return folder
@@ -177,8 +178,7 @@ def _check_routes(cls: type[Service], requests: dict[str, Handler]) -> None:
     for handler in requests.values():
         if handler.http is None:
             continue
-        shape = "/".join("{}" if segment.startswith("{") else segment for segment in handler.http.path.split("/"))
-        other = routes.setdefault((handler.http.method, shape), handler.name)
+        other = routes.setdefault(handler.http.shape, handler.name)
         if other != handler.name:
             raise DefinitionError(
                 f"{cls.__qualname__}: {handler.http.method} {handler.http.path} is the route of {other} and {handler.name}: change one"

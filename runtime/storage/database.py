@@ -1,14 +1,14 @@
-"""The database port: what a service may ask of its own database, whichever engine it is.
+"""The database port: what a service can do with its own database, on any engine.
 
-SQL is written with `$1` parameters. Values are str, int, float, bytes, bool or None; a datetime becomes RFC 3339 text and a
-UUID its text, and both come back as text.
+SQL has `$1` parameters. Values are str, int, float, bytes, bool, or None. A datetime becomes RFC 3339 text and a UUID its
+text; both come back as text.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -16,139 +16,141 @@ from runtime.contract.errors import CallboardError, UsageError
 from runtime.contract.messages import Event
 
 Row = Mapping[str, Any]
-"""One row by column name."""
+"""A row: values by column name."""
 
 Statement = tuple[str, Sequence[Any]]
+"""A statement: its SQL and its parameters."""
 
 
 class DatabaseError(CallboardError):
-    """The database refused or failed: locked, full, broken or unreachable. Nothing of the transaction was kept."""
+    """The database refused or failed: locked, full, broken, or unreachable. The transaction was rolled back."""
 
 
 class StatementError(DatabaseError):
-    """The statement is wrong (its syntax, a name, a parameter's type), and would be if tried again.
+    """A statement is wrong (its syntax, a name, the type of a parameter), so that a retry would fail, too.
 
-    The statement alone was undone; the transaction can go on.
+    Only the statement was undone; the transaction can continue.
     """
 
 
 class ConstraintError(StatementError):
-    """A row breaks a constraint (unique, foreign key, check)."""
+    """A row violates a constraint (unique, foreign key, check)."""
 
 
 class Superseded(CallboardError):
-    """The transaction's guard found that somebody else has done this work: nothing was changed."""
+    """The guard of a transaction found that another transaction has done this work. Nothing was changed."""
 
 
 class Guard(msgspec.Struct, frozen=True):
-    """The first statement of a transaction: it must change exactly one row, or the transaction is `Superseded`."""
+    """The first statement of a transaction. If it does not change exactly one row, the transaction is `Superseded`."""
 
     sql: str
     params: tuple[Any, ...]
 
 
 class Transaction(ABC):
-    """One all-or-nothing change of the service's database.
+    """An atomic change of the service's database.
 
-    It begins with its first statement, sees its own changes, and holds the only write lock until its end. A handler
-    that takes one commits by returning.
+    It begins with its first statement, sees its own changes, and holds the only write lock until it ends. A handler that
+    takes a transaction commits it by returning.
+
+    Attributes:
+        events: the events to append to the stream at the commit.
+        trace: the W3C trace context of the events.
+        final: statements that run last, in the commit's own hop.
+        outcome: the rows of the last of the final statements.
+        committed: whether the transaction has been committed.
     """
 
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.trace = ""
-        """The W3C trace context that the events carry."""
         self.final: list[Statement] = []
-        """Statements that run last, in the commit's own hop; `outcome` has the rows of the last of them."""
         self.outcome: list[Row] = []
         self.committed = False
 
     @property
     @abstractmethod
     def begun(self) -> bool:
-        """Whether a statement has run: from then on the transaction holds the write lock."""
+        """Whether a statement has run. From then on the transaction holds the write lock."""
 
     @abstractmethod
     async def execute(self, sql: str, *params: Any) -> int:
-        """Runs a statement and says how many rows it changed.
+        """Run a statement, and return the number of rows that it changed.
 
         Raises:
-            StatementError: the statement is wrong or (`ConstraintError`) breaks a constraint; only it was undone.
-            DatabaseError: the database failed; the whole transaction is lost.
+            StatementError: if the statement is wrong or violates a constraint (`ConstraintError`); only it was undone.
+            DatabaseError: if the database failed; the whole transaction is lost.
         """
 
     @abstractmethod
     async def fetch(self, sql: str, *params: Any) -> list[Row]:
-        """Runs a query and gives all of its rows. Raises like `execute`."""
+        """Run a query, and return all rows. Raises like `execute`."""
 
     async def fetch_one(self, sql: str, *params: Any) -> Row | None:
-        """Runs a query and gives its first row, or None. Raises like `execute`."""
+        """Run a query, and return the first row, or None. Raises like `execute`."""
         rows = await self.fetch(sql, *params)
         return rows[0] if rows else None
 
     async def publish(self, event: Event) -> None:
-        """Publishes a durable event: committed with this transaction, or not at all."""
+        """Publish a durable event: it is committed with this transaction or not at all."""
         if not isinstance(event, Event):
             raise UsageError(f"tx.publish takes an Event, got {type(event).__name__}: a Signal goes through ctx.publish")
         self.events.append(event)
 
 
-class Publisher(Protocol):
-    """Who puts a transaction's events into the stream, and tells of them."""
-
-    def append(self, tx: Transaction) -> None:
-        """Adds the statements that append `tx.events`; called right before the commit."""
-
-    def appended(self, tx: Transaction) -> None:
-        """The transaction is committed."""
-
-
 class Database(ABC):
-    """A service's own database. Nobody else opens it."""
+    """A service's own database. No other service opens it.
+
+    Attributes:
+        current: the transaction of the current task, in its current handler.
+        before_commit: called right before the commit of each transaction with events. It adds the statements that append
+            the events to the stream.
+        after_commit: called after each of these commits.
+    """
 
     def __init__(self) -> None:
         self.current: ContextVar[Transaction | None] = ContextVar("current", default=None)
-        """The transaction that the current task is in, in its current handler."""
-        self.publisher: Publisher | None = None
-        """Takes the events of every transaction here."""
+        self.before_commit: Callable[[Transaction], None] | None = None
+        self.after_commit: Callable[[Transaction], None] | None = None
 
     @abstractmethod
     async def open(self) -> None:
-        """Opens it, creating it where it can be created.
+        """Open the database. Create it if the engine can.
 
         Raises:
-            DatabaseError: it cannot be opened, or is no database.
+            DatabaseError: if it cannot be opened, or is not a database.
         """
 
     @abstractmethod
     async def close(self) -> None:
-        """Ends what runs and closes it. Calling it twice is harmless."""
+        """End running transactions and close the database. Calling it twice is harmless."""
 
     @abstractmethod
     def transaction(self, guard: Guard | None = None) -> AbstractAsyncContextManager[Transaction]:
-        """A transaction that commits when the `async with` block ends, and rolls back when it raises.
+        """Return a transaction that commits when the `async with` block ends, and rolls back when it raises.
 
-        Committing is shielded from cancellation: when the block has ended, the outcome is known.
+        The commit is shielded from cancellation: when the block has ended, the outcome is known.
 
         Raises:
-            UsageError: the current task is inside a transaction on this database already.
-            DatabaseError: the commit failed; nothing was kept.
-            Superseded: the guard changed no row.
+            UsageError: if the current task is in a transaction on this database already.
+            DatabaseError: if the commit failed; the transaction was rolled back.
+            Superseded: if the guard did not change exactly one row.
         """
 
     @abstractmethod
     async def execute(self, sql: str, *params: Any) -> int:
-        """Runs one statement in a transaction of its own and says how many rows it changed."""
+        """Run one statement in its own transaction, and return the number of rows that it changed."""
 
     @abstractmethod
     async def fetch(self, sql: str, *params: Any) -> list[Row]:
-        """Runs a query on what is committed and gives all of its rows."""
+        """Run a query on the committed data, and return all rows."""
 
     async def fetch_one(self, sql: str, *params: Any) -> Row | None:
-        """Runs a query on what is committed and gives its first row, or None."""
+        """Run a query on the committed data, and return the first row, or None."""
         rows = await self.fetch(sql, *params)
         return rows[0] if rows else None
 
     @abstractmethod
     async def script(self, statements: str) -> None:
-        """Runs several statements, all or nothing, under a lock that keeps other processes out (migrations)."""
+        """Run several statements atomically, under a lock that excludes other processes (for migrations)."""

@@ -10,13 +10,14 @@ import re
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
 import aiosqlite
 
+from runtime.clock import rfc3339
 from runtime.contract.errors import UsageError
 from runtime.storage.database import ConstraintError, Database, DatabaseError, Guard, Row, StatementError, Superseded, Transaction
 from runtime.storage.writer import Group, Writer
@@ -89,13 +90,13 @@ class SqliteDatabase(Database):
             await finish(transaction.commit())
         finally:
             self.current.reset(token)
-            if transaction.committed and transaction.events and self.publisher is not None:
-                self.publisher.appended(transaction)
+            if transaction.committed and transaction.events and self.after_commit is not None:
+                self.after_commit(transaction)
 
     def _append(self, transaction: "_SqliteTransaction") -> None:
-        if self.publisher is None:
+        if self.before_commit is None:
             raise UsageError("there is no stream here to publish events to: a service's own database has one, once it runs")
-        self.publisher.append(transaction)
+        self.before_commit(transaction)
 
     async def execute(self, sql: str, *params: Any) -> int:
         async with self.transaction() as tx:
@@ -311,5 +312,5 @@ _PLAIN = {str, int, float, bytes, bool, type(None)}
 
 def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        return rfc3339(value)
     return str(value) if isinstance(value, UUID) else value

@@ -1,8 +1,10 @@
-"""For whoever writes services and transports: the conformance kit, and faults to test with."""
+"""For people who write services and transports: the conformance kit, fault injection, and fake identities."""
 
-from runtime.testing.conformance import ConformanceError, Kit, check_transport, eventually
+from runtime.testing.conformance import Kit, check_transport
+from runtime.testing.expectations import ConformanceError, eventually
 from runtime.testing.faults import Crash, CrashingDatabase, CrashPoints, Faults, FaultyTransport
 from runtime.testing.identities import FakeAuth
+from runtime.testing.peer import RecordingReceiver
 
 __all__ = [
     "ConformanceError",
@@ -13,6 +15,7 @@ __all__ = [
     "Faults",
     "FaultyTransport",
     "Kit",
+    "RecordingReceiver",
     "check_transport",
     "eventually",
 ]

@@ -149,7 +149,7 @@ class CrashingDatabase(Database):
 
     @asynccontextmanager
     async def transaction(self, guard: Guard | None = None) -> AsyncGenerator[Transaction, None]:
-        self._inner.publisher = self.publisher
+        self._inner.before_commit, self._inner.after_commit = self.before_commit, self.after_commit
         async with self._inner.transaction(guard) as tx:
             yield tx
             await self._points.visit("before commit")

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from runtime.testing import eventually
-from runtime.testing.conformance import ConformanceError
+from runtime.testing.expectations import ConformanceError
 from tests.containers.engine import STATEFUL, Containers, containers
 from tests.containers.load import PATIENCE, Load
 from tests.services import account

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runtime.testing import eventually
-from runtime.testing.conformance import ConformanceError
+from runtime.testing.expectations import ConformanceError
 from tests.containers.engine import KINDS, STATEFUL, Containers, containers
 from tests.services import account
 from tests.services.test_rides import ride_story

@@ -13,7 +13,7 @@ from gateway.service import Gateway
 from runtime import Overloaded
 from runtime.network import Envelope, Topic
 from runtime.testing import eventually
-from runtime.testing.conformance import WAIT
+from runtime.testing.expectations import WAIT
 from services.notices.messages import Noticed
 from services.notices.store import Store
 from services.rides.messages import RideAborted

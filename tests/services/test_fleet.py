@@ -295,13 +295,13 @@ async def test_the_fleet_gives_nobody_up_while_it_is_deaf(town: Town) -> None:
         return
 
     node = town.topology.node_of("fleet")
-    endpoint = node.inbound.instances["fleet"].listeners["fleet.StillHearing"]
-    hears, endpoint.method = endpoint.method, deaf.__get__(fleet_service)  # what the cut link does on a broker
+    endpoint = node.inbound.instances["fleet"].signals["fleet.StillHearing"]
+    hears, endpoint.call = endpoint.call, deaf.__get__(fleet_service)  # what the cut link does on a broker
     for _ in range(30):
         town.clock.advance(timedelta(seconds=9))
         await eventually(lambda: fleet_service.looked_at >= town.clock.now(), "the fleet looks around")
     assert account.rows(town.topology.folder, "fleet", state) == [{"state": "free"}]
-    endpoint.method = hears
+    endpoint.call = hears
     await town.silence(50)
     assert account.rows(town.topology.folder, "fleet", state) == [{"state": "free"}]
     await town.silence(20)

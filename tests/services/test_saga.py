@@ -10,7 +10,7 @@ import pytest
 
 from runtime import Context, DatabaseError, ServiceError
 from runtime.testing import FakeAuth
-from runtime.testing.conformance import ConformanceError
+from runtime.testing.expectations import ConformanceError
 from runtime.testing.faults import CrashingDatabase
 from services.fleet.messages import AddScooter, GetScooter, ScooterTaken, fleet
 from services.fleet.service import Fleet, FleetSettings

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 
 from runtime.sockets import any_free_port
-from runtime.testing.conformance import WAIT
+from runtime.testing.expectations import WAIT
 
 ROOT = Path(__file__).parent.parent.parent
 

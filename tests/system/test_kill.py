@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from runtime.testing.conformance import WAIT
+from runtime.testing.expectations import WAIT
 from tests.services import account
 from tests.system.process import Callboard
 

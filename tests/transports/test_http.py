@@ -39,8 +39,7 @@ from runtime import (
 from runtime.network import Address
 from runtime.service.describe import describe
 from runtime.sockets import any_free_port
-from runtime.testing import eventually
-from runtime.testing.conformance import Listener
+from runtime.testing import RecordingReceiver, eventually
 from tests.broker import Broker
 from tests.http_peers import HttpPeers, Square
 from tests.transports.proxy import Proxy
@@ -506,9 +505,9 @@ async def test_tls(http_peers: HttpPeers, tmp_path: Path) -> None:
                 with pytest.raises((NoInstance, Unreachable)):
                     await here.client("asker", (echo,)).request(Say("x"), timeout=2)
     with pytest.raises(StartError, match="go together"):
-        await HttpTransport(msgspec.structs.replace(there, private_key_file=None)).open("x", Listener())
+        await HttpTransport(msgspec.structs.replace(there, private_key_file=None)).open("x", RecordingReceiver())
     with pytest.raises(StartError, match="ca_file"):
-        await HttpTransport(msgspec.structs.replace(mine, ca_file="/nowhere")).open("x", Listener())
+        await HttpTransport(msgspec.structs.replace(mine, ca_file="/nowhere")).open("x", RecordingReceiver())
 
 
 async def test_nothing_is_left_of_calls_that_were_given_up(http_peers: HttpPeers) -> None:
@@ -547,7 +546,7 @@ async def test_a_drained_instance_is_not_asked_again(http_peers: HttpPeers) -> N
 async def test_an_answer_that_never_comes_is_one_all_the_same(http_peers: HttpPeers) -> None:
     """Whatever a node forgets, the one who asks hears that it may have run, soon after its own deadline."""
     transport = HttpTransport(http_peers.settings("echo"))
-    await transport.open("there", Listener())
+    await transport.open("there", RecordingReceiver())
     await transport.listen("echo")
     mine = {
         "Callboard-Assertion": Signer(http_peers.private["other"], Clock()).assertion("other", "echo"),
@@ -583,7 +582,7 @@ async def test_without_its_broker_a_node_answers_and_its_signals_come_with_it(ht
             await eventually(heard, "signals come")
     wrong = MqttSettings(url="mqtts://127.0.0.1:1", ca_file="/nowhere")
     with pytest.raises(StartError, match="ca_file"):
-        await HttpMqttTransport(HttpTransport(http_peers.settings("echo")), MqttTransport(wrong)).open("x", Listener())
+        await HttpMqttTransport(HttpTransport(http_peers.settings("echo")), MqttTransport(wrong)).open("x", RecordingReceiver())
 
 
 async def test_a_node_with_anothers_key_does_not_start(http_peers: HttpPeers) -> None:

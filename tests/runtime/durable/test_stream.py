@@ -13,7 +13,7 @@ from runtime.durable.stream import Stream
 from runtime.network import Envelope, Head
 from runtime.storage import DatabaseError, Superseded
 from runtime.testing import Crash
-from runtime.testing.conformance import WAIT
+from runtime.testing.expectations import WAIT
 from tests.runtime.durable.replicas import AttentiveBoard, Batcher, Board, Pair, Press, overloaded, press
 
 
@@ -120,13 +120,14 @@ async def test_a_lost_hint_is_made_up_for_by_the_heartbeat(pair: Pair, subscribe
     await pair.start(Press, subscriber)
     await pair.say("one")
     await until_heard(pair, ["one"])
-    instance = pair.nodes["press"].inbound.instances["press"]
-    told = instance.broadcast_head
+    publisher = pair.nodes["press"].inbound.instances["press"].events
+    assert publisher is not None
+    told = publisher.broadcast_head
 
     async def deaf(head: Any) -> None:
-        instance.broadcast_head = told  # type: ignore[method-assign]
+        publisher.broadcast_head = told  # type: ignore[method-assign]
 
-    instance.broadcast_head = deaf  # type: ignore[method-assign]
+    publisher.broadcast_head = deaf  # type: ignore[method-assign]
     await pair.say("two")
     await until_heard(pair, ["one", "two"])
 
@@ -220,7 +221,7 @@ async def test_a_transient_error_waits_and_never_counts(pair: Pair, subscriber: 
     assert await pair.heard() == []
     assert await pair.rows("board", "SELECT * FROM callboard_attempts") == []
     Board.ills.clear()
-    pair.subscription().nudge()
+    pair.subscription().hint()
     await until_heard(pair, ["sick", "well"])
 
 
@@ -231,7 +232,7 @@ async def test_a_database_error_waits_and_never_counts(pair: Pair, subscriber: t
     await until(lambda: pair.nodes["board"].metrics.value("stream_retries_total", service="board", publisher="press") >= 5)
     assert await pair.rows("board", "SELECT * FROM callboard_attempts") == []
     Board.ills.clear()
-    pair.subscription().nudge()
+    pair.subscription().hint()
     await until_heard(pair, ["sick"])
 
 
@@ -240,19 +241,19 @@ async def test_an_event_that_keeps_failing_becomes_a_dead_letter(pair: Pair, sub
     await pair.start(Press, subscriber)
     await pair.say("a", "poison", "b")
     await until_heard(pair, ["a", "b"])
-    [letter] = await pair.subscription().dead_letters()
+    [letter] = await pair.subscription().dead_letters.all()
     assert (letter.type, letter.body, letter.attempts, letter.seq) == ("press.Said", '{"word":"poison"}', 3, 2)
     assert "cannot digest this" in letter.error
     assert pair.nodes["board"].metrics.value("dead_letters_total", service="board", publisher="press") == 1
     with pytest.raises(ValueError, match="digest"):
-        await pair.subscription().retry(letter)
-    assert len(await pair.subscription().dead_letters()) == 1
+        await pair.subscription().dead_letters.retry(letter)
+    assert len(await pair.subscription().dead_letters.all()) == 1
     Board.ills.clear()
-    await pair.subscription().retry(letter)
+    await pair.subscription().dead_letters.retry(letter)
     assert await pair.heard() == ["a", "b", "poison"]
-    assert await pair.subscription().dead_letters() == []
+    assert await pair.subscription().dead_letters.all() == []
     with pytest.raises(Superseded):
-        await pair.subscription().retry(letter)
+        await pair.subscription().dead_letters.retry(letter)
 
 
 async def test_the_message_id_is_the_same_at_every_attempt(pair: Pair) -> None:
@@ -263,7 +264,7 @@ async def test_the_message_id_is_the_same_at_every_attempt(pair: Pair) -> None:
     ids = [message_id for word, message_id in Board.ids if word == "poison"]
     assert len(ids) == 3
     assert len(set(ids)) == 1
-    assert ids[0] == (await pair.subscription().dead_letters())[0].event_id
+    assert ids[0] == (await pair.subscription().dead_letters.all())[0].event_id
 
 
 async def test_attempts_are_counted_across_restarts(pair: Pair) -> None:
@@ -284,7 +285,7 @@ async def test_attempts_are_counted_across_restarts(pair: Pair) -> None:
     await pair.start(Board)
     await pair.say("b")
     await until_heard(pair, ["b"])
-    [letter] = await pair.subscription().dead_letters()
+    [letter] = await pair.subscription().dead_letters.all()
     assert letter.attempts == 3
 
 

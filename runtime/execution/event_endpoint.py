@@ -1,0 +1,176 @@
+"""Endpoints of signals, and of the events that a subscription applies."""
+
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from runtime.contract.decoding import decode_json
+from runtime.contract.errors import CallboardError, DeadlineExceeded, NotDelivered, ServiceError
+from runtime.durable.dead_letters import Source
+from runtime.durable.stream import StreamEvent
+from runtime.execution.deadlines import Deadlines
+from runtime.execution.endpoint import Endpoint, Unattended
+from runtime.execution.environment import Environment
+from runtime.execution.failures import Failures
+from runtime.execution.mailbox import Mailbox
+from runtime.execution.unit_of_work import EventKeys, Transactions, UnitOfWork
+from runtime.network.envelope import Envelope
+from runtime.service.context import Context
+from runtime.service.handlers import Handler
+from runtime.service.host import Host
+from runtime.storage.database import Guard, Transaction
+
+
+class SignalDropped(CallboardError):
+    """A signal was not handled. `metric` counts such signals."""
+
+    def __init__(self, metric: str, reason: str = "") -> None:
+        super().__init__(reason)
+        self.metric = metric
+
+
+class SignalEndpoint(Endpoint):
+    """The handler of a signal. A full mailbox drops the signal. What the handler raises is logged and counted."""
+
+    __slots__ = ("_decoder", "_environment", "_method", "_transactions", "handler")
+
+    def __init__(
+        self,
+        handler: Handler,
+        method: Callable[..., Awaitable[Any]],
+        host: Host,
+        mailbox: Mailbox,
+        failures: Failures,
+        environment: Environment,
+        transactions: Transactions | None,
+    ) -> None:
+        super().__init__(host, getattr(method, "__qualname__", handler.name), mailbox, failures, environment.deadlines)
+        self.handler = handler
+        self.restricted = True
+        self._environment = environment
+        self._method = method
+        self._transactions = transactions
+        self._decoder = msgspec.json.Decoder(handler.spec.cls)
+        self.time_limit = host.request_timeout
+        self.call = self._transact if handler.takes_tx else method
+
+    async def take(self, envelope: Envelope) -> None:
+        """Handle a signal that has arrived. Its failure has been logged and counted when this returns."""
+        ctx = Context(self.host, None, envelope=envelope, unbounded=True)
+        try:
+            await self.enter(ctx, envelope, self._message)
+        except (ServiceError, SignalDropped):
+            return
+
+    async def authorize(self, ctx: Context) -> None:
+        if ctx.caller not in self.handler.allow.services:
+            raise SignalDropped("signals_refused_total", f"{ctx.caller or 'a stranger'} may not publish it")
+
+    def _message(self, envelope: Envelope) -> Any:
+        message = decode_json(self._decoder, envelope.body) if isinstance(envelope.body, bytes) else envelope.body
+        key = self.handler.spec.key
+        if key is not None and getattr(message, key) != envelope.signal_key:
+            raise SignalDropped("signals_refused_total", f"it came under the key {envelope.signal_key!r} of another")
+        return message
+
+    async def take_slot(self, ctx: Context, message: Any) -> Hashable:
+        try:
+            return await super().take_slot(ctx, message)
+        except NotDelivered:
+            raise SignalDropped("signals_dropped_total") from None
+
+    async def _transact(self, message: Any, ctx: Context) -> None:
+        assert self._transactions is not None
+        await self._transactions.run(self._method, message, ctx, None)
+
+    async def failed(self, error: BaseException, ctx: Context) -> BaseException:
+        metrics, service = self._environment.metrics, self.host.name
+        if isinstance(error, SignalDropped):
+            metrics.count(error.metric, service=service)
+            if str(error):
+                self.host.log.warning("%s refused: %s", self.handler.spec.full_name, error)
+            return error
+        if isinstance(error, DeadlineExceeded):
+            self.host.log.warning("%s took too long over %s, which is given up", self.title, self.handler.spec.full_name)
+        outcome = await self.failures.to_caller_error(error, ctx, self.title)
+        if isinstance(outcome, Exception):
+            metrics.count("signals_failed_total", service=service)
+        return outcome
+
+
+class EventBatch(NamedTuple):
+    """Events that are applied in one transaction, which the guard begins."""
+
+    source: Source
+    events: Sequence[StreamEvent]
+    guard: Guard
+
+
+class EventHandler:
+    """The handler of one type of event."""
+
+    __slots__ = ("_decoder", "handler", "method")
+
+    def __init__(self, handler: Handler, method: Callable[..., Awaitable[Any]]) -> None:
+        self.handler = handler
+        self.method = method
+        self._decoder = msgspec.json.Decoder(handler.spec.cls)
+
+    def message(self, event: StreamEvent) -> Any:
+        """Return the message of an event. Raises `Malformed` or `Invalid`."""
+        return decode_json(self._decoder, event.body.encode())
+
+
+class EventsEndpoint(Unattended):
+    """The handlers of events: a batch enters as one message, and runs in one transaction."""
+
+    __slots__ = ("_handlers", "_transactions")
+
+    def __init__(
+        self,
+        handlers: Mapping[str, EventHandler],
+        host: Host,
+        mailbox: Mailbox,
+        failures: Failures,
+        deadlines: Deadlines | None,
+        transactions: Transactions,
+    ) -> None:
+        super().__init__(host, f"the event handlers of {host.name}", mailbox, failures, deadlines)
+        self._handlers = handlers
+        self._transactions = transactions
+        # Requests of the handlers end a second earlier, as errors that say nothing about the event. A handler that hangs
+        # without a request is the event's fault.
+        self.time_limit = host.request_timeout + 1
+        self.call = self._apply
+
+    async def apply(self, source: Source, events: Sequence[StreamEvent], guard: Guard) -> None:
+        """Run the handlers of events in one transaction that the guard begins. Raises what a handler raises."""
+        await self.enter(Context(self.host, None, unbounded=True), EventBatch(source, events, guard))
+
+    async def _apply(self, batch: EventBatch, ctx: Context) -> None:
+        works: list[UnitOfWork] = []
+        last: Context | None = None
+        tx: Transaction | None = None
+        try:
+            async with self._transactions.database.transaction(batch.guard) as tx:
+                deadline = self.host.clock.monotonic() + self.host.request_timeout
+                for event in batch.events:
+                    envelope = Envelope("signal", event.id, event.type, event.body, batch.source.publisher, trace=event.trace)
+                    work = UnitOfWork(tx, EventKeys(batch.source))
+                    works.append(work)
+                    last = Context(
+                        self.host, None, envelope=envelope, fixed_deadline=deadline, enforced=False, work=work
+                    )  # fmt: skip
+                    handler = self._handlers[event.type]
+                    await handler.method(handler.message(event), last, tx)
+                    tx.trace = event.trace
+        finally:
+            if last is not None:
+                last.work = None
+                if tx is not None and tx.committed:
+                    self._transactions.committed([signal for work in works for signal in work.signals], last)
+                ctx.compensations = last.compensations
+
+    def deadline_error(self) -> Exception:
+        return TimeoutError(f"the handler took longer than {self.time_limit:g} s")

@@ -1,0 +1,98 @@
+"""The publishing side of an instance: its signals, and the events of its committed transactions."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from runtime.contract.errors import UsageError
+from runtime.contract.messages import Signal, spec_of
+from runtime.durable.stream import Stream
+from runtime.execution.environment import Environment
+from runtime.execution.request_endpoint import encode
+from runtime.network.envelope import Envelope, Topic
+from runtime.network.transport import TransportError
+from runtime.service.context import Context
+from runtime.service.host import Host
+from runtime.storage.database import Transaction
+
+
+class SignalPublisher:
+    """Publishes signals, which may be lost.
+
+    Args:
+        known: the names of the contracts whose signals the instance may publish.
+    """
+
+    def __init__(self, host: Host, environment: Environment, known: frozenset[str]) -> None:
+        self._host = host
+        self._environment = environment
+        self._known = known
+
+    async def publish(self, ctx: Context, signal: Signal) -> None:
+        """Publish a signal now.
+
+        Raises:
+            UsageError: if it belongs to a contract that the service does not know.
+        """
+        host, environment = self._host, self._environment
+        spec = spec_of(type(signal))
+        if spec.contract.name not in self._known:
+            raise UsageError(
+                f"{host.name} publishes {spec.full_name}, but {spec.contract.name} is neither its own contract nor in its calls: add it there"
+            )
+        body = signal if environment.transport.zero_copy else encode(signal)
+        key = None if spec.key is None else getattr(signal, spec.key)
+        envelope = Envelope("signal", host.new_id(), spec.full_name, body, trace=ctx.trace, signal_key=key)
+        topic = Topic("signal", spec.contract.name, spec.name, "-" if key is None else key)
+        try:
+            await environment.transport.multicast(topic, envelope, host.name)
+        except TransportError as error:
+            environment.metrics.count("signals_dropped_total", service=host.name)
+            # There may be many: the transport logs once that it is down
+            host.log.debug("%s was not sent: %s", spec.full_name, error)
+
+    def publish_later(self, signals: Sequence[Signal], ctx: Context) -> None:
+        """Publish signals in the background, in order."""
+        self._environment.spawn(self._publish_all(signals, ctx))
+
+    async def _publish_all(self, signals: Sequence[Signal], ctx: Context) -> None:
+        for signal in signals:
+            await self.publish(ctx, signal)
+
+
+class EventPublisher:
+    """Appends the events of an instance's transactions to its stream, and broadcasts the head after each commit."""
+
+    def __init__(self, host: Host, environment: Environment, stream: Stream) -> None:
+        self._host = host
+        self._environment = environment
+        self._stream = stream
+
+    def append(self, tx: Transaction) -> None:
+        """Add the statements that append a transaction's events. The database calls this before every commit.
+
+        Raises:
+            UsageError: if an event belongs to another service.
+        """
+        named: list[tuple[str, str]] = []
+        for event in tx.events:
+            spec = spec_of(type(event))
+            if spec.contract.name != self._host.name:
+                raise UsageError(f"{self._host.name} publishes {spec.full_name}, which belongs to {spec.contract.name}")
+            named.append((spec.full_name, encode(event).decode()))
+        self._stream.append(tx, named, tx.trace or self._host.new_trace())
+
+    def committed(self, tx: Transaction) -> None:
+        """Hint that there are new events. The database calls this after every commit of a transaction with events."""
+        self._environment.metrics.count("events_published_total", len(tx.events), service=self._host.name)
+        self._environment.spawn(self.broadcast_head(self._stream.appended(tx)))
+
+    async def broadcast_head(self, head: Any) -> None:
+        """Broadcast the head of the stream as a hint. A lost hint costs nothing but time: heartbeats repeat it."""
+        host, transport = self._host, self._environment.transport
+        body = head if transport.zero_copy else encode(head)
+        try:
+            await transport.multicast(
+                Topic("stream", host.name), Envelope("head", host.new_id(), f"{host.name}.head", body), host.name
+            )
+        except TransportError:
+            self._environment.metrics.count("hints_dropped_total", service=host.name)

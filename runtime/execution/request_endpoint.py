@@ -1,0 +1,180 @@
+"""Endpoints of requests: who may make them, how they are decoded, and how their replies are checked and encoded."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from runtime.contract.decoding import Params, decode_json
+from runtime.contract.errors import Invalid, Violation
+from runtime.contract.rest import RestDecoder
+from runtime.durable.idempotency import Scope
+from runtime.execution.deadlines import Deadlines
+from runtime.execution.endpoint import Endpoint, WrongReply
+from runtime.execution.failures import Failures
+from runtime.execution.mailbox import Mailbox
+from runtime.execution.unit_of_work import Transactions
+from runtime.identity import Verifier
+from runtime.network.envelope import Envelope
+from runtime.service.context import Context
+from runtime.service.handlers import Handler
+from runtime.service.host import Host
+
+encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
+"""Encodes a message as JSON text."""
+
+
+class RequestEndpoint(Endpoint):
+    """The handler of a request.
+
+    Args:
+        method: the bound method.
+        verifier: verifies the tokens of users.
+        transactions: runs handlers in transactions; None for a service without a database.
+        zero_copy: whether messages in this process are passed on as they are.
+    """
+
+    __slots__ = ("_allow", "_decoder", "_method", "_rest", "_transactions", "_verifier", "copy", "copy_reply", "handler", "name",
+                 "reply", "reply_to_json", "zero_copy")  # fmt: skip
+
+    def __init__(
+        self,
+        handler: Handler,
+        method: Callable[..., Awaitable[Any]],
+        host: Host,
+        mailbox: Mailbox,
+        failures: Failures,
+        deadlines: Deadlines | None,
+        *,
+        verifier: Verifier,
+        transactions: Transactions | None,
+        zero_copy: bool,
+    ) -> None:
+        super().__init__(host, getattr(method, "__qualname__", handler.name), mailbox, failures, deadlines)
+        self.handler = handler
+        self.name = handler.spec.full_name
+        self.key = handler.key
+        self.restricted = not handler.allow.anyone
+        self.zero_copy = zero_copy
+        self.reply: msgspec.json.Decoder[Any] = msgspec.json.Decoder(handler.spec.reply)
+        reply = handler.spec.reply
+        self.reply_class = type(None) if reply is None else reply if isinstance(reply, type) else None
+        self.copy = None if zero_copy else self._copy
+        """Encodes and decodes a message, as if it had crossed a network; None if messages are passed on as they are."""
+        self.copy_reply = None if zero_copy else self._copy_reply
+        """Does the same with a reply, and so checks it."""
+        self.reply_to_json = self._class_checked_json if zero_copy else self._checked_json
+        """Encodes a reply as JSON text, and checks it."""
+        self._allow = handler.allow
+        self._method = method
+        self._verifier = verifier
+        self._transactions = transactions
+        self._decoder = msgspec.json.Decoder(handler.spec.cls)
+        self._rest = None if handler.http is None else RestDecoder(handler.spec.cls, handler.http)
+        if handler.once:
+            self.call = self._once
+        elif handler.takes_tx:
+            self.call = self._transact
+        else:
+            self.call = method
+
+    async def authorize(self, ctx: Context) -> None:
+        """Verify the user's token, if there is one, and check `allow=`.
+
+        Raises:
+            Unauthenticated: if a valid token is needed and there is none.
+            Forbidden: if neither the user nor the calling service may make this request.
+        """
+        allow, token = self._allow, ctx.token
+        if token is not None:
+            ctx.identity = self._verifier.cached(token) or await self._verifier.verify(token)
+        if (allow.every_service and ctx.caller) or ctx.caller in allow.services:
+            return
+        allow.require_role(None if ctx.identity is None else ctx.identity.role)
+
+    async def failed(self, error: BaseException, ctx: Context) -> BaseException:
+        return await self.failures.to_caller_error(error, ctx, self.title, self.handler)
+
+    # Running
+
+    async def _transact(self, message: Any, ctx: Context) -> Any:
+        assert self._transactions is not None
+        return await self._transactions.run(self._method, message, ctx, self.check)
+
+    async def _once(self, message: Any, ctx: Context) -> Any:
+        assert self._transactions is not None
+        subject = "" if ctx.identity is None else ctx.identity.subject
+        scope = Scope(ctx.caller, subject, self.name, ctx.idempotency_key or self.host.new_id())
+        return await self._transactions.run_once(scope, encode(message), self.reply, self._method, message, ctx, self)
+
+    # Decoding
+
+    def message(self, envelope: Envelope) -> Any:
+        """Return the message in an envelope.
+
+        Raises:
+            Malformed: if its body is not JSON.
+            Invalid: if the body does not fit the contract.
+        """
+        if isinstance(envelope.body, bytes):
+            return self.decode((envelope.params, envelope.body))
+        return envelope.body
+
+    def decode(self, parts: tuple[Params | None, bytes]) -> Any:
+        """Return the message in the parameters and body of a REST request, or without parameters in JSON text.
+
+        Raises like `message`.
+        """
+        params, body = parts
+        if params is None:
+            return decode_json(self._decoder, body)
+        if self._rest is None:
+            raise Invalid((Violation("", f"{self.name} has no REST route"),))
+        return self._rest(params, body)
+
+    def _copy(self, message: Any) -> Any:
+        return decode_json(self._decoder, encode(message))
+
+    # Replies
+
+    def check(self, reply: Any) -> None:
+        """Check before a commit that the handler returned what its contract says: only the class with zero-copy.
+
+        Raises:
+            WrongReply: if it did not.
+        """
+        if self.reply_class is None or not self.zero_copy:
+            self._checked_json(reply)
+        elif reply.__class__ is not self.reply_class:
+            self.check_class(reply)
+
+    def check_class(self, reply: Any) -> None:
+        expected = self.reply_class
+        if expected is None:
+            self._checked_json(reply)
+        elif not isinstance(reply, expected):
+            raise WrongReply(
+                f"{self.title} returned {reply!r:.100}, expected {getattr(self.handler.spec.reply, '__name__', None)}"
+            )
+
+    def _checked(self, reply: Any) -> tuple[bytes, Any]:
+        if self.reply_class is not None and reply.__class__ is not self.reply_class:
+            self.check_class(reply)
+        try:
+            text = encode(reply)
+            return text, self.reply.decode(text)
+        except (msgspec.MsgspecError, TypeError, ValueError) as error:
+            raise WrongReply(
+                f"{self.title} returned {reply!r:.100}, which does not fit {self.handler.spec.reply}: {error}"
+            ) from None
+
+    def _copy_reply(self, reply: Any) -> Any:
+        return self._checked(reply)[1]
+
+    def _checked_json(self, reply: Any) -> bytes:
+        return self._checked(reply)[0]
+
+    def _class_checked_json(self, reply: Any) -> bytes:
+        if reply.__class__ is not self.reply_class:
+            self.check_class(reply)
+        return encode(reply)

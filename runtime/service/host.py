@@ -1,0 +1,77 @@
+"""The host: what a service and its contexts need from the running instance that they belong to."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from runtime.clock import Clock, Random
+from runtime.contract.messages import Contract, Request, Signal
+from runtime.network.envelope import Address
+
+if TYPE_CHECKING:
+    from runtime.service.context import Context
+
+LocalCall = Callable[["Context", Request[Any], float | None, str | None], Coroutine[Any, Any, Any]]
+"""Makes a request to an instance in this process: the caller's context, the message, a timeout, an idempotency key."""
+
+
+class Host(ABC):
+    """One running instance, as its service and the contexts of its handlers see it.
+
+    Attributes:
+        name: the name of the service.
+        address: the service and the node.
+        clock: the node's clock.
+        random: the node's random values.
+        log: the service's logger.
+        takes_requests: whether other services can call this instance, so that a cycle of calls is possible.
+        request_timeout: how long a request may take whose caller has no deadline, in seconds.
+        local_calls: the ways to handlers in this process, by the class of the request.
+    """
+
+    name: str
+    address: Address
+    clock: Clock
+    random: Random
+    log: logging.Logger
+    takes_requests: bool
+    request_timeout: float
+    local_calls: dict[type[Any], LocalCall]
+
+    @abstractmethod
+    async def request(self, ctx: "Context", message: Any, timeout: float | None, key: str | None) -> Any:
+        """Make a request for a handler. Raises like `Context.request`."""
+
+    @abstractmethod
+    async def publish(self, ctx: "Context", signal: Signal) -> None:
+        """Publish a signal now."""
+
+    @abstractmethod
+    async def caught_up(self, ctx: "Context", contract: Contract) -> bool:
+        """Return whether this service has applied every event that the contract's service had committed."""
+
+    @abstractmethod
+    def new_id(self) -> str:
+        """Return an id for a message."""
+
+    @abstractmethod
+    def new_trace(self) -> str:
+        """Return a new W3C `traceparent`."""
+
+
+class Work(ABC):
+    """What a handler with a transaction has under way."""
+
+    @property
+    @abstractmethod
+    def begun(self) -> bool:
+        """Whether the transaction has run a statement."""
+
+    @abstractmethod
+    def key_for(self, request: str) -> str | None:
+        """Return the idempotency key of the handler's next call of `request`, or None if nothing determines it."""
+
+    @abstractmethod
+    def publish(self, signal: Signal) -> None:
+        """Publish a signal after the commit."""
