@@ -1,7 +1,7 @@
-"""Users' identities: the verifier of access tokens, and the system contract that the auth service implements.
+"""Identities of users: the verifier of access tokens, and the system contract that the auth service implements.
 
-Whoever receives a token verifies it by itself, with keys that come only from the auth service's key set. Auth being
-down stops logins and nothing else: keys once learnt stay.
+Each receiver of a token verifies it, with keys that come only from the auth service's key set. If the auth service is down,
+only logins stop: the keys that a node has learned remain valid.
 """
 
 import asyncio
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from jwt import PyJWK
 
 identity = Contract("auth")
-"""What the runtime itself asks of the auth service; `services/auth/messages.py` adds what other services may ask."""
+"""The requests that the runtime makes to the auth service. `services/auth/messages.py` extends it for other services."""
 
 MAX_TOKEN = 8 * 1024
-"""Bytes that a token may have; a longer one is refused unread."""
+"""The largest size of a token, in bytes. A larger one is rejected before it is parsed."""
 
 MAX_LIFETIME = 15 * 60
-"""Seconds that an access token may live."""
+"""The longest lifetime of an access token, in seconds."""
 
 _LEEWAY = 5
 _CACHED = 10_000
@@ -59,14 +59,14 @@ class KeySet(Request[Keys]):
 
 
 class RevokedSession(Struct):
-    """A session whose tokens are refused, and when the last of them expires."""
+    """A session whose tokens are rejected, and when the last of them expires."""
 
     sid: str
     until: datetime
 
 
 class RevokedSessions(Struct):
-    """What was revoked after the version asked about, and the version that this leads to."""
+    """The sessions that were revoked after the requested version, and the current version."""
 
     version: int
     sessions: tuple[RevokedSession, ...]
@@ -74,18 +74,27 @@ class RevokedSessions(Struct):
 
 @identity.message
 class Revocations(Request[RevokedSessions]):
-    """The sessions that were revoked since `version`; 0 asks for all that still matter."""
+    """The sessions that were revoked since `version`; 0 requests all whose tokens have not expired."""
 
     version: int = 0
 
 
 @identity.message
 class SessionsRevoked(Signal):
-    """A nudge: there is something new to ask `Revocations` for."""
+    """A hint that `Revocations` has news."""
 
 
 class Identity(Struct):
-    """The user whose token a message carries."""
+    """The user whose token came with a message.
+
+    Attributes:
+        subject: the user's id.
+        role: the user's role.
+        session: the id of the login session.
+        token_id: the id of the token.
+        expires: when the token expires.
+        kid: the id of the key that signed it.
+    """
 
     subject: str
     role: str
@@ -96,18 +105,22 @@ class Identity(Struct):
 
 
 class TokenSettings(Struct):
-    """What a token must say of itself."""
+    """What tokens have to contain, and how often keys and revocations are refreshed."""
 
     issuer: str = "callboard"
     audience: str = "callboard"
     refresh_seconds: Annotated[float, Meta(gt=0)] = 2.0
-    """How often each node asks for new revocations."""
+    """The seconds between two requests of a node for new revocations."""
     keys_seconds: Annotated[float, Meta(gt=0)] = 30.0
-    """How often each node asks for new keys; shorter than the time between a key's publication and its use."""
+    """The seconds between two requests of a node for the key set. Shorter than the time from a key's publication to its use."""
 
 
 class Verifier:
-    """Verifies access tokens (JWT, RFC 7519; `at+jwt`, RFC 9068) for one node."""
+    """Verifies access tokens (JWT, RFC 7519; `at+jwt`, RFC 9068) for one node.
+
+    Args:
+        ask: makes a request to the auth service.
+    """
 
     def __init__(self, settings: TokenSettings, clock: Clock, metrics: Metrics, ask: Callable[[Any], Awaitable[Any]]) -> None:
         self._settings = settings
@@ -126,11 +139,11 @@ class Verifier:
 
     @property
     def used(self) -> bool:
-        """Whether a token was ever verified here; before that there is nothing to keep fresh."""
+        """Whether a token was ever verified on this node. Before that, nothing has to be kept fresh."""
         return self._used
 
     def cached(self, token: str) -> Identity | None:
-        """The identity of a token that was verified before and still holds, or None. Never waits."""
+        """Return the identity of a token that was verified before and is still valid, or None. Never waits."""
         digest = hashlib.sha256(token.encode()).digest()
         entry = self._cache.get(digest)
         if entry is None:
@@ -142,11 +155,11 @@ class Verifier:
         return found
 
     async def verify(self, token: str) -> Identity:
-        """The identity that a token proves.
+        """Verify a token, and return its identity.
 
         Raises:
-            Unauthenticated: it is no valid token, has expired, or its session was revoked.
-            ServiceError: the keys are not known yet and auth cannot be asked (retryable).
+            Unauthenticated: if it is not a valid token, has expired, or its session was revoked.
+            ServiceError: if the keys are not known yet and the auth service cannot be reached (retryable).
         """
         if len(token) > MAX_TOKEN:
             raise Unauthenticated("the token is too large")
@@ -154,7 +167,7 @@ class Verifier:
         if found is not None:
             return found
         if not self._used:
-            async with self._beginning:  # nobody is let in before the first answer, or its failure
+            async with self._beginning:  # no token is accepted before the first answer, or its failure
                 if not self._used:
                     await self.learn_revocations()
                     self._used = True
@@ -167,7 +180,7 @@ class Verifier:
         return found
 
     async def learn_keys(self) -> None:
-        """Asks auth for its key set; a key that is no longer there is no longer accepted."""
+        """Fetch the key set from the auth service. A key that is missing from it is no longer accepted."""
         from jwt import PyJWK
 
         answer: Keys = await self._ask(KeySet())
@@ -175,7 +188,7 @@ class Verifier:
         self._learnt_at = self._clock.monotonic()
 
     async def learn_revocations(self) -> None:
-        """Asks auth for what was revoked since the last time. If auth cannot be asked, tokens hold until they expire."""
+        """Fetch new revocations from the auth service. If it cannot be reached, tokens remain valid until they expire."""
         try:
             answer: RevokedSessions = await self._ask(Revocations(self._version))
         except ServiceError:
@@ -221,14 +234,14 @@ class Verifier:
             raise Unauthenticated(f"the token is not valid: {error}") from None
         expires, issued, now = claims["exp"], claims["iat"], self._clock.timestamp()
         if not isinstance(expires, int) or not isinstance(issued, int):
-            raise Unauthenticated("the token's times are no integers")
+            raise Unauthenticated("the token's times are not integers")
         if expires <= now:
             raise Unauthenticated("the token has expired")
         if issued > now + _LEEWAY or expires - issued > MAX_LIFETIME:
             raise Unauthenticated("the token's lifetime is not acceptable")
         texts = [claims[name] for name in ("sub", "role", "sid", "jti")]
         if not all(isinstance(text, str) and text for text in texts):
-            raise Unauthenticated("the token's claims are no strings")
+            raise Unauthenticated("the token's claims are not strings")
         subject, role, session, token_id = texts
         return Identity(subject, role, session, token_id, datetime.fromtimestamp(expires, UTC), str(key.key_id))
 
@@ -238,7 +251,7 @@ def _jwk(key: Key) -> dict[str, str]:
 
 
 def _header(token: str) -> dict[str, Any]:
-    """The token's header, with the checks that PyJWT leaves out: `typ`, and no name given twice."""
+    """Return the header of a token, after the checks that PyJWT omits: `typ`, and no duplicate names."""
     import json
 
     part = token.partition(".")[0]

@@ -1,4 +1,4 @@
-"""Ports to listen on: what is free is found out before a server takes it, for some share a port without a word."""
+"""Ports to listen on. A port is probed before a server binds it, because some servers share a port silently."""
 
 import asyncio
 import itertools
@@ -9,18 +9,18 @@ from runtime.contract.errors import StartError
 
 
 class PortTaken(StartError):
-    """Somebody else listens where this process should."""
+    """Another process listens on the port that this process needs."""
 
 
 def free_port(host: str, port: int, setting: str, *, shared: bool = False) -> int:
-    """The port to listen on; 0 becomes a free one.
+    """Return the port to listen on, with 0 replaced by a free port.
 
     Args:
-        setting: the environment variable that chooses another.
-        shared: with others who share it too, as replicas on one machine (SO_REUSEPORT).
+        setting: the environment variable that chooses another port, named in the error.
+        shared: whether other processes may share the port, like replicas on one machine (SO_REUSEPORT).
 
     Raises:
-        PortTaken: somebody listens there.
+        PortTaken: if another process listens on the port.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
@@ -29,20 +29,20 @@ def free_port(host: str, port: int, setting: str, *, shared: bool = False) -> in
             probe.bind((host, port))
         except OSError as error:
             raise PortTaken(
-                f"cannot listen on {host}:{port} ({error.strerror}): stop who does, or choose another port with {setting}"
+                f"cannot listen on {host}:{port} ({error.strerror}): stop the process that does, or choose another port with {setting}"
             ) from error
         found: int = probe.getsockname()[1]
         return found
 
 
 _LOWEST, _HIGHEST = 12_000, 32_000
-"""Below what systems give to outgoing connections: so what is free stays free for a while."""
+"""Below the range that systems use for outgoing connections, so that a free port stays free for a while."""
 _given = itertools.count(os.getpid() * 7919)
-"""A process does not give the same port soon again, and processes that are started together begin far from each other."""
+"""Keeps a process from returning the same port again soon, and processes that start together from returning the same ports."""
 
 
 def any_free_port() -> int:
-    """A free port of this machine."""
+    """Return a free port of this machine."""
     while True:
         port = _LOWEST + next(_given) % (_HIGHEST - _LOWEST)
         with socket.socket() as probe:
@@ -54,12 +54,15 @@ def any_free_port() -> int:
 
 
 async def until_listening(host: str, port: int, server: "asyncio.Task[None]") -> None:
-    """Waits until a server that was just started takes connections. Raises what ended it, if it has ended.
+    """Wait until a server that was just started accepts connections. If it has ended with an error, raise that error.
+
+    Args:
+        server: the task that runs the server.
 
     Raises:
-        StartError: it ended without a reason.
+        StartError: if the server ended without an error.
     """
-    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # not a place to listen at: one to ask
+    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # an address to connect to, not to listen on
     while True:
         if server.done():
             server.result()

@@ -1,4 +1,4 @@
-"""Counters and gauges of a node, and the W3C trace context that travels with messages."""
+"""Counters and gauges of a node, and the W3C trace context of messages."""
 
 import re
 from collections.abc import Callable
@@ -11,31 +11,31 @@ _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a
 
 
 class Metrics:
-    """What a node counts. Resolver end in `_total` for counters; labels are few and bounded."""
+    """The metrics of a node. Resolver end in `_total` for counters; labels are few and bounded."""
 
     def __init__(self) -> None:
         self._counters: dict[str, dict[Labels, int]] = {}
         self._gauges: dict[str, dict[Labels, Callable[[], float]]] = {}
 
     def count(self, name: str, amount: int = 1, **labels: str) -> None:
-        """Adds to a counter."""
+        """Add to a counter."""
         series = self._counters.setdefault(name, {})
         key = tuple(labels.items())
         series[key] = series.get(key, 0) + amount
 
     def gauge(self, name: str, read: Callable[[], float], **labels: str) -> None:
-        """Declares a gauge; `read` is asked whenever the metrics are."""
+        """Declare a gauge. `read` returns its value each time the metrics are read."""
         self._gauges.setdefault(name, {})[tuple(labels.items())] = read
 
     def value(self, name: str, **labels: str) -> float:
-        """What a counter or a gauge stands at; 0 if nothing was counted."""
+        """Return the value of a counter or a gauge; 0 for a counter that was never increased."""
         key = tuple(labels.items())
         if name in self._gauges and key in self._gauges[name]:
             return self._gauges[name][key]()
         return self._counters.get(name, {}).get(key, 0)
 
     def text(self) -> str:
-        """All of them in Prometheus' text format, version 0.0.4."""
+        """Return all metrics in Prometheus' text format, version 0.0.4."""
         lines: list[str] = []
         for name, series in sorted(self._counters.items()):
             lines.append(f"# TYPE callboard_{name} counter")
@@ -60,11 +60,11 @@ def _shown(labels: Labels) -> str:
 
 
 def well_formed(given: str) -> str | None:
-    """A trace context as it was given, or None if it is none (W3C Trace Context, section 3.2)."""
+    """Return a `traceparent` if it is valid, else None (W3C Trace Context, section 3.2)."""
     return given if _TRACEPARENT.fullmatch(given) else None
 
 
 def new_trace(random: Random) -> str:
-    """The root of a new trace, as a `traceparent`."""
-    drawn = random.hex(48)
-    return f"00-{drawn[:32]}-{drawn[32:]}-01"
+    """Return the `traceparent` of the root of a new trace."""
+    digits = random.hex(48)
+    return f"00-{digits[:32]}-{digits[32:]}-01"

@@ -1,10 +1,13 @@
 """Every error that a request can end in, and how errors cross the wire.
 
-An error is a `ServiceError`: a class of some contract, with a code, an HTTP status and immutable fields. It reaches
-the caller as the same class with the same fields, in one process and across a network. Two families say what became
-of the message: `NotDelivered` (the handler has not run; asking again is safe) and `MaybeDelivered` (it may have run;
-asking again is safe only for an idempotent or a `once` request). Any other `ServiceError` is the callee's own answer.
-A `NotDelivered` error that a handler lets through speaks of whom it asked; of the handler it says `maybe_delivered`.
+An error is a `ServiceError`: a class of a contract, with a code, an HTTP status, and immutable fields. It reaches the caller
+as the same class with the same fields, in one process and across a network. Two families describe the fate of the message:
+
+- `NotDelivered`: the handler has not run. A retry is safe.
+- `MaybeDelivered`: the handler may have run. A retry is safe only for an idempotent or a `once` request.
+
+Any other `ServiceError` is the callee's own answer. If a handler lets a `NotDelivered` error of a service that it called
+through to its own caller, the error gets `maybe_delivered`, because this handler has run.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,23 +17,23 @@ import msgspec
 
 
 class CallboardError(Exception):
-    """Base of everything that Callboard itself raises and that no peer ever sees."""
+    """The base class of errors that Callboard raises and that never cross the wire."""
 
 
 class DefinitionError(CallboardError):
-    """A service, message or handler is defined wrongly. Found when the class is defined or the node starts."""
+    """A definition of a service, message, or handler is wrong. Raised when the class is defined or the node starts."""
 
 
 class StartError(CallboardError):
-    """A service cannot start, and trying again would not help: something outside has to be mended first."""
+    """A service cannot start, and a retry would not help: something outside has to be fixed first."""
 
 
 class UsageError(CallboardError):
-    """The runtime's API is used wrongly inside a handler, as by a request in an open transaction."""
+    """A handler uses the runtime's API in a wrong way, for example a request in an open transaction."""
 
 
 class ErrorData(msgspec.Struct, frozen=True):
-    """An error on the wire: a problem document (RFC 9457) with members of our own. `fields` is a JSON object."""
+    """An error on the wire: a problem document (RFC 9457) with extension members. `fields` is a JSON object."""
 
     contract: str
     code: str
@@ -51,11 +54,17 @@ def _own_fields(cls: type[Any]) -> Iterable[tuple[str, Any]]:
 
 @dataclass_transform()
 class ServiceError(Exception):
-    """An answer that is not a reply. Subclass it in a contract, and annotate its fields like a struct's.
+    """An answer that is not a reply. Subclass it in a contract, and annotate its fields like those of a struct.
 
-    `code` names it within its contract, `status` is its HTTP status. `retryable` says that the callee did nothing
-    and that the same request may succeed later; such an answer is never kept as a `once` request's result.
-    The docstring's first line is the title that people read.
+    The first line of the docstring is the title that people read.
+
+    Attributes:
+        contract: the name of the contract.
+        code: the code, which is unique within the contract.
+        status: the HTTP status.
+        retryable: whether the callee has done nothing and the same request may succeed later. A retryable answer is never
+            stored as the answer of a `once` request.
+        maybe_delivered: whether the handler may have run.
     """
 
     contract: ClassVar[str] = "callboard"
@@ -92,11 +101,11 @@ class ServiceError(Exception):
 
     @classmethod
     def title(cls) -> str:
-        """One line for people: the first of the docstring."""
+        """Return the title: the first line of the docstring."""
         return (cls.__doc__ or cls.__name__).strip().partition("\n")[0].rstrip(".")
 
     def data(self) -> ErrorData:
-        """The error as it crosses the wire."""
+        """Return the error as it crosses the wire."""
         shadow = self._shadow(*self.args)
         return ErrorData(
             contract=self.contract,
@@ -116,28 +125,29 @@ class ServiceError(Exception):
         return self
 
     def explained(self) -> str:
+        """Return all violations as one line of text."""
         """What is particular to this occurrence, for people, where there is more to say than the title."""
         detail = getattr(self, "detail", "")
         return detail if isinstance(detail, str) else ""
 
 
 def error_fields(cls: type[ServiceError]) -> type[msgspec.Struct]:
-    """The struct that carries an error class's fields on the wire."""
+    """Return the struct that carries the fields of an error class on the wire."""
     return cls._shadow  # pyright: ignore[reportPrivateUsage]  # the class's own module
 
 
 KnownErrors = Callable[[str, str], type[ServiceError] | None]
-"""Gives the class of a contract's name and an error's code, if it is known here."""
+"""Returns the error class for the name of a contract and a code, or None if it is not known."""
 
 
 def rebuild_error(data: ErrorData, known: KnownErrors) -> ServiceError:
-    """The error that `data` tells of: of its own class where `known(contract, code)` has it, else a `RemoteError`."""
+    """Return the error that `data` describes: as its class if `known(contract, code)` returns it, else as a `RemoteError`."""
     cls = _BUILT_IN.get(data.code) if data.contract == "callboard" else known(data.contract, data.code)
     if cls is not None:
         try:
             shadow = msgspec.json.decode(data.fields, type=error_fields(cls))
         except msgspec.DecodeError:
-            pass  # the peer has another version of this class
+            pass  # the peer has another version of the class
         else:
             error = cls(*(getattr(shadow, name) for name in shadow.__struct_fields__))
             return error.may_have_run() if data.maybe_delivered else error
@@ -145,7 +155,7 @@ def rebuild_error(data: ErrorData, known: KnownErrors) -> ServiceError:
 
 
 def answers_in(group: "ExceptionGroup[Exception]") -> list[ServiceError]:
-    """The errors in a task group's failure, if all of them are services' answers."""
+    """Return the errors in a task group's failure if all of them contain a `ServiceError`, else an empty list."""
     found: list[ServiceError] = []
     for error in group.exceptions:
         inner = answers_in(cast("ExceptionGroup[Exception]", error)) if isinstance(error, ExceptionGroup) else [error]
@@ -159,7 +169,7 @@ def answers_in(group: "ExceptionGroup[Exception]") -> list[ServiceError]:
 class RemoteError(ServiceError):
     """An error of a contract that the caller does not import.
 
-    It has the `contract`, `code`, `status` and `retryable` of the error that it stands for; `fields` is a dict.
+    It has the `contract`, `code`, `status`, and `retryable` of the original error. Its `fields` are a dict.
     """
 
     code, status = "remote-error", 502
@@ -168,7 +178,7 @@ class RemoteError(ServiceError):
         self._data = data
         Exception.__init__(self, data)
         self.fields: dict[str, Any] = msgspec.json.decode(data.fields)
-        # instance values stand over the class's: callers ask any error for its status in the same way
+        # instance values shadow those of the class, so that callers read the status of any error in the same way
         self.__dict__.update(
             contract=data.contract,
             code=data.code,
@@ -185,14 +195,14 @@ class RemoteError(ServiceError):
 
 
 class NotDelivered(ServiceError):
-    """The handler has not run: asking again is safe."""
+    """The handler has not run: a retry is safe."""
 
     code, status = "not-delivered", 503
     retryable = True
 
 
 class NoInstance(NotDelivered):
-    """No instance of the service is there."""
+    """The service has no live instance."""
 
     code = "no-instance"
     service: str
@@ -213,14 +223,14 @@ class Draining(NotDelivered):
 
 
 class Unreachable(NotDelivered):
-    """The message could not be handed to the service's instance."""
+    """The message could not be sent to the service's instance."""
 
     code = "unreachable"
     service: str
 
 
 class MaybeDelivered(ServiceError):
-    """The handler may have run, wholly or in part: asking again is safe only if the request is idempotent."""
+    """The handler may have run, wholly or in part: a retry is safe only if the request is idempotent."""
 
     code, status = "maybe-delivered", 502
     retryable = True
@@ -242,7 +252,7 @@ class DeadlineExceeded(MaybeDelivered):
 
 
 class Violation(msgspec.Struct, frozen=True):
-    """One thing that is wrong with a message: where (a JSON Pointer, RFC 6901), and what was expected."""
+    """One fault in a message: where it is (a JSON Pointer, RFC 6901), and what was expected."""
 
     pointer: str
     detail: str
@@ -255,6 +265,7 @@ class Invalid(ServiceError):
     violations: tuple[Violation, ...]
 
     def explained(self) -> str:
+        """Return all violations as one line of text."""
         return "; ".join(f"{violation.pointer or '/'}: {violation.detail}" for violation in self.violations)
 
 

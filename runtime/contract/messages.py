@@ -1,7 +1,7 @@
 """Messages and contracts: what services say to each other.
 
-A message is a deeply immutable struct. `Request[Reply]` gets one reply, an `Event` is a durable fact, a `Signal` a
-passing one. A `Contract` is the named set of messages and errors that a service publishes.
+A message is a deeply immutable struct. A `Request[Reply]` gets one reply, an `Event` is a durable fact, and a `Signal` a
+transient one. A `Contract` is the named set of messages and errors that a service publishes.
 """
 
 import re
@@ -23,9 +23,9 @@ Kind = Literal["request", "event", "signal"]
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Struct(msgspec.Struct, frozen=True):
-    """An immutable record: the base of messages and of the values in them. Two with equal fields are equal.
+    """An immutable record: the base class of messages and of the values in them. Two with equal fields are equal.
 
-    Fields named in `__secret__` show as `***` in its `repr`, and so in logs.
+    Fields named in `__secret__` appear as `***` in its `repr`, and therefore in logs.
     """
 
     __secret__: ClassVar[frozenset[str]] = frozenset()
@@ -38,7 +38,15 @@ class Struct(msgspec.Struct, frozen=True):
 
 
 class MessageSpec(msgspec.Struct, frozen=True, eq=False):
-    """What a contract knows of one of its messages."""
+    """A message of a contract.
+
+    Attributes:
+        kind: `request`, `event`, or `signal`.
+        cls: the class of the message.
+        reply: the type of the reply of a request.
+        key: the name of the field that is the key of a signal.
+        live: for a signal that clients follow live, the full name of the request that lists the news after a number.
+    """
 
     contract: "Contract"
     name: str
@@ -47,10 +55,10 @@ class MessageSpec(msgspec.Struct, frozen=True, eq=False):
     reply: Any = None
     key: str | None = None
     live: str | None = None
-    """Of a signal that clients hear of at once: the name of the request that lists what came after a number."""
 
     @property
     def full_name(self) -> str:
+        """The name of the contract and of the class, for example `wallet.Hold`."""
         return f"{self.contract.name}.{self.name}"
 
 
@@ -63,22 +71,22 @@ class Request(_Message, Generic[R_co]):
 
 
 class Event(_Message):
-    """A durable fact. Only `tx.publish` takes it: it is committed with the state it tells of, or not at all."""
+    """A durable fact. Only `tx.publish` accepts it: it is committed with the state that it describes, or not at all."""
 
 
 class Signal(_Message):
-    """A passing fact (telemetry, a nudge). Only `ctx.publish` takes it: each subscriber gets it at most once."""
+    """A transient fact, for example telemetry. Only `ctx.publish` accepts it: each subscriber receives it at most once."""
 
 
 class Contract:
-    """The named set of messages and errors that a service publishes for others.
+    """The named set of messages and errors that a service publishes.
 
     Args:
-        name: the service's name, in lower case: letters, digits, `_` and `-`. It is used in topics, paths and logs.
-        extends: a contract of the same name whose messages belong to this one too.
+        name: the name of the service: lower-case letters, digits, `_`, and `-`. Topics, paths, and logs contain it.
+        extends: a contract of the same name whose messages and errors belong to this one, too.
 
     Raises:
-        DefinitionError: the name cannot be used.
+        DefinitionError: if the name is not valid.
     """
 
     name: str
@@ -100,16 +108,16 @@ class Contract:
     @overload
     def message(self, /, *, key: str, live: type[Request[Any]] | None = None) -> Callable[[M], M]: ...
     def message(self, cls: Any = None, /, *, key: str | None = None, live: type[Request[Any]] | None = None) -> Any:
-        """Adds a `Request`, `Event`, `Signal` or `ServiceError` class to the contract, as a decorator.
+        """Add a `Request`, `Event`, `Signal`, or `ServiceError` class to the contract, as a decorator.
 
         Args:
-            key: for a signal, the name of its string field by which subscribers may take only their own.
-            live: for a signal whose key is a user's id: clients should see at once that there is something new. The
-                request lists it: it takes `after: int | None`, and its reply has `items`, each with a `number` and a
-                `kind` (a `Literal`), in order, and `last`, the highest number there is.
+            key: for a signal, the name of the string field whose value subscribers can select.
+            live: for a signal whose key is a user's id and that announces news for clients: the request that lists the news.
+                It takes `after: int | None`. Its reply has `items`, each with a `number` and a `kind` (a `Literal`), in
+                order, and `last`, the highest number.
 
         Raises:
-            DefinitionError: the class is none of the four, its name or code is taken, or a field is mutable.
+            DefinitionError: if the class is none of the four, its name or code is taken, or a field is mutable.
         """
         if cls is None:
 
@@ -126,14 +134,14 @@ class Contract:
         spec = self._spec(cls, key, live)
         if spec.name in self.messages:
             raise DefinitionError(f"{spec.full_name} is defined twice: give one of them another name")
-        for place, found in mutable_parts(cls):
+        for path, found in mutable_parts(cls):
             raise DefinitionError(
-                f"{spec.full_name}.{place} holds {found}: messages are deeply immutable "
+                f"{spec.full_name}.{path} holds {found}: messages are deeply immutable "
                 "(tuple instead of list, frozenset instead of set, a Struct instead of dict or Any)"
             )
         if spec.kind == "request":
-            for place, found in mutable_parts(spec.reply):
-                where = f" at {place}" if place else ""
+            for path, found in mutable_parts(spec.reply):
+                where = f" at {path}" if path else ""
                 raise DefinitionError(f"the reply of {spec.full_name} holds {found}{where}: replies are deeply immutable")
         self.messages[spec.name] = spec
         cls.__message__ = spec
@@ -143,7 +151,7 @@ class Contract:
         kind = _kind_of(cls)
         if kind is None:
             raise DefinitionError(
-                f"{self.name}.{cls.__name__} is no message: derive it from Request[Reply], Event, Signal or ServiceError"
+                f"{self.name}.{cls.__name__} is not a message: derive it from Request[Reply], Event, Signal or ServiceError"
             )
         if key is not None and (kind != "signal" or cls.__annotations__.get(key) not in (str, "str")):
             raise DefinitionError(f"{self.name}.{cls.__name__}: key={key!r} names no string field of a signal")
@@ -158,7 +166,7 @@ class Contract:
         return MessageSpec(self, cls.__name__, kind, cls, reply, key, None if live is None else f"{self.name}.{live.__name__}")
 
     def _lists(self, request: type[Any]) -> bool:
-        """Whether a request can tell what came after a number."""
+        """Return whether a request has the form that `live=` needs."""
         spec = self.messages.get(request.__name__)
         if spec is None or spec.cls is not request or spec.kind != "request":
             return False
@@ -182,23 +190,23 @@ class Contract:
             raise DefinitionError(f"{self.name}.{cls.__name__}: status={cls.status}: expected an error's, from 400 to 599")
         if cls.code in self.errors:
             raise DefinitionError(f"{self.name}: error code {cls.code!r} is defined twice")
-        for place, found in mutable_parts(error_fields(cls)):
-            raise DefinitionError(f"{self.name}.{cls.__name__}.{place} holds {found}: errors carry immutable fields")
+        for path, found in mutable_parts(error_fields(cls)):
+            raise DefinitionError(f"{self.name}.{cls.__name__}.{path} holds {found}: errors carry immutable fields")
         self.errors[cls.code] = cls
         cls.contract = self.name
 
 
 def _types_of(cls: type[Any]) -> dict[str, inspect.Type]:
-    """The types of a struct's fields by name; none if it is no struct."""
+    """Return the types of a struct's fields by name; an empty dict if it is not a struct."""
     info = inspect.type_info(cls)
     return {field.name: field.type for field in info.fields} if isinstance(info, inspect.StructType) else {}
 
 
 def spec_of(cls: type[Any]) -> MessageSpec:
-    """What is known of a message class.
+    """Return what a contract knows about a message class.
 
     Raises:
-        DefinitionError: the class belongs to no contract.
+        DefinitionError: if the class belongs to no contract.
     """
     spec = getattr(cls, "__message__", None)
     if not isinstance(spec, MessageSpec) or spec.cls is not cls:
@@ -233,7 +241,7 @@ _IMMUTABLE = (
 
 
 def mutable_parts(tp: Any) -> Iterator[tuple[str, str]]:
-    """Where a type is not deeply immutable: pairs of a dotted place and what stands there."""
+    """Yield the parts of a type that are not deeply immutable, as pairs of a dotted path and what is found there."""
     try:
         info = inspect.type_info(tp)
     except (NameError, TypeError) as error:
@@ -244,26 +252,26 @@ def mutable_parts(tp: Any) -> Iterator[tuple[str, str]]:
     yield from _mutable("", info, set())
 
 
-def _mutable(place: str, info: inspect.Type, seen: set[type]) -> Iterator[tuple[str, str]]:
+def _mutable(path: str, info: inspect.Type, seen: set[type]) -> Iterator[tuple[str, str]]:
     if isinstance(info, inspect.Metadata):
         info = info.type
     if isinstance(info, _IMMUTABLE):
         return
     if isinstance(info, inspect.UnionType):
         for part in info.types:
-            yield from _mutable(place, part, seen)
+            yield from _mutable(path, part, seen)
     elif isinstance(info, inspect.VarTupleType | inspect.FrozenSetType):
-        yield from _mutable(f"{place}[]", info.item_type, seen)
+        yield from _mutable(f"{path}[]", info.item_type, seen)
     elif isinstance(info, inspect.TupleType):
         for part in info.item_types:
-            yield from _mutable(f"{place}[]", part, seen)
+            yield from _mutable(f"{path}[]", part, seen)
     elif isinstance(info, inspect.StructType):
         if info.cls in seen:
             return
         seen.add(info.cls)
         if not info.cls.__struct_config__.frozen:
-            yield place, f"the mutable struct {info.cls.__name__} (derive it from runtime.Struct)"
+            yield path, f"the mutable struct {info.cls.__name__} (derive it from runtime.Struct)"
         for field in info.fields:
-            yield from _mutable(f"{place}.{field.name}".lstrip("."), field.type, seen)
+            yield from _mutable(f"{path}.{field.name}".lstrip("."), field.type, seen)
     else:
-        yield place, type(info).__name__.removesuffix("Type").lower() or "any value"
+        yield path, type(info).__name__.removesuffix("Type").lower() or "any value"

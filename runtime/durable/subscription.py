@@ -1,7 +1,7 @@
 """The subscriber's side of a stream: pull what follows the cursor, and apply each event exactly once, in order.
 
 The cursor is stored in the subscriber's own database. The first statement of an event's transaction advances it by
-compare-and-set; the handler's effects follow; both commit. A replica that lost the race updates no row and stops
+compare-and-set, the handler's effects follow, and both commit. A replica that lost the race updates no row and stops
 quietly. This compare-and-set is the whole exactly-once argument.
 """
 

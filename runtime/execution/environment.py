@@ -1,4 +1,4 @@
-"""The environment: what the instances of one node share."""
+"""The environment that the instances of one node share."""
 
 import asyncio
 import logging

@@ -31,7 +31,7 @@ class SignalDropped(CallboardError):
 
 
 class SignalEndpoint(Endpoint):
-    """The handler of a signal. A full mailbox drops the signal. What the handler raises is logged and counted."""
+    """The handler of a signal. A full mailbox drops the signal. Errors of the handler are logged and counted."""
 
     __slots__ = ("_decoder", "_environment", "_method", "_transactions", "handler")
 

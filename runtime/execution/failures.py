@@ -1,4 +1,4 @@
-"""Failures of handlers: what they had requested is compensated, and callers receive an error of ours."""
+"""Failures of handlers: compensations, and the errors that callers receive."""
 
 import asyncio
 import logging

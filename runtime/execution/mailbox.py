@@ -1,4 +1,4 @@
-"""The mailbox: how many messages an instance works on at a time, who waits, and who is refused."""
+"""The mailbox: how many messages an instance handles at once, how many wait, and which are refused."""
 
 import asyncio
 from collections import deque
@@ -12,8 +12,8 @@ _Waiter = asyncio.Future[None]
 class Mailbox:
     """Admits messages to an instance.
 
-    At most `concurrency` run at once, and with a key at most one per key, in the order of arrival. At most `capacity`
-    more wait; a further one is refused at once. Nothing is kept for a key that is idle.
+    At most `concurrency` messages run at once, and at most one for each key, in the order of arrival. At most `capacity`
+    more wait; a further one is refused immediately. An idle key takes no memory.
     """
 
     __slots__ = ("_capacity", "_idle", "_keys", "_ready", "_waiting", "concurrency", "limit", "must_wake", "running", "service")
@@ -22,10 +22,10 @@ class Mailbox:
         self.service = service
         self.concurrency = concurrency
         self.limit = concurrency
-        """How many may run now: `concurrency`, and less than none while draining."""
+        """How many messages may run now: `concurrency`, or its negative while the mailbox drains."""
         self.running = 0
         self.must_wake = False
-        """Whether somebody waits for `running` to fall: then `wake` is to be called."""
+        """Whether `wake` has to be called when `running` falls, because a message or `drain` waits for it."""
         self._capacity = capacity
         self._waiting = 0
         self._ready: deque[_Waiter] = deque()
@@ -38,36 +38,31 @@ class Mailbox:
 
     @property
     def waiting(self) -> int:
-        """How many messages wait."""
+        """The number of messages that wait."""
         return self._waiting
 
     @property
     def load(self) -> int:
-        """How many messages run or wait."""
+        """The number of messages that run or wait."""
         return self.running + self._waiting
 
     @property
     def full(self) -> bool:
-        """Whether a message that comes now would be refused for want of room."""
+        """Whether a message that arrives now would be refused."""
         return self.running >= self.limit and self._waiting >= self._capacity
 
     def must_wait(self, key: Hashable = None) -> bool:
-        """Whether a message that comes now could not run at once."""
+        """Return whether a message that arrives now would have to wait."""
         return self.running >= self.limit or (key is not None and key in self._keys)
 
-    def enter_now(self) -> bool:
-        """Begins a message's turn, if it need not wait for it: says whether that is so."""
-        if self.running >= self.limit:
-            return False
-        self.running += 1
-        return True
-
     async def enter(self, key: Hashable = None) -> None:
-        """Waits for this message's turn.
+        """Wait for a place.
+
+        A message without a key may take a place itself, by raising `running`, if that is below `limit`.
 
         Raises:
-            Overloaded: too many wait already.
-            Draining: the instance is stopping.
+            Overloaded: if too many messages wait already.
+            Draining: if the instance is stopping.
         """
         if self.limit < 0:
             raise Draining(self.service)
@@ -102,7 +97,7 @@ class Mailbox:
         try:
             await waiter
         except BaseException:
-            if waiter.done() and not waiter.cancelled():  # it got the key and was cancelled in one turn of the loop
+            if waiter.done() and not waiter.cancelled():  # it got the key and was cancelled in the same turn of the event loop
                 self._release(key)
             else:
                 _withdraw(waiter, queue)
@@ -127,7 +122,7 @@ class Mailbox:
             raise
 
     def leave(self, key: Hashable = None) -> None:
-        """Ends a message's turn, and begins the next one's."""
+        """Give up a place, and wake the next message."""
         self.running -= 1
         if self.must_wake:
             self.wake()
@@ -135,7 +130,7 @@ class Mailbox:
             self._release(key)
 
     def wake(self) -> None:
-        """Lets in who waits, as far as there is room."""
+        """Admit waiting messages, as far as there are places."""
         while self._ready and self.running < abs(self.limit):
             waiter = self._ready.popleft()
             if not waiter.done():
@@ -146,7 +141,7 @@ class Mailbox:
         self.must_wake = bool(self._ready) or self._idle is not None
 
     async def drain(self) -> None:
-        """Refuses what comes from now on, and returns when what runs or waits is finished."""
+        """Refuse new messages from now on, and wait until those that run or wait have finished."""
         self.limit = -self.concurrency
         self._idle = asyncio.Event()
         self.wake()
@@ -163,7 +158,7 @@ class Mailbox:
 
 
 def _withdraw(waiter: _Waiter, queue: "deque[_Waiter]") -> None:
-    """Takes a cancelled waiter out of a queue, unless it was passed over there already."""
+    """Remove a cancelled waiter from a queue, unless it was skipped there already."""
     try:
         queue.remove(waiter)
     except ValueError:

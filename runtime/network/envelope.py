@@ -33,13 +33,13 @@ class Envelope(msgspec.Struct, frozen=True, eq=False):
     """A message with its headers.
 
     Attributes:
-        kind: what it carries.
+        kind: the kind of message.
         id: the id of the message. A `reply`, `error`, or `cancel` has the id of its request.
         subject: the full name of the message, for example `wallet.Hold`.
         body: JSON text, or the message itself between nodes in one process with zero-copy.
         caller: the sending service. The receiving transport sets it, and authenticates it.
         reply_to: the address for the reply; None if no reply is wanted.
-        budget: what remains of the deadline when the envelope is sent, in seconds.
+        budget: the time until the deadline when the envelope is sent, in seconds.
         token: the user's access token.
         trace: the W3C `traceparent`.
         idempotency_key: the idempotency key of a request.

@@ -1,4 +1,4 @@
-"""Manifests: what an instance announces about itself."""
+"""Manifests, with which instances announce themselves."""
 
 from typing import Any
 

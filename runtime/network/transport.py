@@ -94,7 +94,7 @@ class Transport(ABC):
     at a time.
 
     Attributes:
-        capabilities: what the transport declares about itself.
+        capabilities: the declared capabilities.
         zero_copy: whether messages between instances in this process skip encoding, and with it validation.
     """
 

@@ -1,4 +1,4 @@
-"""Inbound: what a node receives from its transport: requests for its instances, replies, cancels, signals, and hints."""
+"""The receiving side of a node: requests for its instances, replies, cancels, signals, and hints."""
 
 import asyncio
 from typing import Any

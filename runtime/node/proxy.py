@@ -1,4 +1,4 @@
-"""The proxy: what a gateway needs of its node beyond a context.
+"""The proxy of a gateway, which acts on its node for clients outside.
 
 It forwards requests as they came, verifies tokens, knows all live instances, and listens to topics that the service's
 class does not name.
@@ -140,7 +140,7 @@ class _Topics:
 
     @asynccontextmanager
     async def listening(self, topic: Topic, listener: Listener) -> AsyncGenerator[None, None]:
-        """Pass on what is multicast on a topic until the block ends. What is published while it begins may be lost."""
+        """Pass envelopes on a topic to the listener until the block ends. Those published while it begins may be lost."""
         self._listeners.setdefault(topic, []).append(listener)
         try:
             async with self._lock(topic):

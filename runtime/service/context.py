@@ -1,4 +1,4 @@
-"""The context: what a handler knows about its message, and how it makes requests and publishes signals."""
+"""The context of a handler: its message's origin, requests to other services, and signals."""
 
 import logging
 from collections.abc import Coroutine
@@ -48,8 +48,8 @@ class Context(msgspec.Struct, eq=False, weakref=True):
     def request(self, message: Request[R], *, timeout: float | None = None, key: str | None = None) -> Coroutine[Any, Any, R]:
         """Make a request to another service and return its reply.
 
-        The handler runs at most once. What remains of this handler's deadline is the budget of the callee. A caller that
-        stops waiting cancels the callee.
+        The handler runs at most once. The callee's budget is the rest of this handler's deadline. A caller that stops
+        waiting cancels the callee.
 
         Args:
             message: the request.
@@ -82,8 +82,8 @@ class Context(msgspec.Struct, eq=False, weakref=True):
     def undo(self, request: Request[Any]) -> None:
         """Register a compensation: `request` is made if this handler fails or its transaction does not commit.
 
-        Compensations run in reverse order, shielded from cancellation, each with its own budget. What they cannot reach
-        has to expire.
+        Compensations run in reverse order, shielded from cancellation, each with its own budget. The effects that they
+        cannot reach have to expire.
         """
         if self.compensations is None:
             self.compensations = []

@@ -1,4 +1,4 @@
-"""Descriptions: an instance's manifest, made from its service's definition."""
+"""Descriptions: the manifest of an instance, made from the definition of its service."""
 
 import inspect
 from typing import Any
@@ -13,10 +13,13 @@ from runtime.service.service import Service
 
 
 def describe(service: type[Service], address: Address, instance: str) -> Manifest:
-    """The manifest of one instance of a service.
+    """Return the manifest of one instance of a service.
+
+    Args:
+        instance: the instance's random id.
 
     Raises:
-        DefinitionError: a type has no JSON Schema.
+        DefinitionError: if a type has no JSON Schema.
     """
     definition = service.definition
     schemas: dict[str, Any] = {}
@@ -64,7 +67,7 @@ def _request(service: str, handler: Handler, schemas: dict[str, Any]) -> Request
 
 
 def _schemas(service: str, what: str, types: list[Any], schemas: dict[str, Any]) -> list[dict[str, Any]]:
-    """JSON Schemas of types: those of messages in full, with the named types in them added to `schemas`."""
+    """Return the JSON Schemas of types. The named types in them are added to `schemas`."""
     try:
         found, named = msgspec.json.schema_components(types, ref_template=f"#/components/schemas/{service}.{{name}}")
     except (TypeError, KeyError) as error:

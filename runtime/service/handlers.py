@@ -244,7 +244,7 @@ def _subscriber(where: str, mark: _Subscribes, handler: Handler) -> Handler:
 
 def _request_handler(where: str, mark: _Handles, function: Any, spec: MessageSpec, takes_tx: bool, returns: Any) -> Handler:
     if spec.kind != "request":
-        raise DefinitionError(f"{where}: {spec.full_name} is no request: use @subscribes for an {spec.kind}")
+        raise DefinitionError(f"{where}: {spec.full_name} is not a request: use @subscribes for an {spec.kind}")
     if returns is inspect.Parameter.empty:
         raise DefinitionError(f"{where}: annotate the reply, as `-> {_shown(spec.reply)}`")
     if returns != spec.reply:
@@ -252,7 +252,7 @@ def _request_handler(where: str, mark: _Handles, function: Any, spec: MessageSpe
     if mark.once and not takes_tx:
         raise DefinitionError(f"{where}: once=True needs `tx: Transaction`: the reply is stored in the handler's transaction")
     if mark.key is not None and mark.key not in spec.cls.__struct_fields__:
-        raise DefinitionError(f"{where}: key={mark.key!r} is no field of {spec.full_name}")
+        raise DefinitionError(f"{where}: key={mark.key!r} is not a field of {spec.full_name}")
     binding = None
     if mark.http is not None:
         if not mark.allow.outside:

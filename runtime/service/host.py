@@ -1,4 +1,4 @@
-"""The host: what a service and its contexts need from the running instance that they belong to."""
+"""The host: the running instance, as its service and the contexts of its handlers see it."""
 
 import logging
 from abc import ABC, abstractmethod

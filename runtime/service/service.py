@@ -49,7 +49,7 @@ class Definition(msgspec.Struct, frozen=True, eq=False):
         return frozenset({contract.name for contract in self.calls} | {name.partition(".")[0] for name in self.events})
 
     def known_error(self, contract: str, code: str) -> type[ServiceError] | None:
-        """Return an error class of its own contract or of one that it calls, or None."""
+        """Return an error class of the service's contract or of one that it calls, or None."""
         for known in (self.contract, *self.calls, stream):
             if known.name == contract and code in known.errors:
                 return known.errors[code]

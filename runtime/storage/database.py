@@ -1,4 +1,4 @@
-"""The database port: what a service can do with its own database, on any engine.
+"""The database port: the interface of a service to its own database, on any engine.
 
 SQL has `$1` parameters. Values are str, int, float, bytes, bool, or None. A datetime becomes RFC 3339 text and a UUID its
 text; both come back as text.

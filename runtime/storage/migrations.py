@@ -1,4 +1,4 @@
-"""Migrations: ordered SQL files that bring a service's database to what its code expects."""
+"""Migrations: ordered SQL files that bring a service's database to the state that its code expects."""
 
 import hashlib
 import re
@@ -18,17 +18,17 @@ class MigrationError(CallboardError):
 
 
 async def migrate(database: Database, folder: Path, group: str) -> int:
-    """Applies what is new in a folder of files named `0001_what_it_does.sql`, in order, and says how many that were.
+    """Apply the new files in a folder of files named `0001_what_it_does.sql`, in order. Return how many were applied.
 
-    Each file is applied once, wholly or not at all, also when two processes start together.
+    Each file is applied once and atomically, even if two processes start together.
 
     Args:
-        group: whose files these are; each group has its own numbers.
+        group: the owner of the files. Each group has its own numbers.
 
     Raises:
-        DefinitionError: a file's name has no number, or two have the same.
-        MigrationError: a file fails, was changed after it was applied, or is missing.
-        DatabaseError: the database failed.
+        DefinitionError: if a file's name has no number, or if two files have the same number.
+        MigrationError: if a file fails, was changed after it was applied, or is missing.
+        DatabaseError: if the database failed.
     """
     files = _ordered(folder)
     await database.script(
@@ -51,7 +51,7 @@ async def migrate(database: Database, folder: Path, group: str) -> int:
                 raise MigrationError(f"{path}: was changed after it was applied to {database}: undo that, and add a new file")
             continue
         try:
-            # The row comes first: a second process fails on it, and finds the work done when it looks again
+            # The row comes first: a second process fails on it, and then finds that the file has been applied
             await database.script(f"INSERT INTO callboard_migrations VALUES ('{group}', {number}, '{digest}');\n{text}")
         except CallboardError as error:
             again = await database.fetch_one(

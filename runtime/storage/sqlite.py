@@ -1,7 +1,8 @@
-"""SQLite through aiosqlite: one connection that writes, one that reads, WAL between them.
+"""SQLite through aiosqlite: one connection that writes and one that reads, in WAL mode.
 
-A hop to a connection's thread costs more than most statements, and a commit's fsync more than both. So a transaction's
-BEGIN shares the hop of its first statement, and transactions that queue for the writer share one COMMIT (`writer.py`).
+A hop to the thread of a connection costs more than most statements, and the fsync of a commit more than both. So the BEGIN
+of a transaction shares the hop of its first statement, and transactions that queue for the writer share one COMMIT
+(`writer.py`).
 """
 
 import asyncio
@@ -30,8 +31,8 @@ class SqliteDatabase(Database):
     """A database in one file.
 
     Args:
-        path: the file; its folder must exist.
-        durable: whether a commit survives a loss of power (`synchronous=FULL`), not only of the process (`NORMAL`).
+        path: the file. Its folder must exist.
+        durable: whether a commit survives a power failure (`synchronous=FULL`), or only the end of the process (`NORMAL`).
     """
 
     def __init__(self, path: Path | str, *, durable: bool = True) -> None:
@@ -123,15 +124,19 @@ class SqliteDatabase(Database):
             raise _translation(self.path, error) from error
 
     async def hop(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        """Runs a function in the writer's thread. Raises our errors."""
+        """Run a function in the thread of the writing connection. Raises `DatabaseError`."""
         return await self._on(self.writer, function)
 
 
 class SqliteFolder:
-    """Gives each service a database of its own: `<folder>/<service>.sqlite`. What a `Node` takes as `databases=`.
+    """Returns each service's own database, `<folder>/<service>.sqlite`. Pass it to `Node` as `databases=`.
+
+    Args:
+        folder: the folder, which is created when the first database is needed.
+        durable: as for `SqliteDatabase`.
 
     Raises:
-        DatabaseError: when asked, the folder cannot be made.
+        DatabaseError: when a database is needed and the folder cannot be created.
     """
 
     def __init__(self, folder: Path | str, *, durable: bool = True) -> None:
@@ -172,14 +177,14 @@ class _SqliteTransaction(Transaction):
         if self._lost is not None:
             raise self._lost
         if self._group is None:
-            async with self._beginning:  # tasks of the handler may race for the first statement
+            async with self._beginning:  # tasks of one handler may race for the first statement
                 if self._group is None:
                     return await self._begin(function)
         return await self._hop(function)
 
     async def _begin(self, function: Callable[[sqlite3.Connection], T]) -> T:
         group = await self._database.turns.take_turn()
-        if self._ended:  # a task that the handler left behind
+        if self._ended:  # the handler has returned, but left a task behind
             await finish(self._database.turns.pass_on(group))
             raise UsageError("this transaction has ended while a statement waited for its turn")
         self._group = group
@@ -188,7 +193,7 @@ class _SqliteTransaction(Transaction):
         except asyncio.CancelledError:
             self._lost = DatabaseError(
                 "the transaction's first statement was cancelled"
-            )  # and with it, perhaps, the guard's answer
+            )  # the guard may have run, but its result is unknown
             raise
 
     async def _hop(self, function: Callable[[sqlite3.Connection], T]) -> T:
@@ -201,7 +206,7 @@ class _SqliteTransaction(Transaction):
             raise
 
     async def commit(self) -> None:
-        """Ends the transaction well. One that ran no statement and has nothing to write costs nothing."""
+        """Commit. A transaction that ran no statement and has nothing to write costs nothing."""
         if self._group is None and (self._guard is not None or self.final):
             try:
                 await self._run(_nothing)
@@ -226,16 +231,16 @@ class _SqliteTransaction(Transaction):
 
 
 class _Connection(aiosqlite.Connection):
-    """The one place that uses aiosqlite's `_execute`: several statements in one hop to the thread."""
+    """A connection that runs several statements in one hop. Only this class uses aiosqlite's private `_execute`."""
 
     async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        """Runs a function in the connection's thread. Once awaited it runs, also if the wait is cancelled."""
+        """Run a function in the connection's thread. Once awaited it runs, even if the caller is cancelled."""
         found: T = await self._execute(function, self._conn)  # type: ignore[no-untyped-call]
         return found
 
 
 def _translation(path: Path, error: Exception) -> DatabaseError:
-    """SQLite's errors as ours: by cause, from its result codes (sqlite.org/rescode.html)."""
+    """Translate an error of SQLite by its result code (sqlite.org/rescode.html)."""
     if isinstance(error, sqlite3.IntegrityError):
         return ConstraintError(str(error))
     code = getattr(error, "sqlite_errorcode", None)
@@ -246,7 +251,7 @@ def _translation(path: Path, error: Exception) -> DatabaseError:
         return StatementError(str(error))
     if isinstance(error, UnicodeError) or (isinstance(error, sqlite3.ProgrammingError) and "closed" not in str(error)):
         return StatementError(str(error))
-    return DatabaseError(f"{path}: {error}")  # a ValueError: the connection is closed
+    return DatabaseError(f"{path}: {error}")  # a ValueError means that the connection is closed
 
 
 def _execute(raw: sqlite3.Connection, sql: str, params: Sequence[Any]) -> int:
@@ -267,16 +272,16 @@ def _begin_and(guard: Guard | None, function: Callable[[sqlite3.Connection], T],
         raw.execute("BEGIN IMMEDIATE")
     raw.execute("SAVEPOINT one")
     if guard is not None and _execute(raw, guard.sql, guard.params) != 1:
-        raise Superseded("somebody else has done this work")
+        raise Superseded("another transaction has done this work")
     return function(raw)
 
 
 def _nothing(_: sqlite3.Connection) -> None:
-    """The guard alone."""
+    """Run only the guard."""
 
 
 def _inside(function: Callable[[sqlite3.Connection], T], raw: sqlite3.Connection) -> T:
-    """A statement that ends the whole transaction when it fails (disk full, ON CONFLICT ROLLBACK) is no statement's error."""
+    """Run a statement. If its failure ended the whole transaction (disk full, ON CONFLICT ROLLBACK), raise `DatabaseError`."""
     begun = raw.in_transaction
     try:
         return function(raw)

@@ -1,7 +1,7 @@
-"""Turns at SQLite's one writer, and the transactions that share a COMMIT.
+"""The writer: turns at SQLite's only writing connection, and transactions that share a COMMIT.
 
-Whoever has the turn may open a savepoint in the group's transaction, and passes the turn on at its end. Nobody is told that
-a transaction is committed before the COMMIT that its group shares. Decision 1 has the figures.
+The transaction that has the turn runs in a savepoint of its group's transaction, and passes the turn on when it ends. No
+transaction counts as committed before the COMMIT that its group shares. Decision 1 has the figures.
 """
 
 import asyncio
@@ -9,52 +9,63 @@ import functools
 import sqlite3
 from collections import deque
 from collections.abc import Awaitable, Callable
+from enum import Enum
 from typing import Any
 
 from runtime.storage.database import DatabaseError
 from runtime.tasks import finish
 
 MOST = 64
-"""The most transactions that share a COMMIT."""
+"""The largest number of transactions that share a COMMIT."""
 
 Hop = Callable[[Callable[[sqlite3.Connection], Any]], Awaitable[Any]]
-"""Runs a function in the writing connection's thread. Raises our errors."""
+"""Runs a function in the thread of the writing connection. Raises `DatabaseError`."""
 
 
 class Group:
-    """Transactions that share one COMMIT; `size` counts those that have ended well."""
+    """Transactions that share one COMMIT.
+
+    Attributes:
+        size: the number of transactions that have ended without an error.
+        committed: done when the COMMIT is, or failed with its error.
+    """
 
     def __init__(self) -> None:
         self.size = 0
         self.committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
+class WriterState(Enum):
+    """Whether a transaction has the turn."""
+
+    IDLE = "IDLE"
+    BUSY = "BUSY"
+
+
 class Writer:
-    """Hands the writing connection from one transaction to the next."""
+    """Passes the writing connection from one transaction to the next."""
 
     def __init__(self, hop: Hop) -> None:
         self._hop = hop
-        self._busy = False
+        self._state = WriterState.IDLE
         self._queue: deque[asyncio.Future[None]] = deque()
         self._group: Group | None = None
 
     def __repr__(self) -> str:
-        return (
-            f"<Writer [{'BUSY' if self._busy else 'IDLE'}] waiting={len(self._queue)} group={self._group and self._group.size}>"
-        )
+        return f"<Writer [{self._state.value}] waiting={len(self._queue)} group={self._group and self._group.size}>"
 
     async def take_turn(self) -> Group:
-        """Waits for the writer; what begins then is one savepoint of the group returned."""
-        if self._busy:
+        """Wait for the turn. The transaction that begins then is one savepoint of the returned group."""
+        if self._state is WriterState.BUSY:
             turn = asyncio.get_running_loop().create_future()
             self._queue.append(turn)
             try:
                 await turn
             except asyncio.CancelledError:
-                if not turn.cancelled():  # it has the turn already
+                if not turn.cancelled():  # it has been given the turn already
                     await finish(self.pass_on(self._entered()))
                 raise
-        self._busy = True
+        self._state = WriterState.BUSY
         return self._entered()
 
     def _entered(self) -> Group:
@@ -63,10 +74,10 @@ class Writer:
         return self._group
 
     async def end_turn(self, group: Group, final: Callable[[sqlite3.Connection], None]) -> None:
-        """Runs `final`, passes the turn on, and returns when the group is committed.
+        """Run `final`, pass the turn on, and return when the group is committed.
 
         Raises:
-            DatabaseError: it could not be committed: nothing of the group was kept.
+            DatabaseError: if the commit failed: the whole group was rolled back.
         """
         commit = group.size + 1 >= MOST or not self._queue
         try:
@@ -85,10 +96,10 @@ class Writer:
         try:
             await asyncio.shield(group.committed)
         except DatabaseError as error:
-            raise DatabaseError(str(error)) from error  # each waiter its own: a traceback grows on a shared one
+            raise DatabaseError(str(error)) from error  # one for each waiter: the traceback of a shared error would grow
 
     async def give_up_turn(self, group: Group) -> None:
-        """Undoes the savepoint and passes the turn on; what the group has done before stands."""
+        """Roll back the savepoint and pass the turn on. Earlier transactions of the group are not affected."""
         try:
             if not await self._hop(_undo):
                 raise DatabaseError("the whole transaction was rolled back")
@@ -98,7 +109,7 @@ class Writer:
             await self.pass_on(group)
 
     async def pass_on(self, group: Group) -> None:
-        """Gives the turn to who waits, or ends the group's transaction."""
+        """Give the turn to the next transaction that waits, or end the group's transaction."""
         if self._wake_next():
             return
         try:
@@ -116,7 +127,7 @@ class Writer:
     async def _fail(self, group: Group, error: DatabaseError) -> None:
         self._group = None
         group.committed.set_exception(error)
-        group.committed.exception()  # nobody may be waiting
+        group.committed.exception()  # marks it as retrieved: nothing may be waiting
         try:
             await self._hop(_roll_back)
         except DatabaseError:
@@ -125,7 +136,7 @@ class Writer:
 
     def _hand_over(self) -> None:
         if not self._wake_next():
-            self._busy = False
+            self._state = WriterState.IDLE
 
     def _wake_next(self) -> bool:
         while self._queue:
@@ -136,7 +147,7 @@ class Writer:
         return False
 
     async def alone(self, function: Callable[[sqlite3.Connection], Any]) -> None:
-        """Runs a function that has a transaction of its own, in nobody's group."""
+        """Run a function that begins and ends its own transaction, outside every group."""
         group = await self.take_turn()
         if group.size:
             try:

@@ -20,7 +20,7 @@ async def eventually(condition: Callable[[], Any], what: str, seconds: float = W
 
     Args:
         condition: returns a value, or an awaitable of one, that is true once the condition holds.
-        what: the condition in words, for the error.
+        what: a description of the condition for the error.
         seconds: the longest time to wait.
 
     Raises:

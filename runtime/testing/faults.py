@@ -1,4 +1,4 @@
-"""Faults, injected from a seed: what a network and a crash can do to a node, made to happen."""
+"""Fault injection: lossy links and crashes, repeatable from a seed."""
 
 import asyncio
 import random
@@ -14,26 +14,32 @@ from runtime.storage.database import Database, Guard, Row, Transaction
 
 
 class Faults(Struct):
-    """How a faulty link behaves. Chances are between 0 and 1, delays in seconds."""
+    """The faults of a link.
+
+    Attributes:
+        delay: the longest delay of an envelope, in seconds. Delayed envelopes overtake each other.
+        loss: the probability that an envelope is lost.
+        duplication: the probability that an envelope is sent twice.
+    """
 
     delay: float = 0.0
-    """Each envelope waits up to this long; so envelopes overtake each other."""
     loss: float = 0.0
     duplication: float = 0.0
 
 
 class FaultyTransport(Transport):
-    """Another transport whose link loses, delays, duplicates and reorders what one node sends.
+    """A transport that loses, delays, duplicates, and reorders the envelopes that one node sends.
 
     Args:
-        inner: the transport that carries what is not lost.
+        inner: the transport that carries the envelopes.
+        faults: the faults of the link.
         seed: makes a run repeatable.
     """
 
     def __init__(self, inner: Transport, faults: Faults, seed: int) -> None:
         self.faults = faults
         self.cut = False
-        """A cut link carries nothing, and tells nobody."""
+        """Whether the link is cut: it loses everything silently."""
         self.lost = 0
         self.capabilities = Capabilities(
             signals=inner.capabilities.signals,
@@ -99,41 +105,46 @@ class FaultyTransport(Transport):
 
 
 class Crash(BaseException):
-    """The process ends here: nothing that follows is done. No handler can catch it as an error."""
+    """A crash of the process: nothing after it is executed. No handler can catch it as an `Exception`."""
 
 
 class CrashPoints:
-    """Places where a crash can be armed. `CrashingDatabase` visits `before commit` and `after commit`."""
+    """Points at which a crash can be armed. `CrashingDatabase` visits `before commit` and `after commit`."""
 
     def __init__(self) -> None:
         self._armed: dict[str, int] = {}
         self.reached: list[str] = []
 
-    def arm(self, place: str, *, skip: int = 0) -> None:
-        """Lets the next visit of `place`, after `skip` others, crash."""
-        self._armed[place] = skip
+    def arm(self, point: str, *, skip: int = 0) -> None:
+        """Crash at the next visit of a point, after `skip` others."""
+        self._armed[point] = skip
 
-    async def visit(self, place: str) -> None:
-        """Crashes if this place is armed."""
-        self.reached.append(place)
-        left = self._armed.get(place)
+    async def visit(self, point: str) -> None:
+        """Crash if the point is armed."""
+        self.reached.append(point)
+        left = self._armed.get(point)
         if left is None:
             return
         if left:
-            self._armed[place] = left - 1
+            self._armed[point] = left - 1
             return
-        del self._armed[place]
-        raise Crash(place)
+        del self._armed[point]
+        raise Crash(point)
 
 
 class Points(Protocol):
-    """Is told when a place is come to, and may do there what it likes: crash, fail, hang."""
+    """Called at each point, where it may crash, fail, or hang."""
 
-    async def visit(self, place: str) -> None: ...
+    async def visit(self, point: str) -> None: ...
 
 
 class CrashingDatabase(Database):
-    """Another database that crashes where its points say: `before commit` and `after commit` of every transaction."""
+    """A database that can crash before and after the commit of every transaction.
+
+    Args:
+        inner: the database that does the work.
+        points: visited at `before commit` and `after commit`.
+    """
 
     def __init__(self, inner: Database, points: Points) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Users to test with: an auth service that signs whatever identity a test asks for."""
+"""Fake identities: an auth service that signs a token for any user that a test names."""
 
 import base64
 from datetime import UTC, datetime, timedelta
@@ -12,9 +12,9 @@ from runtime.service.service import Service
 
 
 class FakeAuth(Service):
-    """Stands where the auth service would: `Node([FakeAuth, Mine], …)`, then `token=FakeAuth.token("u1", "rider")`.
+    """Replaces the auth service: `Node([FakeAuth, Mine], …)`, then `token=FakeAuth.token("u1", "rider")`.
 
-    The tokens are real ones: every service verifies them as it would in production.
+    The tokens are real: every service verifies them as in production.
     """
 
     contract = identity
@@ -30,7 +30,14 @@ class FakeAuth(Service):
 
     @classmethod
     def token(cls, subject: str, role: str, *, session: str = "test", seconds: int = 600) -> str:
-        """An access token of a user."""
+        """Return an access token of a user.
+
+        Args:
+            subject: the user's id.
+            role: the user's role.
+            session: the id of the login session.
+            seconds: the lifetime.
+        """
         import jwt
 
         now = datetime.now(UTC)
@@ -42,9 +49,11 @@ class FakeAuth(Service):
 
     @handles(allow=ANYONE, idempotent=True)
     async def key_set(self, message: KeySet, ctx: Context) -> Keys:
+        """Return the public key."""
         public = base64.urlsafe_b64encode(self._signing_key().public_key().public_bytes_raw()).decode().rstrip("=")
         return Keys((Key("fake", public),))
 
     @handles(allow=ANYONE, idempotent=True)
     async def revocations(self, message: Revocations, ctx: Context) -> RevokedSessions:
+        """Return no revocations."""
         return RevokedSessions(message.version, ())
