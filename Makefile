@@ -68,6 +68,7 @@ check: $(VENV)/.test  ## lint, format, types, imports, declared dependencies
 	$(BIN)/deptry .
 	$(BIN)/mypy
 	$(BIN)/pyright
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/pyright --verifytypes runtime --ignoreexternal | tail -n 3
 
 docs: $(VENV)/.run  ## draw the reference of settings into docs/operations.md anew
 	@$(BIN)/python -m config.reference docs/operations.md

@@ -22,7 +22,7 @@ from runtime.telemetry import Metrics
 if TYPE_CHECKING:
     from jwt import PyJWK
 
-identity = Contract("auth")
+identity: Contract = Contract("auth")
 """The requests that the runtime makes to the auth service. `services/auth/messages.py` extends it for other services."""
 
 MAX_TOKEN = 8 * 1024

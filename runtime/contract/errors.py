@@ -172,7 +172,8 @@ class RemoteError(ServiceError):
     It has the `contract`, `code`, `status`, and `retryable` of the original error. Its `fields` are a dict.
     """
 
-    code, status = "remote-error", 502
+    code: ClassVar[str] = "remote-error"
+    status: ClassVar[int] = 502
 
     def __init__(self, data: ErrorData) -> None:
         self._data = data
@@ -197,57 +198,60 @@ class RemoteError(ServiceError):
 class NotDelivered(ServiceError):
     """The handler has not run: a retry is safe."""
 
-    code, status = "not-delivered", 503
-    retryable = True
+    code: ClassVar[str] = "not-delivered"
+    status: ClassVar[int] = 503
+    retryable: ClassVar[bool] = True
 
 
 class NoInstance(NotDelivered):
     """The service has no live instance."""
 
-    code = "no-instance"
+    code: ClassVar[str] = "no-instance"
     service: str
 
 
 class Overloaded(NotDelivered):
     """The instance's mailbox is full."""
 
-    code = "overloaded"
+    code: ClassVar[str] = "overloaded"
     service: str
 
 
 class Draining(NotDelivered):
     """The instance is stopping and takes no new work."""
 
-    code = "draining"
+    code: ClassVar[str] = "draining"
     service: str
 
 
 class Unreachable(NotDelivered):
     """The message could not be sent to the service's instance."""
 
-    code = "unreachable"
+    code: ClassVar[str] = "unreachable"
     service: str
 
 
 class MaybeDelivered(ServiceError):
     """The handler may have run, wholly or in part: a retry is safe only if the request is idempotent."""
 
-    code, status = "maybe-delivered", 502
-    retryable = True
-    maybe_delivered = True
+    code: ClassVar[str] = "maybe-delivered"
+    status: ClassVar[int] = 502
+    retryable: ClassVar[bool] = True
+    maybe_delivered: ClassVar[bool] = True
 
 
 class InstanceLost(MaybeDelivered):
     """The instance that had the request went away before it answered."""
 
-    code = "instance-lost"
+    code: ClassVar[str] = "instance-lost"
     service: str
 
 
 class DeadlineExceeded(MaybeDelivered):
     """No answer came before the deadline."""
 
-    code, status = "deadline-exceeded", 504
+    code: ClassVar[str] = "deadline-exceeded"
+    status: ClassVar[int] = 504
     service: str
 
 
@@ -261,7 +265,8 @@ class Violation(msgspec.Struct, frozen=True):
 class Invalid(ServiceError):
     """Something in the request is wrong."""
 
-    code, status = "invalid", 422
+    code: ClassVar[str] = "invalid"
+    status: ClassVar[int] = 422
     violations: tuple[Violation, ...]
 
     def explained(self) -> str:
@@ -272,62 +277,71 @@ class Invalid(ServiceError):
 class Malformed(ServiceError):
     """The request cannot be read."""
 
-    code, status = "malformed", 400
+    code: ClassVar[str] = "malformed"
+    status: ClassVar[int] = 400
     detail: str
 
 
 class Unauthenticated(ServiceError):
     """A valid access token is needed."""
 
-    code, status = "unauthenticated", 401
+    code: ClassVar[str] = "unauthenticated"
+    status: ClassVar[int] = 401
     detail: str = "an access token is needed, as `Authorization: Bearer …`"
 
 
 class Forbidden(ServiceError):
     """The caller may not make this request."""
 
-    code, status = "forbidden", 403
+    code: ClassVar[str] = "forbidden"
+    status: ClassVar[int] = 403
 
 
 class UnknownRequest(ServiceError):
     """The service has no such request."""
 
-    code, status = "unknown-request", 404
+    code: ClassVar[str] = "unknown-request"
+    status: ClassVar[int] = 404
     request: str
 
 
 class KeyReused(ServiceError):
     """The idempotency key was used before with another body."""
 
-    code, status = "idempotency-key-reused", 422
+    code: ClassVar[str] = "idempotency-key-reused"
+    status: ClassVar[int] = 422
 
 
 class InProgress(ServiceError):
     """The same request, with the same idempotency key, is still being worked on."""
 
-    code, status = "in-progress", 409
-    retryable = True
+    code: ClassVar[str] = "in-progress"
+    status: ClassVar[int] = 409
+    retryable: ClassVar[bool] = True
 
 
 class CallCycle(ServiceError):
     """A serial service was asked, through others, by its own handler: waiting would never end."""
 
-    code, status = "call-cycle", 500
+    code: ClassVar[str] = "call-cycle"
+    status: ClassVar[int] = 500
     path: tuple[str, ...]
 
 
 class DatabaseUnavailable(ServiceError):
     """The service's database refused or failed; nothing of the request was kept."""
 
-    code, status = "database-unavailable", 503
-    retryable = True
+    code: ClassVar[str] = "database-unavailable"
+    status: ClassVar[int] = 503
+    retryable: ClassVar[bool] = True
     service: str
 
 
 class InternalError(ServiceError):
     """The service failed. Its log has the details under the incident's id."""
 
-    code, status = "internal", 500
+    code: ClassVar[str] = "internal"
+    status: ClassVar[int] = 500
     incident: str
 
 

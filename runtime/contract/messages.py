@@ -63,6 +63,8 @@ class MessageSpec(msgspec.Struct, frozen=True, eq=False):
 
 
 class _Message(Struct):
+    """The base class of messages. `__message__` is what its contract knows about it."""
+
     __message__: ClassVar[MessageSpec | None] = None
 
 

@@ -5,6 +5,7 @@ commit order. A hint announces the head of the stream; subscribers request the e
 """
 
 from datetime import UTC, datetime
+from typing import ClassVar
 
 from runtime.clock import Clock, Random, rfc3339
 from runtime.contract.errors import ServiceError
@@ -12,7 +13,7 @@ from runtime.contract.messages import Contract, Request, Struct
 from runtime.network.envelope import Head
 from runtime.storage.database import Database, Row, Transaction
 
-stream = Contract("stream")
+stream: Contract = Contract("stream")
 """The requests that every service with a database answers, each for its own stream."""
 
 KEEP_SECONDS = 7 * 24 * 3600
@@ -91,7 +92,8 @@ class StreamHead(Request[Position]):
 class Diverged(ServiceError):
     """The position is not in this stream's history."""
 
-    code, status = "stream-diverged", 409
+    code: ClassVar[str] = "stream-diverged"
+    status: ClassVar[int] = 409
     epoch: str
     head: int
 
@@ -100,7 +102,8 @@ class Diverged(ServiceError):
 class PositionPruned(ServiceError):
     """Events after the position have been pruned."""
 
-    code, status = "stream-too-late", 410
+    code: ClassVar[str] = "stream-too-late"
+    status: ClassVar[int] = 410
     epoch: str
     pruned: int
 

@@ -100,7 +100,7 @@ class Subscription:
         self._database = database
         self._ask = ask
         self._apply_events = apply
-        self.dead_letters = DeadLetters(publisher, database, apply)
+        self.dead_letters: DeadLetters = DeadLetters(publisher, database, apply)
         self._clock = clock
         self._random = random
         self._metrics = metrics

@@ -50,7 +50,7 @@ class Caller:
 
     def __init__(self, environment: Environment) -> None:
         self.local: dict[str, Mapping[str, RequestEndpoint]] = {}
-        self.exchange = Exchange(environment)
+        self.exchange: Exchange = Exchange(environment)
         self._environment = environment
         self._decoders: dict[MessageSpec, msgspec.json.Decoder[Any]] = {}
         self._budgets: dict[str, RetryBudget] = {}

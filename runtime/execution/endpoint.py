@@ -12,6 +12,9 @@ from runtime.execution.mailbox import Mailbox
 from runtime.service.context import Context
 from runtime.service.host import Host
 
+Call = Callable[[Any, Context], Awaitable[Any]]
+"""Runs a handler with a message and its context."""
+
 
 class WrongReply(CallboardError):
     """A handler returned something else than its contract says."""
@@ -33,17 +36,17 @@ class Endpoint(ABC):
 
     __slots__ = ("_deadlines", "call", "failures", "host", "key", "mailbox", "reply_class", "restricted", "time_limit", "title")
 
-    call: Callable[[Any, Context], Awaitable[Any]]
+    call: Call
     """Runs the handler with a message: the method itself, or what wraps it in a transaction."""
 
     def __init__(self, host: Host, title: str, mailbox: Mailbox, failures: Failures, deadlines: Deadlines | None) -> None:
-        self.host = host
-        self.title = title
-        self.mailbox = mailbox
-        self.failures = failures
+        self.host: Host = host
+        self.title: str = title
+        self.mailbox: Mailbox = mailbox
+        self.failures: Failures = failures
         self.key: str | None = None
         """The field of the message whose values are handled one at a time."""
-        self.restricted = False
+        self.restricted: bool = False
         """Whether `authorize` has to be called."""
         self.reply_class: type[Any] | None = type(None)
         self.time_limit: float | None = None
@@ -185,7 +188,7 @@ class TimerEndpoint(Unattended):
         self, host: Host, title: str, mailbox: Mailbox, failures: Failures, method: Callable[[Context], Awaitable[None]]
     ) -> None:
         super().__init__(host, title, mailbox, failures, None)
-        self.call = lambda _, ctx: method(ctx)
+        self.call: Call = lambda _, ctx: method(ctx)
 
     async def tick(self, ctx: Context) -> None:
         """Run the method once."""
@@ -200,4 +203,4 @@ class HookEndpoint(Unattended):
 
     def __init__(self, host: Host, title: str, failures: Failures, method: Callable[[Context], Awaitable[None]]) -> None:
         super().__init__(host, title, Mailbox(host.name, 1, 0), failures, None)
-        self.call = lambda _, ctx: method(ctx)
+        self.call: Call = lambda _, ctx: method(ctx)

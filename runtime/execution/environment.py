@@ -44,11 +44,11 @@ class Environment:
         self.settings = settings
         self.clock = clock
         self.random = random
-        self.metrics = Metrics()
-        self.registry = Registry(clock, random, self._want)
-        self.deadlines = Deadlines(clock) if settings.deadlines else None
-        self.log = logging.getLogger("callboard.node")
-        self.failed = asyncio.Event()
+        self.metrics: Metrics = Metrics()
+        self.registry: Registry = Registry(clock, random, self._want)
+        self.deadlines: Deadlines | None = Deadlines(clock) if settings.deadlines else None
+        self.log: logging.Logger = logging.getLogger("callboard.node")
+        self.failed: asyncio.Event = asyncio.Event()
         """Set when the node has to stop."""
         self.failure: CallboardError | None = None
         """Why the node has to stop."""

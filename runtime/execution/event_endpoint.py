@@ -10,7 +10,7 @@ from runtime.contract.errors import CallboardError, DeadlineExceeded, NotDeliver
 from runtime.durable.dead_letters import Source
 from runtime.durable.stream import StreamEvent
 from runtime.execution.deadlines import Deadlines
-from runtime.execution.endpoint import Endpoint, Unattended
+from runtime.execution.endpoint import Call, Endpoint, Unattended
 from runtime.execution.environment import Environment
 from runtime.execution.failures import Failures
 from runtime.execution.mailbox import Mailbox
@@ -46,14 +46,14 @@ class SignalEndpoint(Endpoint):
         transactions: Transactions | None,
     ) -> None:
         super().__init__(host, getattr(method, "__qualname__", handler.name), mailbox, failures, environment.deadlines)
-        self.handler = handler
-        self.restricted = True
+        self.handler: Handler = handler
+        self.restricted: bool = True
         self._environment = environment
         self._method = method
         self._transactions = transactions
         self._decoder = msgspec.json.Decoder(handler.spec.cls)
-        self.time_limit = host.request_timeout
-        self.call = self._transact if handler.takes_tx else method
+        self.time_limit: float | None = host.request_timeout
+        self.call: Call = self._transact if handler.takes_tx else method
 
     async def take(self, envelope: Envelope) -> None:
         """Handle a signal that has arrived. Its failure has been logged and counted when this returns."""
@@ -113,8 +113,8 @@ class EventHandler:
     __slots__ = ("_decoder", "handler", "method")
 
     def __init__(self, handler: Handler, method: Callable[..., Awaitable[Any]]) -> None:
-        self.handler = handler
-        self.method = method
+        self.handler: Handler = handler
+        self.method: Callable[..., Awaitable[Any]] = method
         self._decoder = msgspec.json.Decoder(handler.spec.cls)
 
     def message(self, event: StreamEvent) -> Any:
@@ -141,8 +141,8 @@ class EventsEndpoint(Unattended):
         self._transactions = transactions
         # Requests of the handlers end a second earlier, as errors that say nothing about the event. A handler that hangs
         # without a request is the event's fault.
-        self.time_limit = host.request_timeout + 1
-        self.call = self._apply
+        self.time_limit: float | None = host.request_timeout + 1
+        self.call: Call = self._apply
 
     async def apply(self, source: Source, events: Sequence[StreamEvent], guard: Guard) -> None:
         """Run the handlers of events in one transaction that the guard begins. Raises what a handler raises."""

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, cast
 
+from runtime.clock import Clock, Random
 from runtime.contract.errors import UsageError
 from runtime.contract.messages import Contract, Signal, spec_of
 from runtime.durable.idempotency import Once
@@ -25,9 +26,9 @@ from runtime.network.envelope import Address, Envelope
 from runtime.service.context import Context
 from runtime.service.handlers import Handler
 from runtime.service.host import Host, LocalCall
-from runtime.service.service import Service
+from runtime.service.service import Definition, Service
 from runtime.storage.database import Database
-from runtime.telemetry import new_trace
+from runtime.telemetry import Metrics, new_trace
 
 
 class Instance(Host):
@@ -46,22 +47,22 @@ class Instance(Host):
         self, service: Service, environment: Environment, caller: Caller, verifier: Verifier, database: Database | None
     ) -> None:
         definition = service.definition
-        self.service = service
-        self.definition = definition
-        self.name = definition.contract.name
-        self.address = Address(self.name, environment.node)
-        self.takes_requests = bool(definition.requests)
-        self.request_timeout = environment.settings.request_timeout
-        self.log = logging.getLogger(f"callboard.{self.name}")
-        self.environment = environment
-        self.clock = environment.clock
-        self.random = environment.random
-        self.metrics = environment.metrics
-        self.id = environment.random.hex(16)
-        self.caller = caller
-        self.verifier = verifier
-        self.mailbox = Mailbox(self.name, service.concurrency, service.capacity)
-        self.failures = Failures(self.name, environment, self.log, self.context)
+        self.service: Service = service
+        self.definition: Definition = definition
+        self.name: str = definition.contract.name
+        self.address: Address = Address(self.name, environment.node)
+        self.takes_requests: bool = bool(definition.requests)
+        self.request_timeout: float = environment.settings.request_timeout
+        self.log: logging.Logger = logging.getLogger(f"callboard.{self.name}")
+        self.environment: Environment = environment
+        self.clock: Clock = environment.clock
+        self.random: Random = environment.random
+        self.metrics: Metrics = environment.metrics
+        self.id: str = environment.random.hex(16)
+        self.caller: Caller = caller
+        self.verifier: Verifier = verifier
+        self.mailbox: Mailbox = Mailbox(self.name, service.concurrency, service.capacity)
+        self.failures: Failures = Failures(self.name, environment, self.log, self.context)
         self.local_calls: dict[type[Any], LocalCall] = {}
         self.observer: Callable[[Envelope], None] | None = None
         self.stream: Stream | None = None
@@ -71,7 +72,7 @@ class Instance(Host):
         self._known = frozenset(contract.name for contract in (*definition.calls, definition.contract))
         self._signals = SignalPublisher(self, environment, self._known)
         transactions = None if database is None else self._bind_database(database)
-        self.endpoints = {
+        self.endpoints: dict[str, RequestEndpoint] = {
             name: self._request_endpoint(handler, getattr(service, handler.name), transactions)
             for name, handler in definition.requests.items()
         }
@@ -80,20 +81,20 @@ class Instance(Host):
                 spec = spec_of(message)
                 handler = Handler(spec.name, method, spec, False, idempotent=True)
                 self.endpoints[spec.full_name] = self._request_endpoint(handler, method, transactions)
-        self.signals = {
+        self.signals: dict[str, SignalEndpoint] = {
             name: SignalEndpoint(
                 handler, getattr(service, handler.name), self, self.mailbox, self.failures, environment, transactions
             )
             for name, handler in definition.signals.items()
         }
-        self.timers = [
+        self.timers: list[tuple[TimerEndpoint, float]] = [
             (
                 TimerEndpoint(self, f"{self.name}.{timer.name}", self.mailbox, self.failures, getattr(service, timer.name)),
                 timer.seconds,
             )
             for timer in definition.timers
         ]
-        self.subscriptions = {} if transactions is None else self._subscriptions(transactions)
+        self.subscriptions: dict[str, Subscription] = {} if transactions is None else self._subscriptions(transactions)
 
     def __repr__(self) -> str:
         return f"<Instance {self.address} {self.mailbox!r}>"

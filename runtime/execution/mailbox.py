@@ -19,12 +19,12 @@ class Mailbox:
     __slots__ = ("_capacity", "_idle", "_keys", "_ready", "_waiting", "concurrency", "limit", "must_wake", "running", "service")
 
     def __init__(self, service: str, concurrency: int, capacity: int) -> None:
-        self.service = service
-        self.concurrency = concurrency
-        self.limit = concurrency
+        self.service: str = service
+        self.concurrency: int = concurrency
+        self.limit: int = concurrency
         """How many messages may run now: `concurrency`, or its negative while the mailbox drains."""
-        self.running = 0
-        self.must_wake = False
+        self.running: int = 0
+        self.must_wake: bool = False
         """Whether `wake` has to be called when `running` falls, because a message or `drain` waits for it."""
         self._capacity = capacity
         self._waiting = 0

@@ -10,7 +10,7 @@ from runtime.contract.errors import Invalid, Violation
 from runtime.contract.rest import RestDecoder
 from runtime.durable.idempotency import Scope
 from runtime.execution.deadlines import Deadlines
-from runtime.execution.endpoint import Endpoint, WrongReply
+from runtime.execution.endpoint import Call, Endpoint, WrongReply
 from runtime.execution.failures import Failures
 from runtime.execution.mailbox import Mailbox
 from runtime.execution.unit_of_work import Transactions
@@ -51,19 +51,19 @@ class RequestEndpoint(Endpoint):
         zero_copy: bool,
     ) -> None:
         super().__init__(host, getattr(method, "__qualname__", handler.name), mailbox, failures, deadlines)
-        self.handler = handler
-        self.name = handler.spec.full_name
-        self.key = handler.key
-        self.restricted = not handler.allow.anyone
-        self.zero_copy = zero_copy
+        self.handler: Handler = handler
+        self.name: str = handler.spec.full_name
+        self.key: str | None = handler.key
+        self.restricted: bool = not handler.allow.anyone
+        self.zero_copy: bool = zero_copy
         self.reply: msgspec.json.Decoder[Any] = msgspec.json.Decoder(handler.spec.reply)
         reply = handler.spec.reply
-        self.reply_class = type(None) if reply is None else reply if isinstance(reply, type) else None
-        self.copy = None if zero_copy else self._copy
+        self.reply_class: type[Any] | None = type(None) if reply is None else reply if isinstance(reply, type) else None
+        self.copy: Callable[[Any], Any] | None = None if zero_copy else self._copy
         """Encodes and decodes a message, as if it had crossed a network; None if messages are passed on as they are."""
-        self.copy_reply = None if zero_copy else self._copy_reply
+        self.copy_reply: Callable[[Any], Any] | None = None if zero_copy else self._copy_reply
         """Does the same with a reply, and so checks it."""
-        self.reply_to_json = self._class_checked_json if zero_copy else self._checked_json
+        self.reply_to_json: Callable[[Any], bytes] = self._class_checked_json if zero_copy else self._checked_json
         """Encodes a reply as JSON text, and checks it."""
         self._allow = handler.allow
         self._method = method
@@ -71,12 +71,7 @@ class RequestEndpoint(Endpoint):
         self._transactions = transactions
         self._decoder = msgspec.json.Decoder(handler.spec.cls)
         self._rest = None if handler.http is None else RestDecoder(handler.spec.cls, handler.http)
-        if handler.once:
-            self.call = self._once
-        elif handler.takes_tx:
-            self.call = self._transact
-        else:
-            self.call = method
+        self.call: Call = self._once if handler.once else self._transact if handler.takes_tx else method
 
     async def authorize(self, ctx: Context) -> None:
         """Verify the user's token, if there is one, and check `allow=`.

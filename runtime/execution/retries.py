@@ -46,7 +46,7 @@ class Tries:
 
     def __init__(self, budget: RetryBudget) -> None:
         budget.earn()
-        self.may_have_run = False
+        self.may_have_run: bool = False
         self._budget = budget
         self._count = 0
         self._lost_one = False

@@ -55,7 +55,8 @@ class Replayed(Protocol):
 
     title: str
 
-    def check(self, reply: Any) -> None: ...
+    def check(self, reply: Any) -> None:
+        """Check a reply before the commit."""
 
 
 class Transactions:

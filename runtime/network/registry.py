@@ -35,13 +35,13 @@ class Member:
     )
 
     def __init__(self, manifest: Manifest) -> None:
-        self.manifest = manifest
-        self.address = manifest.address
+        self.manifest: Manifest = manifest
+        self.address: Address = manifest.address
         self.requests: dict[str, RequestInfo] = {info.name: info for info in manifest.requests}
-        self.in_flight = 0
-        self.suspected = False
+        self.in_flight: int = 0
+        self.suspected: bool = False
         """Whether it has been silent. Others are preferred."""
-        self.ejected_until = 0.0
+        self.ejected_until: float = 0.0
         """The time until which it is ejected for its failures, on the clock's `monotonic` scale. Others are preferred."""
         self._failures = 0
         self._ejected_since = float("-inf")

@@ -62,15 +62,18 @@ class Node:
         clock = clock or Clock()
         random = random or Random(clock)
         settings = settings or NodeSettings()
-        self.id = f"{name}-{random.hex(12)}"
-        self.environment = Environment(self.id, transport, settings, clock, random)
-        self.caller = Caller(self.environment)
-        self.inbound = Inbound(self.environment, self.caller)
-        self.verifier = Verifier(settings.tokens, clock, self.environment.metrics, self._ask_auth)
+        self.id: str = f"{name}-{random.hex(12)}"
+        self.environment: Environment = Environment(self.id, transport, settings, clock, random)
+        self.caller: Caller = Caller(self.environment)
+        self.inbound: Inbound = Inbound(self.environment, self.caller)
+        self.verifier: Verifier = Verifier(settings.tokens, clock, self.environment.metrics, self._ask_auth)
         self._hosts: list[Instance] = []
         self._databases = databases
         refresher: Factory = partial(TokenRefresher, self.verifier, settings.tokens)
-        self.supervised = [self._supervise(refresher, announced=False), *(self._supervise(factory) for factory in services)]
+        self.supervised: list[Supervised] = [
+            self._supervise(refresher, announced=False),
+            *(self._supervise(factory) for factory in services),
+        ]
         self._running: dict[str, asyncio.Task[None]] = {}
         self._auth_client = self.client("runtime", TokenRefresher.calls)
         self._seen: set[str] = set()

@@ -86,14 +86,14 @@ class Supervised:
     def __init__(
         self, factory: Factory, first: Service, database: Database | None, host: NodeHost, *, announced: bool = True
     ) -> None:
-        self.service = first
-        self.name = self.service.definition.contract.name
-        self.ready = asyncio.Event()
+        self.service: Service = first
+        self.name: str = self.service.definition.contract.name
+        self.ready: asyncio.Event = asyncio.Event()
         """Set while an instance is live and handles messages."""
         self._factory = factory
         self._database = database
         self._host = host
-        self.announced = announced
+        self.announced: bool = announced
         self._state = SupervisorState.NEW
         self._crashes: deque[float] = deque()
         self._stopping = asyncio.Event()

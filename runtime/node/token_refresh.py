@@ -1,5 +1,7 @@
 """The token refresher: the runtime's own service on every node, which keeps the verifier's keys and revocations fresh."""
 
+from typing import ClassVar
+
 from runtime.contract.errors import ServiceError
 from runtime.contract.messages import Contract
 from runtime.identity import SessionsRevoked, TokenSettings, Verifier, identity
@@ -11,8 +13,8 @@ from runtime.service.service import Service
 class TokenRefresher(Service):
     """Asks the auth service for revocations every few seconds, and immediately after a signal that there are new ones."""
 
-    contract = Contract("runtime")
-    calls = (identity,)
+    contract: ClassVar[Contract] = Contract("runtime")
+    calls: ClassVar[tuple[Contract, ...]] = (identity,)
 
     def __init__(self, verifier: Verifier, settings: TokenSettings) -> None:
         self._verifier = verifier

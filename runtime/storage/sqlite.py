@@ -24,6 +24,8 @@ from runtime.storage.database import ConstraintError, Database, DatabaseError, G
 from runtime.storage.writer import Group, Writer
 from runtime.tasks import finish
 
+__all__ = ["SqliteDatabase", "SqliteFolder"]
+
 T = TypeVar("T")
 
 
@@ -37,11 +39,11 @@ class SqliteDatabase(Database):
 
     def __init__(self, path: Path | str, *, durable: bool = True) -> None:
         super().__init__()
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self._durable = durable
         self._writer: _Connection | None = None
         self._reader: _Connection | None = None
-        self.turns = Writer(self.hop)
+        self.turns: Writer = Writer(self.hop)
 
     def __repr__(self) -> str:
         return f"<SqliteDatabase {self.path} [{'CLOSED' if self._writer is None else 'OPEN'}]>"

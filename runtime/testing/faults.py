@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 from runtime.contract.messages import Struct
@@ -37,18 +38,18 @@ class FaultyTransport(Transport):
     """
 
     def __init__(self, inner: Transport, faults: Faults, seed: int) -> None:
-        self.faults = faults
-        self.cut = False
+        self.faults: Faults = faults
+        self.cut: bool = False
         """Whether the link is cut: it loses everything silently."""
-        self.lost = 0
-        self.capabilities = Capabilities(
+        self.lost: int = 0
+        self.capabilities: Capabilities = Capabilities(
             signals=inner.capabilities.signals,
             ordered=inner.capabilities.ordered and not faults.delay,
             duplicates=faults.duplication > 0,
             authenticates=inner.capabilities.authenticates,
             max_body=inner.capabilities.max_body,
         )
-        self.zero_copy = inner.zero_copy
+        self.zero_copy: bool = inner.zero_copy
         self._inner = inner
         self._random = random.Random(seed)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -135,7 +136,8 @@ class CrashPoints:
 class Points(Protocol):
     """Called at each point, where it may crash, fail, or hang."""
 
-    async def visit(self, point: str) -> None: ...
+    async def visit(self, point: str) -> None:
+        """Pass a point."""
 
 
 class CrashingDatabase(Database):
@@ -148,7 +150,7 @@ class CrashingDatabase(Database):
 
     def __init__(self, inner: Database, points: Points) -> None:
         super().__init__()
-        self.current = inner.current
+        self.current: ContextVar[Transaction | None] = inner.current
         self._inner = inner
         self._points = points
 

@@ -2,9 +2,10 @@
 
 import base64
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 from runtime.contract.access import ANYONE
+from runtime.contract.messages import Contract
 from runtime.identity import Key, Keys, KeySet, Revocations, RevokedSessions, identity
 from runtime.service.context import Context
 from runtime.service.handlers import handles
@@ -17,7 +18,7 @@ class FakeAuth(Service):
     The tokens are real: every service verifies them as in production.
     """
 
-    contract = identity
+    contract: ClassVar[Contract] = identity
     _key: Any = None
 
     @classmethod

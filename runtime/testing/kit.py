@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from runtime.execution.environment import NodeSettings
-from runtime.network.transport import Transport
+from runtime.network.transport import Capabilities, Transport
 from runtime.node.node import Node
 from runtime.service.context import Context
 from runtime.testing.expectations import WAIT, ConformanceError, eventually
@@ -30,7 +30,7 @@ class KitBase:
     def __init__(self, factory: TransportFactory, crash: Crash | None = None) -> None:
         self.factory = factory
         self.crash = crash
-        self.capabilities = factory().capabilities
+        self.capabilities: Capabilities = factory().capabilities
 
     @classmethod
     def cases(cls) -> list[str]:

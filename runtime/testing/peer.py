@@ -1,6 +1,7 @@
 """The service and the receiver that the cases of the conformance kit talk to."""
 
 import asyncio
+from typing import ClassVar
 
 from runtime.contract.access import ANYONE, SERVICES
 from runtime.contract.errors import ServiceError
@@ -12,7 +13,7 @@ from runtime.service.context import Context
 from runtime.service.handlers import handles, subscribes
 from runtime.service.service import Service
 
-kit = Contract("conformance")
+kit: Contract = Contract("conformance")
 
 
 class Echoed(Struct):
@@ -55,7 +56,8 @@ class Toll(Signal, kw_only=True):
 class Refused(ServiceError):
     """An error with fields."""
 
-    code, status = "refused", 409
+    code: ClassVar[str] = "refused"
+    status: ClassVar[int] = 409
     reason: str
 
 
@@ -126,8 +128,8 @@ class RecordingReceiver(Receiver):
         self.loads: dict[Address, int] = {}
         self.departed: list[tuple[Address, bool]] = []
         self.silent: list[Address] = []
-        self.cuts = 0
-        self.garbage = 0
+        self.cuts: int = 0
+        self.garbage: int = 0
         self.failure: TransportError | None = None
 
     def load(self, service: str) -> int:

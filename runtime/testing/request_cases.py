@@ -1,7 +1,7 @@
 """Conformance cases: requests, errors, deadlines, cancellation, and back-pressure."""
 
 import asyncio
-from typing import Any
+from typing import Any, ClassVar
 
 from runtime.contract.errors import DeadlineExceeded, NoInstance, Overloaded, RemoteError
 from runtime.contract.messages import Contract
@@ -15,7 +15,7 @@ from runtime.testing.peer import Echo, Hang, Narrow, Refuse, Refused, kit
 class WithoutErrors(Service):
     """A service that does not import the kit's errors."""
 
-    contract = Contract("stranger")
+    contract: ClassVar[Contract] = Contract("stranger")
 
 
 class RequestCases(KitBase):
