@@ -99,5 +99,11 @@ lock:  ## pin the requirements again (needs uv)
 	  --custom-compile-command "make lock" requirements/build.in -c requirements/run.txt -o requirements/build.txt
 	$(LOCK) --all-extras -c requirements/run.txt -o requirements/test.txt
 
+.PHONY: findings
+findings:  ## run every script in findings/, outside CI: do outside packages still behave as described?
+	@failed=; found=; for script in findings/*.sh; do \
+	  test -e "$$script" || continue; found=yes; echo "== $$script"; "./$$script" || failed="$$failed $$script"; done; \
+	test -n "$$found" || echo "there are no findings"; test -z "$$failed" || { echo "no longer as described:$$failed"; exit 1; }
+
 clean:
 	rm -rf $(VENV) .callboard
