@@ -11,7 +11,7 @@ _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a
 
 
 class Metrics:
-    """The metrics of a node. Resolver end in `_total` for counters; labels are few and bounded."""
+    """The metrics of a node. Names of counters end in `_total`. Labels have few values, from a bounded set."""
 
     def __init__(self) -> None:
         self._counters: dict[str, dict[Labels, int]] = {}

@@ -1,4 +1,4 @@
-"""`make bench`: what there is to measure besides `callboard bench`. One JSON object a line."""
+"""`make bench`: measurements that `callboard bench` does not make. Prints one JSON object per line."""
 
 import asyncio
 import gc
@@ -18,26 +18,26 @@ from runtime.testing import eventually
 from tests.system.process import Callboard
 from transports.memory import MemoryTransport
 
-request_handler = Contract("request_handler")
+worker = Contract("worker")
 
 
-@request_handler.message
+@worker.message
 class Keyed(Request[None]):
     key: int
 
 
-@request_handler.message
-class Tell(Request[None]):
+@worker.message
+class Publish(Request[None]):
     number: int
 
 
-@request_handler.message
-class Told(Event):
+@worker.message
+class Published(Event):
     number: int
 
 
-class RequestHandler(Service):
-    contract = request_handler
+class Worker(Service):
+    contract = worker
     capacity = 1_000_000
 
     def __init__(self) -> None:
@@ -48,56 +48,57 @@ class RequestHandler(Service):
         await self.gate.wait()
 
     @handles(allow=ANYONE)
-    async def tell(self, message: Tell, ctx: Context, tx: Transaction) -> None:
-        await tx.publish(Told(message.number))
+    async def publish(self, message: Publish, ctx: Context, tx: Transaction) -> None:
+        await tx.publish(Published(message.number))
 
 
-class Ear(Service):
-    contract = Contract("ear")
-    heard = 0
+class Subscriber(Service):
+    contract = Contract("subscriber")
+    applied = 0
 
     @subscribes
-    async def on_told(self, event: Told, ctx: Context, tx: Transaction) -> None:
-        await tx.execute("INSERT INTO heard VALUES ($1)", event.number)
-        Ear.heard += 1
+    async def on_published(self, event: Published, ctx: Context, tx: Transaction) -> None:
+        await tx.execute("INSERT INTO applied VALUES ($1)", event.number)
+        Subscriber.applied += 1
 
     async def on_start(self, ctx: Context) -> None:
         async with self.db.transaction() as tx:
-            await tx.execute("CREATE TABLE IF NOT EXISTS heard (number INTEGER)")
+            await tx.execute("CREATE TABLE IF NOT EXISTS applied (number INTEGER)")
 
 
-def say(name: str, value: float, unit: str) -> None:
+def report(name: str, value: float, unit: str) -> None:
+    """Print a measurement."""
     print(json.dumps({"name": name, "value": round(value, 1), "unit": unit}), flush=True)
 
 
 def rss(pid: int | str = "self") -> float:
-    """A process's resident memory, in MiB; 0 where the system does not tell."""
+    """Return the resident memory of a process, in MiB, or 0 where the system does not provide it."""
     statm = Path(f"/proc/{pid}/statm")
     return int(statm.read_text().split()[1]) * resource.getpagesize() / 2**20 if statm.exists() else 0.0
 
 
 def import_time() -> None:
-    def one(statement: str) -> float:
+    def milliseconds(statement: str) -> float:
         start = time.perf_counter()
         subprocess.run([sys.executable, "-c", statement], check=True, env=environment)
         return (time.perf_counter() - start) * 1000
 
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    one("import runtime")
-    bare = statistics.median(one("pass") for _ in range(9))
-    say(
+    milliseconds("import runtime")
+    bare = statistics.median(milliseconds("pass") for _ in range(9))
+    report(
         "import_runtime",
-        statistics.median(one("import runtime") for _ in range(9)) - bare,
-        "ms beyond the interpreter's own start",
+        statistics.median(milliseconds("import runtime") for _ in range(9)) - bare,
+        "ms more than starting the interpreter",
     )
 
 
 async def keyed_mailboxes(count: int = 100_000) -> None:
-    """Messages that wait with a key each: what the mailbox keeps for them, without the tasks of those who ask."""
-    service = RequestHandler()
+    """Measure the memory of messages that wait with a key each: the mailbox alone, then with the callers' tasks."""
+    service = Worker()
     async with Node([lambda: service], MemoryTransport(), databases=SqliteFolder(tempfile.mkdtemp())) as node:
-        mailbox = node.inbound.instances["request_handler"].mailbox
-        waiters = [asyncio.ensure_future(_held(service.gate)) for _ in range(count)]
+        mailbox = node.inbound.instances["worker"].mailbox
+        waiters = [asyncio.ensure_future(_wait(service.gate)) for _ in range(count)]
         await asyncio.sleep(0)
         for task in waiters:
             task.cancel()
@@ -107,46 +108,46 @@ async def keyed_mailboxes(count: int = 100_000) -> None:
         before = rss()
         for key in range(count):
             mailbox._keys["key", key] = None  # pyright: ignore[reportPrivateUsage]
-        say("keyed_mailboxes_alone", rss() - before, f"MiB for {count} keys held")
+        report("keyed_mailboxes_alone", rss() - before, f"MiB for {count} occupied keys")
         mailbox._keys.clear()  # pyright: ignore[reportPrivateUsage]
         gc.collect()
         before = rss()
-        ctx = node.client("bench", (request_handler,))
+        ctx = node.client("bench", (worker,))
         tasks = [asyncio.ensure_future(ctx.request(Keyed(key), timeout=600)) for key in range(count)]
-        await eventually(lambda: mailbox.running + mailbox.waiting == count, "all of them wait")
-        say(
+        await eventually(lambda: mailbox.running + mailbox.waiting == count, "all requests are in the mailbox")
+        report(
             "keyed_mailboxes_with_callers",
             rss() - before,
-            f"MiB for {count} requests under way, each with its key, task and context",
+            f"MiB for {count} pending requests, each with its key, task and context",
         )
         service.gate.set()
         await asyncio.gather(*tasks)
 
 
-async def _held(gate: asyncio.Event) -> None:
+async def _wait(gate: asyncio.Event) -> None:
     await gate.wait()
 
 
 async def durable_events(durable: bool, callers: int, count: int = 3000) -> None:
-    Ear.heard = 0
+    Subscriber.applied = 0
     with tempfile.TemporaryDirectory() as folder:
-        async with Node([RequestHandler, Ear], MemoryTransport(), databases=SqliteFolder(folder, durable=durable)) as node:
-            ctx = node.client("bench", (request_handler,))
+        async with Node([Worker, Subscriber], MemoryTransport(), databases=SqliteFolder(folder, durable=durable)) as node:
+            ctx = node.client("bench", (worker,))
 
-            async def tell(first: int) -> None:
+            async def publish(first: int) -> None:
                 for number in range(first, count, callers):
-                    await ctx.request(Tell(number), timeout=600)
+                    await ctx.request(Publish(number), timeout=600)
 
             start = time.perf_counter()
-            await asyncio.gather(*(tell(first) for first in range(callers)))
+            await asyncio.gather(*(publish(first) for first in range(callers)))
             published = count / (time.perf_counter() - start)
             async with asyncio.timeout(120):
-                while Ear.heard < count:
+                while Subscriber.applied < count:
                     await asyncio.sleep(0.001)
             applied = count / (time.perf_counter() - start)
     kind = "FULL" if durable else "NORMAL"
-    say(f"events_published_{kind}_c{callers}", published, "transactions with an event, committed, per second")
-    say(
+    report(f"events_published_{kind}_c{callers}", published, "committed transactions with an event per second")
+    report(
         f"events_commit_to_commit_{kind}_c{callers}",
         applied,
         "events per second, from the publisher's commit to the subscriber's",
@@ -158,9 +159,9 @@ async def idle_system() -> None:
         start = time.perf_counter()
         async with Callboard(Path(folder), "dev", "--no-reload") as running:
             await running.ready()
-            say("dev_ready", time.perf_counter() - start, "s until the gateway answers")
+            report("dev_ready", time.perf_counter() - start, "s until the gateway is ready")
             await asyncio.sleep(2)
-            say("idle_system", rss(running.process.pid), "MiB resident")
+            report("idle_system", rss(running.process.pid), "MiB resident")
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""What a user would write by hand: a FastAPI application on uvicorn, asked through the client library that our transport uses.
+"""A baseline for `callboard bench peers`, written as users would write it by hand.
 
-No authentication, no presence, no deadline that travels, no retries: `python -m tests.bench_fastapi`. Beside it:
-`callboard bench peers`.
+A FastAPI application on uvicorn, called through the client library that the HTTP transport uses, without authentication,
+presence, propagated deadlines or retries. Run it with `python -m tests.bench_fastapi`.
 """
 
 import asyncio
@@ -35,19 +35,19 @@ async def add(message: Add) -> Sum:
 
 
 async def measure(port: int, callers: int, count: int) -> float:
-    """Requests a second, so many at a time."""
+    """Return the requests per second of `callers` concurrent callers that make `count` requests in total."""
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(f"http://127.0.0.1:{port}", connector=connector) as session:
 
-        async def ask(times: int) -> None:
+        async def call(times: int) -> None:
             for number in range(times):
-                async with session.post("/math/Add", json={"a": number}) as answer:
-                    assert Sum.model_validate_json(await answer.read()).s == number + 1
+                async with session.post("/math/Add", json={"a": number}) as response:
+                    assert Sum.model_validate_json(await response.read()).s == number + 1
 
-        await ask(500)
-        begun = time.perf_counter()
-        await asyncio.gather(*(ask(count // callers) for _ in range(callers)))
-        return count / (time.perf_counter() - begun)
+        await call(500)
+        start = time.perf_counter()
+        await asyncio.gather(*(call(count // callers) for _ in range(callers)))
+        return count / (time.perf_counter() - start)
 
 
 async def main() -> None:

@@ -1,4 +1,4 @@
-"""`make bench`, the rental's part: finding scooters, hearing of a ride's end, and riding. One JSON object a line."""
+"""`make bench`, the scooter rental: search, notices and rides. Prints one JSON object per line."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ from runtime.testing import FakeAuth
 from services.fleet.messages import FindScooters, fleet
 from services.fleet.places import band
 from services.fleet.service import Fleet
-from tests.bench import say
+from tests.bench import report
 from tests.sse import follow
 from tests.system_under_test import System, open_system, settings
 from transports.memory import MemoryTransport
@@ -27,24 +27,25 @@ SCOOTERS = 100_000
 
 
 def quantiles(seconds: list[float]) -> Iterator[tuple[str, float]]:
+    """Yield the median and the 99th percentile, in milliseconds."""
     yield "p50", statistics.median(seconds) * 1000
     yield "p99", statistics.quantiles(seconds, n=100)[98] * 1000
 
 
 async def find_near() -> None:
-    """Among 100,000 free scooters in one city, and all over the world."""
-    for what, spread in (("city", 0.15), ("world", 60.0)):
+    """Measure searches among 100,000 free scooters, in one city and spread over the world."""
+    for region, spread in (("city", 0.15), ("world", 60.0)):
         with tempfile.TemporaryDirectory() as folder:
             async with Node([FakeAuth, Fleet], MemoryTransport(), databases=SqliteFolder(folder)) as node:
                 service, rng = node.service(Fleet), random.Random(1)
                 assert service is not None
 
-                def place(spread: float = spread, rng: random.Random = rng) -> tuple[float, float]:
+                def random_position(spread: float = spread, rng: random.Random = rng) -> tuple[float, float]:
                     return 10 + rng.uniform(-spread, spread), 13 + rng.uniform(-spread, spread)
 
                 async with service.db.transaction() as tx:
                     for number in range(SCOOTERS):
-                        lat, lon = place()
+                        lat, lon = random_position()
                         await tx.execute(
                             "INSERT INTO scooters (id, state, band, lat, lon, battery, seen_at) VALUES ($1, 'free', $2, $3, $4, 50, '9')",
                             str(number), band(lat), lat, lon,
@@ -52,14 +53,14 @@ async def find_near() -> None:
                 await service.db.execute("UPDATE scooters SET seen_at = '2999-01-01T00:00:00Z'")
                 ctx = node.client("bench", (fleet,), token=FakeAuth.token("rider", "rider"))
                 for radius_m, limit in ((500, 20), (5000, 20), (100_000, 100)):
-                    taken: list[float] = []
+                    durations: list[float] = []
                     for _ in range(300):
-                        asked = FindScooters(*place(), radius_m, limit)
+                        request = FindScooters(*random_position(), radius_m, limit)
                         start = time.perf_counter()
-                        await ctx.request(asked)
-                        taken.append(time.perf_counter() - start)
-                    for name, value in quantiles(taken):
-                        say(f"find_{what}_{radius_m}m_{limit}_{name}", value, "ms among 100,000 free scooters")
+                        await ctx.request(request)
+                        durations.append(time.perf_counter() - start)
+                    for name, value in quantiles(durations):
+                        report(f"find_{region}_{radius_m}m_{limit}_{name}", value, "ms among 100,000 free scooters")
 
 
 async def rider_with_scooter(system: System) -> tuple[dict[str, str], str]:
@@ -69,39 +70,39 @@ async def rider_with_scooter(system: System) -> tuple[dict[str, str], str]:
     return rider, added.json()["id"]
 
 
-async def hear() -> None:
-    """From the answer to a ride's start or end, to the rider's second device."""
+async def notices() -> None:
+    """Measure the time from the response to a start or end of a ride until the notice reaches the rider's second device."""
     with tempfile.TemporaryDirectory() as folder:
         async with open_system(settings(Path(folder))) as system:
             rider, scooter_id = await rider_with_scooter(system)
-            late: list[float] = []
+            delays: list[float] = []
             rides: list[float] = []
             async with follow(system.url, rider) as events:
 
-                async def heard(answer: httpx.Response) -> Any:
-                    assert answer.is_success, answer.text
-                    answered, wanted = time.perf_counter(), len(events.came) + 1
-                    while len(events.came) < wanted:
+                async def wait_for_notice(response: httpx.Response) -> Any:
+                    assert response.is_success, response.text
+                    responded, wanted = time.perf_counter(), len(events.received) + 1
+                    while len(events.received) < wanted:
                         await asyncio.sleep(0)
-                    late.append(time.perf_counter() - answered)
-                    return answer.json()
+                    delays.append(time.perf_counter() - responded)
+                    return response.json()
 
                 for _ in range(200):
                     start = time.perf_counter()
-                    answer = await system.client.post("/rides", json={"scooter_id": scooter_id}, headers=rider)
+                    response = await system.client.post("/rides", json={"scooter_id": scooter_id}, headers=rider)
                     rides.append(time.perf_counter() - start)
-                    ride = await heard(answer)
-                    await heard(await system.client.post(f"/rides/{ride['id']}/end", headers=rider))
+                    ride = await wait_for_notice(response)
+                    await wait_for_notice(await system.client.post(f"/rides/{ride['id']}/end", headers=rider))
                     state = ""
                     while state != "free":
                         state = (await system.client.get(f"/scooters/{scooter_id}", headers=rider)).json()["state"]
-            for name, value in quantiles(late):
-                say(f"notice_{name}", value, "ms from the answer to the rider's second device")
+            for name, value in quantiles(delays):
+                report(f"notice_{name}", value, "ms from the response to the rider's second device")
             for name, value in quantiles(rides):
-                say(f"start_ride_{name}", value, "ms for POST /rides, client included")
+                report(f"start_ride_{name}", value, "ms for POST /rides, client included")
 
 
 if __name__ == "__main__":
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
     asyncio.run(find_near())
-    asyncio.run(hear())
+    asyncio.run(notices())

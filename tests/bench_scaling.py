@@ -1,7 +1,7 @@
-"""What it costs that instances know of each other: 20 services with 1 to 10 instances each, on a mosquitto of their own.
+"""The cost of membership: 20 services with 1 to 10 instances each, on a separate mosquitto.
 
-`python -m tests.bench_scaling` prints a JSON line for each size: the seconds until all had joined and were seen, what went through
-the broker for that and for a steady 20 seconds afterwards, and this process's memory for each node.
+`python -m tests.bench_scaling` prints a JSON line for each size: the seconds until all instances had joined and were known, the
+traffic through the broker for that and during the 20 seconds afterwards, and the memory of this process per node.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ _STEADY = 20.0
 
 
 class Counters:
-    """What the broker says that it has sent and received, in bytes and messages."""
+    """The bytes and messages that the broker reports to have sent and received."""
 
     def __init__(self) -> None:
         self.values: dict[str, int] = {}
@@ -47,7 +47,7 @@ class Counters:
             self.values[packet.topic.removeprefix("$SYS/broker/")] = int(packet.payload)
 
     async def settled(self) -> dict[str, int]:
-        """Their values once the broker has told them anew; it does so every other second."""
+        """Return the values after the broker has published them again, which it does every other second."""
         await asyncio.sleep(3.5)
         return dict(self.values)
 
@@ -68,10 +68,10 @@ async def measure(replicas: int) -> dict[str, float]:
             watcher = await stack.enter_async_context(Node([], MqttTransport(settings), name="watcher"))
             await watcher.environment.watch(None)
             nodes = [Node([service], MqttTransport(settings)) for service in many(20) for _ in range(replicas)]
-            before, memory, begun = await counters.settled(), _memory(), time.perf_counter()
+            before, memory, start = await counters.settled(), _memory(), time.perf_counter()
             await asyncio.gather(*(stack.enter_async_context(node) for node in nodes))
-            await eventually(lambda: len(list(watcher.registry)) == len(nodes), "all of them are seen")
-            joined = time.perf_counter() - begun
+            await eventually(lambda: len(list(watcher.registry)) == len(nodes), "the watcher knows all instances")
+            joined = time.perf_counter() - start
             after = await counters.settled()
             await asyncio.sleep(_STEADY)
             steady = await counters.settled()

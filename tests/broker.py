@@ -11,11 +11,11 @@ from types import TracebackType
 
 from runtime.sockets import any_free_port
 
-_SBIN = "/usr/sbin"  # where Debian puts it, which is not on everybody's PATH
+_SBIN = "/usr/sbin"  # where Debian installs it; not every user has it on PATH
 
 
-def mosquitto() -> str:
-    """The broker's program."""
+def find_mosquitto() -> str:
+    """Return the path of the mosquitto executable."""
     found = (
         shutil.which("mosquitto") or shutil.which("mosquitto", path=_SBIN) or shutil.which("mosquitto", path="/opt/homebrew/sbin")
     )
@@ -26,13 +26,18 @@ def mosquitto() -> str:
 
 
 class Broker:
-    """One mosquitto. Leaving the block kills it."""
+    """A mosquitto process. Leaving the `async with` block kills it.
+
+    Args:
+        folder: Where its configuration file is written.
+        lines: Lines of the configuration; without any, everybody may connect and nothing is kept on disk.
+    """
 
     def __init__(self, folder: Path, *lines: str) -> None:
         self.port = any_free_port()
         self.url = f"mqtt://127.0.0.1:{self.port}"
         self._file = folder / f"mosquitto-{self.port}.conf"
-        as_root = ["user root"] if os.geteuid() == 0 else []  # else it becomes a user who may not read the test's folder
+        as_root = ["user root"] if os.geteuid() == 0 else []  # otherwise it becomes a user who may not read the test's folder
         settings = [
             *as_root,
             f"listener {self.port} 127.0.0.1",
@@ -43,10 +48,10 @@ class Broker:
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        self._process = await asyncio.create_subprocess_exec(mosquitto(), "-c", str(self._file))
+        self._process = await asyncio.create_subprocess_exec(find_mosquitto(), "-c", str(self._file))
         async with asyncio.timeout(10):
             while True:
-                assert self._process.returncode is None, "mosquitto ended at its start"
+                assert self._process.returncode is None, "mosquitto exited while starting"
                 with socket.socket() as probe:
                     probe.setblocking(False)
                     try:
@@ -55,8 +60,8 @@ class Broker:
                     except OSError:
                         await asyncio.sleep(0.01)
 
-    def send(self, number: signal.Signals) -> None:
-        """Sends it a signal."""
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process."""
         assert self._process is not None
         self._process.send_signal(number)
 
@@ -65,7 +70,7 @@ class Broker:
         if process is not None:
             while process.returncode is None:
                 process.send_signal(number)
-                # one that comes between its listening and its main loop, mosquitto forgets
+                # mosquitto ignores a signal that arrives after it listens and before its main loop runs, so send it again
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(process.wait(), 1)
 

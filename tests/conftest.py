@@ -1,4 +1,4 @@
-"""Fixtures for all tests."""
+"""Fixtures and command line options for all tests."""
 
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -11,42 +11,43 @@ from tests.topology import TOPOLOGIES, Topology
 
 @pytest.fixture(params=TOPOLOGIES)
 async def topology(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Topology, None]:
-    """Every topology in turn."""
-    made = Topology(request.param, tmp_path)
+    """Each topology in turn."""
+    created = Topology(request.param, tmp_path)
     try:
-        yield made
+        yield created
     finally:
-        await made.close()
+        await created.close()
 
 
 @pytest.fixture
 async def one_node(tmp_path: Path) -> AsyncGenerator[Topology, None]:
-    """One node with encoding, for what cannot differ between stages."""
-    made = Topology("one-node-serialized", tmp_path)
+    """One node with encoding, for tests whose result does not depend on the topology."""
+    created = Topology("one-node-serialized", tmp_path)
     try:
-        yield made
+        yield created
     finally:
-        await made.close()
+        await created.close()
 
 
 @pytest.fixture(params=DEPLOYMENTS)
 async def deployment(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[System, None]:
-    """The whole system behind its gateway, in every topology."""
-    async with open_deployment(request.param, tmp_path) as made:
-        yield made
+    """The whole system behind its gateway, in each deployment in turn."""
+    async with open_deployment(request.param, tmp_path) as opened:
+        yield opened
 
 
 @pytest.fixture(params=[False, True], ids=["serialized", "zero-copy"])
 async def system(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[System, None]:
-    """The whole system behind its gateway."""
-    async with open_system(settings(tmp_path, zero_copy=request.param)) as made:
-        yield made
+    """The whole system behind its gateway, on one node, with and without encoding."""
+    async with open_system(settings(tmp_path, zero_copy=request.param)) as opened:
+        yield opened
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=10, help="how often the system is killed while riders ride")
-    parser.addoption("--containers", action="store_true", help="also run what needs a container engine (make test-containers)")
-
+    parser.addoption("--kills", type=int, default=10, help="how many times the system is killed while riders use it")
+    parser.addoption(
+        "--containers", action="store_true", help="also run the tests that need a container engine (make test-containers)"
+    )
     parser.addoption("--locks", action="store_true", help="also resolve the lock files, which takes minutes (make test-locks)")
 
 

@@ -1,4 +1,4 @@
-"""A client of server-sent events, as a browser would read them."""
+"""A client for server-sent events that reads them as a browser would."""
 
 import asyncio
 import json
@@ -12,25 +12,33 @@ from runtime.testing import eventually
 
 
 class Events:
-    """What has come so far: (event, data, id); `ended` once the server has closed the stream."""
+    """The events of one stream.
+
+    Attributes:
+        received: The (event, data, id) of each event so far.
+        heartbeats: How many empty comments the server has sent to keep the connection open.
+        last_id: The last id that the server has sent.
+        ended: Whether the server has closed the stream.
+    """
 
     def __init__(self, response: httpx.Response) -> None:
         self.response = response
-        self.came: list[tuple[str, Any, str]] = []
-        self.beats = 0
+        self.received: list[tuple[str, Any, str]] = []
+        self.heartbeats = 0
         self.last_id = ""
         self.ended = False
 
     @property
     def numbers(self) -> list[int]:
-        return [data["number"] for _, data, _ in self.came if "number" in data]
+        return [data["number"] for _, data, _ in self.received if "number" in data]
 
     @property
     def kinds(self) -> list[str]:
-        return [event for event, _, _ in self.came]
+        return [event for event, _, _ in self.received]
 
-    async def count(self, wanted: int) -> None:
-        await eventually(lambda: len(self.came) >= wanted, f"{wanted} events come, not {self.came}")
+    async def wait_for(self, count: int) -> None:
+        """Wait until the stream has delivered `count` events."""
+        await eventually(lambda: len(self.received) >= count, f"{count} events have arrived; so far: {self.received}")
 
     async def read(self) -> None:
         event, data, id = "", "", ""
@@ -38,10 +46,10 @@ class Events:
             name, _, value = line.partition(":")
             value = value.removeprefix(" ")
             if line == ":":
-                self.beats += 1
+                self.heartbeats += 1
             elif not line:
                 if data:
-                    self.came.append((event, json.loads(data), id))
+                    self.received.append((event, json.loads(data), id))
                 event, data, id = "", "", ""
             elif name == "event":
                 event = value
@@ -56,9 +64,12 @@ class Events:
 async def follow(
     url: str, headers: dict[str, str], *, after: str | None = None, path: str = "/live"
 ) -> AsyncGenerator[Events, None]:
-    """Follows a stream until the block ends; then the line is cut."""
-    sent = headers if after is None else {**headers, "Last-Event-ID": after}
-    async with httpx.AsyncClient(base_url=url, timeout=60) as client, client.stream("GET", path, headers=sent) as response:
+    """Follow a stream until the block ends, then cut the connection."""
+    request_headers = headers if after is None else {**headers, "Last-Event-ID": after}
+    async with (
+        httpx.AsyncClient(base_url=url, timeout=60) as client,
+        client.stream("GET", path, headers=request_headers) as response,
+    ):
         assert response.status_code == 200, await response.aread()
         events = Events(response)
         reading = asyncio.create_task(events.read())

@@ -1,4 +1,4 @@
-"""The whole reference system behind its gateway, in this process, on a free port."""
+"""The whole reference system behind its gateway, on a free port."""
 
 import signal
 from collections.abc import AsyncGenerator, Sequence
@@ -26,7 +26,7 @@ from transports.mqtt.settings import MqttSettings
 S = TypeVar("S", bound=Service)
 
 PASSWORD = "correct horse battery"
-QUICK = HashSettings(memory_kib=64, iterations=1, lanes=1)
+FAST_HASHING = HashSettings(memory_kib=64, iterations=1, lanes=1)
 USERS = (
     SeedUser("rider@example.com", "rider", PASSWORD),
     SeedUser("operator@example.com", "operator", PASSWORD),
@@ -35,7 +35,15 @@ USERS = (
 
 
 class System:
-    """A running system and a client that knows its address. `process` is that of `callboard up`, if it plays there."""
+    """A running system.
+
+    Attributes:
+        nodes: The nodes in this process; the gateway's is the last.
+        process: The process of `callboard up`, if the system runs there.
+        client: An HTTP client whose base URL is the gateway's.
+        folder: The folder of the databases.
+        url: The gateway's base URL.
+    """
 
     def __init__(self, nodes: Sequence[Node], client: httpx.AsyncClient, folder: Path) -> None:
         self.nodes = nodes
@@ -46,21 +54,21 @@ class System:
 
     @property
     def node(self) -> Node:
-        """The gateway's."""
+        """The node that hosts the gateway."""
         return self.nodes[-1]
 
     def service(self, cls: type[S]) -> S:
-        """The running service of a class."""
+        """Return the running service of a class."""
         return next(found for node in self.nodes if (found := node.service(cls)) is not None)
 
     async def log_in(self, email: str = "rider@example.com", password: str = PASSWORD) -> dict[str, Any]:
-        answer = await self.client.post("/sessions", json={"email": email, "password": password})
-        assert answer.status_code == 201, answer.text
-        tokens: dict[str, Any] = answer.json()
+        response = await self.client.post("/sessions", json={"email": email, "password": password})
+        assert response.status_code == 201, response.text
+        tokens: dict[str, Any] = response.json()
         return tokens
 
     async def bearer(self, email: str = "rider@example.com") -> dict[str, str]:
-        """Header fields of a user who has just logged in."""
+        """Log in and return the header fields that authenticate the user."""
         return {"Authorization": f"Bearer {(await self.log_in(email))['access_token']}"}
 
 
@@ -69,24 +77,26 @@ def settings(folder: Path, *, zero_copy: bool = False, auth: dict[str, Any] | No
         database=DatabaseSettings(folder=str(folder), durable=False),
         transport=TransportSettings(memory=MemorySettings(zero_copy=zero_copy)),
         gateway=GatewaySettings(port=0, **gateway),
-        auth=msgspec.structs.replace(AuthSettings(users=USERS, hashing=QUICK), **(auth or {})),
+        auth=msgspec.structs.replace(AuthSettings(users=USERS, hashing=FAST_HASHING), **(auth or {})),
         devices=DeviceSettings(count=0),
         node=NodeSettings(drain_timeout=1),
     )
 
 
 @asynccontextmanager
-async def open_system(chosen: Settings, *, apart: bool = False, clock: Clock | None = None) -> AsyncGenerator[System, None]:
-    """Runs the whole system on one node, or each service on a node of its own."""
-    factories = list(compose.chosen(chosen, ()).values())
+async def open_system(
+    settings: Settings, *, separate_nodes: bool = False, clock: Clock | None = None
+) -> AsyncGenerator[System, None]:
+    """Run the whole system on one node, or each service on a separate node."""
+    factories = list(compose.chosen(settings, ()).values())
     network = MemoryNetwork()
-    scooters = HttpPeers(list(compose.catalogue(chosen)))
+    peers = HttpPeers(list(compose.catalogue(settings)))
 
     def transport() -> Transport:
-        if chosen.transport.kind == "memory":
-            return MemoryTransport(network, chosen.transport.memory)
+        if settings.transport.kind == "memory":
+            return MemoryTransport(network, settings.transport.memory)
         return compose.transport(
-            msgspec.structs.replace(chosen, transport=msgspec.structs.replace(chosen.transport, http=scooters.next()))
+            msgspec.structs.replace(settings, transport=msgspec.structs.replace(settings.transport, http=peers.next_settings()))
         )
 
     async with AsyncExitStack() as stack:
@@ -94,53 +104,67 @@ async def open_system(chosen: Settings, *, apart: bool = False, clock: Clock | N
             await stack.enter_async_context(
                 Node(
                     group, transport(),
-                    databases=compose.databases(chosen), settings=chosen.node, clock=clock,
+                    databases=compose.databases(settings), settings=settings.node, clock=clock,
                 )
             )
-            for group in ([[factory] for factory in factories] if apart else [factories])
+            for group in ([[factory] for factory in factories] if separate_nodes else [factories])
         ]  # fmt: skip
         gateway = nodes[-1].service(Gateway)
         assert gateway is not None
         await nodes[-1].registry.wait_for("auth", "wallet", "fleet", "rides", "notices")
         client = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}", timeout=20))
-        yield System(nodes, client, Path(chosen.database.folder))
+        yield System(nodes, client, Path(settings.database.folder))
 
 
-IN_PROCESS = ("serialized", "zero-copy", "apart", "mqtt", "mqtt-apart", "http-apart", "http+mqtt-apart")
-"""One node of the in-memory transport, with encoding and without; the same on a broker; each service on a node of its own, speaking MQTT, HTTP, or both."""
-WITH_SIGNALS = tuple(name for name in IN_PROCESS if name != "http-apart")
+IN_PROCESS = (
+    "serialized",
+    "zero-copy",
+    "separate-nodes",
+    "mqtt",
+    "mqtt-separate-nodes",
+    "http-separate-nodes",
+    "http+mqtt-separate-nodes",
+)
+"""The deployments in this process.
+
+One node on the in-memory transport, with encoding and without; each service on a separate node of that transport; one node on
+a broker; and each service on a separate node that speaks MQTT, HTTP, or both.
+"""
+WITH_SIGNALS = tuple(name for name in IN_PROCESS if name != "http-separate-nodes")
+"""The deployments in this process whose transport carries signals."""
 DEPLOYMENTS = (*IN_PROCESS, "mqtt-processes")
-"""And each service in a process of its own, as `callboard up` runs them."""
+"""Those in this process, and one with each service in a separate process, as `callboard up` runs them."""
 
 
 _NETWORKED = ("mqtt", "http", "http+mqtt")
 
 
 @asynccontextmanager
-async def open_deployment(topology: str, folder: Path, *, clock: Clock | None = None) -> AsyncGenerator[System, None]:
-    """Runs the whole system in one of the topologies. Processes have a clock of their own."""
-    if topology == "mqtt-processes":
-        async with up(folder) as system:
+async def open_deployment(name: str, folder: Path, *, clock: Clock | None = None) -> AsyncGenerator[System, None]:
+    """Run the whole system in one of the deployments. Separate processes do not use `clock`."""
+    if name == "mqtt-processes":
+        async with callboard_up(folder) as system:
             yield system
         return
-    chosen = settings(folder, zero_copy=topology == "zero-copy")
+    chosen = settings(folder, zero_copy=name == "zero-copy")
     async with AsyncExitStack() as stack:
         transport = msgspec.convert(
-            {"kind": kind if (kind := topology.removesuffix("-apart")) in _NETWORKED else "memory"}, TransportSettings
+            {"kind": kind if (kind := name.removesuffix("-separate-nodes")) in _NETWORKED else "memory"}, TransportSettings
         )
         if "mqtt" in transport.kind:
             broker = await stack.enter_async_context(Broker(folder))
             transport = msgspec.structs.replace(transport, mqtt=MqttSettings(url=broker.url))
         if transport.kind != "memory":
             chosen = msgspec.structs.replace(chosen, transport=transport)
-        yield await stack.enter_async_context(open_system(chosen, apart=topology.endswith("apart"), clock=clock))
+        separate_nodes = name.endswith("separate-nodes")
+        yield await stack.enter_async_context(open_system(chosen, separate_nodes=separate_nodes, clock=clock))
 
 
 @asynccontextmanager
-async def up(folder: Path, *arguments: str, **environment: str) -> AsyncGenerator[System, None]:
-    """Runs `callboard up`, with the users of every other system, and no scooters."""
-    given = {"CALLBOARD_DEV__PASSWORD": PASSWORD, "CALLBOARD_DEVICES__COUNT": "0", "CALLBOARD_DATABASE__DURABLE": "false"}
-    async with Callboard(folder, "up", *arguments, **(given | environment)) as running:
+async def callboard_up(folder: Path, *arguments: str, **environment: str) -> AsyncGenerator[System, None]:
+    """Run `callboard up` with the same users as in the other deployments, and without scooters."""
+    defaults = {"CALLBOARD_DEV__PASSWORD": PASSWORD, "CALLBOARD_DEVICES__COUNT": "0", "CALLBOARD_DATABASE__DURABLE": "false"}
+    async with Callboard(folder, "up", *arguments, **(defaults | environment)) as running:
         await running.says("Stop with Ctrl-C")
         async with httpx.AsyncClient(base_url=running.url, timeout=20) as client:
             system = System([], client, folder / "data")

@@ -1,4 +1,4 @@
-"""The doctor, where no container is needed: what it finds in files alone."""
+"""The checks of the doctor that need only files, and no container."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from config.provision import provision
 from config.settings import Settings
 
 
-async def found(folder: Path, authority: Path) -> dict[str, Finding]:
-    """What the doctor says of auth, with its secrets and somebody's authority."""
+async def examine_auth(folder: Path, authority: Path) -> dict[str, Finding]:
+    """Return the doctor's findings for auth by subject, given the folder of its secrets and that of an authority."""
     transport, auth = "CALLBOARD_TRANSPORT__HTTP__", folder / "auth"
     settings = load(None, {
         "CALLBOARD_TRANSPORT__KIND": "http", "CALLBOARD_DATABASE__FOLDER": str(folder.parent), f"{transport}KEY_FILE": str(auth / "peer-key.json"),
@@ -27,29 +27,29 @@ def secrets(tmp_path: Path) -> Path:
     return tmp_path / "secrets"
 
 
-async def test_all_is_well(secrets: Path) -> None:
-    findings = await found(secrets, secrets)
+async def test_the_doctor_finds_no_fault_in_provisioned_files(secrets: Path) -> None:
+    findings = await examine_auth(secrets, secrets)
     assert {finding.state for finding in findings.values()} <= {"ok", "warning"}, findings
     assert {"settings", "limits", "database of auth", "keys"} <= findings.keys()
     assert findings["certificate"].state == "ok"
 
 
-async def test_a_certificate_of_another_authority(secrets: Path, tmp_path: Path) -> None:
+async def test_a_certificate_of_another_authority_is_a_warning(secrets: Path, tmp_path: Path) -> None:
     provision(tmp_path / "others", Settings())
-    certificate = (await found(secrets, tmp_path / "others"))["certificate"]
+    certificate = (await examine_auth(secrets, tmp_path / "others"))["certificate"]
     assert certificate.state == "warning"
     assert "refuses" in certificate.said
 
 
-async def test_an_authority_that_cannot_be_read(secrets: Path, tmp_path: Path) -> None:
+async def test_an_unreadable_authority_is_a_fault(secrets: Path, tmp_path: Path) -> None:
     (tmp_path / "none" / "shared").mkdir(parents=True)
-    for content in (None, "no certificate"):
+    for content in (None, "not a certificate"):
         if content is not None:
             (tmp_path / "none" / "shared" / "ca.pem").write_text(content)
-        assert (await found(secrets, tmp_path / "none"))["certificate"].state == "fault"
+        assert (await examine_auth(secrets, tmp_path / "none"))["certificate"].state == "fault"
 
 
-async def test_a_key_that_is_anothers(secrets: Path) -> None:
+async def test_the_key_of_another_service_is_a_fault(secrets: Path) -> None:
     (secrets / "auth" / "peer-key.json").unlink()
     (secrets / "auth" / "peer-key.json").write_bytes((secrets / "wallet" / "peer-key.json").read_bytes())
-    assert (await found(secrets, secrets))["keys"].state == "fault"
+    assert (await examine_auth(secrets, secrets))["keys"].state == "fault"

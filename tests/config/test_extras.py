@@ -1,4 +1,4 @@
-"""A command whose packages are not installed says which extra installs them."""
+"""A command that lacks a package names the extra that installs it."""
 
 import subprocess
 import sys
@@ -32,7 +32,9 @@ main()
         ("litestar", ["openapi"], "gateway"),
     ],
 )
-def test_a_missing_package_is_one_line(module: str, command: list[str], extra: str, tmp_path: Path) -> None:
+def test_a_missing_package_is_reported_in_one_line_with_its_extra(
+    module: str, command: list[str], extra: str, tmp_path: Path
+) -> None:
     script = WITHOUT.format(module=module)
     done = subprocess.run([sys.executable, "-c", script, *command], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
@@ -41,6 +43,6 @@ def test_a_missing_package_is_one_line(module: str, command: list[str], extra: s
     assert f"pip install 'callboard[{extra}]'" in line
 
 
-def test_a_module_of_no_extra_is_unknown() -> None:
+def test_a_module_outside_every_extra_has_no_extra() -> None:
     assert extra_for("numpy") is None
     assert extra_for("paho.mqtt.properties") == "devices"

@@ -1,4 +1,4 @@
-"""Which third parties each layer uses, and what importing the runtime loads."""
+"""Which third parties each layer imports, and what importing the runtime loads."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ def graph() -> grimp.ImportGraph:
 
 
 @pytest.mark.parametrize("layer", ALLOWED)
-def test_a_layer_uses_no_other_third_party(graph: grimp.ImportGraph, layer: str) -> None:
+def test_a_layer_imports_exactly_its_allowed_third_parties(graph: grimp.ImportGraph, layer: str) -> None:
     used: set[str] = set()
     for module in graph.find_descendants(layer) | {layer}:
         used |= {name.partition(".")[0] for name in graph.find_modules_directly_imported_by(module)}

@@ -1,14 +1,13 @@
-"""Settings: their order, and what is refused."""
+"""Settings: precedence of their sources, and what is refused."""
 
 from pathlib import Path
 
 import pytest
 
 from config.load import SettingsError, load
-from config.reference import filled
 
 
-def test_defaults_then_file_then_environment(tmp_path: Path) -> None:
+def test_the_environment_overrides_the_file_and_the_file_overrides_the_defaults(tmp_path: Path) -> None:
     file = tmp_path / "callboard.toml"
     file.write_text('services = ["a.b:C"]\n[gateway]\nport = 1\nmax_body = 2\n[node.tokens]\nissuer = "me"\n')
     loaded = load(file, {"CALLBOARD_GATEWAY__PORT": "3", "PATH": "x", "CALLBOARD_GATEWAY__CORS_ORIGINS": "https://a, https://b"})
@@ -23,7 +22,7 @@ def test_defaults_then_file_then_environment(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("text", "value"), [("true", True), ("0", False), ("False", False)])
-def test_booleans_from_the_environment(text: str, value: bool) -> None:
+def test_booleans_are_read_from_the_environment(text: str, value: bool) -> None:
     assert load(None, {"CALLBOARD_DATABASE__DURABLE": text}).settings.database.durable is value
 
 
@@ -40,7 +39,7 @@ def test_booleans_from_the_environment(text: str, value: bool) -> None:
         ("[auth]\naccess_seconds = 901", "auth.access_seconds: expected `int` <= 900"),
     ],
 )
-def test_what_a_file_must_not_say(tmp_path: Path, content: str, expected: str) -> None:
+def test_an_invalid_file_is_refused_with_the_setting_and_the_path(tmp_path: Path, content: str, expected: str) -> None:
     file = tmp_path / "c.toml"
     file.write_text(content)
     with pytest.raises(SettingsError) as caught:
@@ -49,16 +48,8 @@ def test_what_a_file_must_not_say(tmp_path: Path, content: str, expected: str) -
     assert str(file) in str(caught.value)
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be read"):
         load(tmp_path / "none.toml")
     with pytest.raises(SettingsError, match=r"CALLBOARD_DEV__PASSWORD_FILE=.*cannot be read"):
         load(None, {"CALLBOARD_DEV__PASSWORD_FILE": str(tmp_path / "none")})
-
-
-def test_the_reference_in_the_documentation_is_of_these_settings() -> None:
-    document = (Path(__file__).parent.parent.parent / "docs" / "operations.md").read_text(encoding="utf-8")
-    assert filled(document) == document, "make docs"
-    assert (
-        "| `CALLBOARD_GATEWAY__PORT` | an integer from 0 to 65535 | `8000` | Where it listens; 0 takes a free port. |" in document
-    )

@@ -1,6 +1,6 @@
-"""The lock files resolve in an empty environment, with the oldest pip that ships with a supported Python and the newest.
+"""The lock files resolve in an empty environment, with the oldest pip that ships with a supported Python and with the newest.
 
-A real resolution: pip checks every hash and every pinned extra. `make test-locks` runs these tests; they take minutes.
+pip really resolves them, and checks every hash and every pinned extra. `make test-locks` runs these tests. They take minutes.
 """
 
 import subprocess
@@ -13,12 +13,12 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
 PIPS = ("pip==22.3", "pip")
-"""Python 3.11.0 came with the first; the second is the newest release."""
+"""Python 3.11.0 ships with the first. The second is the newest release."""
 
 
 @pytest.fixture(scope="module", params=PIPS, ids=("oldest", "newest"))
 def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of an empty environment with one version of pip."""
+    """The path of the Python of an empty environment with one version of pip."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=True)
     found = folder / "bin" / "python"
@@ -28,7 +28,7 @@ def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
-def test_a_lock_file_resolves(python: Path, lock: Path) -> None:
+def test_a_lock_file_resolves_in_an_empty_environment(python: Path, lock: Path) -> None:
     options = ["install", "--dry-run", "--quiet", "--disable-pip-version-check", "--require-hashes"]
     done = subprocess.run([python, "-m", "pip", *options, "-r", lock], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{lock.name} on {sys.version}: {done.stderr}"

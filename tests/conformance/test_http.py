@@ -1,4 +1,4 @@
-"""The HTTP transport passes the conformance kit, and so does the one that sends signals by MQTT."""
+"""The HTTP transport conforms, alone and combined with MQTT for signals."""
 
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from runtime import Transport
 from runtime.testing import Kit
 from tests.broker import Broker
-from tests.http_peers import Square
+from tests.http_peers import InterchangeablePeers
 from tests.transports.proxy import Proxy
 from transports.http.transport import HttpTransport
 from transports.http_mqtt import HttpMqttTransport
@@ -18,12 +18,12 @@ from transports.mqtt.transport import MqttTransport
 NAMES = ("conformance", "asker", "stranger", "apple", "pear", "lonely", "sender")
 
 
-class ProxiedSquare(Square):
-    """Nodes that reach each other through proxies: one that is cut is as one whose process was killed."""
+class ProxiedPeers(InterchangeablePeers):
+    """Nodes that reach each other through proxies. Cutting the proxy of a node looks like the death of its process."""
 
     proxies: list[Proxy] = []
 
-    async def build(self) -> None:
+    async def start_proxies(self) -> None:
         self.proxies = [Proxy(port) for port in self.ports]
         self.reached_at = [proxy.port for proxy in self.proxies]
         for proxy in self.proxies:
@@ -36,33 +36,33 @@ class ProxiedSquare(Square):
         await proxy.refuse()
         proxy.cut()
 
-    async def end(self) -> None:
+    async def stop_proxies(self) -> None:
         for proxy in self.proxies:
             await proxy.__aexit__(None, None, None)
 
 
-CRASHES = {"a_crash_is_seen_and_fails_its_calls", "idempotent_requests_move_to_another_instance"}
+CASES_WITH_CRASHES = {"a_crash_is_seen_and_fails_its_calls", "idempotent_requests_move_to_another_instance"}
 
 
 @pytest.fixture
-async def square(case: str) -> AsyncGenerator[ProxiedSquare, None]:
-    made = ProxiedSquare(NAMES)
-    if case in CRASHES:  # elsewhere a port where nobody listens has to refuse, which a proxy does not
-        await made.build()
-    yield made
-    await made.end()
+async def peers(case: str) -> AsyncGenerator[ProxiedPeers, None]:
+    created = ProxiedPeers(NAMES)
+    if case in CASES_WITH_CRASHES:  # the others need a free port to refuse connections, which a proxy does not
+        await created.start_proxies()
+    yield created
+    await created.stop_proxies()
 
 
 @pytest.mark.parametrize("case", Kit.cases())
-async def test_http(square: ProxiedSquare, case: str) -> None:
-    await Kit(lambda: HttpTransport(square.settings()), square.crash).run(case)
+async def test_http_conforms(peers: ProxiedPeers, case: str) -> None:
+    await Kit(lambda: HttpTransport(peers.settings()), peers.crash).run(case)
 
 
 @pytest.mark.parametrize("case", Kit.cases())
-async def test_http_with_signals_by_mqtt(square: ProxiedSquare, tmp_path: Path, case: str) -> None:
+async def test_http_with_signals_over_mqtt_conforms(peers: ProxiedPeers, tmp_path: Path, case: str) -> None:
     async with Broker(tmp_path) as broker:
 
         def transport() -> Transport:
-            return HttpMqttTransport(HttpTransport(square.settings()), MqttTransport(MqttSettings(url=broker.url)))
+            return HttpMqttTransport(HttpTransport(peers.settings()), MqttTransport(MqttSettings(url=broker.url)))
 
-        await Kit(transport, square.crash).run(case)
+        await Kit(transport, peers.crash).run(case)

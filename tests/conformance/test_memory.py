@@ -1,4 +1,4 @@
-"""The memory transport passes the conformance kit, with and without encoding."""
+"""The in-memory transport conforms, with and without encoding."""
 
 import pytest
 
@@ -14,11 +14,11 @@ async def crash(transport: Transport) -> None:
 
 @pytest.mark.parametrize("zero_copy", [False, True], ids=["serialized", "zero-copy"])
 @pytest.mark.parametrize("case", Kit.cases())
-async def test_case(case: str, zero_copy: bool) -> None:
+async def test_memory_conforms(case: str, zero_copy: bool) -> None:
     network = MemoryNetwork()
     await Kit(lambda: MemoryTransport(network, MemorySettings(zero_copy=zero_copy)), crash).run(case)
 
 
-async def test_the_kit_runs_all_cases_in_one_call() -> None:
+async def test_check_transport_runs_all_cases() -> None:
     network = MemoryNetwork()
     await check_transport(lambda: MemoryTransport(network), crash)

@@ -1,4 +1,4 @@
-"""The MQTT transport passes the conformance kit on a real mosquitto."""
+"""The MQTT transport conforms, on a real mosquitto."""
 
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -24,5 +24,5 @@ async def crash(transport: Transport) -> None:
 
 
 @pytest.mark.parametrize("case", Kit.cases())
-async def test_case(broker: Broker, case: str) -> None:
+async def test_mqtt_conforms(broker: Broker, case: str) -> None:
     await Kit(lambda: MqttTransport(MqttSettings(url=broker.url)), crash).run(case)

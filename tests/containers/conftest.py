@@ -1,4 +1,4 @@
-"""The image, built once."""
+"""The container image, built once per test run."""
 
 import asyncio
 
@@ -11,6 +11,6 @@ from tests.containers.engine import ROOT, build
 
 @pytest.fixture(scope="session", autouse=True)
 def image() -> None:
-    """The image of the work tree, built beside the secrets that must not get into it."""
+    """Build the image from the work tree, next to secrets that must not get into it."""
     provision(ROOT / "containers" / "secrets", Settings())
     asyncio.run(build())

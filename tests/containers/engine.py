@@ -1,4 +1,4 @@
-"""The system in real containers: docker or podman, whichever answers, and its compose."""
+"""The system in real containers, run with compose on docker or podman."""
 
 import asyncio
 import fcntl
@@ -30,12 +30,16 @@ KINDS = {"mqtt": (), "http": ("compose.http.yaml",), "http+mqtt": ("compose.http
 IMAGE = "callboard"
 _SIOCSIFHWADDR = 0x8924
 _ETHERNET = 1
-_STANDIN = Path(os.environ.get("CONTAINER_ENGINE", ROOT.parent / "shared" / "container-engine"))
-"""Where images cannot be had, what makes local ones in their place."""
+_LOCAL_IMAGES = Path(os.environ.get("CONTAINER_ENGINE", ROOT.parent / "shared" / "container-engine"))
+"""The folder of a script that builds images locally, for machines that cannot pull any."""
 
 
 def engine() -> str:
-    """`docker` if its engine answers, else `podman`."""
+    """Return `docker` if its engine answers, otherwise `podman`.
+
+    Raises:
+        AssertionError: if neither answers.
+    """
     for name in ("docker", "podman"):
         if shutil.which(name) and os.system(f"{name} info >/dev/null 2>&1") == 0:
             return name
@@ -43,35 +47,39 @@ def engine() -> str:
 
 
 async def run(*command: str, status: int | None = 0, **environment: str) -> str:
-    """Runs a command, and gives what it printed.
+    """Run a command, and return its output.
 
     Args:
-        status: the exit status that is expected; None for any.
+        command: the program and its arguments.
+        status: the expected exit status, or None for any.
+        environment: additional environment variables.
     """
     process = await asyncio.create_subprocess_exec(
         *command, env={**os.environ, **environment}, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
     output = (await process.communicate())[0].decode(errors="replace")
-    # podman without systemd says at each start that it cannot plan health checks
+    # without systemd, podman warns at each start that it cannot schedule health checks
     output = "\n".join(line for line in output.splitlines() if "systemd connection" not in line)
     assert status is None or process.returncode == status, f"{command}: {process.returncode}\n{output}"
     return output
 
 
 async def build() -> None:
-    """Builds the image from the work tree."""
+    """Build the image from the work tree."""
     arguments = ["-t", IMAGE, "-f", "containers/Dockerfile", "."]
     if engine() == "docker":
         await run("docker", "build", *arguments)
-    elif (_STANDIN / "build.sh").exists():
-        await run(str(_STANDIN / "build.sh"), *arguments)
+    elif (_LOCAL_IMAGES / "build.sh").exists():
+        await run(str(_LOCAL_IMAGES / "build.sh"), *arguments)
     else:
         await run("podman", "build", "--format", "docker", *arguments)
 
 
 def _keep_address(bridge: Path) -> None:
-    """Fixes a network bridge's MAC address, which else is the lowest of its containers': it changes when that one is killed,
-    and for half a minute the others send what they ask the name server to the old one. Docker fixes it, podman 4.3 does not.
+    """Pin the MAC address of a network bridge to its current value.
+
+    Otherwise a bridge uses the lowest address of its containers, which changes when that container is killed. For half a
+    minute, the others then send their name lookups to the old address. Docker pins the address, podman 4.3 does not.
     """
     address = bytes.fromhex((bridge / "address").read_text().strip().replace(":", ""))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
@@ -79,7 +87,7 @@ def _keep_address(bridge: Path) -> None:
 
 
 class Containers:
-    """One running system. What it keeps is gone when the block ends."""
+    """A running system in containers. Its volumes are deleted when the block ends."""
 
     def __init__(self, kind: str, folder: Path, **settings: dict[str, str]) -> None:
         self.kind = kind
@@ -94,7 +102,7 @@ class Containers:
         users.write_bytes(msgspec.json.encode(USERS))
         users.chmod(0o444)
         more = folder / "compose.test.yaml"
-        more.write_text(json.dumps({"services": {name: {"environment": given} for name, given in settings.items()}}))
+        more.write_text(json.dumps({"services": {name: {"environment": variables} for name, variables in settings.items()}}))
         files = ["containers/compose.yaml", *(f"containers/{name}" for name in KINDS[kind]), str(more)]
         compose = ["docker", "compose"] if self.engine == "docker" else [str(Path(sys.executable).parent / "podman-compose")]
         self._compose = [*compose, "-p", self.project, *(part for file in files for part in ("-f", file))]
@@ -110,7 +118,7 @@ class Containers:
             for name in ("inside", "outside"):
                 (network,) = json.loads(await run("podman", "network", "inspect", f"{self.project}_{name}"))
                 bridge = Path("/sys/class/net", network["network_interface"])
-                if bridge.exists():  # without root it is in a namespace of its own
+                if bridge.exists():  # without root, the bridge is in another network namespace
                     _keep_address(bridge)
         return self
 
@@ -118,53 +126,53 @@ class Containers:
         await self.compose("down", "-v", "-t", "1", status=None)
 
     async def name(self, service: str) -> str:
-        """The container's name."""
+        """Return the name of a service's container."""
         if service not in self._names:
             found = await run(
-                self.engine, "ps", "-a", "--format", "{{.Resolver}}",
+                self.engine, "ps", "-a", "--format", "{{.Names}}",
                 "--filter", f"label=com.docker.compose.project={self.project}", "--filter", f"label=com.docker.compose.service={service}",
             )  # fmt: skip
-            assert found.strip(), f"there is no container of {service}"
+            assert found.strip(), f"no container of {service} was found"
             self._names[service] = found.strip().splitlines()[0]
         return self._names[service]
 
     async def do(self, verb: str, service: str, *arguments: str, status: int | None = 0) -> str:
-        """As `docker <verb> … <container>`."""
+        """Run `docker <verb> <arguments> <container>`, and return its output."""
         return await run(self.engine, verb, *arguments, await self.name(service), status=status)
 
     async def kill(self, service: str) -> None:
-        """Kills a container, and waits until its engine, too, has done with it."""
+        """Kill a container, and wait until the engine has cleaned up after it."""
         await self.do("kill", service)
         await self.do("wait", service)
-        if self.engine == "podman":  # else that is still under way when the container is started again, and takes its name away
+        if self.engine == "podman":  # otherwise a cleanup that is still running removes the restarted container's name
             await self.do("container", service, "cleanup")
 
     async def exec(self, service: str, *command: str, status: int | None = 0) -> str:
-        """Runs something in a container."""
+        """Run a command in a container, and return its output."""
         return await run(self.engine, "exec", await self.name(service), *command, status=status)
 
     async def python(self, service: str, script: str) -> str:
-        """Runs a Python script in a container."""
+        """Run a Python script in a container, and return its output."""
         return (await self.exec(service, "python", "-c", script)).strip()
 
     async def logs(self, service: str) -> str:
         return await self.do("logs", service, status=None)
 
     async def network(self, service: str) -> str:
-        """The name of the network between the services."""
+        """Return the name of the network between the services."""
         found = await run(self.engine, "inspect", "--format", "{{json .NetworkSettings.Networks}}", await self.name(service))
         return next(str(name) for name in json.loads(found) if name.endswith("inside"))
 
     async def disconnect(self, service: str, network: str) -> None:
-        """Pulls a container's plug."""
+        """Disconnect a container from a network."""
         await run(self.engine, "network", "disconnect", network, await self.name(service))
 
     async def connect(self, service: str, network: str) -> None:
-        """Puts it in again."""
+        """Connect a container to a network again."""
         await run(self.engine, "network", "connect", "--alias", service, network, await self.name(service))
 
     async def readiness(self, service: str) -> dict[str, Any]:
-        """What a service says of itself; nothing, if it says nothing."""
+        """Return the readiness report of a service, or an empty one if there is none."""
         text = await self.exec(service, "python", "-I", "-S", "/opt/callboard/health.py", status=None)
         try:
             found: dict[str, Any] = json.loads(text.splitlines()[0])
@@ -173,7 +181,7 @@ class Containers:
         return found
 
     async def ready(self, services: Sequence[str] = SERVICES) -> None:
-        """Waits until services say that they are ready."""
+        """Wait until services report that they are ready, and the gateway sees every service."""
         for service in services:
 
             async def is_ready(service: str = service) -> bool:
@@ -198,7 +206,7 @@ class Containers:
             await eventually(answers, "the gateway sees every service")
 
     async def databases(self, to: Path) -> None:
-        """Copies what the services keep in their volumes."""
+        """Copy the services' databases from their volumes to a folder."""
         to.mkdir(exist_ok=True)
         for service in STATEFUL:
             for suffix in ("", "-wal"):
@@ -215,8 +223,8 @@ class Containers:
 
 @asynccontextmanager
 async def containers(kind: str, folder: Path) -> AsyncGenerator[tuple[Containers, System], None]:
-    """The whole system in containers, without scooters of its own, ready to be asked."""
-    async with Containers(kind, folder, devices={"CALLBOARD_DEVICES__COUNT": "0"}) as made:
-        await made.ready()
-        async with httpx.AsyncClient(base_url=made.url, timeout=35) as client:
-            yield made, System([], client, folder / "copies")
+    """Run the whole system in containers without simulated scooters, and yield it once it is ready."""
+    async with Containers(kind, folder, devices={"CALLBOARD_DEVICES__COUNT": "0"}) as stack:
+        await stack.ready()
+        async with httpx.AsyncClient(base_url=stack.url, timeout=35) as client:
+            yield stack, System([], client, folder / "copies")

@@ -1,4 +1,4 @@
-"""Riders who ask again and again, a hundred requests a second, and what they were told."""
+"""A steady load of a hundred requests per second, with a record of the answers."""
 
 import asyncio
 import itertools
@@ -14,70 +14,70 @@ PATIENCE = 35.0
 
 
 class Load:
-    """Safe requests (GET) and keyed ones (POST with an Idempotency-Key) in turn; no answer is asked for again.
+    """Alternating safe requests (GET) and keyed ones (POST with an Idempotency-Key), none of which is retried.
 
-    aiohttp's client, because hundreds of connections at once keep httpx's pool busy for seconds.
+    The client is aiohttp's, because hundreds of concurrent connections keep httpx's pool busy for seconds.
     """
 
     def __init__(self, client: aiohttp.ClientSession, headers: dict[str, str]) -> None:
-        self.wrong: list[str] = []
-        """What was not answered with 2xx."""
+        self.errors: list[str] = []
+        """A description of each request that was not answered with 2xx."""
         self.answered: set[str] = set()
-        """The keys of what was."""
+        """The keys of the requests that were answered with 2xx."""
         self.keys: set[str] = set()
-        self.well = 0
+        self.succeeded = 0
         self.slowest = 0.0
         self._client = client
         self._headers = headers
         self._numbers = itertools.count()
 
     def begin(self) -> None:
-        """Forgets what went wrong before."""
-        self.wrong.clear()
-        self.well, self.slowest = 0, 0.0
+        """Reset the errors, the number of successes, and the slowest time."""
+        self.errors.clear()
+        self.succeeded, self.slowest = 0, 0.0
 
     @property
-    def said(self) -> Counter[str]:
-        """How often each thing went wrong."""
-        return Counter(self.wrong)
+    def error_counts(self) -> Counter[str]:
+        """How often each error occurred."""
+        return Counter(self.errors)
 
     @asynccontextmanager
-    async def going(self) -> AsyncGenerator[None, None]:
-        """Asks until the block ends, and waits for the last answer."""
+    async def running(self) -> AsyncGenerator[None, None]:
+        """Send requests until the block ends, then wait for the last answer."""
         tasks: set[asyncio.Task[None]] = set()
 
-        async def ask_on() -> None:
+        async def keep_requesting() -> None:
             loop = asyncio.get_running_loop()
-            begun = loop.time()
+            started = loop.time()
             for number in itertools.count():
                 tasks.add(task := asyncio.create_task(self._one(number)))
                 task.add_done_callback(tasks.discard)
-                await asyncio.sleep(max(0.0, begun + number / RATE - loop.time()))
+                await asyncio.sleep(max(0.0, started + number / RATE - loop.time()))
 
-        asking = asyncio.create_task(ask_on())
+        requesting = asyncio.create_task(keep_requesting())
         try:
             yield
         finally:
-            asking.cancel()
+            requesting.cancel()
             done = await asyncio.gather(*tasks, return_exceptions=True)
-            self.wrong += [repr(error) for error in done if error is not None]
+            self.errors += [repr(error) for error in done if error is not None]
 
     async def _one(self, number: int) -> None:
         key = f"key-{next(self._numbers)}" if number % 2 else None
-        begun = asyncio.get_running_loop().time()
-        await self.ask(key)
-        self.slowest = max(self.slowest, asyncio.get_running_loop().time() - begun)
+        started = asyncio.get_running_loop().time()
+        await self.request(key)
+        self.slowest = max(self.slowest, asyncio.get_running_loop().time() - started)
 
     async def _send(self, key: str | None) -> str | None:
-        """Asks, and says what was wrong with the answer."""
+        """Send one request, and return what was wrong with the answer, or None."""
         if key is None:
-            asked = self._client.get("/wallet", headers=self._headers)
+            request = self._client.get("/wallet", headers=self._headers)
         else:
             self.keys.add(key)
-            asked = self._client.post(
+            request = self._client.post(
                 "/wallet/top-ups", json={"amount_cents": 1}, headers={**self._headers, "Idempotency-Key": key}
             )
-        async with asked as answer:
+        async with request as answer:
             if answer.ok:
                 await answer.read()
                 return None
@@ -85,22 +85,22 @@ class Load:
             is_ours = answer.content_type == "application/problem+json"
             return f"{answer.status} {json.loads(text)['code'] if is_ours else text[:80]}"
 
-    async def ask(self, key: str | None) -> None:
-        """Makes one request: a top-up with the key, or a look at the wallet without one.
+    async def request(self, key: str | None) -> None:
+        """Make one request, and record its outcome: a top-up with the key, or a read of the wallet without one.
 
-        A kept connection that the gateway ends while it is taken up again is no answer: then it is asked once more, as
-        clients do (RFC 9112, section 9.3.1).
+        If the gateway closes an idle connection just as it is reused, there is no answer, and the request is sent once
+        more, as clients do (RFC 9112, section 9.3.1).
         """
         try:
             try:
-                wrong = await self._send(key)
+                error = await self._send(key)
             except aiohttp.ServerDisconnectedError:
-                wrong = await self._send(key)
-        except (aiohttp.ClientError, TimeoutError) as error:
-            wrong = type(error).__name__
-        if wrong is not None:
-            self.wrong.append(wrong)
+                error = await self._send(key)
+        except (aiohttp.ClientError, TimeoutError) as failure:
+            error = type(failure).__name__
+        if error is not None:
+            self.errors.append(error)
             return
-        self.well += 1
+        self.succeeded += 1
         if key is not None:
             self.answered.add(key)

@@ -1,4 +1,4 @@
-"""Containers killed, cut off and paused under a hundred requests a second: what can be tried again is, and nothing is lost."""
+"""Containers are killed, cut off, and paused under a hundred requests per second: retryable requests succeed, and nothing is lost."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -12,74 +12,80 @@ from runtime.testing import eventually
 from runtime.testing.expectations import ConformanceError
 from tests.containers.engine import STATEFUL, Containers, containers
 from tests.containers.load import PATIENCE, Load
-from tests.services import account
+from tests.services import consistency
 from tests.system_under_test import System
 
-_AWAY = 4.0
-"""Seconds for which a container is paused, or cut off."""
-_BACK = 60.0
+_OUTAGE = 4.0
+"""How long a container stays paused or cut off, in seconds."""
+_RECOVERY = 60.0
+"""How long the system may take to answer again, in seconds."""
 
 
 @pytest.fixture(params=["http", pytest.param("mqtt", marks=pytest.mark.long), pytest.param("http+mqtt", marks=pytest.mark.long)])
 async def deployment(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[tuple[Containers, System, Load], None]:
-    async with containers(request.param, tmp_path) as (made, system):
+    async with containers(request.param, tmp_path) as (stack, system):
         timeout, connector = aiohttp.ClientTimeout(PATIENCE), aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(made.url, timeout=timeout, connector=connector) as client:
-            yield made, system, Load(client, await system.bearer())
+        async with aiohttp.ClientSession(stack.url, timeout=timeout, connector=connector) as client:
+            yield stack, system, Load(client, await system.bearer())
 
 
-async def under_load(what: str, made: Containers, load: Load, trouble: Callable[[], Awaitable[object]]) -> set[str]:
-    """Makes trouble, and goes on asking until a hundred were answered well. Gives what went wrong meanwhile."""
+async def under_load(what: str, stack: Containers, load: Load, fault: Callable[[], Awaitable[object]]) -> set[str]:
+    """Cause a fault under load, wait until a hundred further requests have succeeded, and return the errors that occurred."""
     load.begin()
-    async with load.going():
-        await trouble()
-        calm = load.well
+    async with load.running():
+        await fault()
+        before = load.succeeded
         try:
-            await eventually(lambda: load.well >= calm + 100, "answers come again", _BACK)
+            await eventually(lambda: load.succeeded >= before + 100, "a hundred requests have succeeded again", _RECOVERY)
         except ConformanceError as error:
-            raise AssertionError(f"{what}: {load.said}") from error
-    await made.ready()
-    if any(said.startswith("500") for said in load.said):
-        print(await made.logs("gateway"), await made.logs("wallet"))
-    print(f"{made.kind}: {what}: {load.well} well, slowest {load.slowest:.1f} s, {dict(load.said) or 'no errors'}")
-    return set(load.said)
+            raise AssertionError(f"{what}: {load.error_counts}") from error
+    await stack.ready()
+    if any(error.startswith("500") for error in load.error_counts):
+        print(await stack.logs("gateway"), await stack.logs("wallet"))
+    outcome = dict(load.error_counts) or "no errors"
+    print(f"{stack.kind}: {what}: {load.succeeded} succeeded, slowest {load.slowest:.1f} s, {outcome}")
+    return set(load.error_counts)
 
 
-async def test_trouble_under_load(deployment: tuple[Containers, System, Load]) -> None:
-    made, system, load = deployment
+async def test_retryable_requests_survive_killed_paused_and_cut_off_containers(
+    deployment: tuple[Containers, System, Load],
+) -> None:
+    stack, system, load = deployment
 
-    async def anew(service: str) -> None:
-        await made.kill(service)
-        await made.do("start", service)
+    async def kill_and_restart(service: str) -> None:
+        await stack.kill(service)
+        await stack.do("start", service)
 
     async def pause() -> None:
-        await made.do("pause", "wallet")
-        await asyncio.sleep(_AWAY)  # that it lasts is the trouble
-        await made.do("unpause", "wallet")
+        await stack.do("pause", "wallet")
+        await asyncio.sleep(_OUTAGE)  # the fault is how long this lasts
+        await stack.do("unpause", "wallet")
 
     async def cut_off() -> None:
-        network = await made.network("wallet")
-        await made.disconnect("wallet", network)
-        await asyncio.sleep(_AWAY)
-        await made.connect("wallet", network)
+        network = await stack.network("wallet")
+        await stack.disconnect("wallet", network)
+        await asyncio.sleep(_OUTAGE)
+        await stack.connect("wallet", network)
 
     for service in STATEFUL:
-        said = await under_load(f"{service} killed", made, load, partial(anew, service))
-        assert not said, f"{service} was back within the deadline"
-    assert not await under_load("wallet paused", made, load, pause), "it went on within the deadline"
-    # a cut that takes long to be noticed fills what one instance may have under way
-    assert await under_load("wallet cut off", made, load, cut_off) <= {"503 overloaded"}
-    if "mqtt" in made.kind:
-        assert not await under_load("broker killed", made, load, partial(anew, "mosquitto"))
-    of_clients = {"ClientConnectorError", "ClientOSError", "ServerDisconnectedError", "503 not-ready"}
-    assert await under_load("gateway killed", made, load, partial(anew, "gateway")) <= of_clients, "there is no other gateway"
+        errors = await under_load(f"{service} killed", stack, load, partial(kill_and_restart, service))
+        assert not errors, f"{service} was back within the deadline"
+    assert not await under_load("wallet paused", stack, load, pause), "the wallet resumed within the deadline"
+    # until the cut is noticed, waiting requests fill the limit of one instance
+    assert await under_load("wallet cut off", stack, load, cut_off) <= {"503 overloaded"}
+    if "mqtt" in stack.kind:
+        assert not await under_load("broker killed", stack, load, partial(kill_and_restart, "mosquitto"))
+    connection_errors = {"ClientConnectorError", "ClientOSError", "ServerDisconnectedError", "503 not-ready"}
+    assert await under_load("gateway killed", stack, load, partial(kill_and_restart, "gateway")) <= connection_errors, (
+        "requests fail because there is no other gateway"
+    )
 
     for key in load.keys - load.answered:
-        await load.ask(key)
-    assert load.keys == load.answered, "what was not answered is asked again with its key"
+        await load.request(key)
+    assert load.keys == load.answered, "unanswered requests succeed when repeated with their keys"
     for service in STATEFUL:
-        await made.do("stop", service)
-    await made.databases(system.folder)
-    assert account.faults(system.folder) == []
-    made_of = account.rows(system.folder, "wallet", "SELECT cents FROM entries WHERE kind = 'top-up'")
-    assert len(made_of) == len(load.keys), "each key is one entry in the ledger, however often it was asked"
+        await stack.do("stop", service)
+    await stack.databases(system.folder)
+    assert consistency.violations(system.folder) == []
+    top_ups = consistency.query(system.folder, "wallet", "SELECT cents FROM entries WHERE kind = 'top-up'")
+    assert len(top_ups) == len(load.keys), "each key has exactly one entry in the ledger, however often it was sent"

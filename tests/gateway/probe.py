@@ -1,4 +1,4 @@
-"""A service that behaves as its path says: what the gateway's tests ask."""
+"""A service for the gateway's tests that behaves as its requests specify."""
 
 import asyncio
 from typing import Annotated, Literal
@@ -16,7 +16,7 @@ class Inner(Struct):
 
 
 class Seen(Struct):
-    """What arrived."""
+    """What the service received."""
 
     path: str = ""
     text: str | None = None
@@ -73,10 +73,12 @@ class Teapot(ServiceError):
 
 
 class Probe(Service):
+    """A service that returns, raises, or hangs as requested."""
+
     contract = probe
 
     def __init__(self) -> None:
-        self.log_of: list[str] = []
+        self.hang_log: list[str] = []
 
     @handles(http="GET /look/{path}", allow=ANYONE)
     async def look(self, message: Look, ctx: Context) -> Seen:
@@ -95,11 +97,11 @@ class Probe(Service):
             case "overloaded":
                 raise Overloaded("probe")
             case "hang":
-                self.log_of.append("begun")
+                self.hang_log.append("started")
                 try:
                     await asyncio.Event().wait()
                 except asyncio.CancelledError:
-                    self.log_of.append("cancelled")
+                    self.hang_log.append("cancelled")
                     raise
         return message.how
 

@@ -1,4 +1,4 @@
-"""The OpenAPI document is valid, exact, and true."""
+"""The OpenAPI document is valid, exact, and matches what the gateway answers."""
 
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,15 @@ from tests.system_under_test import System, open_system, settings
 @pytest.fixture(scope="module")
 def doc(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     chosen = settings(tmp_path_factory.mktemp("data"))
-    made: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(document("Callboard", "0", compose.manifests(chosen))))
-    return made
+    generated: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(document("Callboard", "0", compose.manifests(chosen))))
+    return generated
 
 
-def test_it_is_valid(doc: dict[str, Any]) -> None:
+def test_the_document_is_valid_openapi_3_1(doc: dict[str, Any]) -> None:
     OpenAPIV31SpecValidator(doc).validate()
 
 
-def test_it_names_every_route(doc: dict[str, Any]) -> None:
+def test_the_document_names_every_route(doc: dict[str, Any]) -> None:
     routes = sorted(f"{method.upper()} {path}" for path, methods in doc["paths"].items() for method in methods)
     assert routes == [
         "DELETE /sessions/current", "GET /notices", "GET /rides", "GET /rides/{id}", "GET /scooters", "GET /scooters/{id}", "GET /users/me",
@@ -36,7 +36,7 @@ def test_it_names_every_route(doc: dict[str, Any]) -> None:
     ]  # fmt: skip
 
 
-def test_it_is_exact(doc: dict[str, Any]) -> None:
+def test_the_document_describes_parameters_bodies_and_errors_exactly(doc: dict[str, Any]) -> None:
     top_up = doc["paths"]["/wallet/top-ups"]["post"]
     body = top_up["requestBody"]["content"]["application/json"]["schema"]
     assert body == {
@@ -64,23 +64,23 @@ def test_it_is_exact(doc: dict[str, Any]) -> None:
             assert schema["additionalProperties"] is False, name
 
 
-async def test_what_is_served_is_what_is_printed(system: System, doc: dict[str, Any]) -> None:
+async def test_the_served_document_equals_the_generated_one(system: System, doc: dict[str, Any]) -> None:
     assert (await system.client.get("/openapi.json")).json() == doc
 
 
-async def test_schemathesis_finds_no_5xx_and_no_answer_outside_the_document(tmp_path: Path) -> None:
-    """Each operation, with generated input that fits and that does not, with a rider's, an admin's and no token."""
+async def test_generated_requests_get_no_5xx_and_only_documented_answers(tmp_path: Path) -> None:
+    """Schemathesis calls each operation with valid and invalid input, and with a rider's token, an admin's token, and none."""
     from anyio import to_thread
 
     async with open_system(settings(tmp_path, rate=0)) as system:
         schema: Any = schemathesis.openapi.from_dict((await system.client.get("/openapi.json")).json())
         schema.config.base_url = system.url
-        tried = 0
+        cases = 0
         tokens = [await system.bearer("rider@example.com"), await system.bearer("admin@example.com"), {}]
         for headers in tokens:
             for result in schema.get_all_operations():
-                tried += await to_thread.run_sync(_try, result.ok(), headers)
-    assert tried > 200
+                cases += await to_thread.run_sync(_call_with_generated_cases, result.ok(), headers)
+    assert cases > 200
 
 
 _CHECKS = [
@@ -91,11 +91,11 @@ _CHECKS = [
 ]
 
 
-def _try(operation: Any, headers: dict[str, str]) -> int:
+def _call_with_generated_cases(operation: Any, headers: dict[str, str]) -> int:
     from hypothesis import given
 
     if operation.path == "/sessions/current":
-        return 0  # it would end the session that the others need; its own test is in test_auth.py
+        return 0  # this would end the session that the other calls need; tests/services/auth/test_sessions.py tests it
 
     @hypothesis_settings(
         max_examples=15,

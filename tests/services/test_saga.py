@@ -1,4 +1,4 @@
-"""Starting and ending a ride, with trouble at every commit of every service: it fails, it hangs, or the process dies."""
+"""Starting and ending a ride with a fault at every commit of every service: the commit fails or hangs, or the process dies."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -19,65 +19,65 @@ from services.rides.messages import EndRide, Ride, StartRide, rides
 from services.rides.service import Rides
 from services.wallet.messages import GetWallet, TopUp, wallet
 from services.wallet.service import Wallet
-from tests.services import account
+from tests.services import consistency
 from tests.topology import QuickClock, Topology, eventually
 
 TIMEOUT = 0.4
 
 
-class Trouble:
-    """Something that happens once: at the `number`th commit of a service, right before it or right after."""
+class CommitFault:
+    """A fault that occurs once, right before or right after the `number`th commit of a service."""
 
     def __init__(self) -> None:
         self.kind = ""
-        self.place = ("", "", 0)
+        self.target = ("", "", 0)
         self.commits: dict[tuple[str, str], int] = {}
-        self.happened = asyncio.Event()
+        self.occurred = asyncio.Event()
         self.died = asyncio.Event()
 
     def arm(self, kind: str, service: str, moment: str, number: int) -> None:
-        self.kind, self.place = kind, (service, moment, number)
+        self.kind, self.target = kind, (service, moment, number)
         self.commits.clear()
 
     async def visit(self, service: str, moment: str) -> None:
         number = self.commits[service, moment] = self.commits.get((service, moment), 0) + 1
-        if (service, moment, number) != self.place or self.happened.is_set():
+        if (service, moment, number) != self.target or self.occurred.is_set():
             return
-        self.happened.set()
+        self.occurred.set()
         if self.kind == "fail":
             raise DatabaseError("the disk is full")
         if self.kind == "hang":
-            await asyncio.sleep(2 * TIMEOUT)  # longer than anybody waits
+            await asyncio.sleep(2 * TIMEOUT)  # longer than any caller waits
         else:
             await self.died.wait()
-            raise DatabaseError("the process has died")  # for what the test itself waits for in it
+            raise DatabaseError("the process has died")  # ends what this test itself still awaits in the dead node
 
 
-class TroubleAt:
-    """Where a service's database comes to."""
+class CommitHook:
+    """The hook that a service's `CrashingDatabase` visits around each commit."""
 
-    def __init__(self, trouble: Trouble, service: str) -> None:
-        self._trouble = trouble
+    def __init__(self, fault: CommitFault, service: str) -> None:
+        self._fault = fault
         self._service = service
 
     async def visit(self, place: str) -> None:
-        await self._trouble.visit(self._service, place.removesuffix(" commit"))
+        await self._fault.visit(self._service, place.removesuffix(" commit"))
 
 
-class City:
-    """The rental on a topology, with a rider who has money and a scooter that is free."""
+class RentalSystem:
+    """The rental services on a topology, with a funded rider and a free scooter."""
 
     def __init__(self, topology: Topology) -> None:
         self.topology = topology
-        self.trouble = Trouble()
-        self.standing = asyncio.Lock()
+        self.fault = CommitFault()
+        self.topology_lock = asyncio.Lock()
         self.clock = topology.clock = QuickClock()
-        topology.database = lambda database, service: CrashingDatabase(database, TroubleAt(self.trouble, service))
+        topology.wrap_database = lambda database, service: CrashingDatabase(database, CommitHook(self.fault, service))
         self.token = FakeAuth.token("rider", "rider")
 
     async def start(self) -> None:
         settings = FleetSettings(silent_seconds=1e6)
-        await self.topology.play(
+        await self.topology.start(
             FakeAuth,
             Wallet,
             lambda: Fleet(settings),
@@ -92,79 +92,82 @@ class City:
         await (await self.client()).request(TopUp(2000), key="top-up")
 
     async def client(self) -> Context:
-        async with self.standing:
+        async with self.topology_lock:
             return await self.topology.client(rides, wallet, fleet, token=self.token)
 
     async def settle(self) -> None:
-        """90 seconds pass; afterwards the account must be right."""
+        """Advance the clock by 90 seconds, then wait until the databases are consistent."""
         self.clock.advance(timedelta(seconds=90))
         try:
-            await eventually(lambda: not account.faults(self.topology.folder), "the account is right")
+            await eventually(lambda: not consistency.violations(self.topology.folder), "the databases are consistent")
         except ConformanceError:
-            raise AssertionError(account.faults(self.topology.folder)) from None
+            raise AssertionError(consistency.violations(self.topology.folder)) from None
 
-    async def die_if_told(self) -> None:
-        await self.trouble.happened.wait()
-        if self.trouble.kind == "crash":
-            async with self.standing:
-                self.trouble.died.set()
-                await self.topology.crash(self.trouble.place[0])
+    async def crash_when_the_fault_occurs(self) -> None:
+        await self.fault.occurred.wait()
+        if self.fault.kind == "crash":
+            async with self.topology_lock:
+                self.fault.died.set()
+                await self.topology.crash_and_restart(self.fault.target[0])
 
 
-# What a ride commits: the wallet takes the hold, hears that the ride began, and settles it; the fleet reserves, hands over, and
-# takes back; rides claims the request's key, begins the ride, and ends it; notices tells of the beginning and the end.
+# The commits of one ride. The wallet places the hold, applies the ride's start, and settles it. The fleet reserves the scooter,
+# hands it over, and takes it back. Rides claims the request's key, starts the ride, and ends it. Notices writes a notice for
+# the start and one for the end.
 COMMITS = [(service, number) for service in ("wallet", "fleet", "rides") for number in (1, 2, 3)] + [
     ("notices", 1),
     ("notices", 2),
 ]
-TROUBLES = [("fail", "before"), ("hang", "before"), ("hang", "after"), ("crash", "before"), ("crash", "after")]
+FAULTS = [("fail", "before"), ("hang", "before"), ("hang", "after"), ("crash", "before"), ("crash", "after")]
 
 
-@pytest.fixture(params=["one-node-zero-copy", "apart-serialized"])
-async def deployment(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[City, None]:
+@pytest.fixture(params=["one-node-zero-copy", "separate-nodes-serialized"])
+async def rental(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[RentalSystem, None]:
     topology = Topology(request.param, tmp_path)
     try:
-        made = City(topology)
-        await made.start()
-        yield made
+        rental_system = RentalSystem(topology)
+        await rental_system.start()
+        yield rental_system
     finally:
         await topology.close()
 
 
-@pytest.mark.parametrize(("kind", "moment"), TROUBLES)
+@pytest.mark.parametrize(("kind", "moment"), FAULTS)
 @pytest.mark.parametrize(("service", "number"), COMMITS)
-async def test_a_ride_with_trouble(deployment: City, service: str, number: int, kind: str, moment: str) -> None:
-    deployment.trouble.arm(kind, service, moment, number)
-    dying = asyncio.create_task(deployment.die_if_told())
+async def test_a_ride_survives_a_fault_at_any_commit_of_any_service(
+    rental: RentalSystem, service: str, number: int, kind: str, moment: str
+) -> None:
+    rental.fault.arm(kind, service, moment, number)
+    crashing = asyncio.create_task(rental.crash_when_the_fault_occurs())
 
-    async def insist(message: Any) -> Ride:
-        """Asks again as a patient client does, after everything has expired: with the same key, unless the answer was final."""
+    async def request_until_answered(message: Any) -> Ride:
+        """Retry as a patient client does, after everything has expired, with the same key unless the answer was final."""
         key = "once"
         for _ in range(3):
-            ctx = await deployment.client()
+            ctx = await rental.client()
             try:
                 ride: Ride = await ctx.request(message, key=key)
             except ServiceError as error:
-                if isinstance(error, ScooterTaken):  # by the attempt that died, until that expires
+                if isinstance(error, ScooterTaken):  # taken by the attempt that died, until its reservation expires
                     key = "again"
-                if deployment.trouble.kind == "crash":
-                    await dying
-                await deployment.settle()
+                if rental.fault.kind == "crash":
+                    await crashing
+                await rental.settle()
             else:
                 return ride
-        raise AssertionError("it was refused three times")
+        raise AssertionError("the request was refused three times")
 
-    ride = await insist(StartRide(deployment.scooter))
+    ride = await request_until_answered(StartRide(rental.scooter))
     assert ride.state == "active"
-    if deployment.trouble.kind == "crash" and deployment.trouble.happened.is_set():
-        await dying
-    await deployment.settle()
-    assert (await insist(EndRide(ride.id))).state == "ended"
-    await eventually(deployment.trouble.happened.is_set, "the trouble was met")
-    await dying
-    await deployment.settle()
-    (only,) = account.rows(deployment.topology.folder, "rides", "SELECT * FROM rides")
-    assert (only["id"], only["state"]) == (ride.id, "ended")
-    ctx = await deployment.client()
-    assert (await ctx.request(GetWallet())).balance_cents == 2000 - only["cents"]
-    assert (await ctx.request(GetScooter(deployment.scooter))).state == "free"
+    if rental.fault.kind == "crash" and rental.fault.occurred.is_set():
+        await crashing
+    await rental.settle()
+    assert (await request_until_answered(EndRide(ride.id))).state == "ended"
+    await eventually(rental.fault.occurred.is_set, "the fault has occurred")
+    await crashing
+    await rental.settle()
+    (ride_row,) = consistency.query(rental.topology.folder, "rides", "SELECT * FROM rides")
+    assert (ride_row["id"], ride_row["state"]) == (ride.id, "ended")
+    ctx = await rental.client()
+    assert (await ctx.request(GetWallet())).balance_cents == 2000 - ride_row["cents"]
+    assert (await ctx.request(GetScooter(rental.scooter))).state == "free"

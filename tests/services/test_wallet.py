@@ -1,4 +1,4 @@
-"""The ledger, as a REST client and the rides service see it."""
+"""The wallet's ledger, as a REST client and the rides service see it."""
 
 import asyncio
 from typing import Any
@@ -15,7 +15,7 @@ from tests.system_under_test import System
 
 
 async def entries(system: System, headers: dict[str, str]) -> list[dict[str, Any]]:
-    """All entries, page by page."""
+    """Return all entries, read page by page."""
     found: list[dict[str, Any]] = []
     cursor: str | None = None
     while True:
@@ -48,7 +48,7 @@ async def test_top_ups_add_up(system: System) -> None:
         assert set(answer.json()) == {"id", "kind", "cents", "ride_id", "at"}
     assert await balance(system, headers) == (36, 0)
     found = await entries(system, headers)
-    assert [entry["cents"] for entry in found] == list(range(8, 0, -1)), "the newest first"
+    assert [entry["cents"] for entry in found] == list(range(8, 0, -1)), "the newest entry comes first"
     assert {entry["kind"] for entry in found} == {"top-up"}
 
 
@@ -67,7 +67,7 @@ async def test_a_repeated_top_up_moves_money_once(system: System) -> None:
 
 
 @pytest.mark.parametrize("amount", [0, -1, 1_000_001, 10**30, 1.5, "5", None, True, [], {}])
-async def test_absurd_amounts(system: System, amount: Any) -> None:
+async def test_invalid_amounts_are_refused(system: System, amount: Any) -> None:
     headers = await system.bearer()
     answer = await system.client.post("/wallet/top-ups", json={"amount_cents": amount}, headers=headers)
     assert answer.status_code == 422
@@ -75,16 +75,13 @@ async def test_absurd_amounts(system: System, amount: Any) -> None:
     assert await balance(system, headers) == (0, 0)
 
 
-# What rides asks and tells
-
-
-async def rides(system: System) -> Context:
+async def rides_context(system: System) -> Context:
     token = (await system.log_in())["access_token"]
     return system.node.client("rides", (wallet,), token=token)
 
 
-async def tell(system: System, *events: Event) -> None:
-    """Publishes as rides, and waits until the wallet knows."""
+async def publish_as_rides(system: System, *events: Event) -> None:
+    """Publish events as the rides service, and wait until the wallet has applied them."""
     publisher, subscriber = system.service(Rides), system.service(Wallet)
     assert publisher is not None
     assert subscriber is not None
@@ -93,15 +90,15 @@ async def tell(system: System, *events: Event) -> None:
             await tx.publish(event)
     head = (await publisher.db.fetch("SELECT seq FROM callboard_stream_head"))[0]["seq"]
 
-    async def knows() -> bool:
+    async def applied() -> bool:
         row = await subscriber.db.fetch_one("SELECT seq FROM callboard_cursors WHERE publisher = 'rides'")
         return row is not None and row["seq"] >= head
 
-    await eventually(knows, "the wallet has applied what rides has told")
+    await eventually(applied, "the wallet has applied all events of rides")
 
 
 async def check_sums(system: System) -> None:
-    """Every balance is the sum of its entries, every held amount the sum of its holds."""
+    """Check that every balance is the sum of its entries, and every held amount the sum of its holds."""
     service = system.service(Wallet)
     assert service is not None
     rows = await service.db.fetch(
@@ -112,9 +109,9 @@ async def check_sums(system: System) -> None:
     assert all(row["balance_cents"] == row["entries"] and row["held_cents"] == row["holds"] for row in rows), rows
 
 
-async def test_hold_release_settle(system: System) -> None:
+async def test_money_is_held_released_and_settled(system: System) -> None:
     headers = await system.bearer()
-    ctx = await rides(system)
+    ctx = await rides_context(system)
     user_id = (await system.client.get("/users/me", headers=headers)).json()["id"]
     with pytest.raises(InsufficientFunds) as caught:
         await ctx.request(Hold(500))
@@ -129,10 +126,10 @@ async def test_hold_release_settle(system: System) -> None:
     await ctx.request(ReleaseHold(one.id))
     await ctx.request(ReleaseHold(one.id))
     assert await balance(system, headers) == (1200, 500)
-    await tell(system, RideStarted("ride-1", user_id, "scooter", "reservation", two.id))
+    await publish_as_rides(system, RideStarted("ride-1", user_id, "scooter", "reservation", two.id))
     await ctx.request(ReleaseHold(two.id))
-    assert await balance(system, headers) == (1200, 500), "what a ride has confirmed is not given back"
-    await tell(system, RideEnded("ride-1", user_id, "scooter", 300))
+    assert await balance(system, headers) == (1200, 500), "a hold that a ride has confirmed is not released"
+    await publish_as_rides(system, RideEnded("ride-1", user_id, "scooter", 300))
     (entry, _) = await entries(system, headers)
     assert (entry["cents"], entry["kind"], entry["ride_id"]) == (-300, "ride", "ride-1")
     assert await balance(system, headers) == (900, 0)
@@ -143,26 +140,26 @@ async def test_an_aborted_ride_costs_nothing(system: System) -> None:
     headers = await system.bearer()
     user_id = (await system.client.get("/users/me", headers=headers)).json()["id"]
     await system.client.post("/wallet/top-ups", json={"amount_cents": 600}, headers=headers)
-    hold = await (await rides(system)).request(Hold(500))
-    await tell(system, RideStarted("ride-1", user_id, "scooter", "reservation", hold.id))
-    await tell(system, RideAborted("ride-1", user_id, "scooter", "scooter-lost"))
+    hold = await (await rides_context(system)).request(Hold(500))
+    await publish_as_rides(system, RideStarted("ride-1", user_id, "scooter", "reservation", hold.id))
+    await publish_as_rides(system, RideAborted("ride-1", user_id, "scooter", "scooter-lost"))
     assert await balance(system, headers) == (600, 0)
     await check_sums(system)
 
 
-async def test_settling_charges_whether_or_not_the_hold_stands(system: System) -> None:
+async def test_settling_charges_the_ride_even_without_a_hold(system: System) -> None:
     headers = await system.bearer()
     user_id = (await system.client.get("/users/me", headers=headers)).json()["id"]
-    await tell(
+    await publish_as_rides(
         system,
         RideStarted("ride-9", user_id, "scooter", "reservation", "no such hold"),
         RideEnded("ride-9", user_id, "scooter", 700),
     )
-    assert await balance(system, headers) == (-700, 0), "a balance may become negative that way"
+    assert await balance(system, headers) == (-700, 0), "such a charge may make the balance negative"
     await check_sums(system)
 
 
-async def test_only_rides_may_hold(system: System) -> None:
+async def test_only_the_rides_service_may_place_a_hold(system: System) -> None:
     token = (await system.log_in())["access_token"]
     with pytest.raises(Forbidden):
         await system.node.client("fleet", (wallet,), token=token).request(Hold(500))
@@ -170,7 +167,7 @@ async def test_only_rides_may_hold(system: System) -> None:
         assert (await system.client.request(method, path, headers={"Authorization": f"Bearer {token}"})).status_code == 404
 
 
-async def test_a_forged_token_is_refused_by_the_service_itself(system: System) -> None:
+async def test_the_wallet_itself_refuses_a_forged_token(system: System) -> None:
     from runtime import Unauthenticated
 
     with pytest.raises(Unauthenticated):
@@ -179,9 +176,9 @@ async def test_a_forged_token_is_refused_by_the_service_itself(system: System) -
         await system.node.client("gateway2", (wallet,)).request(GetWallet())
 
 
-async def test_the_ledger_sums_whatever_comes_at_once(system: System) -> None:
+async def test_the_ledger_adds_up_under_concurrent_top_ups_and_rides(system: System) -> None:
     headers = await system.bearer()
-    ctx = await rides(system)
+    ctx = await rides_context(system)
     user_id = (await system.client.get("/users/me", headers=headers)).json()["id"]
 
     async def top_up(number: int) -> None:
@@ -194,7 +191,7 @@ async def test_the_ledger_sums_whatever_comes_at_once(system: System) -> None:
             return
         if number % 3:
             started = RideStarted(f"r{number}", user_id, "scooter", "reservation", hold.id)
-            await tell(system, started, RideEnded(f"r{number}", user_id, "scooter", 70))
+            await publish_as_rides(system, started, RideEnded(f"r{number}", user_id, "scooter", 70))
         else:
             await ctx.request(ReleaseHold(hold.id))
 

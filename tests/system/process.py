@@ -1,4 +1,4 @@
-"""`callboard` as a process of its own."""
+"""Run `callboard` commands as separate processes."""
 
 import asyncio
 import os
@@ -16,7 +16,11 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 class Callboard:
-    """A running `callboard` command with its own folder and port."""
+    """A running `callboard` command with its own folder and port.
+
+    Attributes:
+        output: the text printed so far, on standard output and standard error.
+    """
 
     def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
         self.folder = folder
@@ -59,20 +63,25 @@ class Callboard:
             self.output += data.decode(errors="replace")
 
     async def says(self, text: str, count: int = 1) -> None:
-        """Waits until a text stands in the output."""
+        """Wait until a text occurs in the output `count` times."""
         await self.until(lambda: self.output.count(text) >= count, text)
 
     async def until(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait until a condition holds.
+
+        Raises:
+            AssertionError: if the process ends before that, or the time runs out.
+        """
         try:
             async with asyncio.timeout(WAIT * 3):
                 while not condition():
-                    assert self.process.returncode is None or condition(), f"it ended: {self.output}"
+                    assert self.process.returncode is None or condition(), f"the process ended: {self.output}"
                     await asyncio.sleep(0.02)
         except TimeoutError:
-            raise AssertionError(f"never came: {what!r} in {self.output}") from None
+            raise AssertionError(f"{what!r} did not occur in {self.output}") from None
 
     async def ready(self) -> None:
-        """Waits until the gateway and both services answer."""
+        """Wait until the gateway answers and sees at least two services."""
         async with httpx.AsyncClient() as client:
             async with asyncio.timeout(WAIT * 3):
                 while True:
@@ -85,7 +94,7 @@ class Callboard:
                     await asyncio.sleep(0.02)
 
     async def ends(self, with_signal: signal.Signals | None = None) -> int:
-        """The exit status, after a signal if one is given."""
+        """Wait until the process ends, after sending a signal if one is given, and return its exit status."""
         if with_signal is not None:
             self.process.send_signal(with_signal)
         async with asyncio.timeout(WAIT * 3):
@@ -96,7 +105,7 @@ class Callboard:
 
 
 async def command(folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
-    """Runs a command to its end: exit status and output."""
+    """Run a command to its end, and return its exit status and output."""
     async with Callboard(folder, *arguments, **environment) as running:
         status = await running.ends()
     return status, running.output

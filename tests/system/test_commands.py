@@ -1,4 +1,4 @@
-"""The command line, as an operator and a developer meet it: each command in a process of its own."""
+"""The command line, as operators and developers use it: each command runs in a separate process."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from tests.system.process import Callboard, command
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_dev_prints_a_curl_that_works_and_stops_with_clients_connected(tmp_path: Path, number: signal.Signals) -> None:
+async def test_dev_prints_working_curl_commands_and_stops_with_clients_connected(tmp_path: Path, number: signal.Signals) -> None:
     async with Callboard(tmp_path, "dev", "--no-reload") as running:
         await running.ready()
         await running.says("Stop with Ctrl-C")
@@ -28,8 +28,8 @@ async def test_dev_prints_a_curl_that_works_and_stops_with_clients_connected(tmp
         assert shell.returncode == 0
         assert '"email":"rider@example.com"' in printed
         assert '{"balance_cents":2000,"held_cents":0}' in printed
-        assert '"state":"active"' in printed, "the ride has begun"
-        assert printed.count('"state":"ended"') == 1, "and is over"
+        assert '"state":"active"' in printed, "the ride has started"
+        assert printed.count('"state":"ended"') == 1, "the ride has ended"
         idle = [await asyncio.open_connection("127.0.0.1", running.port) for _ in range(3)]
         idle[0][1].write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         assert await running.ends(number) == 0, running.output
@@ -39,7 +39,7 @@ async def test_dev_prints_a_curl_that_works_and_stops_with_clients_connected(tmp
         assert (tmp_path / "data" / "wallet.sqlite").exists()
 
 
-async def test_dev_keeps_its_data_and_fresh_empties_it(tmp_path: Path) -> None:
+async def test_dev_keeps_its_data_and_dev_fresh_deletes_it(tmp_path: Path) -> None:
     async def balance(*arguments: str) -> int:
         async with Callboard(tmp_path, "dev", "--no-reload", *arguments) as running:
             await running.ready()
@@ -85,11 +85,12 @@ class Greeter(Service):
 """
 
 
-async def until_greeted(running: Callboard, with_what: str) -> None:
+async def wait_for_greeting(running: Callboard, greeting: str) -> None:
+    """Wait until the greeter answers with this greeting."""
     async with asyncio.timeout(30), httpx.AsyncClient(base_url=running.url) as client:
         while True:
             try:
-                if (await client.get("/greeting")).json() == with_what:
+                if (await client.get("/greeting")).json() == greeting:
                     return
             except httpx.HTTPError:
                 pass
@@ -98,7 +99,7 @@ async def until_greeted(running: Callboard, with_what: str) -> None:
 
 
 def greeter_in(folder: Path, code: str) -> Path:
-    """Puts the greeter into a package; gives the file with its code."""
+    """Write the greeter's package, and return the file with its code."""
     package = folder / "greeter"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -108,30 +109,31 @@ def greeter_in(folder: Path, code: str) -> Path:
 
 
 def dev_with_greeter(folder: Path) -> Callboard:
+    """Return a `callboard dev` that runs the greeter and the gateway."""
     return Callboard(folder, "dev", "greeter", "gateway", CALLBOARD_SERVICES="greeter.service:Greeter")
 
 
-async def test_dev_starts_anew_when_code_changes_and_survives_errors(tmp_path: Path) -> None:
+async def test_dev_restarts_when_code_changes_and_survives_errors(tmp_path: Path) -> None:
     code = greeter_in(tmp_path, GREETER)
     async with dev_with_greeter(tmp_path) as running:
-        await until_greeted(running, "hello")
+        await wait_for_greeting(running, "hello")
         pid = running.process.pid
         code.write_text(GREETER.replace("hello", "good day"))
-        await until_greeted(running, "good day")
+        await wait_for_greeting(running, "good day")
         code.write_text(GREETER + "\ndef (")
         await running.says("SyntaxError")
-        await until_greeted(running, "good day")
+        await wait_for_greeting(running, "good day")
         code.write_text(GREETER.replace("allow=ANYONE", "allow=None"))
         await running.says("say who may call")
         await running.says("waiting for a change of code")
         code.write_text(GREETER.replace("hello", "good night"))
-        await until_greeted(running, "good night")
+        await wait_for_greeting(running, "good night")
         assert running.process.pid == pid
         assert await running.ends(signal.SIGINT) == 0, running.output
 
 
-async def test_dev_sees_code_that_changes_while_it_starts_anew(tmp_path: Path) -> None:
-    """As when an editor saves a file twice: the second time it has been loaded already, and is not watched yet."""
+async def test_dev_notices_code_that_changes_while_it_restarts(tmp_path: Path) -> None:
+    """An editor may save a file twice. By the second time, the code has been loaded but is not watched yet."""
     code = greeter_in(tmp_path, GREETER)
     (tmp_path / "sitecustomize.py").write_text(
         "import os, pathlib, sys\nonce = pathlib.Path('once')\n"
@@ -140,19 +142,20 @@ async def test_dev_sees_code_that_changes_while_it_starts_anew(tmp_path: Path) -
         "    code = pathlib.Path(greeter.service.__file__)\n    code.write_text(code.read_text().replace('day', 'night'))\n"
     )
     async with dev_with_greeter(tmp_path) as running:
-        await until_greeted(running, "hello")
+        await wait_for_greeting(running, "hello")
         code.write_text(GREETER.replace("hello", "good day"))
-        await until_greeted(running, "good night")
+        await wait_for_greeting(running, "good night")
 
 
-async def test_dev_sees_code_that_changes_while_it_starts(tmp_path: Path) -> None:
+async def test_dev_notices_code_that_changes_while_it_starts(tmp_path: Path) -> None:
     changed = GREETER.replace("hello", "good day")
     greeter_in(tmp_path, f"{GREETER}\n\nfrom pathlib import Path\nPath(__file__).write_text({changed!r})\n")
     async with dev_with_greeter(tmp_path) as running:
-        await until_greeted(running, "good day")
+        await wait_for_greeting(running, "good day")
 
 
 def one_line(status: int, output: str) -> str:
+    """Check that a command failed with exit status 2 and one line of output, and return that line."""
     assert status == 2, output
     lines = output.strip().splitlines()
     assert len(lines) == 1, output
@@ -160,7 +163,7 @@ def one_line(status: int, output: str) -> str:
     return lines[0]
 
 
-async def test_a_taken_port(tmp_path: Path) -> None:
+async def test_a_port_in_use_is_reported_in_one_line(tmp_path: Path) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
@@ -172,7 +175,7 @@ async def test_a_taken_port(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"no database at all" * 500, b"SQLite format 3\x00" + b"\xff" * 5000])
-async def test_a_broken_database_file(tmp_path: Path, content: bytes) -> None:
+async def test_a_broken_database_file_is_reported_in_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "wallet.sqlite").write_bytes(content)
     for arguments in (("dev",), ("run", "wallet")):
@@ -198,23 +201,23 @@ async def test_a_broken_database_file(tmp_path: Path, content: bytes) -> None:
         ({"CALLBOARD_SERVICES": "nowhere"}, "expected package.module:Class"),
     ],
 )
-async def test_a_wrong_setting(tmp_path: Path, environment: dict[str, str], expected: str) -> None:
+async def test_a_wrong_setting_is_reported_in_one_line(tmp_path: Path, environment: dict[str, str], expected: str) -> None:
     assert expected in one_line(*await command(tmp_path, "dev", **environment))
 
 
-async def test_a_service_that_does_not_exist(tmp_path: Path) -> None:
+async def test_an_unknown_service_is_reported_with_the_known_ones(tmp_path: Path) -> None:
     assert "choose from auth, wallet, fleet, rides, notices, devices, gateway" in one_line(
         *await command(tmp_path, "run", "wallt")
     )
 
 
-async def test_run_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
+async def test_run_serves_until_it_is_terminated(tmp_path: Path) -> None:
     async with Callboard(tmp_path, "run", "auth", "wallet", "gateway") as running:
         await running.ready()
         assert await running.ends(signal.SIGTERM) == 0, running.output
 
 
-async def test_routes_and_openapi(tmp_path: Path) -> None:
+async def test_routes_and_openapi_describe_the_rest_api(tmp_path: Path) -> None:
     status, text = await command(tmp_path, "routes", "--json")
     rows = [json.loads(line) for line in text.splitlines()]
     assert status == 0
@@ -247,7 +250,7 @@ async def test_config_show_masks_secrets_and_names_sources(tmp_path: Path) -> No
     assert "from a file" not in process.output
 
 
-async def test_call_says_what_is_wrong(tmp_path: Path) -> None:
+async def test_call_reports_what_is_wrong(tmp_path: Path) -> None:
     status, text = await command(tmp_path, "call", "wallet.TopUp", "amount_cents=5")
     assert "is the system running?" in one_line(status, text)
     async with Callboard(tmp_path, "dev", "--no-reload") as running:
@@ -264,7 +267,7 @@ async def test_call_says_what_is_wrong(tmp_path: Path) -> None:
         assert "it takes amount_cents" in text
 
 
-async def test_tail_shows_what_passes_and_ends_quietly(tmp_path: Path) -> None:
+async def test_tail_shows_events_and_signals_and_ends_quietly(tmp_path: Path) -> None:
     async with Callboard(tmp_path, "dev", "--no-reload") as running:
         await running.ready()
         port = {"CALLBOARD_GATEWAY__PORT": str(running.port)}
@@ -274,7 +277,7 @@ async def test_tail_shows_what_passes_and_ends_quietly(tmp_path: Path) -> None:
         ):
             await wide.says("fleet.Telemetry")
             new = ["email=new@example.com", "password=long enough", "name=New"]
-            await narrow.until(lambda: followers(running) == 2, "both watch")
+            await narrow.until(lambda: followers(running) == 2, "both tails are connected")
             assert (await command(tmp_path, "call", "Register", *new, **port))[0] == 0
             await narrow.says("auth.UserRegistered")
             await wide.says("auth.UserRegistered")
@@ -288,11 +291,12 @@ async def test_tail_shows_what_passes_and_ends_quietly(tmp_path: Path) -> None:
 
 
 def followers(running: Callboard) -> int:
+    """Return the number of open streams, read from the gateway's metrics."""
     text = httpx.get(f"{running.url}/metrics").text
     return int(next(line for line in text.splitlines() if line.startswith("callboard_followers ")).split()[1])
 
 
-async def test_call_says_what_there_is(tmp_path: Path) -> None:
+async def test_call_lists_and_describes_requests(tmp_path: Path) -> None:
     async with Callboard(tmp_path, "dev", "--no-reload") as running:
         await running.ready()
         port = {"CALLBOARD_GATEWAY__PORT": str(running.port)}

@@ -1,4 +1,4 @@
-"""`callboard up` as an operator meets it: a process for each service, replicas, restarts, scooters from outside, one Ctrl-C."""
+"""`callboard up`, as an operator uses it: a process per service, replicas, restarts, external scooters, and one Ctrl-C."""
 
 import asyncio
 import os
@@ -10,13 +10,13 @@ import httpx
 
 from runtime.sockets import any_free_port
 from runtime.testing import eventually
-from tests.services import account
+from tests.services import consistency
 from tests.system.process import Callboard, command
-from tests.system_under_test import PASSWORD, System, up
+from tests.system_under_test import PASSWORD, System, callboard_up
 
 
 def pids(system: System) -> dict[str, list[int]]:
-    """The processes that `up` has started, by service."""
+    """Return the ids of the processes that `up` has started, by service."""
     assert system.process is not None
     listed = subprocess.run(["ps", "-axo", "pid=,ppid=,command="], capture_output=True, text=True, check=True).stdout
     found: dict[str, list[int]] = {}
@@ -34,8 +34,8 @@ async def balance(client: httpx.AsyncClient, headers: dict[str, str]) -> int:
     return cents
 
 
-async def test_any_process_may_be_killed_and_the_story_goes_on(tmp_path: Path) -> None:
-    async with up(tmp_path, "--replicas", "gateway=2", CALLBOARD_DEVICES__COUNT="1") as system:
+async def test_the_system_recovers_when_any_process_is_killed(tmp_path: Path) -> None:
+    async with callboard_up(tmp_path, "--replicas", "gateway=2", CALLBOARD_DEVICES__COUNT="1") as system:
         assert system.process is not None
         rider, operator = await system.bearer(), await system.bearer("operator@example.com")
         started = pids(system)
@@ -51,40 +51,38 @@ async def test_any_process_may_be_killed_and_the_story_goes_on(tmp_path: Path) -
                         answer = await client.post(
                             "/wallet/top-ups", json={"amount_cents": 100}, headers={**rider, "Idempotency-Key": f"top-{number}"}
                         )
-                    except httpx.HTTPError:  # the very gateway that was killed
+                    except httpx.HTTPError:  # the connection led to the killed gateway
                         return False
                     return answer.status_code == 201
 
-            await eventually(topped_up, f"it goes on after the end of {name}")
+            await eventually(topped_up, f"top-ups work again after {name} was killed")
             async with httpx.AsyncClient(base_url=system.url, timeout=20) as client:
-                assert await balance(client, rider) == 100 * (number + 1), (
-                    "a top-up that was asked again with its key counts once"
-                )
+                assert await balance(client, rider) == 100 * (number + 1), "a top-up repeated with its key counts once"
         assert system.process.output.count("was ended by SIGKILL; starting it anew") == 4
 
-        async def all_there() -> bool:
+        async def all_back() -> bool:
             answer = await system.client.get("/console/services", headers=operator)
-            there = [row["service"] for row in answer.json().get("items", []) if row["state"] == "there"]
-            return {"auth", "wallet", "fleet", "rides", "notices", "devices"} <= set(there)
+            live = [row["service"] for row in answer.json().get("items", []) if row["state"] == "there"]
+            return {"auth", "wallet", "fleet", "rides", "notices", "devices"} <= set(live)
 
-        await eventually(all_there, "every service is back")
+        await eventually(all_back, "every service is back")
 
         async def scooters() -> list[str]:
             answer = await system.client.get("/scooters?lat=52.52&lon=13.405&radius_m=5000", headers=rider)
             return [item["id"] for item in answer.json().get("items", [])]
 
-        await eventually(scooters, "a scooter is there")
+        await eventually(scooters, "the scooter is registered")
         (scooter,) = await scooters()
         await system.client.post("/wallet/top-ups", json={"amount_cents": 500}, headers=rider)
-        begun = await system.client.post("/rides", json={"scooter_id": scooter}, headers=rider)
-        assert begun.status_code == 201, begun.text
-        ended = await system.client.post(f"/rides/{begun.json()['id']}/end", headers=rider)
+        start_answer = await system.client.post("/rides", json={"scooter_id": scooter}, headers=rider)
+        assert start_answer.status_code == 201, start_answer.text
+        ended = await system.client.post(f"/rides/{start_answer.json()['id']}/end", headers=rider)
         assert ended.status_code == 200, ended.text
-        await eventually(lambda: not account.faults(system.folder), "the account is right")
+        await eventually(lambda: not consistency.violations(system.folder), "the databases are consistent")
 
 
-async def test_services_shows_who_is_there(tmp_path: Path) -> None:
-    async with up(tmp_path, "--replicas", "gateway=2") as system:
+async def test_services_lists_the_running_instances(tmp_path: Path) -> None:
+    async with callboard_up(tmp_path, "--replicas", "gateway=2") as system:
         assert system.process is not None
         environment = {
             "CALLBOARD_GATEWAY__PORT": str(system.process.port), "CALLBOARD_DEV__PASSWORD": PASSWORD,
@@ -115,8 +113,8 @@ async def test_services_shows_who_is_there(tmp_path: Path) -> None:
             assert await watching.ends(signal.SIGINT) == 0
 
 
-async def test_scooters_from_outside_each_with_its_own_credential(tmp_path: Path) -> None:
-    async with up(tmp_path) as system:
+async def test_external_scooters_connect_with_their_own_credentials(tmp_path: Path) -> None:
+    async with callboard_up(tmp_path) as system:
         assert system.process is not None
         rider = await system.bearer()
         folder = {"CALLBOARD_DATABASE__FOLDER": str(system.folder)}
@@ -127,7 +125,7 @@ async def test_scooters_from_outside_each_with_its_own_credential(tmp_path: Path
                 found = (await system.client.get("/scooters?lat=52.52&lon=13.405&radius_m=5000", headers=rider)).json()["items"]
                 return len(found) == 5
 
-            await eventually(reported, "the fleet knows them")
+            await eventually(reported, "the fleet lists all five scooters")
             await system.client.post("/wallet/top-ups", json={"amount_cents": 1000}, headers=rider)
             scooter = (await system.client.get("/scooters?lat=52.52&lon=13.405&radius_m=5000", headers=rider)).json()["items"][0]
             ride = (await system.client.post("/rides", json={"scooter_id": scooter["id"]}, headers=rider)).json()
@@ -137,19 +135,21 @@ async def test_scooters_from_outside_each_with_its_own_credential(tmp_path: Path
                 now = (await system.client.get(f"/scooters/{scooter['id']}", headers=rider)).json()
                 return (now["lat"], now["lon"]) != (scooter["lat"], scooter["lon"])
 
-            await eventually(moved, "it moves")
+            await eventually(moved, "the scooter has moved")
             await system.client.post(f"/rides/{ride['id']}/end", headers=rider)
             await devices.says(f"scooter {scooter['id']} is locked")
             assert await devices.ends(signal.SIGINT) == 0
         async with Callboard(tmp_path, "devices", "--count", "5", **folder) as again:
             await again.says("5 of 5 scooters are connected")
             assert await again.ends(signal.SIGINT) == 0
-        assert len(account.rows(system.folder, "fleet", "SELECT id FROM scooters")) == 5, "those played before are played again"
+        assert len(consistency.query(system.folder, "fleet", "SELECT id FROM scooters")) == 5, (
+            "the same scooters are simulated again"
+        )
         assert "scooter-" not in system.process.output
 
 
-async def test_what_up_says_when_it_cannot(tmp_path: Path) -> None:
-    for arguments, said in (
+async def test_up_and_devices_report_in_one_line_why_they_cannot_start(tmp_path: Path) -> None:
+    for arguments, expected in (
         (("--replicas", "wallet=2"), "wallet keeps its state in an SQLite file, which its replicas cannot share"),
         (("--replicas", "gatway=2"), "no service is called 'gatway'"),
         (("--replicas", "gateway=none"), "expected NAME=N, as gateway=2"),
@@ -157,12 +157,12 @@ async def test_what_up_says_when_it_cannot(tmp_path: Path) -> None:
     ):
         status, output = await command(tmp_path, "up", *arguments)
         assert (status, len(output.splitlines())) == (2, 1), output
-        assert said in output
+        assert expected in output
     status, output = await command(tmp_path, "devices", CALLBOARD_DATABASE__FOLDER=str(tmp_path / "empty"))
     assert (status, "start `callboard up` in this folder first" in output) == (2, True)
 
 
-async def test_nothing_outlives_an_up_that_is_killed(tmp_path: Path) -> None:
+async def test_no_process_outlives_a_killed_up(tmp_path: Path) -> None:
     port = any_free_port()
     async with Callboard(tmp_path, "up", "wallet", CALLBOARD_GATEWAY__PORT=str(port)) as running:
         await running.says("callboard.node: wallet-")
@@ -177,5 +177,5 @@ async def test_nothing_outlives_an_up_that_is_killed(tmp_path: Path) -> None:
                 return True
             return False
 
-        await eventually(ended, "the broker has ended too")
-        await asyncio.wait_for(running.ends(), 30)  # the output ends when the last who holds it does
+        await eventually(ended, "the broker has ended, too")
+        await asyncio.wait_for(running.ends(), 30)  # the output ends when the last process that holds it ends

@@ -1,4 +1,4 @@
-"""A TCP proxy between nodes and their broker, with links that can be cut, frozen, halved or slowed."""
+"""A TCP proxy between nodes and their broker or peer, whose links can be cut, frozen, half opened, or slowed."""
 
 import asyncio
 from types import TracebackType
@@ -9,20 +9,20 @@ _CHUNK = 2048
 
 
 class Proxy:
-    """Passes what comes on a port of its own to another, as well as it is told to."""
+    """A TCP proxy that forwards every connection on its own port to another port, and can be made to fail."""
 
     def __init__(self, to: int) -> None:
         self.port = any_free_port()
         self.url = f"mqtt://127.0.0.1:{self.port}"
         self.rate: int | None = None
-        """Bytes a second that pass in each direction; None for as many as come."""
+        """The bytes per second that pass in each direction, or None for no limit."""
         self._to = to
         self._open = asyncio.Event()
         self._open.set()
-        self._back = asyncio.Event()
-        self._back.set()
+        self._replies_open = asyncio.Event()
+        self._replies_open.set()
         self._links: list[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = []
-        self._passing: set[asyncio.Task[None]] = set()
+        self._forwarding: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> "Proxy":
@@ -33,53 +33,53 @@ class Proxy:
         await self.refuse()
         self.thaw()
         self.cut()
-        for task in self._passing:
+        for task in self._forwarding:
             task.cancel()
-        await asyncio.gather(*self._passing, return_exceptions=True)
+        await asyncio.gather(*self._forwarding, return_exceptions=True)
 
     async def listen(self) -> None:
-        """Takes connections."""
+        """Accept connections."""
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
 
     async def refuse(self) -> None:
-        """Takes no more connections."""
+        """Stop accepting connections."""
         server, self._server = self._server, None
         if server is not None:
             server.close()
 
     def cut(self) -> None:
-        """Ends every connection, with a reset."""
+        """End every connection with a reset."""
         links, self._links = self._links, []
         for link in links:
             for side in link:
                 side.transport.abort()
 
     def freeze(self) -> None:
-        """Passes nothing any more, and says nothing: no FIN, no reset."""
+        """Stop forwarding silently, without a FIN or a reset."""
         self._open.clear()
 
     def half_open(self) -> None:
-        """Passes what the nodes say, and nothing of what they should hear."""
-        self._back.clear()
+        """Forward what the nodes send, but nothing that is sent to them."""
+        self._replies_open.clear()
 
     def thaw(self) -> None:
-        """Passes everything again."""
+        """Forward everything again."""
         self._open.set()
-        self._back.set()
+        self._replies_open.set()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            there, here = await asyncio.open_connection("127.0.0.1", self._to)
+            target_reader, target_writer = await asyncio.open_connection("127.0.0.1", self._to)
         except OSError:
             writer.transport.abort()
             return
-        self._links.append((writer, here))
-        for source, sink, gate in ((reader, here, self._open), (there, writer, self._back)):
-            task = asyncio.create_task(self._pass(source, sink, gate))
-            self._passing.add(task)
-            task.add_done_callback(self._passing.discard)
+        self._links.append((writer, target_writer))
+        for source, sink, gate in ((reader, target_writer, self._open), (target_reader, writer, self._replies_open)):
+            task = asyncio.create_task(self._forward(source, sink, gate))
+            self._forwarding.add(task)
+            task.add_done_callback(self._forwarding.discard)
 
-    async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, gate: asyncio.Event) -> None:
+    async def _forward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, gate: asyncio.Event) -> None:
         try:
             while data := await source.read(_CHUNK):
                 await self._open.wait()

@@ -1,5 +1,6 @@
-"""A publisher and a subscriber, small enough to see every row: what the stream tests play with."""
+"""A publisher and a subscriber whose every row the stream tests can check."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,102 +24,111 @@ from runtime.durable.stream import Stream
 from runtime.durable.subscription import Subscription
 from runtime.storage.sqlite import SqliteDatabase
 from runtime.testing import CrashingDatabase, CrashPoints
+from runtime.testing.expectations import WAIT
 from transports.memory import MemoryNetwork, MemoryTransport
 
-press = Contract("press")
-board = Contract("board")
+publisher = Contract("publisher")
+subscriber = Contract("subscriber")
 
 
-@press.message
-class Say(Request[None]):
-    """Publishes words, in one transaction."""
+@publisher.message
+class PublishWords(Request[None]):
+    """Publishes the words in one transaction."""
 
     words: tuple[str, ...]
     fail: bool = False
 
 
-@press.message
-class Said(Event):
+@publisher.message
+class WordPublished(Event):
     word: str
 
 
-@press.message
-class Whispered(Event):
-    word: str
-
-
-@board.message
-class Heard(Event):
-    """What the board publishes for each word it applies: events may lead to events."""
+@publisher.message
+class AsidePublished(Event):
+    """Published for words in parentheses: an event type that only newer subscribers take."""
 
     word: str
 
 
-class Press(Service):
-    contract = press
+@subscriber.message
+class WordApplied(Event):
+    """Published by the subscriber for each word that it applies."""
+
+    word: str
+
+
+class Publisher(Service):
+    contract = publisher
 
     async def on_start(self, ctx: Context) -> None:
         async with self.db.transaction() as tx:
-            await tx.execute("CREATE TABLE IF NOT EXISTS said (word TEXT)")
+            await tx.execute("CREATE TABLE IF NOT EXISTS published (word TEXT)")
 
     @handles(allow=ANYONE)
-    async def say(self, message: Say, ctx: Context, tx: Transaction) -> None:
+    async def publish_words(self, message: PublishWords, ctx: Context, tx: Transaction) -> None:
         for word in message.words:
-            await tx.execute("INSERT INTO said VALUES ($1)", word)
-            await tx.publish(Whispered(word) if word.startswith("(") else Said(word))
+            await tx.execute("INSERT INTO published VALUES ($1)", word)
+            await tx.publish(AsidePublished(word) if word.startswith("(") else WordPublished(word))
         if message.fail:
             raise RuntimeError("after everything was written")
 
 
-class Board(Service):
-    """Writes down every word it hears, in order; does as the word says."""
+class Subscriber(Service):
+    """Stores the words that it receives, in order, and fails on those in `failures`.
 
-    contract = board
-    calls: ClassVar[tuple[Contract, ...]] = (
-        press,
-    )  # so that `ctx.caught_up(press)` and requests are possible: one event a transaction
-    ills: dict[str, Callable[[], BaseException]] = {}  # set by tests
+    Attributes:
+        failures: Makes the error for a word; set by the tests.
+        ids: The word and the message id of every attempt.
+    """
+
+    contract = subscriber
+    # because it calls the publisher, each event gets its own transaction; `ctx.caught_up(publisher)` needs the entry, too
+    calls: ClassVar[tuple[Contract, ...]] = (publisher,)
+    failures: dict[str, Callable[[], BaseException]] = {}
+    ids: ClassVar[list[tuple[str, str]]] = []
 
     async def on_start(self, ctx: Context) -> None:
         async with self.db.transaction() as tx:
-            await tx.execute("CREATE TABLE IF NOT EXISTS heard (number INTEGER PRIMARY KEY AUTOINCREMENT, word TEXT)")
-
-    ids: ClassVar[list[tuple[str, str]]] = []
+            await tx.execute("CREATE TABLE IF NOT EXISTS applied (number INTEGER PRIMARY KEY AUTOINCREMENT, word TEXT)")
 
     @subscribes(attempts=3)
-    async def on_said(self, event: Said, ctx: Context, tx: Transaction) -> None:
+    async def on_word_published(self, event: WordPublished, ctx: Context, tx: Transaction) -> None:
         self.ids.append((event.word, ctx.message_id))
-        await tx.execute("INSERT INTO heard (word) VALUES ($1)", event.word)
-        await tx.publish(Heard(event.word))
-        if event.word in self.ills:
-            raise self.ills[event.word]()
+        await tx.execute("INSERT INTO applied (word) VALUES ($1)", event.word)
+        await tx.publish(WordApplied(event.word))
+        if event.word in self.failures:
+            raise self.failures[event.word]()
 
 
-class Batcher(Board):
-    """The same, calling nobody: its events may share a transaction."""
+class BatchingSubscriber(Subscriber):
+    """A subscriber that calls no service, so that several events may share a transaction."""
 
     calls = ()
 
 
-class AttentiveBoard(Board):
-    """A later version that also takes whispers."""
+class NewerSubscriber(Subscriber):
+    """A later version that also takes `AsidePublished`."""
 
     @subscribes
-    async def on_whispered(self, event: Whispered, ctx: Context, tx: Transaction) -> None:
-        await tx.execute("INSERT INTO heard (word) VALUES ($1)", event.word)
+    async def on_aside_published(self, event: AsidePublished, ctx: Context, tx: Transaction) -> None:
+        await tx.execute("INSERT INTO applied (word) VALUES ($1)", event.word)
 
 
 def overloaded() -> Overloaded:
-    return Overloaded("somebody")
+    return Overloaded("another service")
 
 
-class Pair:
-    """Both services, each on a node of its own, in files that outlive the nodes."""
+WORDS = [f"w{number}" for number in range(40)]
+
+
+class Replicas:
+    """Replicas of both services, each on a separate node, with database files that outlive the nodes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.network = MemoryNetwork()
-        self.points = {"press": CrashPoints(), "board": CrashPoints()}
+        self.points = {"publisher": CrashPoints(), "subscriber": CrashPoints()}
         self.nodes: dict[str, Node] = {}
         self.settings = NodeSettings(heartbeat=0.2)
 
@@ -127,6 +137,7 @@ class Pair:
         return CrashingDatabase(inner, self.points[service]) if service in self.points else inner
 
     async def start(self, *services: type[Service], name: str = "") -> Node:
+        """Start a node per service; `name` tells replicas of one service apart."""
         for service in services:
             node = Node([service], MemoryTransport(self.network), databases=self.database, settings=self.settings)
             await node.__aenter__()
@@ -134,6 +145,7 @@ class Pair:
         return self.nodes[name or services[-1].contract.name]
 
     async def crash(self, name: str) -> None:
+        """End a node as `kill -9` would."""
         node = self.nodes.pop(name)
         transport = node.environment.transport
         assert isinstance(transport, MemoryTransport)
@@ -148,13 +160,13 @@ class Pair:
             await node.stop()
         self.nodes.clear()
 
-    async def say(self, *words: str, fail: bool = False) -> None:
-        node = self.nodes["press"]
-        await node.registry.wait_for("press")
-        await node.client("test", (press,)).request(Say(words, fail))
+    async def publish(self, *words: str, fail: bool = False) -> None:
+        node = self.nodes["publisher"]
+        await node.registry.wait_for("publisher")
+        await node.client("test", (publisher,)).request(PublishWords(words, fail))
 
     async def rows(self, service: str, sql: str) -> list[Any]:
-        """What a fresh look into a service's file shows."""
+        """Return the rows that a new connection to a service's file finds; of rows with one column, the values."""
         database = SqliteDatabase(self.folder / f"{service}.sqlite")
         await database.open()
         try:
@@ -162,13 +174,31 @@ class Pair:
         finally:
             await database.close()
 
-    async def heard(self) -> list[str]:
-        return await self.rows("board", "SELECT word FROM heard ORDER BY number")
+    async def applied(self) -> list[str]:
+        """Return the words that the subscriber has applied, in order."""
+        return await self.rows("subscriber", "SELECT word FROM applied ORDER BY number")
 
-    def subscription(self, name: str = "board") -> Subscription:
-        return self.nodes[name].inbound.instances["board"].subscriptions["press"]
+    def subscription(self, name: str = "subscriber") -> Subscription:
+        return self.nodes[name].inbound.instances["subscriber"].subscriptions["publisher"]
 
     def stream(self) -> Stream:
-        stream = self.nodes["press"].inbound.instances["press"].stream
+        stream = self.nodes["publisher"].inbound.instances["publisher"].stream
         assert stream is not None
         return stream
+
+
+async def wait_until_applied(replicas: Replicas, expected: list[str]) -> None:
+    """Wait until the subscriber has applied exactly the expected words."""
+    try:
+        async with asyncio.timeout(WAIT):
+            while await replicas.applied() != expected:
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        assert await replicas.applied() == expected
+
+
+async def wait_until(condition: Callable[[], Any]) -> None:
+    """Wait until the condition holds."""
+    async with asyncio.timeout(WAIT):
+        while not condition():
+            await asyncio.sleep(0.005)

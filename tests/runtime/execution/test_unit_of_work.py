@@ -1,4 +1,4 @@
-"""What a handler may do in its transaction, what follows the commit, and compensations: on every topology."""
+"""What a handler may do in its transaction, what follows the commit, and compensations, in every topology."""
 
 import asyncio
 from pathlib import Path
@@ -25,22 +25,22 @@ from runtime import (
 from runtime.testing import eventually
 from tests.topology import Topology
 
-request_handler = Contract("request_handler")
+notebook = Contract("notebook")
 shelf = Contract("shelf")
 
 
-@request_handler.message
+@notebook.message
 class Write(Request[int]):
     text: str
     behaviour: str = ""
 
 
-@request_handler.message
+@notebook.message
 class Written(Signal):
     text: str
 
 
-@request_handler.message
+@notebook.message
 class Filed(Event):
     text: str
 
@@ -62,8 +62,8 @@ class NoRoom(ServiceError):
     code, status = "no-room", 409
 
 
-class RequestHandler(Service):
-    contract = request_handler
+class Notebook(Service):
+    contract = notebook
     calls = (shelf,)
 
     async def on_start(self, ctx: Context) -> None:
@@ -115,116 +115,112 @@ class RequestHandler(Service):
                 await tx.execute("INSERT INTO notes VALUES ($1)", message.text)
                 await tx.publish(Filed(message.text))
                 await asyncio.sleep(0.02)
-                assert self_heard(ctx) == [], "signals wait for the commit"
+                assert RECEIVED == [], "signals are sent after the commit"
         return 1
 
 
-HEARD: list[str] = []
-
-
-def self_heard(ctx: Context) -> list[str]:
-    return HEARD
+RECEIVED: list[str] = []
 
 
 class Shelf(Service):
     contract = shelf
 
     def __init__(self) -> None:
-        self.log_of: list[str] = []
+        self.history: list[str] = []
 
     @handles(allow=ANYONE, raises=(NoRoom,))
     async def put(self, message: Put, ctx: Context) -> str:
         if message.text == "!":
             raise NoRoom
-        self.log_of.append(f"+{message.text}")
+        self.history.append(f"+{message.text}")
         return message.text
 
     @handles(allow=ANYONE, idempotent=True)
     async def remove(self, message: Remove, ctx: Context) -> None:
-        self.log_of.append(f"-{message.text}")
+        self.history.append(f"-{message.text}")
 
     @subscribes
     async def on_written(self, signal: Written, ctx: Context) -> None:
-        HEARD.append(signal.text)
+        RECEIVED.append(signal.text)
 
 
 async def notes(topology: Topology) -> list[Any]:
-    desk_service = topology.service(RequestHandler)
-    return [row["text"] for row in await desk_service.db.fetch("SELECT text FROM notes ORDER BY rowid")]
+    service = topology.service(Notebook)
+    return [row["text"] for row in await service.db.fetch("SELECT text FROM notes ORDER BY rowid")]
 
 
 @pytest.fixture(autouse=True)
-def silence() -> None:
-    HEARD.clear()
+def no_signals_received() -> None:
+    RECEIVED.clear()
 
 
-async def test_row_event_and_reply_commit_together_and_signals_follow(topology: Topology) -> None:
-    await topology.play(Shelf, RequestHandler)
-    ctx = await topology.client(request_handler)
+async def test_rows_events_and_the_reply_commit_together_and_signals_follow(topology: Topology) -> None:
+    await topology.start(Shelf, Notebook)
+    ctx = await topology.client(notebook)
     assert await ctx.request(Write("a")) == 1
-    await eventually(lambda: HEARD == ["a"], "the signal comes after the commit")
+    await eventually(lambda: RECEIVED == ["a"], "the signal arrives after the commit")
     assert await notes(topology) == ["a"]
-    assert [row["type"] for row in await topology.service(RequestHandler).db.fetch("SELECT type FROM callboard_stream")] == [
-        "request_handler.Filed"
+    assert [row["type"] for row in await topology.service(Notebook).db.fetch("SELECT type FROM callboard_stream")] == [
+        "notebook.Filed"
     ]
-    assert topology.service(Shelf).log_of == ["+a"], "nothing was undone"
+    assert topology.service(Shelf).history == ["+a"], "nothing was undone"
 
 
-async def test_nothing_follows_a_transaction_that_does_not_commit(topology: Topology) -> None:
-    await topology.play(Shelf, RequestHandler)
-    ctx = await topology.client(request_handler)
+async def test_a_transaction_that_does_not_commit_publishes_nothing_and_is_compensated_in_reverse(topology: Topology) -> None:
+    await topology.start(Shelf, Notebook)
+    ctx = await topology.client(notebook)
     with pytest.raises(InternalError):
         await ctx.request(Write("abc", "put, then fail"))
-    assert topology.service(Shelf).log_of == ["+a", "+b", "+c", "-c", "-b", "-a"], "undone in reverse"
+    assert topology.service(Shelf).history == ["+a", "+b", "+c", "-c", "-b", "-a"], "the requests are undone in reverse order"
     assert await notes(topology) == []
-    assert await topology.service(RequestHandler).db.fetch("SELECT * FROM callboard_stream") == []
-    assert HEARD == []
+    assert await topology.service(Notebook).db.fetch("SELECT * FROM callboard_stream") == []
+    assert RECEIVED == []
 
 
-async def test_what_was_done_before_an_error_of_a_callee_is_undone(topology: Topology) -> None:
-    await topology.play(Shelf, RequestHandler)
-    ctx = await topology.client(request_handler, shelf)
+async def test_an_error_of_a_callee_undoes_the_requests_before_it(topology: Topology) -> None:
+    await topology.start(Shelf, Notebook)
+    ctx = await topology.client(notebook, shelf)
     with pytest.raises(NoRoom):
         await ctx.request(Write("ab!", "put, then fail"))
-    assert topology.service(Shelf).log_of == ["+a", "+b", "-b", "-a"]
+    assert topology.service(Shelf).history == ["+a", "+b", "-b", "-a"]
 
 
-async def test_a_broken_constraint_that_is_not_caught_undoes_all(topology: Topology) -> None:
-    await topology.play(Shelf, RequestHandler)
-    ctx = await topology.client(request_handler)
+async def test_a_broken_constraint_that_is_not_caught_undoes_everything(topology: Topology) -> None:
+    await topology.start(Shelf, Notebook)
+    ctx = await topology.client(notebook)
     with pytest.raises(InternalError):
         await ctx.request(Write("a", "put, then break a constraint"))
-    assert topology.service(Shelf).log_of == ["+a", "-a"]
+    assert topology.service(Shelf).history == ["+a", "-a"]
     assert await notes(topology) == []
 
 
-async def test_a_broken_constraint_that_is_caught_undoes_its_statement(topology: Topology) -> None:
-    await topology.play(Shelf, RequestHandler)
-    ctx = await topology.client(request_handler)
+async def test_a_broken_constraint_that_is_caught_undoes_only_its_statement(topology: Topology) -> None:
+    await topology.start(Shelf, Notebook)
+    ctx = await topology.client(notebook)
     assert await ctx.request(Write("a", "survive a broken constraint")) == 1
     assert await notes(topology) == ["a"]
 
 
-async def test_the_deadline_undoes_all(topology: Topology) -> None:
-    await topology.play(Shelf, RequestHandler)
-    ctx = await topology.client(request_handler)
+async def test_a_deadline_undoes_everything(topology: Topology) -> None:
+    await topology.start(Shelf, Notebook)
+    ctx = await topology.client(notebook)
     with pytest.raises(DeadlineExceeded):
         await ctx.request(Write("a", "put, then hang"), timeout=0.1)
     shelf_service = topology.service(Shelf)
-    await eventually(lambda: shelf_service.log_of == ["+a", "-a"], "it is undone")
+    await eventually(lambda: shelf_service.history == ["+a", "-a"], "the request is undone")
     assert await notes(topology) == []
-    assert await ctx.request(Write("b")) == 1, "and the writer is free"
+    assert await ctx.request(Write("b")) == 1, "the writer is free again"
 
 
-async def test_who_goes_away_undoes_all(topology: Topology) -> None:
-    await topology.play(Shelf, RequestHandler)
-    ctx = await topology.client(request_handler)
+async def test_a_caller_that_stops_waiting_undoes_everything(topology: Topology) -> None:
+    await topology.start(Shelf, Notebook)
+    ctx = await topology.client(notebook)
     shelf_service = topology.service(Shelf)
     task = asyncio.create_task(ctx.request(Write("a", "put, then hang")))
-    await eventually(lambda: shelf_service.log_of == ["+a"], "it has put")
+    await eventually(lambda: shelf_service.history == ["+a"], "the shelf has handled the request")
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    await eventually(lambda: shelf_service.log_of == ["+a", "-a"], "it is undone")
+    await eventually(lambda: shelf_service.history == ["+a", "-a"], "the request is undone")
     assert await notes(topology) == []
 
 
@@ -238,55 +234,55 @@ async def test_who_goes_away_undoes_all(topology: Topology) -> None:
         ("publish a signal as an event", "a Signal goes through ctx.publish"),
     ],
 )
-async def test_wrong_use_fails_the_message_and_says_what_to_do(
+async def test_wrong_use_of_a_transaction_fails_the_request_and_names_the_remedy(
     one_node: Topology, behaviour: str, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await one_node.play(Shelf, RequestHandler)
-    ctx = await one_node.client(request_handler)
+    await one_node.start(Shelf, Notebook)
+    ctx = await one_node.client(notebook)
     with pytest.raises(InternalError):
         await ctx.request(Write("a", behaviour))
     assert what in caplog.text
     assert await notes(one_node) == []
-    assert one_node.service(Shelf).log_of == []
+    assert one_node.service(Shelf).history == []
 
 
 async def test_a_transaction_ends_with_its_handler(one_node: Topology) -> None:
-    await one_node.play(Shelf, RequestHandler)
-    ctx = await one_node.client(request_handler)
+    await one_node.start(Shelf, Notebook)
+    ctx = await one_node.client(notebook)
     await ctx.request(Write("a", "keep the transaction"))
     with pytest.raises(Exception, match="this transaction has ended"):
-        await one_node.service(RequestHandler).kept.execute("DELETE FROM notes")
+        await one_node.service(Notebook).kept.execute("DELETE FROM notes")
 
 
 async def test_events_of_any_transaction_are_published(one_node: Topology) -> None:
-    await one_node.play(Shelf, RequestHandler)
-    async with one_node.service(RequestHandler).db.transaction() as tx:
+    await one_node.start(Shelf, Notebook)
+    async with one_node.service(Notebook).db.transaction() as tx:
         await tx.publish(Filed("outside of a handler"))
-    rows = await one_node.service(RequestHandler).db.fetch("SELECT body FROM callboard_stream")
+    rows = await one_node.service(Notebook).db.fetch("SELECT body FROM callboard_stream")
     assert [row["body"] for row in rows] == ['{"text":"outside of a handler"}']
 
 
 async def test_tasks_of_a_handler_share_its_transaction(topology: Topology) -> None:
-    await topology.play(Shelf, RequestHandler)
-    ctx = await topology.client(request_handler)
+    await topology.start(Shelf, Notebook)
+    ctx = await topology.client(notebook)
     await ctx.request(Write("abcdef", "many tasks"))
     assert sorted(await notes(topology)) == list("abcdef")
 
 
-async def test_a_hundred_at_once_all_commit(topology: Topology) -> None:
-    await topology.play(Shelf, RequestHandler)
-    ctx = await topology.client(request_handler)
+async def test_a_hundred_concurrent_requests_all_commit(topology: Topology) -> None:
+    await topology.start(Shelf, Notebook)
+    ctx = await topology.client(notebook)
     await asyncio.gather(*(ctx.request(Write(f"n{number}", "survive a broken constraint")) for number in range(100)))
     assert len(await notes(topology)) == 100
 
 
-async def test_state_is_there_after_a_restart(tmp_path: Path) -> None:
+async def test_state_survives_a_restart(tmp_path: Path) -> None:
     for expected in (["a"], ["a", "b"]):
         topology = Topology("one-node-serialized", tmp_path)
-        await topology.play(Shelf, RequestHandler)
-        ctx = await topology.client(request_handler)
+        await topology.start(Shelf, Notebook)
+        ctx = await topology.client(notebook)
         await ctx.request(Write(expected[-1]))
         assert await notes(topology) == expected
-        await eventually(lambda: len(HEARD) == 1, "the signal that followed the commit has come")
-        HEARD.clear()
+        await eventually(lambda: len(RECEIVED) == 1, "the signal that follows the commit has arrived")
+        RECEIVED.clear()
         await topology.close()

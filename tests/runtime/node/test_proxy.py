@@ -1,4 +1,4 @@
-"""Listening for a while: whoever comes while somebody goes is heard all the same."""
+"""Listening to a topic for a while: a listener that joins while another leaves misses nothing."""
 
 import asyncio
 
@@ -20,40 +20,41 @@ class Bell(Service):
     contract = bell
 
 
-class Ear(Service):
-    contract = Contract("ear")
+class Listener(Service):
+    contract = Contract("listener")
 
     async def on_start(self, ctx: Context) -> None:
         self.proxy = Proxy(ctx)
 
 
-class SlowToLeave(MemoryTransport):
-    """Leaving a topic takes a while, as across a network."""
+class SlowToUnsubscribe(MemoryTransport):
+    """Takes 20 ms to unsubscribe, as across a network."""
 
     async def unsubscribe(self, topic: Topic, service: str) -> None:
         await asyncio.sleep(0.02)
         await super().unsubscribe(topic, service)
 
 
-async def test_who_comes_while_somebody_goes_is_heard() -> None:
+async def test_a_listener_that_joins_while_another_leaves_misses_nothing() -> None:
     network, topic = MemoryNetwork(), Topic("signal", "bell", "Rung", "north")
-    async with Node([Ear], SlowToLeave(network)) as node, Node([Bell], MemoryTransport(network)) as other:
-        ear, ctx = node.service(Ear), other.client("bell", ())
-        assert ear is not None
-        heard: list[str] = []
-        async with ear.proxy.listening(topic, lambda envelope: heard.append(f"first {envelope.signal_key}")):
+    async with Node([Listener], SlowToUnsubscribe(network)) as node, Node([Bell], MemoryTransport(network)) as other:
+        listener, ctx = node.service(Listener), other.client("bell", ())
+        assert listener is not None
+        received: list[str] = []
+        async with listener.proxy.listening(topic, lambda envelope: received.append(f"first {envelope.signal_key}")):
             await ctx.publish(Rung("north"))
             await ctx.publish(Rung("south"))
-            await eventually(lambda: heard == ["first north"], "it is heard")
+            await eventually(lambda: received == ["first north"], "the first listener receives only the signal of its key")
 
-        async def come_and_go() -> None:
-            async with ear.proxy.listening(topic, lambda _: None):
+        async def join_and_leave() -> None:
+            async with listener.proxy.listening(topic, lambda _: None):
                 pass
 
-        going = asyncio.create_task(come_and_go())
+        leaving = asyncio.create_task(join_and_leave())
         await asyncio.sleep(0)
-        async with ear.proxy.listening(topic, lambda envelope: heard.append(f"second {envelope.signal_key}")):
-            await going
+        async with listener.proxy.listening(topic, lambda envelope: received.append(f"second {envelope.signal_key}")):
+            await leaving
             await ctx.publish(Rung("north"))
-            await eventually(lambda: heard[1:] == ["second north"], "who came meanwhile hears it")
-        await eventually(lambda: not node.environment.transport._subscribed.get(topic), "nobody listens any more")  # type: ignore[attr-defined]
+            await eventually(lambda: received[1:] == ["second north"], "the listener that joined meanwhile receives the signal")
+        transport = node.environment.transport
+        await eventually(lambda: not transport._subscribed.get(topic), "the node has unsubscribed")  # type: ignore[attr-defined]

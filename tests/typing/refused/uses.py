@@ -1,4 +1,4 @@
-"""What type checkers must refuse: each line marked with `refused`, and no other."""
+"""Uses of the API. Type checkers must refuse the lines marked with `refused`, and no others."""
 
 from runtime import ANYONE, Context, Contract, Event, Request, Service, Signal, Struct, Transaction, handles
 

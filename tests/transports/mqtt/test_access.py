@@ -1,4 +1,4 @@
-"""Each service's credential is good for its own topics, and for nothing else: mosquitto refuses, shown for each service."""
+"""Access control on a real mosquitto: each service's credential is valid for that service's own topics only."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -23,7 +23,7 @@ class Client:
     def __init__(self, name: str) -> None:
         self.name = name
         self.packets: list[mqtt5.Packet] = []
-        self.heard: list[str] = []
+        self.received: list[str] = []
         self._last = 0
 
     async def connect(self, url: str, username: str, password: str) -> None:
@@ -33,35 +33,35 @@ class Client:
             lambda: Connection(lambda _, packet: self._take(packet), lambda _, reason: None, 1 << 20), "127.0.0.1", port
         )
         self._connection.send(mqtt5.ConnectPacket(self.name, username=username, password=password.encode(), clean_start=True))
-        await eventually(lambda: self.packets, "the broker answers")
+        await eventually(lambda: self.packets, "the broker has answered")
         answer = self.packets.pop()
         assert isinstance(answer, mqtt5.ConnAckPacket)
-        assert int(answer.reason_code) == 0, "it is let in"
+        assert int(answer.reason_code) == 0, "the broker accepts the connection"
 
     def _take(self, packet: mqtt5.Packet) -> None:
         if isinstance(packet, mqtt5.PublishPacket):
-            self.heard.append(packet.topic)
+            self.received.append(packet.topic)
         else:
             self.packets.append(packet)
 
-    async def may_publish(self, topic: str) -> bool:
+    async def can_publish(self, topic: str) -> bool:
         self._last += 1
         self._connection.send(mqtt5.PublishPacket(topic, b"{}", qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=self._last))
-        await eventually(lambda: self.packets, "the broker answers")
+        await eventually(lambda: self.packets, "the broker has answered")
         answer = self.packets.pop()
         assert isinstance(answer, mqtt5.PubAckPacket)
         return int(answer.reason_code) < 0x80
 
-    async def listen(self, *patterns: str) -> None:
+    async def subscribe(self, *patterns: str) -> None:
         for pattern in patterns:
             self._last += 1
             self._connection.send(mqtt5.SubscribePacket(self._last, [mqtt5.TopicFilter(pattern, max_qos=mqtt5.QoS.AT_MOST_ONCE)]))
-            await eventually(lambda: self.packets, "the broker answers")
+            await eventually(lambda: self.packets, "the broker has answered")
             self.packets.pop()
 
     async def round_trip(self) -> None:
         self._connection.send(mqtt5.PingReqPacket())
-        await eventually(lambda: self.packets, "the broker answers")
+        await eventually(lambda: self.packets, "the broker has answered")
         self.packets.pop()
 
     def close(self) -> None:
@@ -74,14 +74,14 @@ async def private_broker(folder: Path) -> AsyncGenerator[tuple[PrivateBroker, Cr
     credentials = broker.prepare(compose.definitions(Settings()), "callboard")
     process = await asyncio.create_subprocess_exec(*broker.command(), stdin=asyncio.subprocess.PIPE)
     try:
-        await eventually(lambda: _listens(int(credentials.url.rpartition(":")[2])), "the broker is there")
+        await eventually(lambda: _is_listening(int(credentials.url.rpartition(":")[2])), "the broker is listening")
         yield broker, credentials
     finally:
         process.terminate()
         await process.wait()
 
 
-async def _listens(port: int) -> bool:
+async def _is_listening(port: int) -> bool:
     try:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
@@ -91,19 +91,19 @@ async def _listens(port: int) -> bool:
 
 
 def topics(service: str, node: str) -> list[str]:
-    """What only this service may say, whoever it says it to."""
+    """Return the topics on which only this service may publish, whatever the recipient."""
     return [
         f"callboard/1/presence/{service}/{node}",
         f"callboard/1/stream/{service}",
         f"callboard/1/signal/{service}/Anything/-",
         f"callboard/1/signal/{service}/Anything/key",
-        *(f"callboard/1/inbox/{other}/node/{service}" for other in (*SERVICES, "stranger")),
-        *(f"callboard/1/request/{other}/Anything/{service}" for other in (*SERVICES, "stranger")),
+        *(f"callboard/1/inbox/{other}/node/{service}" for other in (*SERVICES, "intruder")),
+        *(f"callboard/1/request/{other}/Anything/{service}" for other in (*SERVICES, "intruder")),
     ]
 
 
 @pytest.mark.parametrize("service", SERVICES)
-async def test_a_service_speaks_in_its_own_name_alone(tmp_path: Path, service: str) -> None:
+async def test_a_service_can_publish_only_in_its_own_name(tmp_path: Path, service: str) -> None:
     async with private_broker(tmp_path) as (_, credentials):
         client = Client(f"{service}-node")
         await client.connect(credentials.url, service, credentials.services[service])
@@ -113,7 +113,7 @@ async def test_a_service_speaks_in_its_own_name_alone(tmp_path: Path, service: s
             f"signal/{service}/Anything/-",
             f"gone/{service}-node",
         ):
-            assert await client.may_publish(f"callboard/1/{own}"), own
+            assert await client.can_publish(f"callboard/1/{own}"), own
         forged = [topic for other in SERVICES if other != service for topic in topics(other, f"{other}-node")]
         forged += [
             "callboard/1/gone/other-node",
@@ -121,74 +121,74 @@ async def test_a_service_speaks_in_its_own_name_alone(tmp_path: Path, service: s
             "anything",
             "$SYS/broker/version",
         ]
-        allowed = [topic for topic in forged if await client.may_publish(topic)]
-        assert allowed == [], "nothing in another's name"
+        allowed = [topic for topic in forged if await client.can_publish(topic)]
+        assert allowed == [], "nothing is accepted in another service's name"
         client.close()
 
 
 @pytest.mark.parametrize("service", SERVICES)
-async def test_a_service_hears_what_is_for_it_alone(tmp_path: Path, service: str) -> None:
+async def test_a_service_receives_only_its_own_requests_and_inbox(tmp_path: Path, service: str) -> None:
     async with private_broker(tmp_path) as (_, credentials):
         client = Client(f"{service}-node")
         await client.connect(credentials.url, service, credentials.services[service])
-        await client.listen(
+        await client.subscribe(
             "#", "callboard/1/inbox/#", "callboard/1/request/#", *(f"callboard/1/inbox/{other}/+/+" for other in SERVICES)
         )
-        speakers: list[Client] = []
-        for speaker in SERVICES:
-            if speaker != service:
-                speakers.append(Client(f"{speaker}-speaks"))
-                await speakers[-1].connect(credentials.url, speaker, credentials.services[speaker])
-                for topic in topics(speaker, f"{speaker}-speaks"):
-                    await speakers[-1].may_publish(topic)
+        senders: list[Client] = []
+        for sender in SERVICES:
+            if sender != service:
+                senders.append(Client(f"{sender}-sender"))
+                await senders[-1].connect(credentials.url, sender, credentials.services[sender])
+                for topic in topics(sender, f"{sender}-sender"):
+                    await senders[-1].can_publish(topic)
         await client.round_trip()
         wrong = [
-            topic for topic in client.heard if topic.split("/")[2] in ("inbox", "request") and topic.split("/")[3] != service
+            topic for topic in client.received if topic.split("/")[2] in ("inbox", "request") and topic.split("/")[3] != service
         ]
-        assert wrong == [], "what is sent to others is not heard"
-        for other in speakers:
+        assert wrong == [], "messages for other services are not received"
+        for other in senders:
             other.close()
         client.close()
 
 
-async def test_a_device_has_its_own_signals_alone(tmp_path: Path) -> None:
+async def test_a_device_can_use_only_its_own_signals(tmp_path: Path) -> None:
     async with private_broker(tmp_path) as (broker, credentials):
         broker.admit({"scooter-1": "first", "scooter-2": "second"})
         client = Client("scooter-1")
 
-        async def let_in() -> bool:
+        async def accepted() -> bool:
             try:
                 await client.connect(credentials.url, "scooter-1", "first")
             except AssertionError:
                 return False
             return True
 
-        await eventually(let_in, "the broker has learnt of it")
-        assert await client.may_publish("callboard/1/signal/fleet/Telemetry/scooter-1")
+        await eventually(accepted, "the broker has loaded the device's credential")
+        assert await client.can_publish("callboard/1/signal/fleet/Telemetry/scooter-1")
         forged = [topic for service in SERVICES for topic in topics(service, "scooter-1")]
         forged += ["callboard/1/signal/fleet/Telemetry/scooter-2", "callboard/1/signal/fleet/Telemetry/-"]
         forged += [
-            f"callboard/1/signal/fleet/{order}/{who}" for order in ("Lock", "Unlock") for who in ("scooter-1", "scooter-2")
+            f"callboard/1/signal/fleet/{order}/{device}" for order in ("Lock", "Unlock") for device in ("scooter-1", "scooter-2")
         ]
         forged += [topic for service in ("scooter-1", "scooter-2") for topic in topics(service, "scooter-1")]
-        assert [topic for topic in forged if await client.may_publish(topic)] == []
-        await client.listen("#", "callboard/1/signal/fleet/+/+", "callboard/1/presence/+/+")
-        fleet = Client("fleet-speaks")
+        assert [topic for topic in forged if await client.can_publish(topic)] == []
+        await client.subscribe("#", "callboard/1/signal/fleet/+/+", "callboard/1/presence/+/+")
+        fleet = Client("fleet-sender")
         await fleet.connect(credentials.url, "fleet", credentials.services["fleet"])
         for topic in (
             "signal/fleet/Unlock/scooter-2",
             "stream/fleet",
-            "presence/fleet/fleet-speaks",
+            "presence/fleet/fleet-sender",
             "signal/fleet/Unlock/scooter-1",
         ):
-            assert await fleet.may_publish(f"callboard/1/{topic}")
-        await eventually(lambda: client.heard, "it hears")
-        assert set(client.heard) == {"callboard/1/signal/fleet/Unlock/scooter-1"}
+            assert await fleet.can_publish(f"callboard/1/{topic}")
+        await eventually(lambda: client.received, "the device has received a signal")
+        assert set(client.received) == {"callboard/1/signal/fleet/Unlock/scooter-1"}
         fleet.close()
         client.close()
 
 
-async def test_what_is_written_for_the_broker_is_for_its_owner_alone(tmp_path: Path) -> None:
+async def test_broker_files_are_readable_only_by_their_owner_and_hold_no_password(tmp_path: Path) -> None:
     broker = PrivateBroker(tmp_path)
     credentials = broker.prepare(compose.definitions(Settings()), "callboard")
     assert {path.stat().st_mode & 0o077 for path in (tmp_path / "broker").iterdir()} == {0}
@@ -196,4 +196,4 @@ async def test_what_is_written_for_the_broker_is_for_its_owner_alone(tmp_path: P
     hashed = (tmp_path / "broker" / "passwords").read_text()
     assert not any(password in hashed for password in credentials.services.values())
     again = broker.prepare(compose.definitions(Settings()), "callboard")
-    assert again.services == credentials.services, "those who are connected stay so"
+    assert again.services == credentials.services, "services keep their passwords, so connected ones stay connected"

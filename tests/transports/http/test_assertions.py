@@ -1,4 +1,4 @@
-"""Who has proven to speak for a service over HTTP, and who has not."""
+"""Peer assertions over HTTP: which of them prove that a caller acts for a service, and which are refused."""
 
 import base64
 import json
@@ -16,8 +16,8 @@ from transports.http.settings import HttpSettings
 from transports.http.transport import HttpTransport
 
 KEY, OTHER = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
-GOOD = {"iss": "asker", "sub": "asker", "aud": "echo", "iat": 1_000_000, "exp": 1_000_060}
-HEAD = {"kid": "asker", "typ": "callboard-peer+jwt"}
+GOOD = {"iss": "client", "sub": "client", "aud": "echo", "iat": 1_000_000, "exp": 1_000_060}
+HEAD = {"kid": "client", "typ": "callboard-peer+jwt"}
 
 
 def _public(kid: str, key: Ed25519PrivateKey) -> dict[str, str]:
@@ -30,18 +30,22 @@ class _Clock(Clock):
         return 1_000_000.0
 
 
-VERIFIER = Verifier(json.dumps({"keys": [_public("asker", KEY), _public("asker.2", OTHER), _public("wallet", OTHER)]}), _Clock())
+VERIFIER = Verifier(
+    json.dumps({"keys": [_public("client", KEY), _public("client.2", OTHER), _public("wallet", OTHER)]}), _Clock()
+)
 
 
-def _signed(key: Any = KEY, algorithm: str = "EdDSA", head: dict[str, Any] | None = None, **claims: Any) -> str:
-    said = {name: value for name, value in (GOOD | claims).items() if value is not None}
-    return jwt.encode(said, key, algorithm=algorithm, headers=HEAD | (head or {}))
+def _signed(key: Any = KEY, algorithm: str = "EdDSA", head: dict[str, Any] | None = None, **changes: Any) -> str:
+    claims = {name: value for name, value in (GOOD | changes).items() if value is not None}
+    return jwt.encode(claims, key, algorithm=algorithm, headers=HEAD | (head or {}))
 
 
-def test_who_has_proven_to_speak() -> None:
-    assert VERIFIER.caller(_signed(), "echo") == "asker"
+def test_a_valid_assertion_identifies_the_caller() -> None:
+    assert VERIFIER.caller(_signed(), "echo") == "client"
     assert VERIFIER.caller(_signed(sub="runtime"), "echo") == "runtime"
-    assert VERIFIER.caller(_signed(OTHER, head={"kid": "asker.2"}), "echo") == "asker", "the key that comes next"
+    assert VERIFIER.caller(_signed(OTHER, head={"kid": "client.2"}), "echo") == "client", (
+        "the service's next key is accepted, too"
+    )
 
 
 @pytest.mark.parametrize(
@@ -56,27 +60,27 @@ def test_who_has_proven_to_speak() -> None:
         _signed(exp="soon"), _signed(iat=1.5),
     ],
 )  # fmt: skip
-def test_who_has_not(assertion: str | None) -> None:
+def test_an_invalid_assertion_is_refused(assertion: str | None) -> None:
     with pytest.raises(Refused):
         VERIFIER.caller(assertion, "echo")
 
 
-def test_an_assertion_is_made_anew_before_it_ends_and_for_one_callee() -> None:
+def test_an_assertion_is_renewed_before_it_expires_and_is_valid_for_one_callee() -> None:
     clock = ManualClock()
-    private, public = peer_keys(("asker",))
-    signer, verifier = Signer(private["asker"], clock), Verifier(public, clock)
-    first = signer.assertion("asker", "echo")
-    assert signer.assertion("asker", "echo") == first
+    private, public = peer_keys(("client",))
+    signer, verifier = Signer(private["client"], clock), Verifier(public, clock)
+    first = signer.assertion("client", "echo")
+    assert signer.assertion("client", "echo") == first
     for _ in range(5):
         clock.advance(timedelta(seconds=29))
-        assert verifier.caller(signer.assertion("asker", "echo"), "echo") == "asker"
+        assert verifier.caller(signer.assertion("client", "echo"), "echo") == "client"
     with pytest.raises(Refused, match="expired"):
         verifier.caller(first, "echo")
     with pytest.raises(Refused, match="somebody else"):
-        verifier.caller(signer.assertion("asker", "wallet"), "echo")
+        verifier.caller(signer.assertion("client", "wallet"), "echo")
     with pytest.raises(ValueError, match="no key of wallet"):
         signer.assertion("wallet", "echo")
-    assert private["asker"].split('"d":"')[1][:20] not in repr(signer)
+    assert private["client"].split('"d":"')[1][:20] not in repr(signer)
 
 
 @pytest.mark.parametrize(
@@ -91,9 +95,9 @@ def test_an_assertion_is_made_anew_before_it_ends_and_for_one_callee() -> None:
         ("private", "{}"),
     ],
 )
-def test_keys_that_are_none_are_refused_without_being_said(key: str | None, theirs: str | None) -> None:
-    private, public = peer_keys(("asker",))
-    named = {"private": private["asker"], "public": public}
+def test_invalid_keys_are_refused_without_being_printed(key: str | None, theirs: str | None) -> None:
+    private, public = peer_keys(("client",))
+    named = {"private": private["client"], "public": public}
     with pytest.raises(StartError, match=r"transport\.http\.(key|peer_keys)") as refused:
         HttpTransport(HttpSettings(key=named.get(str(key), key), peer_keys=named.get(str(theirs), theirs)))
     assert '"d"' not in str(refused.value)

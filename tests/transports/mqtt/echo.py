@@ -1,4 +1,4 @@
-"""A small service that the transports' tests talk to, on nodes that notice quickly."""
+"""A small service for the tests of the MQTT transport, on nodes with short timeouts."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -13,28 +13,28 @@ echo = Contract("echo")
 
 @echo.message
 class Say(Request[str]):
-    """Says it back."""
+    """Return the text, and publish it as a signal."""
 
     text: str
 
 
 @echo.message
 class Repeat(Request[str]):
-    """The same, and asking again does no harm."""
+    """Return the text; an idempotent request."""
 
     text: str
 
 
 @echo.message
 class Much(Request[str]):
-    """A long answer."""
+    """Return a long text."""
 
     size: int
 
 
 @echo.message
 class Refuse(Request[None]):
-    """Does not."""
+    """Fail with `Refused`."""
 
     reason: str
 
@@ -49,14 +49,14 @@ class Refused(ServiceError):
 
 @echo.message(key="room")
 class Heard(Signal):
-    """What was said, and where."""
+    """The text that was said, and the room."""
 
     room: str
     text: str
 
 
 class Echo(Service):
-    """Answers, while its gate is open."""
+    """A service that answers `Say` and `Repeat` only while its gate is open."""
 
     contract = echo
     concurrency = 1000
@@ -91,23 +91,23 @@ class Echo(Service):
 
 
 def transport(url: str, **more: object) -> MqttTransport:
-    """A transport that notices within a second or two."""
+    """Return an MQTT transport that notices a broken link within one or two seconds."""
     settings: dict[str, object] = {"keepalive": 1, "heartbeat": 0.3, "connect_timeout": 1.0, **more}
     return MqttTransport(MqttSettings(url=url, **settings))  # type: ignore[arg-type]
 
 
 @asynccontextmanager
-async def pair(url: str, asker: str = "", **more: object) -> AsyncGenerator[tuple[Echo, Context], None]:
-    """A service on one node, and a context on another that asks it, perhaps over a link of its own."""
-    async with Node([Echo], transport(url, **more)) as one, Node([], transport(asker or url, **more)) as other:
-        await other.registry.wait_for("echo")
-        service = one.service(Echo)
+async def echo_over_mqtt(url: str, client_url: str = "", **more: object) -> AsyncGenerator[tuple[Echo, Context], None]:
+    """Run `Echo` on one node, and yield it with a client context on another node, which may use another URL."""
+    async with Node([Echo], transport(url, **more)) as server, Node([], transport(client_url or url, **more)) as client:
+        await client.registry.wait_for("echo")
+        service = server.service(Echo)
         assert service is not None
-        yield service, other.client("test", (echo,))
+        yield service, client.client("test", (echo,))
 
 
 async def answers(ctx: Context) -> bool:
-    """Whether the service does, within half a second."""
+    """Return whether the service answers within half a second."""
     try:
         return await ctx.request(Say("?"), timeout=0.5) == "?"
     except ServiceError:

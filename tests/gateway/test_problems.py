@@ -1,0 +1,83 @@
+"""Errors reach the client as problem documents."""
+
+import asyncio
+import json
+
+import pytest
+
+from tests.gateway.environment import GatewayEnvironment, check_problem
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "kind", "status", "code"),
+    [
+        ("PUT", "/put", b'{"inner":', "application/json", 400, "malformed"),
+        ("PUT", "/put", b"", "application/json", 400, "malformed"),
+        ("PUT", "/put", b'{"inner":{"number":1},"note":"\xff"}', "application/json", 400, "malformed"),
+        ("PUT", "/put", b'{"inner":"\xff"}', "application/json", 400, "malformed"),
+        ("PUT", "/put", b"[" * 100_000, "application/json", 400, "malformed"),
+        ("PUT", "/put", b'{"inner":' * 50_000, "application/json", 400, "malformed"),
+        ("PUT", "/put", b'{"inner":{"number":1},"note":' + b"[" * 50_000 + b"]" * 50_000 + b"}", "application/json", 400, "malformed"),
+        ("GET", "/look/%ff", b"", "", 400, "malformed"),
+        ("GET", "/look/x?text=%ff", b"", "", 400, "malformed"),
+        ("PUT", "/put", b"null", "application/json", 422, "invalid"),
+        ("PUT", "/put", b"{}", "text/plain", 415, "unsupported-media-type"),
+        ("PUT", "/put", b"{}", "", 415, "unsupported-media-type"),
+        ("PUT", "/put", b'"' + b"x" * 1_100_000 + b'"', "application/json", 413, "too-large"),
+        ("GET", "/nowhere", b"", "", 404, "not-found"),
+        ("GET", "/look", b"", "", 404, "not-found"),
+        ("GET", "/look/", b"", "", 404, "not-found"),
+        ("GET", "/look/x/y", b"", "", 404, "not-found"),
+        ("GET", "//look/x", b"", "", 404, "not-found"),
+        ("DELETE", "/put", b"", "", 405, "method-not-allowed"),
+        ("TRACE", "/put", b"", "", 405, "method-not-allowed"),
+        ("GET", "/guarded", b"", "", 401, "unauthenticated"),
+        ("POST", "/behave/teapot", b"", "", 418, "teapot"),
+        ("POST", "/behave/crash", b"", "", 500, "internal"),
+        ("POST", "/behave/overloaded", b"", "", 503, "overloaded"),
+        ("GET", "/look/" + "x" * 9000, b"", "", 414, "uri-too-long"),
+        ("GET", "/docs/nowhere", b"", "", 404, "not-found"),
+        ("GET", "/docs/assets/%00", b"", "", 404, "not-found"),
+        ("GET", "/docs/assets/" + "a" * 300, b"", "", 404, "not-found"),
+        ("GET", "/docs/assets/..%2f..%2fsettings.py", b"", "", 404, "not-found"),
+        ("GET", "/console", b"", "", 404, "not-found"),
+        ("POST", "/healthz", b"", "", 405, "method-not-allowed"),
+    ],
+)  # fmt: skip
+async def test_each_kind_of_error_has_its_status_and_code(
+    env: GatewayEnvironment, method: str, path: str, body: bytes, kind: str, status: int, code: str
+) -> None:
+    headers = {"Content-Type": kind} if kind else {}
+    check_problem(await env.client.request(method, path, content=body or None, headers=headers), status, code)
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        (b"{}", "/inner"), (b'{"inner":{}}', "/inner/number"), (b'{"inner":{"number":"x"}}', "/inner/number"),
+        (b'{"inner":{"number":1,"more":2}}', "/inner/more"), (b'{"inner":{"number":1},"more":2}', "/more"),
+        (b'{"inner":{"number":1},"ratio":2}', "/ratio"), (b'{"inner":{"number":1},"ratio":NaN}', "/ratio"),
+        (b'{"inner":{"number":1},"ratio":-Infinity}', "/ratio"), (b'{"inner":{"number":1},"ratio":1e999}', "/ratio"),
+        (b'{"inner":{"number":Infinity}}', "/inner/number"), (b"[]", ""),
+    ],
+)  # fmt: skip
+async def test_an_invalid_body_is_refused_and_its_field_named(env: GatewayEnvironment, body: bytes, pointer: str) -> None:
+    answer = await env.client.put("/put", content=body, headers={"Content-Type": "application/json; charset=utf-8"})
+    assert [error["pointer"] for error in check_problem(answer, 422, "invalid")["errors"]] == [pointer]
+
+
+async def test_a_field_name_that_looks_like_a_decoding_error_is_harmless(env: GatewayEnvironment) -> None:
+    body = json.dumps({" - at `$" + "[" * 200_000: 1}).encode()
+    async with asyncio.timeout(5):
+        check_problem(await env.client.put("/put", content=body, headers={"Content-Type": "application/json"}), 422, "invalid")
+
+
+async def test_an_error_has_its_fields_and_reveals_no_internal_detail(env: GatewayEnvironment) -> None:
+    teapot = check_problem(await env.client.post("/behave/teapot"), 418)
+    assert (teapot["volume"], teapot["title"], teapot["type"]) == (3, "I am a teapot", "urn:callboard:probe:teapot")
+    crash = check_problem(await env.client.post("/behave/crash"), 500)
+    assert len(crash["incident"]) == 16
+    assert "secret" not in json.dumps(crash)
+    busy = await env.client.post("/behave/overloaded")
+    assert busy.headers["retry-after"] == "1"
+    assert "probe" not in busy.text, "the answer does not reveal which service is busy"

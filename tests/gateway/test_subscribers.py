@@ -1,0 +1,98 @@
+"""Streams of server-sent events: who may open one, and when it ends."""
+
+import socket
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.service import Gateway
+from runtime.testing import eventually
+from services.notices.store import Store
+from tests.gateway.notices import abort_rides, user_id
+from tests.sse import follow
+from tests.system_under_test import System, open_system, settings
+from tests.topology import QuickClock
+
+
+@pytest.mark.parametrize("path", ["/live", "/console/tail"])
+async def test_a_stream_needs_a_bearer_token_and_get(system: System, path: str) -> None:
+    for headers in ({}, {"Authorization": "Bearer forged"}, {"Authorization": "Basic x"}):
+        answer = await system.client.get(path, headers=headers)
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+        assert answer.headers["content-type"] == "application/problem+json"
+    bearer = await system.bearer()
+    for method in ("POST", "HEAD", "DELETE"):
+        assert (await system.client.request(method, path, headers=bearer)).status_code == 405
+
+
+async def test_a_stream_ends_when_its_token_expires(tmp_path: Path) -> None:
+    clock = QuickClock()
+    async with open_system(settings(tmp_path), clock=clock) as system:
+        rider = await system.bearer()
+        async with follow(system.url, rider) as events:
+            await eventually(lambda: system.service(Gateway).followers.count == 1, "one stream is open")
+            clock.advance(timedelta(seconds=601))
+            await eventually(lambda: events.ended, "the stream has ended")
+            assert events.received == [("end", {"reason": "the token has expired"}, "")]
+
+
+async def test_a_stream_ends_when_its_session_ends(system: System) -> None:
+    rider = await system.bearer()
+    async with follow(system.url, rider) as events:
+        assert (await system.client.delete("/sessions/current", headers=rider)).status_code == 204
+        await eventually(lambda: events.ended, "the stream has ended")
+        assert events.kinds == ["end"]
+
+
+async def test_a_stopping_gateway_ends_its_streams(tmp_path: Path) -> None:
+    async with open_system(settings(tmp_path)) as system:
+        rider = await system.bearer()
+        async with (
+            follow(system.url, rider) as events,
+            follow(system.url, await system.bearer("operator@example.com"), path="/console/tail") as tail,
+        ):
+            for node in reversed(system.nodes):
+                await node.stop()
+            await eventually(lambda: events.ended and tail.ended, "both streams have ended")
+            assert events.received == tail.received == [("end", {"reason": "the gateway is stopping"}, "")]
+
+
+async def test_the_number_of_streams_is_limited_per_user_and_in_total(tmp_path: Path) -> None:
+    async with open_system(settings(tmp_path, streams_per_user=2, max_streams=3)) as system:
+        rider, operator = await system.bearer(), await system.bearer("operator@example.com")
+        async with follow(system.url, rider), follow(system.url, rider):
+            refused = await system.client.get("/live", headers=rider)
+            assert (refused.status_code, refused.json()["code"]) == (429, "too-many-streams")
+            async with follow(system.url, operator):
+                refused = await system.client.get("/live", headers=operator)
+                assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+                assert "retry-after" in refused.headers
+        followers = system.service(Gateway).followers
+        await eventually(lambda: followers.count == 0, "no stream is open")
+        async with follow(system.url, rider):
+            pass
+
+
+async def test_a_client_that_stops_reading_is_disconnected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long_text = "x" * 100_000
+    add = Store.add
+
+    async def add_long(self: Any, tx: Any, user: str, kind: Any, text: str, **more: Any) -> None:
+        await add(self, tx, user, kind, long_text, **more)
+
+    monkeypatch.setattr(Store, "add", add_long)
+    async with open_system(settings(tmp_path, stream_patience=0.3)) as system:
+        rider = await system.bearer()
+        rider_id = await user_id(system, rider)
+        with socket.create_connection((system.client.base_url.host, system.client.base_url.port)) as slow:
+            slow.sendall(
+                f"GET /live HTTP/1.1\r\nHost: x\r\nAuthorization: {rider['Authorization']}\r\nLast-Event-ID: 0\r\n\r\n".encode()
+            )
+            await eventually(lambda: system.service(Gateway).followers.count == 1, "the slow client's stream is open")
+            async with follow(system.url, rider) as fast:
+                await abort_rides(system, rider_id, 200)
+                await fast.wait_for(200)
+                await eventually(lambda: system.service(Gateway).followers.count == 1, "only the fast client's stream is open")
+            assert system.node.metrics.value("slow_readers_total") == 1

@@ -1,0 +1,259 @@
+"""The subscriber's side of durable events: applying, retries, dead letters, and new versions."""
+
+import asyncio
+
+import msgspec
+import pytest
+
+from runtime import UsageError
+from runtime.network import Envelope, Head
+from runtime.storage import DatabaseError, Superseded
+from runtime.testing.expectations import WAIT
+from tests.runtime.durable.replicas import (
+    WORDS,
+    NewerSubscriber,
+    Publisher,
+    Replicas,
+    Subscriber,
+    overloaded,
+    publisher,
+    wait_until,
+    wait_until_applied,
+)
+
+
+def deliver_hint(replicas: Replicas, body: bytes) -> None:
+    """Deliver a hint to the subscriber as if it came from the network."""
+    replicas.nodes["subscriber"].inbound.receive(Envelope("head", "forged", "publisher.head", body, "publisher"), "subscriber")
+
+
+async def test_every_event_is_applied_exactly_once_and_in_order(replicas: Replicas, subscriber_class: type[Subscriber]) -> None:
+    await replicas.start(Publisher, subscriber_class)
+    for word in WORDS:
+        await replicas.publish(word)
+    await wait_until_applied(replicas, WORDS)
+
+
+async def test_applying_an_event_may_publish_another_event(replicas: Replicas, subscriber_class: type[Subscriber]) -> None:
+    await replicas.start(Publisher, subscriber_class)
+    await replicas.publish(*WORDS)
+    await wait_until_applied(replicas, WORDS)
+    bodies = await replicas.rows("subscriber", "SELECT body FROM callboard_stream ORDER BY seq")
+    assert bodies == [f'{{"word":"{word}"}}' for word in WORDS]
+
+
+async def test_a_new_subscription_begins_at_the_oldest_event_kept(replicas: Replicas, subscriber_class: type[Subscriber]) -> None:
+    await replicas.start(Publisher)
+    await replicas.publish(*WORDS)
+    await replicas.start(subscriber_class)
+    await wait_until_applied(replicas, WORDS)
+
+
+async def test_a_subscriber_that_starts_first_waits_for_its_publisher(
+    replicas: Replicas, subscriber_class: type[Subscriber]
+) -> None:
+    await replicas.start(subscriber_class)
+    await replicas.start(Publisher)
+    await replicas.publish("first")
+    await wait_until_applied(replicas, ["first"])
+
+
+async def test_a_forged_hint_costs_one_pull_and_nothing_else(replicas: Replicas, subscriber_class: type[Subscriber]) -> None:
+    await replicas.start(Publisher, subscriber_class)
+    await replicas.publish("one")
+    await wait_until_applied(replicas, ["one"])
+    for head in (Head("nonsense", 10**15), Head(replicas.stream().epoch, -5), Head(replicas.stream().epoch, 10**15)):
+        deliver_hint(replicas, msgspec.json.encode(head))
+    deliver_hint(replicas, b"garbage")
+    assert replicas.nodes["subscriber"].metrics.value("hints_malformed_total") == 1
+    await replicas.publish("two")
+    await wait_until_applied(replicas, ["one", "two"])
+
+
+async def test_the_cursor_moves_past_types_that_the_subscriber_does_not_take(
+    replicas: Replicas, subscriber_class: type[Subscriber]
+) -> None:
+    await replicas.start(Publisher, subscriber_class)
+    await replicas.publish("taken", "(not taken)", "(not taken either)")
+    await wait_until_applied(replicas, ["taken"])
+    await replicas.publish("(not taken again)")
+
+    async def at_head() -> bool:
+        return (await replicas.subscription().position()).seq == 4
+
+    async with asyncio.timeout(WAIT):
+        while not await at_head():
+            await asyncio.sleep(0.01)
+    await replicas.publish("taken again")
+    await wait_until_applied(replicas, ["taken", "taken again"])
+
+
+async def test_two_replicas_on_one_database_apply_each_event_once(replicas: Replicas, subscriber_class: type[Subscriber]) -> None:
+    await replicas.start(Publisher)
+    await replicas.start(subscriber_class, name="subscriber")
+    await replicas.start(subscriber_class, name="subscriber2")
+    for word in WORDS:
+        await replicas.publish(word)
+    await wait_until_applied(replicas, WORDS)
+    await asyncio.sleep(0.05)
+    assert await replicas.applied() == WORDS
+
+
+@pytest.mark.parametrize("skip", [0, 1, 5])
+@pytest.mark.parametrize("place", ["before commit", "after commit"])
+async def test_a_subscriber_that_crashes_before_or_after_a_commit_applies_each_event_once(
+    replicas: Replicas, subscriber_class: type[Subscriber], place: str, skip: int
+) -> None:
+    await replicas.start(Publisher, subscriber_class)
+    await replicas.publish("warm-up")
+    await wait_until_applied(replicas, ["warm-up"])
+    replicas.points["subscriber"].arm(place, skip=skip)
+    published = ["warm-up"]
+    while not replicas.nodes["subscriber"].crashed:
+        published.append(f"w{len(published)}")
+        await replicas.publish(published[-1])
+        await asyncio.sleep(0.005)
+    await replicas.crash("subscriber")
+    await replicas.start(subscriber_class)
+    await wait_until_applied(replicas, published)
+    bodies = await replicas.rows("subscriber", "SELECT body FROM callboard_stream ORDER BY seq")
+    assert bodies == [f'{{"word":"{word}"}}' for word in published]
+
+
+async def test_a_retryable_error_delays_the_event_and_counts_no_attempt(
+    replicas: Replicas, subscriber_class: type[Subscriber]
+) -> None:
+    Subscriber.failures["retry"] = overloaded
+    await replicas.start(Publisher, subscriber_class)
+    await replicas.publish("retry", "next")
+    metrics = replicas.nodes["subscriber"].metrics
+    await wait_until(lambda: metrics.value("stream_retries_total", service="subscriber", publisher="publisher") >= 5)
+    assert await replicas.applied() == []
+    assert await replicas.rows("subscriber", "SELECT * FROM callboard_attempts") == []
+    Subscriber.failures.clear()
+    replicas.subscription().hint()
+    await wait_until_applied(replicas, ["retry", "next"])
+
+
+async def test_a_database_error_delays_the_event_and_counts_no_attempt(
+    replicas: Replicas, subscriber_class: type[Subscriber]
+) -> None:
+    Subscriber.failures["retry"] = lambda: DatabaseError("disk full")
+    await replicas.start(Publisher, subscriber_class)
+    await replicas.publish("retry")
+    await wait_until(
+        lambda: (
+            replicas.nodes["subscriber"].metrics.value("stream_retries_total", service="subscriber", publisher="publisher") >= 5
+        )
+    )
+    assert await replicas.rows("subscriber", "SELECT * FROM callboard_attempts") == []
+    Subscriber.failures.clear()
+    replicas.subscription().hint()
+    await wait_until_applied(replicas, ["retry"])
+
+
+async def test_an_event_that_keeps_failing_becomes_a_dead_letter(replicas: Replicas, subscriber_class: type[Subscriber]) -> None:
+    Subscriber.failures["poison"] = lambda: ValueError("cannot digest this")
+    await replicas.start(Publisher, subscriber_class)
+    await replicas.publish("a", "poison", "b")
+    await wait_until_applied(replicas, ["a", "b"])
+    [letter] = await replicas.subscription().dead_letters.all()
+    assert (letter.type, letter.body, letter.attempts, letter.seq) == ("publisher.WordPublished", '{"word":"poison"}', 3, 2)
+    assert "cannot digest this" in letter.error
+    assert replicas.nodes["subscriber"].metrics.value("dead_letters_total", service="subscriber", publisher="publisher") == 1
+    with pytest.raises(ValueError, match="digest"):
+        await replicas.subscription().dead_letters.retry(letter)
+    assert len(await replicas.subscription().dead_letters.all()) == 1
+    Subscriber.failures.clear()
+    await replicas.subscription().dead_letters.retry(letter)
+    assert await replicas.applied() == ["a", "b", "poison"]
+    assert await replicas.subscription().dead_letters.all() == []
+    with pytest.raises(Superseded):
+        await replicas.subscription().dead_letters.retry(letter)
+
+
+async def test_the_message_id_is_the_same_at_every_attempt(replicas: Replicas) -> None:
+    Subscriber.failures["poison"] = lambda: ValueError("cannot digest this")
+    await replicas.start(Publisher, Subscriber)
+    await replicas.publish("poison", "b")
+    await wait_until_applied(replicas, ["b"])
+    ids = [message_id for word, message_id in Subscriber.ids if word == "poison"]
+    assert len(ids) == 3
+    assert len(set(ids)) == 1
+    assert ids[0] == (await replicas.subscription().dead_letters.all())[0].event_id
+
+
+async def test_attempts_are_counted_across_restarts(replicas: Replicas) -> None:
+    Subscriber.failures["poison"] = lambda: ValueError("cannot digest this")
+    await replicas.start(Publisher, Subscriber)
+    await replicas.publish("poison")
+
+    async def attempts() -> int:
+        rows = await replicas.rows("subscriber", "SELECT attempts FROM callboard_attempts")
+        return rows[0] if rows else 0
+
+    async with asyncio.timeout(WAIT):
+        while await attempts() < 1:
+            await asyncio.sleep(0.005)
+    await replicas.crash("subscriber")
+    before = await attempts()
+    assert 1 <= before < 3
+    await replicas.start(Subscriber)
+    await replicas.publish("b")
+    await wait_until_applied(replicas, ["b"])
+    [letter] = await replicas.subscription().dead_letters.all()
+    assert letter.attempts == 3
+
+
+async def test_a_newly_taken_type_begins_with_the_next_event(replicas: Replicas) -> None:
+    await replicas.start(Publisher, Subscriber)
+    await replicas.publish("(missed)", "applied")
+    await wait_until_applied(replicas, ["applied"])
+    await replicas.stop("subscriber")
+    await replicas.publish("(missed too)", "applied too")
+    await replicas.start(NewerSubscriber)
+    await wait_until_applied(replicas, ["applied", "applied too"])
+    await replicas.publish("(now taken)")
+    await wait_until_applied(replicas, ["applied", "applied too", "(now taken)"])
+
+
+async def test_an_older_replica_stops_applying_events(replicas: Replicas, caplog: pytest.LogCaptureFixture) -> None:
+    await replicas.start(Publisher, NewerSubscriber)
+    await replicas.publish("one", "(two)")
+    await wait_until_applied(replicas, ["one", "(two)"])
+    await replicas.stop("subscriber")
+    await replicas.start(Subscriber)
+    await replicas.publish("three", "(four)")
+    await wait_until(lambda: "stands down: a newer version of this service also takes publisher.AsidePublished" in caplog.text)
+    assert await replicas.applied() == ["one", "(two)"]
+    await replicas.start(NewerSubscriber, name="newer")
+    await wait_until_applied(replicas, ["one", "(two)", "three", "(four)"])
+
+
+async def test_caught_up_returns_whether_all_committed_events_are_applied(replicas: Replicas) -> None:
+    await replicas.start(Publisher, Subscriber)
+    await replicas.publish("one")
+    await wait_until_applied(replicas, ["one"])
+    ctx = replicas.nodes["subscriber"].inbound.instances["subscriber"].context()
+
+    async def caught_up() -> bool:
+        return await ctx.caught_up(publisher)
+
+    async with asyncio.timeout(WAIT):
+        while not await caught_up():
+            await asyncio.sleep(0.01)
+    Subscriber.failures["retry"] = overloaded
+    await replicas.publish("retry")
+    assert not await caught_up()
+    Subscriber.failures.clear()
+    async with asyncio.timeout(WAIT):
+        while not await caught_up():
+            await asyncio.sleep(0.01)
+    assert await replicas.applied() == ["one", "retry"]
+
+
+async def test_caught_up_refuses_a_service_that_is_not_subscribed_to(replicas: Replicas) -> None:
+    await replicas.start(Publisher)
+    ctx = replicas.nodes["publisher"].inbound.instances["publisher"].context()
+    with pytest.raises(UsageError, match="nothing to catch up with"):
+        await ctx.caught_up(publisher)
