@@ -1,5 +1,5 @@
-# Everything a developer types. Each target does its own set-up: a virtual environment in .venv with the
-# pinned, hashed requirements; nothing is installed outside it.
+# The commands for developers. Each target first installs the packages it needs, pinned and verified by hash, into a virtual
+# environment in .venv. No Python package is installed outside it.
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,15 +8,15 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --requir
 
 .PHONY: help venv dev tools test test-locks test-containers containers chaos check docs format bench lock clean
 
-help:  ## what can be typed
+help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 $(VENV)/.run: requirements/run.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "callboard needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is another version: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
-	  { echo "could not make a virtual environment (Debian: apt-get install python3-venv)"; exit 2; }
-	@echo "installing what callboard needs into $(VENV) (once)"
+	  { echo "could not create a virtual environment (Debian: apt-get install python3-venv)"; exit 2; }
+	@echo "installing the requirements into $(VENV) (once)"
 	@$(PIP) -r requirements/run.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
@@ -26,58 +26,58 @@ $(VENV)/.test: requirements/test.txt $(VENV)/.run
 	@$(PIP) -r requirements/test.txt
 	@touch $@
 
-venv: $(VENV)/.test  ## the virtual environment, with the tools
+venv: $(VENV)/.test  ## create the virtual environment with all test and lint tools
 
-dev: $(VENV)/.run  ## the whole system in one process at http://127.0.0.1:8000
+dev: $(VENV)/.run  ## run the whole system in one process at http://127.0.0.1:8000
 	@exec $(BIN)/callboard dev $(ARGS)
 
-# What tests use beside Python. Debian keeps the broker in /usr/sbin, Homebrew in its own sbin
+# The programs that the tests use besides Python. Debian installs the broker in /usr/sbin, Homebrew in its own sbin
 MISSING := PATH="$$PATH:/usr/sbin:/opt/homebrew/sbin:/usr/local/sbin"; \
   for tool in mosquitto curl ps; do command -v $$tool >/dev/null || echo $$tool; done | sed 's/^ps$$/procps/'
 
 tools:
-	@missing=$$(echo $$($(MISSING))); test -z "$$missing" || { echo "installing what the tests use: $$missing (once)"; \
+	@missing=$$(echo $$($(MISSING))); test -z "$$missing" || { echo "installing the programs that the tests use: $$missing (once)"; \
 	  if command -v brew >/dev/null; then brew install --quiet $$missing; \
 	  elif ! command -v apt-get >/dev/null; then false; \
 	  elif [ "$$(id -u)" = 0 ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; \
 	  elif command -v sudo >/dev/null; then sudo apt-get update -qq && sudo DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; \
-	  else false; fi && test -z "$$($(MISSING))"; } || { echo "$$missing: needed, and could not be installed (Debian: apt-get install $$missing; macOS: brew install $$missing)"; exit 2; }
+	  else false; fi && test -z "$$($(MISSING))"; } || { echo "the tests need $$missing, which could not be installed (Debian: apt-get install $$missing; macOS: brew install $$missing)"; exit 2; }
 
-test: $(VENV)/.test tools  ## all tests, in two processes
+test: $(VENV)/.test tools  ## run all tests, in two processes
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
-chaos: $(VENV)/.test  ## kill the system fifty times under load, and check every account
+chaos: $(VENV)/.test  ## kill the system fifty times under load and check every account
 	@$(BIN)/python -m pytest -s tests/system/test_kill.py --kills $(or $(KILLS),50) $(ARGS)
 
-containers: $(VENV)/.run  ## certificates, keys and passwords for containers/compose.yaml
+containers: $(VENV)/.run  ## create certificates, keys, and passwords for containers/compose.yaml
 	@$(BIN)/python -m config.provision containers/secrets
 	@chmod 644 containers/mosquitto/mosquitto.conf
-	@echo "start it with: docker compose -f containers/compose.yaml up --build     (then http://127.0.0.1:8000/docs)"
+	@echo "start it with: docker compose -f containers/compose.yaml up --build     (then open http://127.0.0.1:8000/docs)"
 
-test-containers: $(VENV)/.test  ## the system in real containers: docker, or podman
+test-containers: $(VENV)/.test  ## test the system in real containers, with docker or podman
 	@.ci/engine >/dev/null
 	@$(BIN)/python -m pytest -s tests/containers --containers $(ARGS)
 
 test-locks: $(VENV)/.test  ## resolve every lock file with the oldest and the newest pip
 	@$(BIN)/python -m pytest tests/config/test_locks.py --locks $(ARGS)
 
-check: $(VENV)/.test  ## lint, format, types, imports, declared dependencies
+check: $(VENV)/.test  ## check lint, format, types, imports, and declared dependencies
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
 	$(BIN)/mypy
 	$(BIN)/pyright
-	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/pyright --verifytypes runtime --ignoreexternal | tail -n 3
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/pyright --verifytypes runtime --ignoreexternal
 
-docs: $(VENV)/.run  ## draw the reference of settings into docs/operations.md anew
+docs: $(VENV)/.run  ## update the settings reference in docs/operations.md
 	@$(BIN)/python -m config.reference docs/operations.md
 
-format: $(VENV)/.test  ## format, and mend what the linter can
+format: $(VENV)/.test  ## format the code and fix lint errors where possible
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.test tools  ## our own figures, as JSON lines (peers beside them: docs/performance.md)
+bench: $(VENV)/.test tools  ## run all benchmarks and print JSON lines (comparison with other frameworks: docs/performance.md)
 	@$(BIN)/callboard bench local
 	@$(BIN)/callboard bench http
 	@$(BIN)/callboard bench mqtt
@@ -92,7 +92,7 @@ bench: $(VENV)/.test tools  ## our own figures, as JSON lines (peers beside them
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --no-strip-extras --generate-hashes --no-emit-index-url \
   --no-emit-find-links --custom-compile-command "make lock" pyproject.toml
 
-lock:  ## pin the requirements again (needs uv)
+lock:  ## update the pinned requirements (needs uv)
 	$(LOCK) --extra dev -o requirements/run.txt
 	$(LOCK) --extra image -c requirements/run.txt -o requirements/image.txt
 	uv pip compile --quiet --universal --python-version 3.11 --no-strip-extras --generate-hashes --no-emit-index-url --no-emit-find-links \

@@ -1,4 +1,4 @@
-"""Settings, composition and the command line."""
+"""Settings, the composition root, and the command line."""
 
 PACKAGES = ("config", "gateway", "runtime", "services", "transports")
-"""The project's own."""
+"""The top-level packages of the project."""

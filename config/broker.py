@@ -1,4 +1,4 @@
-"""A private mosquitto for `callboard up`: its settings, a credential for each service, and who may say and hear what."""
+"""A private mosquitto broker for `callboard up`: its configuration, credentials, and access list."""
 
 import os
 import secrets
@@ -16,15 +16,23 @@ from transports.mqtt.access import DeviceRights, access_list, password_file
 from transports.mqtt.settings import MqttSettings
 
 DEVICES = DeviceRights(says=("fleet.Telemetry",), hears=("fleet.Lock", "fleet.Unlock"))
-"""What a scooter may say and hear of itself: its user name is its id."""
+"""The messages that a scooter may publish and receive. They are limited to its id, which is also its user name."""
 
 _AS_ROOT = ["user root"] if os.geteuid() == 0 else []
-"""Else mosquitto becomes a user who may not read these files."""
-_ELSEWHERE = ("/usr/sbin", "/opt/homebrew/sbin", "/usr/local/sbin")
+"""Without this line, a mosquitto started by root switches to a user that may not read its files."""
+_SEARCH_PATH = ("/usr/sbin", "/opt/homebrew/sbin", "/usr/local/sbin")
+"""Where packages install mosquitto if its directory is not on PATH."""
 
 
 class Credentials(Struct):
-    """What stands in the broker's folder for those who may connect to it. Never log it."""
+    """The credentials of a private broker. They are secret: never log them.
+
+    Attributes:
+        url: the URL of the broker.
+        namespace: the first level of every topic.
+        services: the password of each service, by its name, which is also its user name.
+        devices: the password of each device, by its id, which is also its user name.
+    """
 
     url: str
     namespace: str
@@ -36,31 +44,32 @@ class Credentials(Struct):
 
 
 class PrivateBroker:
-    """A broker of a system's own, in a folder of its own, on a free port of this machine.
+    """A broker for one system, on a free port of this machine.
 
     Args:
-        folder: where the databases are; the broker's files go to `broker/` in it.
+        folder: the database folder. The broker's files are in its subfolder `broker`.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "broker"
 
     def prepare(self, definitions: Sequence[Definition], namespace: str) -> Credentials:
-        """Writes the files that it starts with. Credentials that were drawn before stay as they are.
+        """Write the files that the broker needs and return its credentials. Existing credentials are kept.
 
         Raises:
-            CallboardError: they cannot be written.
+            CallboardError: if a file cannot be read or written.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             before = self.credentials()
-            drawn = {definition.contract.name: secrets.token_urlsafe(24) for definition in definitions}
-            services = drawn if before is None else drawn | {n: p for n, p in before.services.items() if n in drawn}
+            generated = {definition.contract.name: secrets.token_urlsafe(24) for definition in definitions}
+            kept = {} if before is None else {name: old for name, old in before.services.items() if name in generated}
+            services = generated | kept
             port = any_free_port()
             found = Credentials(f"mqtt://127.0.0.1:{port}", namespace, services, {} if before is None else before.devices)
             self._write("access", access_list(definitions, namespace, devices=DEVICES))
-            self._write("mosquitto.conf", _settings(self.folder, port))
-            self._keep(found)
+            self._write("mosquitto.conf", _configuration(self.folder, port))
+            self._save(found)
             for name, password in services.items():
                 self._write(f"{name}.password", password)
         except OSError as error:
@@ -70,11 +79,21 @@ class PrivateBroker:
         return found
 
     def command(self) -> list[str]:
-        """What starts it. It ends when its standard input does, so that it outlives nobody. Raises like `_command`."""
+        """Return the command that starts the broker.
+
+        The broker stops when its standard input ends, so that it does not outlive the process that started it.
+
+        Raises:
+            CallboardError: if mosquitto is not installed.
+        """
         return _command(self.folder / "mosquitto.conf")
 
     def credentials(self) -> Credentials | None:
-        """Those that were drawn, if any were."""
+        """Return the existing credentials, or None if `prepare` has not run yet.
+
+        Raises:
+            CallboardError: if the file exists but cannot be read.
+        """
         try:
             return msgspec.json.decode((self.folder / "credentials.json").read_bytes(), type=Credentials)
         except FileNotFoundError:
@@ -83,21 +102,21 @@ class PrivateBroker:
             raise CallboardError(f"{self.folder}/credentials.json cannot be read: {error}") from None
 
     def admit(self, devices: Mapping[str, str]) -> None:
-        """Lets devices in, by name and password; the broker learns of them at once.
+        """Let devices connect, given the password of each by its id. The running broker reloads its password file at once.
 
         Raises:
-            CallboardError: there is no private broker here.
+            CallboardError: if no private broker exists in the folder or it is not running.
         """
         known = self.credentials()
         if known is None:
             raise CallboardError(f"there is no private broker in {self.folder}: start `callboard up` first")
-        self._keep(msgspec.structs.replace(known, devices=known.devices | dict(devices)))
+        self._save(msgspec.structs.replace(known, devices=known.devices | dict(devices)))
         try:
             os.kill(int((self.folder / "pid").read_text()), signal.SIGHUP)
         except (OSError, ValueError) as error:
-            raise CallboardError(f"the broker of {self.folder} does not run ({error}): start `callboard up` first") from None
+            raise CallboardError(f"the broker of {self.folder} is not running ({error}): start `callboard up` first") from None
 
-    def _keep(self, found: Credentials) -> None:
+    def _save(self, found: Credentials) -> None:
         self._write("passwords", password_file(found.services | found.devices))
         self._write("credentials.json", msgspec.json.encode(found).decode())
 
@@ -108,16 +127,16 @@ class PrivateBroker:
         new.replace(path)
 
 
-def _settings(folder: Path, port: int) -> str:
+def _configuration(folder: Path, port: int) -> str:
     here = folder.resolve()
     lines = [
         f"listener {port} 127.0.0.1",
-        "set_tcp_nodelay true",  # else a request waits for the acknowledgement of the one before
+        "set_tcp_nodelay true",  # without it, a request waits for the acknowledgement of the previous one
         "allow_anonymous false",
         f"password_file {here}/passwords",
         f"acl_file {here}/access",
         f"pid_file {here}/pid",
-        "persistence false",  # nothing that must not be lost is in the broker
+        "persistence false",  # the broker holds nothing that must survive a restart
         "max_queued_messages 10000",
         f"max_packet_size {MqttSettings().max_packet}",
         "log_dest stderr",
@@ -128,7 +147,14 @@ def _settings(folder: Path, port: int) -> str:
 
 
 def open_broker(folder: Path) -> tuple[list[str], str]:
-    """What starts a broker that lets everybody in, for a measurement, and its URL. Raises like `_command`."""
+    """Return the command that starts a broker without authentication, for benchmarks, and the broker's URL.
+
+    Args:
+        folder: where to write the broker's configuration.
+
+    Raises:
+        CallboardError: if mosquitto is not installed.
+    """
     port = any_free_port()
     lines = [
         f"listener {port} 127.0.0.1", "set_tcp_nodelay true", "allow_anonymous true", "persistence false",
@@ -139,16 +165,16 @@ def open_broker(folder: Path) -> tuple[list[str], str]:
     return _command(file), f"mqtt://127.0.0.1:{port}"
 
 
-def _command(settings: Path) -> list[str]:
-    """What starts mosquitto.
+def _command(configuration: Path) -> list[str]:
+    """Return the command that starts mosquitto and stops it when standard input ends.
 
     Raises:
-        CallboardError: there is none on this machine.
+        CallboardError: if mosquitto is not installed.
     """
-    program = shutil.which("mosquitto") or shutil.which("mosquitto", path=os.pathsep.join(_ELSEWHERE))
+    program = shutil.which("mosquitto") or shutil.which("mosquitto", path=os.pathsep.join(_SEARCH_PATH))
     if program is None:
         raise CallboardError(
             "mosquitto is not on PATH: install it (Debian: apt-get install mosquitto; macOS: brew install mosquitto)"
         )
-    leash = 'exec 3<&0; (cat <&3; kill $$) >/dev/null 2>&1 & exec "$0" -c "$1" 3<&-'
-    return ["/bin/sh", "-c", leash, program, str(settings)]
+    script = 'exec 3<&0; (cat <&3; kill $$) >/dev/null 2>&1 & exec "$0" -c "$1" 3<&-'
+    return ["/bin/sh", "-c", script, program, str(configuration)]

@@ -1,4 +1,4 @@
-"""The composition root: which services run, on which transport, with which databases."""
+"""The composition root: build nodes from settings, with their services, transport, and databases."""
 
 import importlib
 import sys
@@ -24,14 +24,16 @@ Factory = Callable[[], Service]
 
 
 class UnknownService(CallboardError):
-    """There is no service of this name."""
+    """A service that does not exist, cannot be imported, or has the name of another service."""
 
 
 def catalogue(settings: Settings) -> dict[str, Factory]:
-    """Every service that can be run, by its contract's name; the gateway last, for it starts when the others are there.
+    """Return a factory for every service that can run, by the name of its contract.
+
+    The order is the order of starting. The gateway comes last because it depends on the other services.
 
     Raises:
-        UnknownService: a class that `services` names cannot be imported, or is no service.
+        UnknownService: if a class named in the setting `services` cannot be imported, is not a service, or has a name that is in use.
     """
     found: dict[str, Factory] = {
         "auth": partial(Auth, settings.auth),
@@ -41,36 +43,38 @@ def catalogue(settings: Settings) -> dict[str, Factory]:
         "notices": Notices,
         "devices": partial(Devices, settings.devices),
     }
-    for place in settings.services:
-        cls = _imported(place)
+    for path in settings.services:
+        cls = _import_service(path)
         name = cls.contract.name
         if name in found or name in ("gateway", "runtime"):
-            raise UnknownService(f"services: {place!r} has the contract {name!r}, which is taken: choose another name")
+            raise UnknownService(
+                f"services: {path!r} has the contract {name!r}, which another service already uses: choose another name"
+            )
         found[name] = cls
     found["gateway"] = partial(Gateway, settings.gateway)
     return found
 
 
-def _imported(place: str) -> type[Service]:
-    module, colon, name = place.partition(":")
+def _import_service(path: str) -> type[Service]:
+    module, colon, name = path.partition(":")
     if not colon:
-        raise UnknownService(f"services: {place!r}: expected package.module:Class")
+        raise UnknownService(f"services: {path!r}: expected package.module:Class")
     if "" not in sys.path:
-        sys.path.insert(0, "")  # as `python -m` would: services stand in the working folder
+        sys.path.insert(0, "")  # as `python -m` does: the user's services are in the working directory
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UnknownService(f"services: {place!r} cannot be imported: {error}") from error
+        raise UnknownService(f"services: {path!r} cannot be imported: {error}") from error
     if not isinstance(found, type) or not issubclass(found, Service):
-        raise UnknownService(f"services: {place!r} is no Service class")
+        raise UnknownService(f"services: {path!r} is not a subclass of Service")
     return found
 
 
 def chosen(settings: Settings, names: Sequence[str]) -> dict[str, Factory]:
-    """The services asked for, in starting order; all of them if none is.
+    """Return the factories of the named services in the order of starting, or of all services if no name is given.
 
     Raises:
-        UnknownService: a name is not in the catalogue.
+        UnknownService: if no service has one of the names.
     """
     known = catalogue(settings)
     for name in names:
@@ -80,13 +84,13 @@ def chosen(settings: Settings, names: Sequence[str]) -> dict[str, Factory]:
 
 
 def node(settings: Settings, names: Sequence[str] = (), *, name: str = "node") -> Node:
-    """A node with the services asked for."""
+    """Return a node that hosts the named services, or all services if no name is given."""
     factories = list(chosen(settings, names).values())
     return Node(factories, transport(settings), name=name, databases=databases(settings), settings=settings.node)
 
 
 def transport(settings: Settings) -> Transport:
-    """The transport that the settings choose."""
+    """Return the transport that the settings select."""
     chosen = settings.transport
     if chosen.kind == "memory":
         return MemoryTransport(settings=chosen.memory)
@@ -105,7 +109,7 @@ def transport(settings: Settings) -> Transport:
 
 
 def databases(settings: Settings) -> Callable[[str], Database]:
-    """Gives each service the database of its own."""
+    """Return a function that returns the database of a service, given the name of the service."""
 
     def database(service: str) -> Database:
         from runtime.storage.sqlite import SqliteFolder
@@ -116,11 +120,11 @@ def databases(settings: Settings) -> Callable[[str], Database]:
 
 
 def definitions(settings: Settings, names: Sequence[str] = ()) -> list[Definition]:
-    """What the services declare, without running any."""
+    """Return the definitions of the named services without running them."""
     return [factory().definition for factory in chosen(settings, names).values()]
 
 
 def manifests(settings: Settings, names: Sequence[str] = ()) -> list[Manifest]:
-    """What the services would announce, without running any."""
+    """Return the manifests that the named services would announce, without running them."""
     services = [factory() for factory in chosen(settings, names).values()]
     return [describe(type(service), Address(service.definition.contract.name, "-"), "-") for service in services]

@@ -1,4 +1,4 @@
-"""The doctor: looks, from where a service runs, at everything that it needs, and says what to do where something is wrong."""
+"""Check everything that services need from the machine they run on, and advise how to fix what is wrong."""
 
 import asyncio
 import os
@@ -14,22 +14,31 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from config import compose
-from config.load import Loaded, variable
+from config.load import Loaded, variable_name
 from config.settings import Settings
 from runtime import CallboardError, Clock, StartError
 from runtime.network import Address, Manifest, Receiver, TransportError
 from runtime.service.service import Definition
 
-_SECONDS = 5.0
-_FILES = 1024
-_ROOM = 100 * 1024 * 1024
-_SOON = 14 * 24 * 3600
-_AHEAD = 5.0
-"""Seconds by which a clock may differ from another's: tokens and assertions are made for less than twice as much."""
+_TIMEOUT = 5.0
+"""Seconds that each step of a check may take."""
+_MIN_FILES = 1024
+"""The smallest acceptable limit of open files."""
+_MIN_FREE_BYTES = 100 * 1024 * 1024
+_EXPIRES_SOON = 14 * 24 * 3600
+"""Seconds before a certificate expires from which on the doctor warns."""
+_MAX_CLOCK_SKEW = 5.0
+"""Seconds by which two clocks may differ. Tokens and assertions tolerate less than twice as much."""
 
 
 class Finding(NamedTuple):
-    """What was looked at, how it is, and what to do."""
+    """The result of one check.
+
+    Attributes:
+        what: the subject of the check.
+        state: the result. Only a fault makes `callboard doctor` fail.
+        said: details, with advice if the state is not ok.
+    """
 
     what: str
     state: Literal["ok", "warning", "fault"]
@@ -45,13 +54,14 @@ def _fault(what: str, said: str) -> Finding:
 
 
 async def examine(loaded: Loaded, names: Sequence[str]) -> AsyncGenerator[Finding, None]:
-    """Looks at everything, one thing after the other.
+    """Run all checks in sequence and yield the result of each.
 
     Args:
-        names: the services that run here; none for those whose credentials are here, or else all.
+        loaded: the settings and where they were set.
+        names: the services to check. If empty, the services whose credentials are configured here, or else all services.
     """
     settings = loaded.settings
-    names = list(names) or _own(settings)
+    names = list(names) or _services_with_credentials(settings)
     definitions = compose.definitions(settings, names)
     yield _settings(loaded, definitions)
     yield _limits()
@@ -61,7 +71,10 @@ async def examine(loaded: Loaded, names: Sequence[str]) -> AsyncGenerator[Findin
     needs = sorted({name for definition in definitions for name in definition.needs} - set(names))
     kind = settings.transport.kind
     if kind == "memory":
-        yield _ok("transport", f"memory: what is needed runs in the same process ({variable('transport.kind')} chooses another)")
+        yield _ok(
+            "transport",
+            f"memory: all services run in the same process ({variable_name('transport.kind')} selects another transport)",
+        )
         return
     if "http" in kind:
         for finding in _keys(settings, names):
@@ -73,11 +86,11 @@ async def examine(loaded: Loaded, names: Sequence[str]) -> AsyncGenerator[Findin
         async for finding in _peers(settings, needs):
             yield finding
     else:
-        yield _clock_alone()
+        yield _clock_without_peers()
 
 
-def _own(settings: Settings) -> list[str]:
-    """The services whose credentials are here; all, where that cannot be told."""
+def _services_with_credentials(settings: Settings) -> list[str]:
+    """Return the services whose credentials are configured here, or all services if there are none."""
     known = compose.catalogue(settings)
     if settings.transport.mqtt.username in known:
         return [str(settings.transport.mqtt.username)]
@@ -97,22 +110,24 @@ def _key_names(settings: Settings) -> tuple[str, ...]:
 
 def _settings(loaded: Loaded, definitions: Sequence[Definition]) -> Finding:
     names = ", ".join(definition.contract.name for definition in definitions)
-    places = sorted({"the environment" if source.startswith("CALLBOARD_") else source for source in loaded.sources.values()})
-    return _ok("settings", f"{len(loaded.sources)} are set, in {' and '.join(places) or 'no place'}; looking for {names}")
+    sources = sorted({"the environment" if source.startswith("CALLBOARD_") else source for source in loaded.sources.values()})
+    origin = f" in {' and '.join(sources)}" if sources else ""
+    return _ok("settings", f"{len(loaded.sources)} set{origin}; checking {names}")
 
 
 def _limits() -> Finding:
     try:
         import resource
     except ImportError:
-        return _ok("limits", "there are none")
+        return _ok("limits", "the platform has none")
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    said = "any number of" if hard == resource.RLIM_INFINITY else f"{hard:,}"
-    if hard != resource.RLIM_INFINITY and hard < _FILES:
+    limit = "any number of" if hard == resource.RLIM_INFINITY else f"{hard:,}"
+    if hard != resource.RLIM_INFINITY and hard < _MIN_FILES:
         return _fault(
-            "limits", f"{said} open files: fewer than {_FILES:,}; raise it (docker: --ulimit nofile=4096, shell: ulimit -n)"
+            "limits",
+            f"{limit} open files: fewer than {_MIN_FILES:,}; raise the limit (docker: --ulimit nofile=4096, shell: ulimit -n)",
         )
-    return _ok("limits", f"{said} open files")
+    return _ok("limits", f"{limit} open files")
 
 
 def _database(settings: Settings, service: str) -> Finding:
@@ -124,24 +139,24 @@ def _database(settings: Settings, service: str) -> Finding:
     except OSError as error:
         return _fault(
             what,
-            f"{folder} cannot be written to by user {os.getuid()}: {error.strerror}: mount a volume there that it owns, or choose another with {variable('database.folder')}",
+            f"{folder} cannot be written to by user {os.getuid()}: {error.strerror}: mount a volume there that this user owns, or choose another folder with {variable_name('database.folder')}",
         )
     free = shutil.disk_usage(folder).free
-    if free < _ROOM:
-        return _fault(what, f"{free // 1_000_000} MB are left on {folder}: make room")
+    if free < _MIN_FREE_BYTES:
+        return _fault(what, f"{free // 1_000_000} MB are free in {folder}: free some space")
     if not path.exists():
-        return Finding(what, "warning", f"{path} is not there: it is made when {service} starts")
+        return Finding(what, "warning", f"{path} does not exist yet: it is created when {service} starts")
     try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=_SECONDS)) as connection:
-            (said,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=_TIMEOUT)) as connection:
+            (result,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.Error as error:
-        said = str(error)
-    if said != "ok":
-        return _fault(what, f"{path} is damaged ({said}): stop {service}, and restore a backup")
-    return _ok(what, f"{path}, {path.stat().st_size / 1e6:.1f} MB, sound; {free / 1e9:.1f} GB are free")
+        result = str(error)
+    if result != "ok":
+        return _fault(what, f"{path} is damaged ({result}): stop {service} and restore a backup")
+    return _ok(what, f"{path}, {path.stat().st_size / 1e6:.1f} MB, intact; {free / 1e9:.1f} GB free")
 
 
-# Over HTTP
+# Checks of the HTTP transport
 
 
 def _keys(settings: Settings, names: Sequence[str]) -> list[Finding]:
@@ -151,16 +166,18 @@ def _keys(settings: Settings, names: Sequence[str]) -> list[Finding]:
     clock = Clock()
     try:
         if http.key is None or http.peer_keys is None:
-            raise StartError(f"set {variable('transport.http.key')}_FILE and {variable('transport.http.peer_keys')}_FILE")
+            raise StartError(
+                f"set {variable_name('transport.http.key')}_FILE and {variable_name('transport.http.peer_keys')}_FILE"
+            )
         signer, verifier = Signer(http.key, clock), Verifier(http.peer_keys, clock)
         for name in names:
             verifier.caller(signer.assertion(name, "doctor"), "doctor")
     except (StartError, ValueError) as error:
         found.append(_fault("keys", f"{error}"))
     except Refused as error:
-        found.append(_fault("keys", f"{error}: its public half is not among transport.http.peer_keys"))
+        found.append(_fault("keys", f"{error}: its public key is not in transport.http.peer_keys"))
     else:
-        found.append(_ok("keys", f"{', '.join(names)} can prove to others who speaks"))
+        found.append(_ok("keys", f"{', '.join(names)} can authenticate to other services"))
     if http.certificate_file is not None:
         found.append(_certificate(http.certificate_file, http.private_key_file or "", http.ca_file))
     return found
@@ -179,26 +196,31 @@ def _certificate(file: str, key: str, ca_file: str | None) -> Finding:
     if left < 0 or certificate.not_valid_before_utc > datetime.now(UTC):
         return _fault(
             "certificate",
-            f"{file} is valid from {certificate.not_valid_before_utc:%Y-%m-%d} to {until}: make a new one, or set the clock",
+            f"{file} is valid from {certificate.not_valid_before_utc:%Y-%m-%d} to {until}: create a new one, or correct the clock",
         )
     try:
-        refused = None if ca_file is None else _refused_by(ca_file, file, key)
+        refused = None if ca_file is None else _refusal_by(ca_file, file, key)
     except OSError as error:
-        return _fault("certificate", f"{ca_file}, by which others are verified, cannot be used: {error.strerror or error}")
+        return _fault("certificate", f"{ca_file}, which verifies other services, cannot be used: {error.strerror or error}")
     if refused is not None:
-        return Finding("certificate", "warning", f"who trusts the authorities in {ca_file} alone refuses {file}: {refused}")
-    return Finding("certificate", "warning" if left < _SOON else "ok", f"{file} is valid until {until}")
+        return Finding(
+            "certificate", "warning", f"a client that trusts only the authorities in {ca_file} refuses {file}: {refused}"
+        )
+    return Finding("certificate", "warning" if left < _EXPIRES_SOON else "ok", f"{file} is valid until {until}")
 
 
-def _refused_by(ca_file: str, file: str, key: str) -> str | None:
-    """Why a client that trusts `ca_file` refuses a certificate: what a handshake of the two, in memory, ends in."""
-    trusting = ssl.create_default_context(cafile=ca_file)
-    trusting.check_hostname = False
-    shown = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    shown.load_cert_chain(file, key)
+def _refusal_by(ca_file: str, file: str, key: str) -> str | None:
+    """Return why a client that trusts only `ca_file` refuses a certificate, or None if it accepts it.
+
+    The answer comes from a TLS handshake between a client and a server in memory.
+    """
+    client_context = ssl.create_default_context(cafile=ca_file)
+    client_context.check_hostname = False
+    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_context.load_cert_chain(file, key)
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = trusting.wrap_bio(to_client, to_server)
-    server = shown.wrap_bio(to_server, to_client, server_side=True)
+    client = client_context.wrap_bio(to_client, to_server)
+    server = server_context.wrap_bio(to_server, to_client, server_side=True)
     for side in (client, server, client):
         try:
             side.do_handshake()
@@ -212,44 +234,44 @@ def _refused_by(ca_file: str, file: str, key: str) -> str | None:
 async def _peers(settings: Settings, needs: Sequence[str]) -> AsyncGenerator[Finding, None]:
     from transports.http.probe import probe
 
-    apart: list[float] = []
+    skews: list[float] = []
     for service in needs:
         try:
-            probed = await probe(settings.transport.http, service, Clock(), _SECONDS)
+            probed = await probe(settings.transport.http, service, Clock(), _TIMEOUT)
         except (StartError, ValueError) as error:
             yield _fault(f"peer {service}", str(error))
             continue
-        there = [one for one in probed if one.node]
-        apart += [one.seconds_ahead for one in there]
-        if there:
-            yield _ok(f"peer {service}", ", ".join(f"{one.node} at {one.place}" for one in there))
+        found = [one for one in probed if one.node]
+        skews += [one.seconds_ahead for one in found]
+        if found:
+            yield _ok(f"peer {service}", ", ".join(f"{one.node} at {one.place}" for one in found))
         elif probed:
-            said = "; ".join(f"{one.place}: {one.error}" for one in probed)
-            yield _fault(f"peer {service}", f"{said}: start it, or look at its log")
+            errors = "; ".join(f"{one.place}: {one.error}" for one in probed)
+            yield _fault(f"peer {service}", f"{errors}: start it, or read its log")
         else:
             yield _fault(
-                f"peer {service}", f"nothing says where it is: add {service}=http://… to {variable('transport.http.peers')}"
+                f"peer {service}", f"its address is unknown: add {service}=http://… to {variable_name('transport.http.peers')}"
             )
-    worst = max(apart, key=abs, default=None)
+    worst = max(skews, key=abs, default=None)
     if worst is None:
-        yield _clock_alone()
-    elif abs(worst) > _AHEAD:
-        yield _fault("clock", f"a peer's clock is {worst:+.0f} s from ours: synchronise them (NTP)")
+        yield _clock_without_peers()
+    elif abs(worst) > _MAX_CLOCK_SKEW:
+        yield _fault("clock", f"a peer's clock differs from ours by {worst:+.0f} s: synchronise them (NTP)")
     else:
         yield _ok("clock", f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC; within {max(1, round(abs(worst)))} s of every peer's")
 
 
-# Over MQTT
+# Checks of the MQTT transport
 
 
 class Members(Receiver):
-    """A receiver that only records the live instances."""
+    """A receiver that records which nodes announce each service."""
 
     def __init__(self) -> None:
-        self.there: dict[str, list[str]] = {}
+        self.nodes: dict[str, list[str]] = {}
 
     def joined(self, manifest: Manifest, load: int = 0) -> None:
-        self.there.setdefault(manifest.service, []).append(manifest.node)
+        self.nodes.setdefault(manifest.service, []).append(manifest.node)
 
 
 async def _broker(settings: Settings, names: Sequence[str], needs: Sequence[str]) -> AsyncGenerator[Finding, None]:
@@ -257,50 +279,51 @@ async def _broker(settings: Settings, names: Sequence[str], needs: Sequence[str]
     from transports.mqtt.transport import MqttTransport
 
     chosen, members = settings.transport.mqtt, Members()
-    transport, begun = MqttTransport(chosen), time.monotonic()
+    transport, started = MqttTransport(chosen), time.monotonic()
     name = f"doctor-{os.getpid()}-{time.time_ns() % 1_000_000_007}"
     try:
-        async with asyncio.timeout(_SECONDS):
+        async with asyncio.timeout(_TIMEOUT):
             await transport.open(name, members)
     except TimeoutError:
         yield _fault(
             "broker",
-            f"{chosen.url} cannot be reached within {_SECONDS:g} s: start it, or correct {variable('transport.mqtt.url')}",
+            f"{chosen.url} cannot be reached within {_TIMEOUT:g} s: start it, or correct {variable_name('transport.mqtt.url')}",
         )
         return
     except CallboardError as error:
         yield _fault("broker", str(error))
         return
     try:
-        spent = (time.monotonic() - begun) * 1000
-        yield _ok("broker", f"{chosen.url} lets {chosen.username or 'nobody in particular'} in ({spent:.0f} ms)")
+        milliseconds = (time.monotonic() - started) * 1000
+        user = chosen.username or "an anonymous user"
+        yield _ok("broker", f"{chosen.url} accepts {user} ({milliseconds:.0f} ms)")
         topics = Topics(chosen.namespace)
         other = next(known for known in compose.catalogue(settings) if known not in names) if len(names) == 1 else "nobody"
         try:
-            async with asyncio.timeout(_SECONDS):
+            async with asyncio.timeout(_TIMEOUT):
                 await transport.link.publish_acknowledged(topics.presence(Address(other, name)), b"")
         except TransportError:
-            yield _ok("access list", f"the broker does not let {chosen.username or 'us'} speak for {other}")
+            yield _ok("access list", f"the broker does not let {user} publish as {other}")
         except TimeoutError:
-            yield _fault("access list", "the broker does not answer a message")
+            yield _fault("access list", "the broker does not acknowledge messages")
         else:
             yield _fault(
                 "access list",
-                f"the broker lets {chosen.username or 'everybody'} speak for {other}: set acl_file, and a user for each service",
+                f"the broker lets {user} publish as {other}: set acl_file, and create a user for each service",
             )
         for service in needs:
-            async with asyncio.timeout(_SECONDS):
+            async with asyncio.timeout(_TIMEOUT):
                 await transport.watch(service)
-            nodes = members.there.get(service)
+            nodes = members.nodes.get(service)
             if nodes:
                 yield _ok(f"peer {service}", ", ".join(nodes))
             else:
-                yield _fault(f"peer {service}", "nobody has announced it: start it, and look at its log")
+                yield _fault(f"peer {service}", "no node has announced it: start it, or read its log")
     except (TimeoutError, TransportError) as error:
         yield _fault("broker", f"the connection was lost: {error or 'no answer'}")
     finally:
         await transport.close()
 
 
-def _clock_alone() -> Finding:
-    return _ok("clock", f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC; compared with nobody's")
+def _clock_without_peers() -> Finding:
+    return _ok("clock", f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC; not compared with other clocks")

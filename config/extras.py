@@ -1,10 +1,10 @@
-"""Optional packages: which extra of Callboard installs a package that is missing."""
+"""Find the extra of Callboard that installs a missing optional package."""
 
 import re
 from importlib.metadata import PackageNotFoundError, requires
 
 _DISTRIBUTIONS = {"argon2": "argon2-cffi", "paho": "paho-mqtt", "swagger_ui": "swagger-ui-py"}
-"""The distributions whose name differs from the module that they install."""
+"""Distribution names by module name, where the two differ."""
 _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9._-]+).*extra == ['\"](?P<extra>[^'\"]+)['\"]")
 
 

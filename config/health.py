@@ -1,4 +1,4 @@
-"""How a node is, said over HTTP to whoever runs it: a container engine, a scheduler, a collector of metrics."""
+"""The health endpoint of a node, for container engines, schedulers, and metrics collectors."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -13,11 +13,13 @@ _NO_STORE = ("cache-control", "no-store")
 
 
 @asynccontextmanager
-async def healthy(settings: HealthSettings, node: Node) -> AsyncGenerator[None, None]:
-    """Answers on the port that the settings name, also while the node still starts; on none, if they name none.
+async def serve_health(settings: HealthSettings, node: Node) -> AsyncGenerator[None, None]:
+    """Serve the health of a node over HTTP inside the `async with` block. Does nothing if the configured port is 0.
+
+    The endpoint also answers while the node is starting.
 
     Raises:
-        PortTaken: somebody else listens there.
+        PortTaken: if another process listens on the port.
     """
     if settings.port == 0:
         yield
@@ -39,12 +41,12 @@ async def healthy(settings: HealthSettings, node: Node) -> AsyncGenerator[None, 
 
 def _page(node: Node, path: str) -> tuple[int, list[tuple[str, str]], bytes]:
     match path:
-        case "/healthz":  # that it answers says that its event loop runs
+        case "/healthz":  # an answer shows that the event loop is running
             return 200, _JSON, b'{"status":"ok"}'
         case "/readyz":
             missing = node.waits_for()
-            said = {"status": "not ready", "waits_for": missing} if missing else {"status": "ready"}
-            return 503 if missing else 200, _JSON, msgspec.json.encode(said)
+            answer = {"status": "not ready", "waits_for": missing} if missing else {"status": "ready"}
+            return 503 if missing else 200, _JSON, msgspec.json.encode(answer)
         case "/metrics":
             return 200, [("content-type", "text/plain; version=0.0.4")], node.metrics.text().encode()
         case _:

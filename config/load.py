@@ -1,8 +1,12 @@
-"""Loading settings: defaults, then a file, then the environment. Whatever is unknown or of the wrong type is refused."""
+"""Load the settings from their defaults, a TOML file, and the environment, each overriding the one before.
+
+Unknown names and values of the wrong type are refused.
+"""
 
 import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -15,15 +19,48 @@ PREFIX = "CALLBOARD_"
 DEFAULT_FILE = "callboard.toml"
 
 _NOT_SETTINGS = frozenset({"CALLBOARD_BENCH_BROKER", "CALLBOARD_URL", "CALLBOARD_TOKEN"})
-"""Variables with our prefix that are no settings: commands' own."""
+"""Variables with the prefix that commands read directly; they are not settings."""
 
 
 class SettingsError(CallboardError):
-    """A setting cannot be used. Says which, where it was set, and what was expected."""
+    """A setting that cannot be used. The text names the setting, where it was set, and what was expected."""
+
+
+class Field(NamedTuple):
+    """A field of the settings tree: a single setting, or a section that contains further fields.
+
+    Attributes:
+        name: the full name, such as `gateway.port`.
+        type: the annotated type; the class of a section.
+        default: the default value, or `msgspec.NODEFAULT`.
+        secret: whether the value must not be shown.
+    """
+
+    name: str
+    type: Any
+    default: Any
+    secret: bool
+
+    @property
+    def is_section(self) -> bool:
+        """Whether the field is a section rather than a single setting."""
+        return isinstance(self.type, type) and issubclass(self.type, Struct)
+
+
+def _walk(section: type[Struct], prefix: str = "") -> Iterator[Field]:
+    for field in msgspec.structs.fields(section):
+        found = Field(f"{prefix}{field.name}", field.type, field.default, field.name in section.__secret__)
+        yield found
+        if found.is_section:
+            yield from _walk(found.type, f"{found.name}.")
+
+
+FIELDS = {field.name: field for field in _walk(Settings)}
+"""All fields of the settings tree by full name. A section precedes the fields it contains."""
 
 
 class Setting(NamedTuple):
-    """One value of the tree, and where it comes from."""
+    """A setting with its value and the place where it was set."""
 
     name: str
     value: Any
@@ -32,25 +69,33 @@ class Setting(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """The settings, and where each that is no default was set."""
+    """The loaded settings.
+
+    Attributes:
+        settings: the settings tree.
+        sources: for each setting that was set explicitly, the file or the environment variable that set it.
+    """
 
     settings: Settings
     sources: dict[str, str]
 
     def rows(self) -> Iterator[Setting]:
-        """Every setting, with its source."""
-        yield from _rows(self.settings, "", self.sources)
+        """Yield every setting with its value and source."""
+        for field in FIELDS.values():
+            if not field.is_section:
+                value = attrgetter(field.name)(self.settings)
+                yield Setting(field.name, value, self.sources.get(field.name, "default"), field.secret)
 
 
 def load(file: Path | None = None, environment: Mapping[str, str] | None = None) -> Loaded:
-    """Reads the settings.
+    """Load the settings.
 
     Args:
-        file: a TOML file; by default `callboard.toml` in the working folder, if there is one.
-        environment: the process's environment variables.
+        file: a TOML file. By default `callboard.toml` in the working directory, if it exists.
+        environment: the environment variables of the process.
 
     Raises:
-        SettingsError: a key is unknown, a value has the wrong type, or a file cannot be read.
+        SettingsError: if a name is unknown, a value has the wrong type, or a file cannot be read.
     """
     tree: dict[str, Any] = {}
     sources: dict[str, str] = {}
@@ -87,7 +132,7 @@ def _merge(tree: dict[str, Any], given: Mapping[str, Any], prefix: str, source: 
 
 def _set(tree: dict[str, Any], variable: str, value: str, sources: dict[str, str]) -> None:
     words = variable.removeprefix(PREFIX).lower()
-    if words.endswith("_file") and not _known(words.replace("__", ".")):
+    if words.endswith("_file") and words.replace("__", ".") not in FIELDS:
         words = words.removesuffix("_file")
         try:
             value = Path(value).read_text(encoding="utf-8").rstrip("\r\n")
@@ -102,91 +147,59 @@ def _set(tree: dict[str, Any], variable: str, value: str, sources: dict[str, str
     sources[".".join(keys)] = variable
 
 
-def _fields() -> dict[str, type | None]:
-    """The full names of all settings and sections; a section's value is its class."""
-    found: dict[str, type | None] = {}
-
-    def walk(cls: type[Struct], prefix: str) -> None:
-        for field in msgspec.structs.fields(cls):
-            name = f"{prefix}{field.name}"
-            if isinstance(field.type, type) and issubclass(field.type, Struct):
-                found[name] = field.type
-                walk(field.type, f"{name}.")
-            else:
-                found[name] = None
-
-    walk(Settings, "")
-    return found
-
-
-def _known(name: str) -> bool:
-    return name in _fields()
-
-
 def _check_name(name: str, source: str) -> None:
-    fields = _fields()
-    if fields.get(name, Struct) is None:
+    field = FIELDS.get(name)
+    if field is not None and not field.is_section:
         return
     where = source if source.startswith(PREFIX) else f"{source}: {name}"
-    if name in fields:
-        inner = [field for field in fields if field.startswith(f"{name}.")]
+    if field is not None:
+        inner = [other for other in FIELDS if other.startswith(f"{name}.")]
         raise SettingsError(f"{where}: {name} is a section: set one of {', '.join(inner)}")
 
-    near = difflib.get_close_matches(name, [field for field, section in fields.items() if section is None], 1)
-    hint = f": did you mean {near[0]} ({variable(near[0])})?" if near else ": `callboard config show` lists all"
+    near = difflib.get_close_matches(name, [other.name for other in FIELDS.values() if not other.is_section], 1)
+    hint = f": did you mean {near[0]} ({variable_name(near[0])})?" if near else ": `callboard config show` lists all settings"
     raise SettingsError(f"{where}: unknown setting{hint}")
 
 
-def variable(name: str) -> str:
-    """The environment variable that sets a setting."""
-    return PREFIX + name.replace(".", "__").upper()
+def variable_name(setting: str) -> str:
+    """Return the name of the environment variable that sets a setting, given the setting's full name."""
+    return PREFIX + setting.replace(".", "__").upper()
 
 
 def _convert(tree: dict[str, Any], sources: dict[str, str]) -> Settings:
-    strings = _strings(tree, sources)
+    parsed = _parse_strings(tree, sources)
     try:
-        return msgspec.convert(strings, Settings)
+        return msgspec.convert(parsed, Settings)
     except msgspec.ValidationError as error:
-        text, _, place = str(error).partition(" - at `$.")
-        name = place.rstrip("`")
-        base = name.partition("[")[0]
-        source = sources.get(base, "")
+        text, _, path = str(error).partition(" - at `$.")
+        name = path.rstrip("`")
+        setting = name.partition("[")[0]  # without the index into a list
+        source = sources.get(setting, "")
         where = source if source.startswith(PREFIX) else f"{source or 'settings'}: {name}"
-        expected = msgspec.inspect.type_info(_types().get(base))
+        expected = msgspec.inspect.type_info(FIELDS[setting].type if setting in FIELDS else None)
         choices = expected.values if isinstance(expected, msgspec.inspect.LiteralType) else ()
         hint = f": choose from {', '.join(map(str, choices))}" if choices else ""
         raise SettingsError(f"{where}: {text[0].lower()}{text[1:]}{hint}") from None
 
 
-def _strings(tree: dict[str, Any], sources: dict[str, str], prefix: str = "") -> dict[str, Any]:
-    """The tree with the environment's strings made what their settings ask for, where that is beyond doubt."""
+def _parse_strings(tree: dict[str, Any], sources: dict[str, str], prefix: str = "") -> dict[str, Any]:
+    """Return the tree with strings from the environment converted to the type of their setting.
+
+    A string that does not have the expected form stays a string, so that validation reports it.
+    """
     result: dict[str, Any] = {}
-    types = _types()
     for key, value in tree.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict):
-            result[key] = _strings(cast(dict[str, Any], value), sources, f"{name}.")
+            result[key] = _parse_strings(cast(dict[str, Any], value), sources, f"{name}.")
         elif isinstance(value, str) and sources.get(name, "").startswith(PREFIX):
-            result[key] = _from_string(value, types[name])
+            result[key] = _parse_string(value, FIELDS[name].type)
         else:
             result[key] = value
     return result
 
 
-def _types() -> dict[str, Any]:
-    found: dict[str, Any] = {}
-
-    def walk(cls: type[Struct], prefix: str) -> None:
-        for field in msgspec.structs.fields(cls):
-            found[f"{prefix}{field.name}"] = field.type
-            if isinstance(field.type, type) and issubclass(field.type, Struct):
-                walk(field.type, f"{prefix}{field.name}.")
-
-    walk(Settings, "")
-    return found
-
-
-def _from_string(text: str, tp: Any) -> Any:
+def _parse_string(text: str, tp: Any) -> Any:
     info = msgspec.inspect.type_info(tp)
     if isinstance(info, msgspec.inspect.VarTupleType):
         if text.lstrip().startswith("["):
@@ -204,12 +217,3 @@ def _from_string(text: str, tp: Any) -> Any:
         except ValueError:
             return text
     return text
-
-
-def _rows(node: Struct, prefix: str, sources: Mapping[str, str]) -> Iterator[Setting]:
-    for name in node.__struct_fields__:
-        full, value = f"{prefix}{name}", getattr(node, name)
-        if isinstance(value, Struct):
-            yield from _rows(value, f"{full}.", sources)
-        else:
-            yield Setting(full, value, sources.get(full, "default"), name in node.__secret__)

@@ -1,4 +1,4 @@
-"""Processes that belong together: started, watched, started anew when they end by themselves, and stopped in good order."""
+"""Start groups of processes, restart those that end unexpectedly, and stop them in reverse order."""
 
 import asyncio
 import os
@@ -13,16 +13,27 @@ from runtime import CallboardError
 
 _COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green", "bright_yellow", "bright_magenta")
 _WINDOW = 60.0
+"""The period, in seconds, over which restarts are counted."""
 _RESTARTS = 5
+"""How often a process is restarted within the period."""
 _GRACE = 25.0
-"""Seconds that a process has to stop: longer than it takes to drain."""
+"""How long a process may take to stop, in seconds. Longer than the default drain timeout."""
 _LONGEST_LINE = 65_536
-_WRONG = 2
-"""The exit status of a process that cannot run as it is set up: starting it anew would not help."""
+"""Bytes. A longer line is split."""
+_USER_ERROR = 2
+"""The exit status of a process that cannot run as configured. Restarting it would not help."""
 
 
 class Process:
-    """One process through its restarts. Its output goes to ours, each line with its name before it."""
+    """A process that is restarted when it ends unexpectedly. Its output is printed with its name before each line.
+
+    Args:
+        name: the name to print before each line.
+        command: the program and its arguments.
+        environment: all environment variables of the process.
+        width: the number of characters to pad the name to.
+        number: selects the colour of the name.
+    """
 
     def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], width: int, number: int) -> None:
         self.name = name
@@ -38,27 +49,27 @@ class Process:
         return f"<Process {self.name} [{'DOWN' if self._process is None else self._process.pid}]>"
 
     async def run(self) -> None:
-        """Keeps the process running until `stop`.
+        """Run the process, restarting it as needed, until `stop` is called.
 
         Raises:
-            CallboardError: it ends again and again, or says that it cannot run so.
+            CallboardError: if the process ends too often, or with the exit status of a wrong configuration.
         """
         while not self._stopping:
-            # a group of its own: Ctrl-C in the terminal is for us, who stop the others in order
+            # A new session, so that Ctrl-C in the terminal does not reach the process: we stop all processes in order.
             self._process = process = await asyncio.create_subprocess_exec(
                 *self._command, env={**self._environment}, start_new_session=True,
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
             )  # fmt: skip
-            showing = asyncio.create_task(self._show(process))
+            printing = asyncio.create_task(self._print_output(process))
             status = await process.wait()
-            await asyncio.wait((showing,), timeout=1)  # a grandchild may hold the other end
-            showing.cancel()
+            await asyncio.wait((printing,), timeout=1)  # a grandchild may keep the pipe open
+            printing.cancel()
             self._process = None
             if self._stopping:
                 return
-            await self._again(status)
+            await self._wait_before_restart(status)
 
-    async def _show(self, process: asyncio.subprocess.Process) -> None:
+    async def _print_output(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
         rest = b""
         while data := await process.stdout.read(_LONGEST_LINE):
@@ -71,22 +82,22 @@ class Process:
         if rest:
             click.echo(f"{self._prefix}{rest.decode(errors='replace')}")
 
-    async def _again(self, status: int) -> None:
+    async def _wait_before_restart(self, status: int) -> None:
         how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         now = time.monotonic()
         self._ended.append(now)
         while self._ended[0] < now - _WINDOW:
             self._ended.popleft()
-        if status == _WRONG:
+        if status == _USER_ERROR:
             raise CallboardError(f"{self.name} cannot run: {self._last.removeprefix('callboard: ')}")
         if len(self._ended) > _RESTARTS:
-            raise CallboardError(f"{self.name} {how}, for the {len(self._ended)}th time within a minute: {self._last}")
+            raise CallboardError(f"{self.name} {how}; it ended {len(self._ended)} times within a minute: {self._last}")
         pause = 0.1 * 2 ** len(self._ended)
         click.echo(f"{self._prefix}{how}; starting it anew in {pause:g} s", err=True)
         await asyncio.sleep(pause)
 
     async def stop(self) -> None:
-        """Lets it finish what it has begun; ends it if that takes too long."""
+        """Ask the process to stop and wait until it has finished its work. Kill it if that takes too long."""
         self._stopping = True
         process = self._process
         if process is None or process.returncode is not None:
@@ -96,18 +107,22 @@ class Process:
             async with asyncio.timeout(_GRACE):
                 await process.wait()
         except TimeoutError:
-            click.echo(f"{self._prefix}does not stop, and is killed", err=True)
+            click.echo(f"{self._prefix}did not stop within {_GRACE:g} s; killing it", err=True)
             process.kill()
 
 
-async def play(groups: Sequence[Sequence[Process]], told: asyncio.Event) -> None:
-    """Runs processes, the first group's first, until told to stop; stops the last group's first.
+async def run_groups(groups: Sequence[Sequence[Process]], stop: asyncio.Event) -> None:
+    """Run groups of processes until an event is set. Groups start in the given order and stop in reverse order.
+
+    Args:
+        groups: the processes to run.
+        stop: the event that ends the run.
 
     Raises:
-        CallboardError: one of them cannot be kept running.
+        CallboardError: if a process cannot be kept running.
     """
     running: dict[asyncio.Task[None], Process] = {}
-    waiting = asyncio.create_task(told.wait())
+    waiting = asyncio.create_task(stop.wait())
     try:
         for group in groups:
             for process in group:
@@ -124,6 +139,6 @@ async def play(groups: Sequence[Sequence[Process]], told: asyncio.Event) -> None
         await asyncio.gather(*running, return_exceptions=True)
 
 
-def inherited() -> dict[str, str]:
-    """Our environment, for those we start."""
+def inherited_environment() -> dict[str, str]:
+    """Return a copy of this process's environment for child processes. Their Python output is not buffered."""
     return {**os.environ, "PYTHONUNBUFFERED": "1"}

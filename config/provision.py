@@ -1,7 +1,7 @@
-"""Credentials for a system of containers: a small certificate authority, a certificate, a key and a password for each service.
+"""Create the credentials of a containerised system: a certificate authority, and a certificate, key, and password per service.
 
-`make containers` runs this. If all of it is there it stays as it is, so that it can be run again; if a file is missing, all
-are made anew, for the authority's private key is not kept. What runs has to be started anew then.
+`make containers` runs this module. It can be run repeatedly: if all files exist, they are kept. If any file is missing, all
+are created again, because the private key of the authority is not stored. Running containers must be recreated then.
 """
 
 import base64
@@ -24,26 +24,28 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from config import compose
 from config.broker import DEVICES
 from config.load import load
-from config.settings import Settings
+from config.settings import EXAMPLE_USERS, Settings
 from runtime import CallboardError
 from transports.mqtt.access import access_list, password_file
 
 _LIFETIME = timedelta(days=825)
-"""The longest that all TLS libraries take for a certificate of one's own authority."""
-_EARLY = timedelta(minutes=5)
+"""The longest lifetime that all TLS libraries accept for a certificate from a private authority."""
+_CLOCK_SKEW = timedelta(minutes=5)
+"""How far the start of validity lies in the past, for machines whose clock is behind."""
 _BROKER = "mosquitto"
-_USERS = (("rider@example.com", "rider"), ("operator@example.com", "operator"), ("admin@example.com", "admin"))
 
 
 def provision(folder: Path, settings: Settings) -> bool:
-    """Makes what is missing. Says whether anything was.
+    """Create the credentials in a folder if any are missing. Return True if they were created.
 
-    Each service finds its own in `<folder>/<service>`, what all may know is in `shared`, the broker's in `mosquitto`.
-    Files are readable by every user, for in a container it is another one who reads them; the folder around them is
-    open to its owner alone.
+    The broker's access list is written every time.
+
+    The files of a service are in `<folder>/<service>`, public files for all services in `shared`, and the broker's files in
+    `mosquitto`. All users may read the files, because a different user reads them inside a container. Only the owner may
+    open the folder itself.
 
     Raises:
-        CallboardError: the folder is somebody else's.
+        CallboardError: if the folder contains other files or cannot be written.
     """
     definitions = compose.definitions(settings)
     names = [definition.contract.name for definition in definitions]
@@ -73,7 +75,7 @@ def _clear(folder: Path) -> None:
     try:
         if folder.exists():
             if any(folder.iterdir()) and not (folder / "shared" / "peer-keys.json").exists():
-                raise CallboardError(f"{folder} has other files in it: name another folder, or an empty one")
+                raise CallboardError(f"{folder} has other files in it: choose another folder, or empty this one")
             shutil.rmtree(folder)
         folder.mkdir(parents=True, mode=0o700)
     except OSError as error:
@@ -82,14 +84,14 @@ def _clear(folder: Path) -> None:
 
 def _write(path: Path, text: str | bytes) -> None:
     path.parent.mkdir(exist_ok=True)
-    path.parent.chmod(0o755)  # whatever the umask; the folder around it is closed
+    path.parent.chmod(0o755)  # regardless of the umask; the folder above is accessible to its owner only
     path.unlink(missing_ok=True)
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     path.chmod(0o444)
 
 
 def _certificates(folder: Path, names: Sequence[str]) -> None:
-    """An authority, and for each name a certificate of it. The authority's key is forgotten."""
+    """Create an authority and a certificate for each name. The private key of the authority is not stored."""
     key = ec.generate_private_key(ec.SECP256R1())
     ca = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Callboard containers")])
     now = datetime.now(UTC)
@@ -98,19 +100,19 @@ def _certificates(folder: Path, names: Sequence[str]) -> None:
         key_agreement=False, key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False,
     )  # fmt: skip
 
-    def begun(subject: x509.Name, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    def builder(subject: x509.Name, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(ca)
             .public_key(public)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - _EARLY)
+            .not_valid_before(now - _CLOCK_SKEW)
             .not_valid_after(now + _LIFETIME)
         )
 
     authority = (
-        begun(ca, key.public_key())
+        builder(ca, key.public_key())
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(usage, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -118,9 +120,9 @@ def _certificates(folder: Path, names: Sequence[str]) -> None:
     )
     _write(folder / "shared" / "ca.pem", authority.public_bytes(serialization.Encoding.PEM))
     for name in names:
-        own = ec.generate_private_key(ec.SECP256R1())
+        service_key = ec.generate_private_key(ec.SECP256R1())
         certificate = (
-            begun(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), own.public_key())
+            builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), service_key.public_key())
             .add_extension(x509.SubjectAlternativeName([x509.DNSName(name), x509.DNSName("localhost")]), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -128,12 +130,18 @@ def _certificates(folder: Path, names: Sequence[str]) -> None:
             .sign(key, hashes.SHA256())
         )
         _write(folder / name / "certificate.pem", certificate.public_bytes(serialization.Encoding.PEM))
-        pem = own.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        pem = service_key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
         _write(folder / name / "private-key.pem", pem)
 
 
 def peer_keys(names: Sequence[str]) -> tuple[dict[str, str], str]:
-    """What services prove to each other by who they are, over HTTP: each one's private key, and the public halves of all."""
+    """Create the Ed25519 keys with which services authenticate to each other over HTTP.
+
+    Returns:
+        The private key of each service by its name, and the public keys of all services. Both are JSON Web Key sets.
+    """
     private: dict[str, str] = {}
     public: list[dict[str, str]] = []
     for name in names:
@@ -149,7 +157,7 @@ def _base64(data: bytes) -> str:
 
 
 def _passwords(folder: Path, names: Sequence[str]) -> None:
-    """By these services prove to the broker who they are."""
+    """Create the passwords with which services authenticate to the broker."""
     passwords = {name: secrets.token_urlsafe(24) for name in names}
     for name, password in passwords.items():
         _write(folder / name / "mqtt-password", password)
@@ -157,9 +165,9 @@ def _passwords(folder: Path, names: Sequence[str]) -> None:
 
 
 def _users(folder: Path) -> None:
-    """Those who can log in at first; they share a password, which stands beside them."""
+    """Create the initial users. They share one password, which is stored in the file `password`."""
     password = secrets.token_urlsafe(12)
-    users = [{"email": email, "role": role, "password": password} for email, role in _USERS]
+    users = [{"email": email, "role": role, "password": password} for email, role in EXAMPLE_USERS.items()]
     _write(folder / "auth" / "users.json", msgspec.json.encode(users))
     path = folder / "password"
     path.touch(mode=0o600)
@@ -167,15 +175,15 @@ def _users(folder: Path) -> None:
 
 
 def main() -> None:
-    """Provisions the folder that the command line names."""
+    """Create the credentials in the folder named on the command line."""
     folder = Path(sys.argv[1])
     try:
-        made = provision(folder, load(environment=os.environ).settings)
+        created = provision(folder, load(environment=os.environ).settings)
     except CallboardError as error:
         sys.exit(f"callboard: {error}")
-    said = "certificates, keys and passwords were made; containers that run have to be recreated" if made else "all is there"
-    click.echo(f"{folder}: {said}")
-    click.echo(f"log in as {', '.join(email for email, _ in _USERS)} with the password in {folder / 'password'}")
+    outcome = "created certificates, keys, and passwords; recreate the running containers" if created else "all credentials exist"
+    click.echo(f"{folder}: {outcome}")
+    click.echo(f"log in as {', '.join(EXAMPLE_USERS)} with the password in {folder / 'password'}")
 
 
 if __name__ == "__main__":

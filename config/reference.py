@@ -1,19 +1,18 @@
-"""The reference of all settings, as docs/operations.md has it, drawn from the settings themselves.
+"""Generate the settings reference in docs/operations.md from the settings classes.
 
-`python -m config.reference` writes it into the file; a test sees to it that it was done.
+`python -m config.reference FILE` writes the reference into the file. A test fails if docs/operations.md is out of date.
 """
 
 import ast
 import inspect
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import msgspec
 
-from config.load import variable
+from config.load import FIELDS, Field, variable_name
 from config.settings import Settings
 from runtime import Struct
 
@@ -21,45 +20,42 @@ BEGIN, END = "<!-- settings: begin -->", "<!-- settings: end -->"
 
 
 def reference() -> str:
-    """A table for each section: the variable, what it takes, its default, and what it is for."""
+    """Return the reference: for each section, a table with the variable, type, default, and meaning of each setting."""
+    sections: dict[str, tuple[type[Struct], list[Field]]] = {"": (Settings, [])}
+    for field in FIELDS.values():
+        if field.is_section:
+            sections[field.name] = field.type, []
+        else:
+            sections[field.name.rpartition(".")[0]][1].append(field)
     lines: list[str] = []
-    for prefix, cls in _sections(Settings, ""):
-        title = prefix.rstrip(".") or "at the top"
-        lines += [
-            "",
-            f"### {title}",
-            "",
-            _first(cls.__doc__),
-            "",
-            "| variable | takes | by default | |",
-            "| --- | --- | --- | --- |",
-        ]
-        said = _said(cls)
-        for field in msgspec.structs.fields(cls):
-            if _is_section(field.type):
-                continue
-            name = variable(f"{prefix}{field.name}")
-            what = said.get(field.name, "")
-            if field.name in cls.__secret__:
-                what = f"Secret: set `{name}_FILE`. {what}".strip()
-            lines.append(f"| `{name}` | {_type(field.type)} | {_default(field)} | {what} |")
+    for title, (cls, fields) in sections.items():
+        if fields:
+            lines += _table(title or "Top level", cls, fields)
     return "\n".join(lines).strip() + "\n"
 
 
-def _sections(cls: type[Struct], prefix: str) -> Iterator[tuple[str, type[Struct]]]:
-    if any(not _is_section(field.type) for field in msgspec.structs.fields(cls)):
-        yield prefix, cls
-    for field in msgspec.structs.fields(cls):
-        if _is_section(field.type):
-            yield from _sections(field.type, f"{prefix}{field.name}.")
+def _table(title: str, cls: type[Struct], fields: list[Field]) -> list[str]:
+    descriptions = _descriptions(cls)
+    lines = [
+        "",
+        f"### {title}",
+        "",
+        _first_paragraph(cls.__doc__),
+        "",
+        "| variable | type | default | meaning |",
+        "| --- | --- | --- | --- |",
+    ]
+    for field in fields:
+        variable = variable_name(field.name)
+        description = descriptions.get(field.name.rpartition(".")[2], "")
+        if field.secret:
+            description = f"Secret: set `{variable}_FILE`. {description}".strip()
+        lines.append(f"| `{variable}` | {_type(field.type)} | {_default(field.default)} | {description} |")
+    return lines
 
 
-def _is_section(tp: Any) -> bool:
-    return isinstance(tp, type) and issubclass(tp, Struct)
-
-
-def _said(cls: type[Struct]) -> dict[str, str]:
-    """What stands below each field in the class's source."""
+def _descriptions(cls: type[Struct]) -> dict[str, str]:
+    """Return the docstrings that follow the fields in the source of a class, by the name of the field."""
     (node,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     assert isinstance(node, ast.ClassDef)
     found: dict[str, str] = {}
@@ -73,24 +69,25 @@ def _said(cls: type[Struct]) -> dict[str, str]:
     return found
 
 
-def _first(doc: str | None) -> str:
+def _first_paragraph(doc: str | None) -> str:
     return " ".join((doc or "").strip().split("\n\n")[0].split())
 
 
 def _type(tp: Any) -> str:
     if get_origin(tp) is tuple:
-        return "a list, by commas" if not _is_section(get_args(tp)[0]) else "a list, as JSON"
+        (item, *_) = get_args(tp)
+        return "a JSON array" if isinstance(item, type) and issubclass(item, Struct) else "a comma-separated list"
     info = msgspec.inspect.type_info(tp)
     match info:
         case msgspec.inspect.LiteralType(values=values):
             return ", ".join(f"`{value}`" for value in values)
         case msgspec.inspect.UnionType(types=types):
-            return _named(next(one for one in types if not isinstance(one, msgspec.inspect.NoneType)))
+            return _type_name(next(one for one in types if not isinstance(one, msgspec.inspect.NoneType)))
         case _:
-            return _named(info)
+            return _type_name(info)
 
 
-def _named(info: msgspec.inspect.Type) -> str:
+def _type_name(info: msgspec.inspect.Type) -> str:
     match info:
         case msgspec.inspect.BoolType():
             return "`true` or `false`"
@@ -107,24 +104,22 @@ def _range(info: msgspec.inspect.IntType | msgspec.inspect.FloatType) -> str:
     return "".join(f"{word} {bound:.12g}" for word, bound in parts if bound is not None)
 
 
-def _default(field: msgspec.structs.FieldInfo) -> str:
-    if field.default is msgspec.NODEFAULT:
+def _default(value: Any) -> str:
+    if value is msgspec.NODEFAULT or value is None or value in ("", ()):
         return ""
-    if field.default is None or field.default in ("", ()):
-        return ""
-    text = msgspec.json.encode(field.default).decode() if not isinstance(field.default, str) else field.default
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
     return f"`{text}`"
 
 
 def filled(text: str) -> str:
-    """A document with the reference in its place."""
+    """Return the text of a document with the reference between its two markers replaced."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n\n{reference()}\n{END}{after}"
 
 
 def main() -> None:
-    """Writes the reference into the document that the command line names."""
+    """Update the reference in the file named on the command line."""
     path = Path(sys.argv[1])
     path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
 

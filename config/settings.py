@@ -1,4 +1,4 @@
-"""The settings tree: everything that can be said from outside, with its defaults."""
+"""The settings tree: everything that can be configured from outside, with defaults."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -6,6 +6,7 @@ from msgspec import Meta
 
 from gateway.settings import GatewaySettings
 from runtime import NodeSettings, Struct
+from services.auth.messages import Role
 from services.auth.service import AuthSettings
 from services.devices.service import DeviceSettings
 from services.fleet.service import FleetSettings
@@ -14,54 +15,63 @@ from transports.http.settings import HttpSettings
 from transports.memory import MemorySettings
 from transports.mqtt.settings import MqttSettings
 
+EXAMPLE_USERS: dict[str, Role] = {
+    "rider@example.com": "rider",
+    "operator@example.com": "operator",
+    "admin@example.com": "admin",
+}
+"""The users that development systems start with: the role of each email address."""
+
 
 class DatabaseSettings(Struct):
-    """Where services keep their databases."""
+    """Where services store their databases."""
 
     folder: str = ".callboard"
-    """Each service's own file is `<folder>/<service>.sqlite`."""
+    """The directory of the database files. The file of a service is `<folder>/<service>.sqlite`."""
     durable: bool = True
-    """Whether a commit survives a loss of power, not only the end of the process."""
+    """Whether a committed transaction survives a power failure. If false, it survives only the end of the process."""
 
 
 class HealthSettings(Struct):
-    """Where a node of `callboard run` says how it is: `/healthz`, `/readyz` and `/metrics`, over HTTP."""
+    """The HTTP endpoint on which a node started by `callboard run` serves `/healthz`, `/readyz`, and `/metrics`."""
 
     host: str = "127.0.0.1"
+    """The address to listen on."""
     port: Annotated[int, Meta(ge=0, le=65535)] = 0
-    """0 says it nowhere."""
+    """The port to listen on; 0 turns the endpoint off."""
 
 
 class LogSettings(Struct):
-    """What is written to standard error."""
+    """The log, which is written to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe level that is written."""
 
 
 class TransportSettings(Struct):
-    """What carries messages between nodes."""
+    """How messages travel between nodes."""
 
     kind: Literal["memory", "mqtt", "http", "http+mqtt"] = "memory"
-    """`http+mqtt` sends requests by HTTP and signals by MQTT."""
+    """The transport. `http+mqtt` sends requests over HTTP and signals over MQTT."""
     memory: MemorySettings = MemorySettings()
     mqtt: MqttSettings = MqttSettings()
     http: HttpSettings = HttpSettings()
 
 
 class DevSettings(Struct):
-    """What `callboard dev` adds."""
+    """Settings of the development commands `callboard dev` and `callboard up`."""
 
     __secret__: ClassVar = frozenset({"password"})
 
     password: Annotated[str, Meta(min_length=8)] | None = None
-    """Of rider@example.com, operator@example.com and admin@example.com; without it one is made and printed."""
+    """The password of rider@example.com, operator@example.com, and admin@example.com. If it is not set, one is generated and printed."""
 
 
 class Settings(Struct):
-    """All settings. `CALLBOARD_<SECTION>__<KEY>` sets each of them from the environment."""
+    """All settings. The environment variable `CALLBOARD_<SECTION>__<KEY>` sets a setting of a section."""
 
     services: tuple[str, ...] = ()
-    """More services than the reference system's, as `package.module:Class`."""
+    """Services to run besides those of the reference system, as `package.module:Class`."""
     node: NodeSettings = NodeSettings()
     transport: TransportSettings = TransportSettings()
     database: DatabaseSettings = DatabaseSettings()

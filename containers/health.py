@@ -1,4 +1,7 @@
-"""What the container engine asks again and again: is the node ready? Starts quickly, for it is started often."""
+"""The image's health check: exit with status 0 if the node is ready.
+
+What the container engine asks again and again should be cheap to answer, so this script imports only the standard library.
+"""
 
 import http.client
 import os

@@ -1,4 +1,4 @@
-"""The gateway's own pages: a Litestar application under the reserved prefixes."""
+"""The Litestar application that serves the gateway's own pages under the reserved prefixes."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -11,8 +11,8 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFou
 from litestar.handlers import ASGIRouteHandler
 
 from gateway.client import App
-from gateway.console import instances, operator
-from gateway.problems import Problem, of_error, of_problem
+from gateway.console import instances, require_operator
+from gateway.problems import Problem, error_response, problem_response
 from runtime import Context, InternalError, ServiceError
 from runtime.identity import Keys, KeySet
 from runtime.node.proxy import Proxy
@@ -44,7 +44,7 @@ _START = """window.ui = SwaggerUIBundle({
 _POLICY = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'"
 
 
-def pages(
+def create_app(
     title: str,
     proxy: Proxy,
     ctx: Context,
@@ -52,13 +52,15 @@ def pages(
     draining: Callable[[], bool],
     streams: Mapping[str, App],
 ) -> Litestar:
-    """The application.
+    """Return the Litestar application.
 
     Args:
-        ctx: a context of the gateway, to ask auth for its key set.
-        document: makes the OpenAPI document.
-        draining: whether the gateway is stopping.
-        streams: what answers for as long as the client stays, by path (ASGI).
+        title: the title of the documentation page.
+        proxy: access to the node, for members, metrics, and identities.
+        ctx: a context of the gateway, which requests the key set from auth.
+        document: returns the OpenAPI document.
+        draining: returns whether the gateway is stopping.
+        streams: the ASGI applications that serve event streams, by path.
     """
 
     @get("/openapi.json", sync_to_thread=False)
@@ -79,11 +81,9 @@ def pages(
 
     @get("/readyz", sync_to_thread=False)
     def readyz() -> Response[bytes]:
-        there = sorted(
-            {member.manifest.service for member in proxy.registry if any(info.http for info in member.manifest.requests)}
-        )
-        ready = bool(there) and not draining()
-        body = msgspec.json.encode({"status": "ready" if ready else "not ready", "services": len(there)})
+        services = {member.manifest.service for member in proxy.registry if any(info.http for info in member.manifest.requests)}
+        ready = bool(services) and not draining()
+        body = msgspec.json.encode({"status": "ready" if ready else "not ready", "services": len(services)})
         return Response(body, status_code=200 if ready else 503, media_type=MediaType.JSON)
 
     @get("/metrics", sync_to_thread=False)
@@ -91,8 +91,8 @@ def pages(
         return Response(proxy.metrics.text(), media_type="text/plain; version=0.0.4")
 
     @get("/console/services")
-    async def services(request: Request[Any, Any, Any]) -> Response[bytes]:
-        await operator(proxy, dict(request.scope["headers"]))
+    async def console_services(request: Request[Any, Any, Any]) -> Response[bytes]:
+        await require_operator(proxy, dict(request.scope["headers"]))
         return Response(msgspec.json.encode({"items": instances(proxy)}), media_type=MediaType.JSON)
 
     @get("/.well-known/jwks.json")
@@ -114,30 +114,30 @@ def pages(
 
     def stream(path: str, app: App) -> ASGIRouteHandler:
         @asgi(path, copy_scope=False)
-        async def follow(scope: Any, receive: Any, send: Any) -> None:
+        async def serve(scope: Any, receive: Any, send: Any) -> None:
             if scope["method"] != "GET" or "head_only" in scope:
                 raise MethodNotAllowedException(headers={"Allow": "GET"})
             await app(scope, receive, send)
 
-        return follow
+        return serve
 
     def problem(_: Request[Any, Any, Any], error: Problem) -> Response[bytes]:
-        return _response(*of_problem(error, proxy.new_id()))
+        return _response(*problem_response(error, proxy.new_id()))
 
     def service_error(_: Request[Any, Any, Any], error: ServiceError) -> Response[bytes]:
-        return _response(*of_error(error, proxy.new_id()))
+        return _response(*error_response(error, proxy.new_id()))
 
     def http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
         if error.status_code == 404:
-            return _response(*of_problem(Problem(404, "not-found", "There is nothing here."), proxy.new_id()))
+            return _response(*problem_response(Problem(404, "not-found", "Nothing is served at this path."), proxy.new_id()))
         headers = [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
         code = "method-not-allowed" if error.status_code == 405 else "refused"
-        return _response(*of_problem(Problem(error.status_code, code, error.detail, headers), proxy.new_id()))
+        return _response(*problem_response(Problem(error.status_code, code, error.detail, headers), proxy.new_id()))
 
-    def failure(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    def internal_error(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
         incident = proxy.new_id()
         _log.error("incident %s: a page of the gateway failed: %r", incident, error, exc_info=error)
-        return _response(*of_error(InternalError(incident), incident))
+        return _response(*error_response(InternalError(incident), incident))
 
     return Litestar(
         [
@@ -147,17 +147,17 @@ def pages(
             healthz,
             readyz,
             metrics,
-            services,
+            console_services,
             jwks,
             asset,
             *(stream(path, app) for path, app in streams.items()),
         ],
         openapi_config=None,
         logging_config=None,
-        exception_handlers={Problem: problem, ServiceError: service_error, HTTPException: http_error, Exception: failure},
+        exception_handlers={Problem: problem, ServiceError: service_error, HTTPException: http_error, Exception: internal_error},
     )
 
 
 def _response(status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> Response[bytes]:
-    named = {name.decode(): value.decode() for name, value in headers}
-    return Response(body, status_code=status, headers=named, media_type=named.pop("content-type"))
+    fields = {name.decode(): value.decode() for name, value in headers}
+    return Response(body, status_code=status, headers=fields, media_type=fields.pop("content-type"))

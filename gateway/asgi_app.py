@@ -1,17 +1,18 @@
-"""The outermost ASGI callable: reserved prefixes go to the Litestar application, everything else to the dispatcher.
+"""The outermost ASGI callable: it sends reserved prefixes to the Litestar application and everything else to the dispatcher.
 
-One layer lies around both: security headers, CORS (the Fetch standard, section 3.2), compression.
+It adds security headers, CORS headers (the Fetch standard, section 3.2), and compression to the responses of both.
 """
 
 import gzip
 
 from gateway.client import App, Message, Receive, Scope, Send
-from gateway.problems import Headers, Problem, of_problem
+from gateway.problems import Headers, Problem, problem_response
 from gateway.settings import GatewaySettings
 from runtime.contract.rest import RESERVED
 
 _RESERVED = frozenset(name.encode() for name in RESERVED)
 _COMPRESS_FROM = 1024
+"""Bytes from which a body is worth compressing."""
 _SECURITY: Headers = [
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -22,10 +23,11 @@ _EXPOSED = b"X-Request-Id, Retry-After"
 _ALLOWED_HEADERS = b"Authorization, Content-Type, Idempotency-Key, X-Request-Id, Traceparent, Last-Event-ID"
 
 
-class Front:
-    """What granian calls.
+class AsgiApp:
+    """The ASGI application that granian calls.
 
     Args:
+        settings: the settings of the gateway, which list the origins that CORS admits.
         pages: the Litestar application.
         api: the dispatcher.
     """
@@ -43,27 +45,27 @@ class Front:
         raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
         scope["raw_path"] = raw_path
         scope["header"] = header = dict(scope["headers"])
-        accepts, origin = header.get(b"accept-encoding"), header.get(b"origin")
+        accept_encoding, origin = header.get(b"accept-encoding"), header.get(b"origin")
         cors = self._cors(origin) if origin is not None and self._origins else []
         if cors and scope["method"] == "OPTIONS" and b"access-control-request-method" in header:
             await send({"type": "http.response.start", "status": 204, "headers": [*cors, *_preflight()]})
             await send({"type": "http.response.body", "body": b""})
             return
-        edge = _Edge(send, cors, accepts is not None and _takes_gzip(accepts))
+        response = _Response(send, cors, accept_encoding is not None and _accepts_gzip(accept_encoding))
         app = self._api
         if raw_path[1:].partition(b"/")[0] in _RESERVED:
-            app, edge.of_pages = self._pages, True
+            app, response.from_pages = self._pages, True
             if scope["method"] == "HEAD":
                 scope = {**scope, "method": "GET", "head_only": True}
-                edge.head_only = True
+                response.head_only = True
         try:
-            await app(scope, receive, edge)
-        except Exception:  # whatever it was, the client gets a problem document; the server logs what is raised again
-            if edge.started:
+            await app(scope, receive, response)
+        except Exception:  # the client gets a problem document, and the server logs the error that is raised again
+            if response.started:
                 raise
-            status, headers, body = of_problem(Problem(500, "internal", "The gateway failed; its log says why."), "")
-            await edge({"type": "http.response.start", "status": status, "headers": headers})
-            await edge({"type": "http.response.body", "body": body})
+            status, headers, body = problem_response(Problem(500, "internal", "The gateway failed. Its log has the reason."), "")
+            await response({"type": "http.response.start", "status": status, "headers": headers})
+            await response({"type": "http.response.body", "body": body})
             raise
 
     def _cors(self, origin: bytes) -> Headers:
@@ -82,18 +84,24 @@ def _preflight() -> Headers:
     ]
 
 
-class _Edge:
-    """The layer around an answer. A body that comes whole is compressed if that is worth it and wanted."""
+class _Response:
+    """Sends a response with the added headers. It compresses a body if the client accepts gzip and the body arrives in one piece.
 
-    __slots__ = ("_cors", "_gzip", "_head", "_send", "head_only", "of_pages", "started")
+    Attributes:
+        head_only: whether to leave out the body, because the request's method is HEAD.
+        from_pages: whether the Litestar application sends the response. The security headers that it sets take precedence.
+        started: whether the head of the response has been sent.
+    """
 
-    def __init__(self, send: Send, cors: Headers, gzip_wanted: bool) -> None:
+    __slots__ = ("_cors", "_gzip", "_head", "_send", "from_pages", "head_only", "started")
+
+    def __init__(self, send: Send, cors: Headers, accepts_gzip: bool) -> None:
         self._send = send
         self._cors = cors
-        self._gzip = gzip_wanted
+        self._gzip = accepts_gzip
         self._head: Message | None = None
         self.head_only = False
-        self.of_pages = False
+        self.from_pages = False
         self.started = False
 
     async def __call__(self, message: Message) -> None:
@@ -113,9 +121,9 @@ class _Edge:
                     (b"content-length", str(len(body)).encode()),
                 ]
                 message = {"type": "http.response.body", "body": body}
-            if self.of_pages:
-                given = {name for name, _ in headers}
-                headers += [pair for pair in _SECURITY if pair[0] not in given]
+            if self.from_pages:
+                present = {name for name, _ in headers}
+                headers += [pair for pair in _SECURITY if pair[0] not in present]
             else:
                 headers += _SECURITY
             self.started = True
@@ -123,9 +131,9 @@ class _Edge:
         await self._send({**message, "body": b""} if self.head_only else message)
 
 
-def _takes_gzip(accepts: bytes) -> bool:
-    """Whether an Accept-Encoding field (RFC 9110, section 12.5.3) has gzip, and not to exclude it."""
-    for part in accepts.split(b","):
+def _accepts_gzip(accept_encoding: bytes) -> bool:
+    """Return whether an Accept-Encoding field (RFC 9110, section 12.5.3) lists gzip with a weight above zero."""
+    for part in accept_encoding.split(b","):
         coding, _, weight = part.replace(b" ", b"").partition(b";q=")
         if coding.lower() == b"gzip":
             return weight.strip(b"0.") != b"" or weight == b""
@@ -133,12 +141,12 @@ def _takes_gzip(accepts: bytes) -> bool:
 
 
 def _compressible(headers: Headers) -> bool:
-    kinds = [value for name, value in headers if name == b"content-type"]
+    content_types = [value for name, value in headers if name == b"content-type"]
     encoded = any(name == b"content-encoding" for name, _ in headers)
     return (
         not encoded
-        and bool(kinds)
-        and kinds[0].startswith((b"application/json", b"application/problem+json", b"text/", b"image/svg"))
+        and bool(content_types)
+        and content_types[0].startswith((b"application/json", b"application/problem+json", b"text/", b"image/svg"))
     )
 
 

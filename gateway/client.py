@@ -1,8 +1,10 @@
-"""The client of a request, as ASGI shows it: its access token, and whether it is still there."""
+"""The client of an ASGI request: its access token, and cancellation when it disconnects."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
+
+from runtime import Unauthenticated
 
 T = TypeVar("T")
 
@@ -13,18 +15,18 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-_UNWATCHED = 0.05
-"""Seconds."""
+_WATCH_AFTER = 0.05
+"""Seconds that work may take before the client's connection is watched."""
 
 
-class Gone(Exception):
-    """The client has gone: nobody waits for an answer."""
+class ClientDisconnected(Exception):
+    """The client disconnected, and the work for its request was cancelled."""
 
 
-def bearer(headers: dict[bytes, bytes]) -> str | None:
-    """The access token of a request.
+def bearer_token(headers: dict[bytes, bytes]) -> str | None:
+    """Return the access token of a request, or None if the request has no Authorization field.
 
-    An empty one stands for an Authorization field that carries no bearer token (RFC 6750, section 2.1).
+    The token is empty if the field holds anything but a bearer token (RFC 6750, section 2.1).
     """
     value = headers.get(b"authorization")
     if value is None:
@@ -35,36 +37,47 @@ def bearer(headers: dict[bytes, bytes]) -> str | None:
     return token.strip().decode()
 
 
-async def until_gone(work: Awaitable[T], receive: Receive, loop: asyncio.AbstractEventLoop) -> T:
-    """Awaits work; cancels it when the client goes away.
-
-    Work that takes no time is not watched over: asking the server whether the client is there costs more than most requests.
+def require_token(token: str | None) -> str:
+    """Return the access token that `bearer_token` found.
 
     Raises:
-        Gone: the client has gone.
+        Unauthenticated: if the request has no Authorization field.
+    """
+    if token is None:
+        raise Unauthenticated("an access token is needed, as `Authorization: Bearer …`")
+    return token
+
+
+async def cancel_on_disconnect(work: Awaitable[T], receive: Receive, loop: asyncio.AbstractEventLoop) -> T:
+    """Await work and return its result. Cancel it if the client disconnects.
+
+    The connection is watched only once the work has taken 0.05 seconds, because watching it costs more than most requests.
+
+    Raises:
+        ClientDisconnected: if the client disconnected and the work was cancelled.
     """
     task = asyncio.current_task(loop)
     assert task is not None
-    gone = False
+    disconnected = False
     watcher: asyncio.Task[None] | None = None
 
     async def watch() -> None:
-        nonlocal gone
+        nonlocal disconnected
         while (await receive())["type"] != "http.disconnect":
             pass
-        gone = True
+        disconnected = True
         task.cancel()
 
-    def begin() -> None:
+    def start_watching() -> None:
         nonlocal watcher
         watcher = loop.create_task(watch())
 
-    timer = loop.call_later(_UNWATCHED, begin)
+    timer = loop.call_later(_WATCH_AFTER, start_watching)
     try:
         return await work
     except asyncio.CancelledError:
-        if gone and task.uncancel() == 0:
-            raise Gone from None
+        if disconnected and task.uncancel() == 0:
+            raise ClientDisconnected from None
         raise
     finally:
         timer.cancel()

@@ -1,25 +1,24 @@
-"""What operators and admins may see: who is there, and how it does."""
+"""Access to the console for operators and admins, and its list of instances."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.client import bearer
-from runtime import Forbidden, Unauthenticated
+from gateway.client import bearer_token, require_token
+from runtime import Forbidden
 from runtime.identity import Identity
 from runtime.node.proxy import Proxy
 
 _ROLES = ("operator", "admin")
 
 
-async def operator(proxy: Proxy, headers: Mapping[bytes, bytes]) -> tuple[Identity, str]:
-    """The operator (or admin) who asks, with the access token.
+async def require_operator(proxy: Proxy, headers: Mapping[bytes, bytes]) -> tuple[Identity, str]:
+    """Return the identity of the operator or admin who sent a request, and the access token.
 
     Raises:
-        Unauthenticated, Forbidden: nobody, or somebody else.
+        Unauthenticated: if the request has no valid access token.
+        Forbidden: if the user is neither an operator nor an admin.
     """
-    token = bearer(dict(headers))
-    if token is None:
-        raise Unauthenticated("an access token is needed, as `Authorization: Bearer …`")
+    token = require_token(bearer_token(dict(headers)))
     identity = await proxy.identify(token)
     if identity.role not in _ROLES:
         raise Forbidden
@@ -27,7 +26,7 @@ async def operator(proxy: Proxy, headers: Mapping[bytes, bytes]) -> tuple[Identi
 
 
 def instances(proxy: Proxy) -> list[dict[str, Any]]:
-    """Every instance that the gateway sees: where it is, how it does, how much it has to do, and of which version."""
+    """Return every instance that the gateway sees, with its node, version, state, and load, ordered by service and node."""
     now = proxy.clock.monotonic()
     found: list[dict[str, Any]] = []
     for member in proxy.registry:

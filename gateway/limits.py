@@ -1,4 +1,4 @@
-"""Limits: how many requests are under way, and how many one client address may make."""
+"""Limits on the number of concurrent requests and on the request rate of each client address."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -6,14 +6,20 @@ from collections.abc import Callable
 from gateway.problems import Problem
 from gateway.settings import GatewaySettings
 
-_ADDRESSES = 10_000
+_MAX_ADDRESSES = 10_000
+"""Client addresses whose rate is remembered. Beyond that, the one that has been idle longest is forgotten."""
 
 
 class Limits:
-    """Admits requests.
+    """Admits or refuses requests.
 
     Args:
-        now: seconds on a clock that only differences matter of.
+        now: returns a monotonic time, in seconds.
+
+    Attributes:
+        running: the number of requests being handled.
+        reading: the number of request bodies being read.
+        draining: whether the gateway is stopping, so that every new request is refused.
     """
 
     def __init__(self, settings: GatewaySettings, now: Callable[[], float]) -> None:
@@ -24,11 +30,11 @@ class Limits:
         self._now = now
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def arrive(self, address: str) -> None:
-        """A request has come.
+    def admit(self, address: str) -> None:
+        """Count a new request against the rate limit of its client address.
 
         Raises:
-            Problem: there are too many from this address (429), or the gateway is stopping (503).
+            Problem: if the address exceeds its rate (429) or the gateway is stopping (503).
         """
         if self.draining:
             raise Problem(
@@ -41,40 +47,42 @@ class Limits:
             self._spend(address)
 
     def begin_body(self) -> None:
-        """A request's body is being read; `end_body` follows. Bodies that stall keep nobody from asking without one.
+        """Count a request body whose reading starts. The caller must call `end_body` afterwards.
+
+        Bodies have a separate limit, so that stalled ones do not block requests without a body.
 
         Raises:
-            Problem: too many are being read (503).
+            Problem: if too many bodies are being read (503).
         """
         if self.reading >= self._settings.max_requests:
             raise _overloaded()
         self.reading += 1
 
     def end_body(self) -> None:
-        """The body is there, or has failed."""
+        """Count a request body as read or failed."""
         self.reading -= 1
 
-    def enter(self) -> None:
-        """Takes a request in, once it is wholly there; `leave` follows.
+    def begin_request(self) -> None:
+        """Count a request that has been read completely. The caller must call `end_request` afterwards.
 
         Raises:
-            Problem: too many are under way (503).
+            Problem: if too many requests are being handled (503).
         """
         if self.running >= self._settings.max_requests:
             raise _overloaded()
         self.running += 1
 
-    def leave(self) -> None:
-        """A request has ended."""
+    def end_request(self) -> None:
+        """Count a request as finished."""
         self.running -= 1
 
     def _spend(self, address: str) -> None:
-        """Takes a token from the address's bucket, which fills at the rate."""
+        """Take a token from the token bucket of an address, which refills at the configured rate."""
         now = self._now()
         tokens, at = self._buckets.pop(address, (float(self._settings.burst), now))
         tokens = min(self._settings.burst, tokens + (now - at) * self._settings.rate)
         self._buckets[address] = (tokens - 1 if tokens >= 1 else tokens, now)
-        if len(self._buckets) > _ADDRESSES:
+        if len(self._buckets) > _MAX_ADDRESSES:
             self._buckets.popitem(last=False)
         if tokens < 1:
             wait = int((1 - tokens) / self._settings.rate) + 1

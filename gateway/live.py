@@ -1,8 +1,8 @@
-"""`/live`: what a user should see at once, as server-sent events.
+"""`/live`: new items for a user, as server-sent events.
 
-A service marks a signal `live`, and names the request that lists what came after a number. The signal only says that
-there is something new; what it is, and in which order, the request says. So nothing is missed and nothing comes twice,
-however many signals are lost, and a client that comes back goes on where it was.
+A service marks a signal as `live` and names the request that lists the items after a given number. The signal only
+announces that there are new items. The request returns them, in order. So a client misses no item and receives none
+twice, even if signals are lost, and a client that reconnects resumes where it left off.
 """
 
 import asyncio
@@ -11,17 +11,17 @@ from typing import Annotated, Any
 
 import msgspec
 
-from gateway.client import Receive, Scope, Send, bearer
+from gateway.client import Receive, Scope, Send, bearer_token, require_token
 from gateway.problems import Problem
 from gateway.sse import EventStream
-from gateway.subscribers import Follower, Followers, together
-from runtime import ServiceError, Unauthenticated
+from gateway.subscribers import Subscriber, Subscribers, run_all
+from runtime import ServiceError
 from runtime.network import LiveInfo, Topic, TransportError
 from runtime.node.proxy import Proxy
 
 _POSITION = re.compile(r"(?:(?P<service>[a-z][a-z0-9_-]*)=)?(?P<number>[0-9]{1,18})", re.ASCII)
-_SECONDS = 2.0
-"""How long a service may take to say what is new; the others of the stream wait no longer for it."""
+_TIMEOUT = 2.0
+"""Seconds that a service may take to list its new items, so that the other services of the stream need not wait longer."""
 
 
 class _Item(msgspec.Struct):
@@ -35,97 +35,99 @@ class _Page(msgspec.Struct):
 
 
 class Live:
-    """Serves `/live`."""
+    """The ASGI application of `/live`."""
 
-    def __init__(self, proxy: Proxy, followers: Followers) -> None:
+    def __init__(self, proxy: Proxy, subscribers: Subscribers) -> None:
         self._proxy = proxy
-        self._followers = followers
+        self._subscribers = subscribers
         self._feeds: dict[str, LiveInfo] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends what concerns the user whose token came (ASGI)."""
+        """Stream the new items of the user to whom the access token belongs (ASGI)."""
         headers = dict(scope["headers"])
-        token = bearer(headers)
-        if token is None:
-            raise Unauthenticated("an access token is needed, as `Authorization: Bearer …`")
+        token = require_token(bearer_token(headers))
         user = (await self._proxy.identify(token)).subject
-        reader = _Reader(self._proxy, self._feeds, user, token, headers.get(b"last-event-id", b"").decode("latin-1"))
-        await self._followers.serve(reader, receive, send)
+        last_event_id = headers.get(b"last-event-id", b"").decode("latin-1")
+        subscriber = _LiveSubscriber(self._proxy, self._feeds, user, token, last_event_id)
+        await self._subscribers.serve(subscriber, receive, send)
 
 
-class _Reader(Follower):
-    """One client that follows what concerns its user.
+class _LiveSubscriber(Subscriber):
+    """One client of `/live`.
 
     Args:
-        feeds: what is marked `live`, by service, also of services that have been there and are gone at the moment.
-        last_event_id: where it was, as `service=number` by commas; a plain number counts for services that are not
-            named, and without one they are followed from now on.
+        proxy: access to the node, for services and topics.
+        feeds: what each service marks as `live`, by service. Services without a live instance stay in it.
+        user: the id of the user whose items the client receives.
+        token: the access token of the client.
+        last_event_id: the position to resume from, as comma-separated `service=number` pairs. A plain number applies to
+            services that are not named. Without one, their items are sent from now on.
 
     Raises:
-        Problem: that is no position.
+        Problem: if `last_event_id` is malformed (400).
     """
 
     def __init__(self, proxy: Proxy, feeds: dict[str, LiveInfo], user: str, token: str, last_event_id: str) -> None:
         super().__init__(proxy, user, token)
         self._feeds = feeds
         self._positions: dict[str, int] = {}
-        self._first: int | None = None
+        self._default_position: int | None = None
         for part in last_event_id.split(",", 100) if last_event_id else ():
             match = _POSITION.fullmatch(part)
             if match is None:
-                raise Problem(400, "bad-last-event-id", "Expected a Last-Event-ID as an event's id said, e.g. notices=12.")
+                raise Problem(400, "bad-last-event-id", "Expected a Last-Event-ID with the id of an event, e.g. notices=12.")
             if match["service"] is None:
-                self._first = int(match["number"])
+                self._default_position = int(match["number"])
             else:
                 self._positions[match["service"]] = int(match["number"])
 
     @property
     def position(self) -> str:
-        first = [] if self._first is None else [str(self._first)]
-        return ",".join(first + [f"{service}={number}" for service, number in self._positions.items()])
+        default = [] if self._default_position is None else [str(self._default_position)]
+        return ",".join(default + [f"{service}={number}" for service, number in self._positions.items()])
 
-    async def look(self, stream: EventStream, *, everywhere: bool) -> bool:
+    async def poll(self, stream: EventStream, *, every_service: bool) -> bool:
         for member in self.proxy.registry:
             if member.manifest.live is not None:
                 self._feeds[member.manifest.service] = member.manifest.live
-        return await together([self._follow(stream, service, feed) for service, feed in self._feeds.items()])
+        return await run_all([self._poll_service(stream, service, feed) for service, feed in self._feeds.items()])
 
-    async def _follow(self, stream: EventStream, service: str, feed: LiveInfo) -> bool:
-        """Sends what one service has to tell. Says whether it could be asked, and will be heard when there is more."""
-        heard = True
+    async def _poll_service(self, stream: EventStream, service: str, feed: LiveInfo) -> bool:
+        """Send the new items of one service. Return whether it answered and its signals are subscribed to."""
+        subscribed = True
         try:
             if self.proxy.has_signals:
-                async with asyncio.timeout(_SECONDS):
-                    await self.hear(Topic("signal", service, feed.signal, self.user))
-        except (TransportError, TimeoutError):  # none at the moment: then it is asked again and again
-            heard = False
+                async with asyncio.timeout(_TIMEOUT):
+                    await self.subscribe(Topic("signal", service, feed.signal, self.user))
+        except (TransportError, TimeoutError):  # without signals the service is polled repeatedly
+            subscribed = False
         try:
-            async with asyncio.timeout(_SECONDS):
+            async with asyncio.timeout(_TIMEOUT):
                 page = await self._page(service, feed)
         except TimeoutError:
             return False
         except ServiceError as error:
             return not error.retryable
         except msgspec.MsgspecError as error:
-            self.proxy.log.warning("what %s answers to %s cannot be shown: %s", service, feed.request, error)
-            return heard
-        await self._tell(stream, service, page)
-        return heard
+            self.proxy.log.warning("the reply of %s to %s is not a page of live items: %s", service, feed.request, error)
+            return subscribed
+        await self._send_items(stream, service, page)
+        return subscribed
 
-    async def _tell(self, stream: EventStream, service: str, page: _Page) -> None:
-        position = self._positions.get(service, self._first)
+    async def _send_items(self, stream: EventStream, service: str, page: _Page) -> None:
+        position = self._positions.get(service, self._default_position)
         if position is None or position > page.last or not page.items:
             self._positions[service] = page.last
             return
         for item in page.items:
-            said = msgspec.convert(item, _Item)
-            self._positions[service] = said.number
-            await stream.event(said.kind, item, position=self.position)
+            header = msgspec.convert(item, _Item)
+            self._positions[service] = header.number
+            await stream.event(header.kind, item, position=self.position)
         if self._positions[service] < page.last:
-            self.wake()  # there is more; in between others have their turn
+            self.wake()  # there are more items, but the other services get their turn first
 
     async def _page(self, service: str, feed: LiveInfo) -> _Page:
-        after = self._positions.get(service, self._first)
-        ctx = self.proxy.context(self.proxy.new_id(), self.token, None, _SECONDS)
+        after = self._positions.get(service, self._default_position)
+        ctx = self.proxy.context(self.proxy.new_id(), self.token, None, _TIMEOUT)
         answer = await self.proxy.ask(ctx, service, feed.request, msgspec.json.encode({"after": after}))
         return msgspec.json.decode(answer, type=_Page)

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, put together from the manifests of the services that are there."""
+"""The OpenAPI 3.1 document, merged from the manifests of live services."""
 
 from collections.abc import Iterable
 from typing import Any, cast
@@ -11,18 +11,18 @@ _PROBLEM = "#/components/schemas/Problem"
 
 
 def document(title: str, version: str, manifests: Iterable[Manifest]) -> Json:
-    """The document. Schema names are prefixed by their service."""
+    """Return the OpenAPI document. Each schema name starts with the name of its service."""
     paths: dict[str, Json] = {}
     schemas: Json = {"Problem": _problem_schema()}
     tags: list[Json] = []
     for manifest in sorted(manifests, key=lambda manifest: manifest.service):
-        bound = [info for info in manifest.requests if info.http is not None]
-        if not bound:
+        rest_requests = [info for info in manifest.requests if info.http is not None]
+        if not rest_requests:
             continue
         tags.append({"name": manifest.service})
         for name, schema in manifest.schemas.items():
             schemas[name] = _closed(schema)
-        for info in bound:
+        for info in rest_requests:
             assert info.http is not None
             operation = _operation(manifest.service, info, info.http)
             paths.setdefault(info.http.path, {}).setdefault(info.http.method.lower(), operation)
@@ -57,7 +57,7 @@ def _operation(service: str, info: RequestInfo, http: HttpBinding) -> Json:
                 "name": "Idempotency-Key",
                 "in": "header",
                 "required": False,
-                "description": "Asked again with the same key, the request has its effect once, and gets the same answer.",
+                "description": "Repeating the request with the same key has no further effect and returns the same response.",
                 "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[\\x21-\\x7e]+$"},
             }
         )
@@ -69,9 +69,9 @@ def _operation(service: str, info: RequestInfo, http: HttpBinding) -> Json:
             "properties": {name: properties[name] for name in http.body_fields},
             "additionalProperties": False,
         }
-        needed = [name for name in http.body_fields if name in required]
-        if needed:
-            body["required"] = needed
+        required_fields = [name for name in http.body_fields if name in required]
+        if required_fields:
+            body["required"] = required_fields
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
     operation["responses"] = _responses(info, http)
     operation["security"] = [] if info.allow.anyone else [{"bearer": []}]
@@ -88,21 +88,21 @@ def _responses(info: RequestInfo, http: HttpBinding) -> Json:
     declared: dict[int, list[ErrorInfo]] = {}
     for error in info.errors:
         declared.setdefault(error.status, []).append(error)
-    usual = {
-        400: "The request cannot be read", 413: "The body is too large", 415: "The body is no JSON", 422: "Something in the request is wrong",
-        429: "Too many requests", 500: "The service failed", 502: "The service was lost", 503: "The service is not there, or has too much to do",
+    generic = {
+        400: "The request is malformed", 413: "The body is too large", 415: "The body is not JSON", 422: "The request is invalid",
+        429: "Too many requests", 500: "The service failed", 502: "The service was lost", 503: "The service is unavailable or overloaded",
         504: "The service took too long",
     }  # fmt: skip
     if not info.allow.anyone:
-        usual |= {401: "A valid access token is needed", 403: "The user may not do this"}
+        generic |= {401: "A valid access token is needed", 403: "The user may not do this"}
     if info.once:
-        usual |= {409: "The same request is still being worked on"}
+        generic |= {409: "The same request is still being processed"}
     if not http.body_fields:
-        del usual[413], usual[415]
-    for status in sorted({*usual, *declared}):
-        titles = [error.title for error in declared.get(status, ())] or [usual[status]]
+        del generic[413], generic[415]
+    for status in sorted({*generic, *declared}):
+        titles = [error.title for error in declared.get(status, ())] or [generic[status]]
         schemas = [_error_schema(error) for error in declared.get(status, ())]
-        if status in usual or not schemas:
+        if status in generic or not schemas:
             schemas.append({"$ref": _PROBLEM})
         schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
         responses[str(status)] = {"description": "; ".join(titles), "content": {"application/problem+json": {"schema": schema}}}
@@ -145,24 +145,24 @@ def _problem_schema() -> Json:
 
 
 def _closed(schema: Json) -> Json:
-    """An object schema that says that there is nothing else in it."""
+    """Return an object schema that forbids additional properties. Other schemas are returned unchanged."""
     return {**schema, "additionalProperties": False} if schema.get("type") == "object" and "properties" in schema else schema
 
 
 def _without_null(schema: Json) -> Json:
-    """A query parameter is left out rather than null."""
+    """Return the schema of a query parameter without the null variant, because an absent parameter is omitted."""
     variants = schema.get("anyOf")
     if variants is None:
         return schema
-    left = [variant for variant in variants if variant != {"type": "null"}]
+    remaining = [variant for variant in variants if variant != {"type": "null"}]
     rest = {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
     if schema.get("default") is not None:
         rest["default"] = schema["default"]
-    return {**left[0], **rest} if len(left) == 1 else {**rest, "anyOf": left}
+    return {**remaining[0], **rest} if len(remaining) == 1 else {**rest, "anyOf": remaining}
 
 
 def _used(root: Any, schemas: Json) -> set[str]:
-    """The names of the schemas that something refers to."""
+    """Return the names of the schemas that `root` refers to, directly or through other schemas."""
     found: set[str] = {"Problem"}
     stack = [root]
     while stack:

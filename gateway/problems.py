@@ -1,4 +1,4 @@
-"""Problem documents (RFC 9457): how every error looks to a REST client."""
+"""Problem documents (RFC 9457), the form in which a REST client receives every error."""
 
 from http import HTTPStatus
 from typing import Any
@@ -12,7 +12,14 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Problem(Exception):
-    """An error that the gateway itself answers with: a status and what it means."""
+    """An error that the gateway itself raises.
+
+    Args:
+        status: the HTTP status of the response.
+        code: the stable, machine-readable name of the problem.
+        detail: the explanation for the client.
+        headers: header fields to add to the response.
+    """
 
     def __init__(self, status: int, code: str, detail: str, headers: Headers | None = None) -> None:
         super().__init__(detail)
@@ -22,9 +29,9 @@ class Problem(Exception):
         self.headers = headers or []
 
 
-def of_problem(problem: Problem, request_id: str) -> tuple[int, Headers, bytes]:
-    """The answer to a problem of the gateway's own."""
-    return _answer(
+def problem_response(problem: Problem, request_id: str) -> tuple[int, Headers, bytes]:
+    """Return the status, headers, and body of the response to a problem that the gateway raised."""
+    return _response(
         problem.status,
         "callboard",
         problem.code,
@@ -35,8 +42,8 @@ def of_problem(problem: Problem, request_id: str) -> tuple[int, Headers, bytes]:
     )
 
 
-def of_error(error: ServiceError, request_id: str) -> tuple[int, Headers, bytes]:
-    """The answer to an error of a service or of the runtime."""
+def error_response(error: ServiceError, request_id: str) -> tuple[int, Headers, bytes]:
+    """Return the status, headers, and body of the response to an error of a service or of the runtime."""
     data = error.data()
     fields: dict[str, Any] = msgspec.json.decode(data.fields)
     headers: Headers = []
@@ -44,19 +51,19 @@ def of_error(error: ServiceError, request_id: str) -> tuple[int, Headers, bytes]
         headers.append((b"www-authenticate", b"Bearer"))
     if "retry_after" in fields or data.status == 503:
         headers.append((b"retry-after", str(fields.get("retry_after", 1)).encode()))
-    extra = _own(data, fields) if data.contract == "callboard" else fields
-    return _answer(data.status, data.contract, data.code, data.title, request_id, extra, headers)
+    extra = _visible_fields(data, fields) if data.contract == "callboard" else fields
+    return _response(data.status, data.contract, data.code, data.title, request_id, extra, headers)
 
 
-def _own(data: ErrorData, fields: dict[str, Any]) -> dict[str, Any]:
-    """What of the runtime's errors a client may see: not how the system is cut."""
+def _visible_fields(data: ErrorData, fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a runtime error that a client may see. The division into services stays hidden."""
     shown = {"incident": fields["incident"]} if "incident" in fields else {}
     if data.code == "invalid":
         shown["errors"] = fields["violations"]
     return shown | ({"detail": data.detail} if data.detail else {})
 
 
-def _answer(
+def _response(
     status: int, contract: str, code: str, title: str, request_id: str, extra: dict[str, Any], headers: Headers
 ) -> tuple[int, Headers, bytes]:
     body = {"type": f"urn:callboard:{contract}:{code}", "title": title, "status": status, "code": code, "request_id": request_id}

@@ -1,4 +1,4 @@
-"""Routing: which request of which service a method and path mean, learnt from the manifests of live instances."""
+"""Routing of a method and path to a request of a service, built from the manifests of live instances."""
 
 import logging
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ _log = logging.getLogger("callboard.gateway")
 
 
 class Route:
-    """A REST route and the request it stands for."""
+    """A REST route and the request that it maps to."""
 
     __slots__ = ("allow", "fields", "info", "needs_body", "service", "status", "takes_body")
 
@@ -30,74 +30,77 @@ class Route:
         return f"<Route {self.info.http.method} {self.info.http.path} -> {self.info.name}>"
 
 
-class _Step:
-    """One place in the tree of paths."""
+class _PathNode:
+    """A node in the tree of path segments: its children by literal segment, its child for a parameter, and its methods."""
 
-    __slots__ = ("methods", "named", "parameter")
+    __slots__ = ("literals", "methods", "parameter")
 
     def __init__(self) -> None:
-        self.named: dict[str, _Step] = {}
-        self.parameter: _Step | None = None
+        self.literals: dict[str, _PathNode] = {}
+        self.parameter: _PathNode | None = None
         self.methods: dict[str, Route] = {}
 
 
 class Routes:
-    """The routes of all services. A name in a path goes before a parameter.
+    """The routes of all services. A literal path segment takes precedence over a parameter.
 
     Args:
-        there: the manifests of live instances.
-        gone: those of services that were there before; a route that another has taken since is the other's.
+        live: the manifests of live instances.
+        absent: the last manifests of services that have no live instance. A live service takes precedence over them
+            where both have the same route.
     """
 
-    def __init__(self, there: Iterable[Manifest] = (), gone: Iterable[Manifest] = ()) -> None:
-        self._root = _Step()
+    def __init__(self, live: Iterable[Manifest] = (), absent: Iterable[Manifest] = ()) -> None:
+        self._root = _PathNode()
         self._exact: dict[bytes, dict[str, Route]] = {}
-        for manifests, live in ((there, True), (gone, False)):
+        for manifests, is_live in ((live, True), (absent, False)):
             for manifest in manifests:
                 for info in manifest.requests:
                     if info.http is not None:
-                        self._add(Route(manifest.service, info), info.http.method, info.http.path, live=live)
+                        self._add(Route(manifest.service, info), info.http.method, info.http.path, is_live=is_live)
 
-    def _add(self, route: Route, method: str, path: str, *, live: bool) -> None:
-        step = self._root
+    def _add(self, route: Route, method: str, path: str, *, is_live: bool) -> None:
+        node = self._root
         for segment in path.split("/")[1:]:
             if segment.startswith("{"):
-                if step.parameter is None:
-                    step.parameter = _Step()
-                step = step.parameter
+                if node.parameter is None:
+                    node.parameter = _PathNode()
+                node = node.parameter
             else:
-                step = step.named.setdefault(segment, _Step())
-        other = step.methods.setdefault(method, route)
-        if live and other.service != route.service:
-            _log.error("%s and %s both claim %s %s: the first keeps it", other.service, route.service, method, path)
+                node = node.literals.setdefault(segment, _PathNode())
+        other = node.methods.setdefault(method, route)
+        if is_live and other.service != route.service:
+            _log.error("%s and %s both claim %s %s; the first one keeps it", other.service, route.service, method, path)
         if "{" not in path:
-            self._exact[path.encode()] = step.methods
+            self._exact[path.encode()] = node.methods
 
     def find(self, raw_path: bytes) -> tuple[dict[str, Route], tuple[str, ...]] | None:
-        """The methods that a path has, and the values of its parameters in order; None where there is no such path.
+        """Return the methods of a path and the values of its parameters in order, or None if no route has the path.
 
         Raises:
-            Malformed: the path's percent-encoding is no UTF-8.
+            Malformed: if the percent-decoded path is not UTF-8.
         """
         exact = self._exact.get(raw_path)
         if exact is not None:
             return exact, ()
-        segments = [_decoded(segment) for segment in raw_path.split(b"/")[1:]]
+        segments = [_decode_segment(segment) for segment in raw_path.split(b"/")[1:]]
         return _walk(self._root, segments, 0, ())
 
 
-def _walk(step: _Step, segments: list[str], at: int, values: tuple[str, ...]) -> tuple[dict[str, Route], tuple[str, ...]] | None:
+def _walk(
+    node: _PathNode, segments: list[str], at: int, values: tuple[str, ...]
+) -> tuple[dict[str, Route], tuple[str, ...]] | None:
     if at == len(segments):
-        return (step.methods, values) if step.methods else None
+        return (node.methods, values) if node.methods else None
     segment = segments[at]
-    if segment in step.named and (found := _walk(step.named[segment], segments, at + 1, values)) is not None:
+    if segment in node.literals and (found := _walk(node.literals[segment], segments, at + 1, values)) is not None:
         return found
-    if step.parameter is not None and segment:
-        return _walk(step.parameter, segments, at + 1, (*values, segment))
+    if node.parameter is not None and segment:
+        return _walk(node.parameter, segments, at + 1, (*values, segment))
     return None
 
 
-def _decoded(segment: bytes) -> str:
+def _decode_segment(segment: bytes) -> str:
     try:
         return (unquote_to_bytes(segment) if b"%" in segment else segment).decode()
     except UnicodeDecodeError:
@@ -105,10 +108,10 @@ def _decoded(segment: bytes) -> str:
 
 
 def query_params(query: bytes) -> Params:
-    """The query string's parameters, in order.
+    """Return the parameters of a query string, in order.
 
     Raises:
-        Malformed: its percent-encoding is no UTF-8.
+        Malformed: if the percent-decoded query is not UTF-8.
     """
     params: list[tuple[str, str]] = []
     for part in query.split(b"&"):
@@ -116,11 +119,11 @@ def query_params(query: bytes) -> Params:
             continue
         name, _, value = part.partition(b"=")
         try:
-            params.append((_plain(name), _plain(value)))
+            params.append((_decode_query_part(name), _decode_query_part(value)))
         except UnicodeDecodeError:
             raise Malformed("the query is not UTF-8") from None
     return tuple(params)
 
 
-def _plain(part: bytes) -> str:
+def _decode_query_part(part: bytes) -> str:
     return unquote_to_bytes(part.replace(b"+", b" ")).decode()

@@ -8,35 +8,38 @@ from runtime import Struct
 
 
 class GatewaySettings(Struct):
-    """How the gateway listens, and what it accepts. Durations are in seconds, sizes in bytes."""
+    """Where the gateway listens and which limits it sets. Durations are in seconds, sizes in bytes."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
     """Where it listens; 0 takes a free port."""
     share_port: bool = False
-    """Whether other gateways on this machine may listen there too: the system spreads the connections (SO_REUSEPORT)."""
+    """Whether other gateways on this machine may listen on the same port. The operating system distributes the connections (SO_REUSEPORT)."""
     request_timeout: Annotated[float, Meta(gt=0)] = 30.0
-    """The deadline of a request, carried to the services."""
+    """The deadline of a request, which is passed on to the services."""
     body_timeout: Annotated[float, Meta(gt=0)] = 10.0
-    """How long a body may take to come."""
+    """The time limit for reading a request body."""
     max_body: Annotated[int, Meta(ge=1)] = 1024 * 1024
+    """The largest request body."""
     max_header: Annotated[int, Meta(ge=1024)] = 16 * 1024
-    """All header fields of a request together."""
+    """The largest total size of a request's header fields."""
     max_url: Annotated[int, Meta(ge=64)] = 8 * 1024
+    """The longest URL."""
     max_requests: Annotated[int, Meta(ge=1)] = 1024
-    """Requests under way at once, and bodies being read at once; a further one is answered 503."""
+    """The most requests handled at once, and the most bodies read at once. Further requests get status 503."""
     rate: Annotated[float, Meta(ge=0)] = 0
-    """Requests a second that one client address may make, on average; 0 sets no limit."""
+    """The average number of requests per second that one client address may make. 0 means no limit."""
     burst: Annotated[int, Meta(ge=1)] = 100
-    """Requests that one client address may make at once before `rate` counts."""
+    """The number of requests that one client address may make at once before `rate` applies."""
     max_streams: Annotated[int, Meta(ge=0)] = 10_000
-    """Clients that may follow `/live` and `/console/tail` at once; a further one is answered 503."""
+    """The most streams of `/live` and `/console/tail` open at once. Further requests for one get status 503."""
     streams_per_user: Annotated[int, Meta(ge=1)] = 16
-    """Of one user; a further one is answered 429."""
+    """The most streams open at once for one user. Further requests for one get status 429."""
     stream_heartbeat: Annotated[float, Meta(gt=0)] = 15.0
-    """How often a stream on which nothing happens says that it is there."""
+    """The interval between the heartbeats of a stream."""
     stream_patience: Annotated[float, Meta(gt=0)] = 10.0
-    """How long a client may take to receive what it is sent; a slower one is cut off."""
+    """How long the client of a stream may take to receive one write. Slower clients are disconnected."""
     cors_origins: tuple[str, ...] = ()
-    """Origins whose pages may call the API; `*` for all."""
+    """Origins whose pages may call the API. `*` admits all."""
     title: str = "Callboard"
+    """The title of the API in its documentation."""

@@ -1,4 +1,4 @@
-"""Server-sent events (WHATWG HTML, section 9.2): one response that goes on and on."""
+"""Server-sent events (WHATWG HTML, section 9.2), sent in one response that stays open."""
 
 import asyncio
 from typing import Any
@@ -11,57 +11,67 @@ _RETRY_MILLISECONDS = 1000
 
 
 class SlowReader(Exception):
-    """The client does not take what it is sent."""
+    """The client reads its stream too slowly."""
 
 
 class EventStream:
-    """The events of one response.
+    """Writes the events of one response.
+
+    Unread events wait only in the buffers of the connection.
 
     Args:
-        patience: seconds that a client may take to receive a piece. What it has not taken waits in the connection's
-            buffers, and nowhere else.
+        send: the ASGI callable that sends the response.
+        patience: how long the client may take to receive one write, in seconds.
     """
 
     def __init__(self, send: Send, patience: float) -> None:
         self._send = send
         self._patience = patience
-        self._begun = False
+        self._started = False
 
     async def begin(self, position: str = "") -> None:
-        """Sends the response's head, unless that was done; the first event does it, too.
+        """Send the head of the response, unless it was sent before. The first event sends it too.
 
         Args:
-            position: what the client sends as `Last-Event-ID` if it comes back before any event.
+            position: the value that the client sends as `Last-Event-ID` if it reconnects before it has received an event.
+
+        Raises:
+            SlowReader: if the client takes longer than `patience` to receive the write.
         """
-        if self._begun:
+        if self._started:
             return
-        self._begun = True
+        self._started = True
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
-        await self._write(f"{_place(position)}retry: {_RETRY_MILLISECONDS}\n\n")
+        await self._write(f"{_id_line(position)}retry: {_RETRY_MILLISECONDS}\n\n")
 
     async def event(self, kind: str, data: Any, *, position: str = "") -> None:
-        """Sends an event, whose data become JSON text.
+        """Send an event.
 
         Args:
-            position: what the client sends as `Last-Event-ID` when it comes back.
+            kind: the event type.
+            data: the data, which is encoded as JSON.
+            position: the value that the client sends as `Last-Event-ID` when it reconnects.
+
+        Raises:
+            SlowReader: if the client takes longer than `patience` to receive the event.
         """
         await self.begin()
-        await self._write(f"{_place(position)}event: {kind}\ndata: {msgspec.json.encode(data).decode()}\n\n")
+        await self._write(f"{_id_line(position)}event: {kind}\ndata: {msgspec.json.encode(data).decode()}\n\n")
 
-    async def beat(self) -> None:
-        """Sends a comment, so that both sides and what lies between know that the line stands."""
+    async def heartbeat(self) -> None:
+        """Send a comment, so that the client and the proxies in between keep the connection open.
+
+        Raises:
+            SlowReader: if the client takes longer than `patience` to receive the comment.
+        """
         await self._write(":\n\n")
 
     async def end(self) -> None:
+        """End the response."""
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _write(self, text: str) -> None:
-        """Sends a piece.
-
-        Raises:
-            SlowReader: the client took too long to receive it.
-        """
         try:
             async with asyncio.timeout(self._patience):
                 await self._send({"type": "http.response.body", "body": text.encode(), "more_body": True})
@@ -69,5 +79,5 @@ class EventStream:
             raise SlowReader from None
 
 
-def _place(position: str) -> str:
+def _id_line(position: str) -> str:
     return f"id: {position}\n" if position else ""

@@ -1,4 +1,7 @@
-"""Followers: clients that stay, and are told at once what is new, until they go, their token no longer holds, or the gateway stops."""
+"""Clients that keep an event stream open.
+
+A client receives new items until it disconnects, its access token expires or is revoked, or the gateway stops.
+"""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -6,7 +9,7 @@ from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
-from gateway.client import Gone, Receive, Send, until_gone
+from gateway.client import ClientDisconnected, Receive, Send, cancel_on_disconnect
 from gateway.problems import Problem
 from gateway.settings import GatewaySettings
 from gateway.sse import EventStream, SlowReader
@@ -14,15 +17,19 @@ from runtime import Clock, ServiceError, Unauthenticated
 from runtime.network import Envelope, Topic
 from runtime.node.proxy import Proxy
 
-_AGAIN = 1.0
-"""Seconds after which a service that could not be asked is asked again."""
+_RETRY_INTERVAL = 1.0
+"""Seconds before the services are polled again if one did not answer or if there are no signals."""
 
-_PATIENCE = 5.0
-"""Seconds that a stream waits to begin for services that cannot be asked."""
+_START_TIMEOUT = 5.0
+"""Seconds for which a new stream waits for services that do not answer."""
 
 
-async def together(work: Sequence[Coroutine[Any, Any, bool]]) -> bool:
-    """Does several things at once, all of them to their end, and says whether all of them say so. Raises the first error."""
+async def run_all(work: Sequence[Coroutine[Any, Any, bool]]) -> bool:
+    """Run coroutines concurrently and return whether all of them returned True.
+
+    Raises:
+        Exception: the first error that one of the coroutines raised.
+    """
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one) for one in work]
@@ -31,15 +38,20 @@ async def together(work: Sequence[Coroutine[Any, Any, bool]]) -> bool:
     return all(task.result() for task in tasks)
 
 
-class Follower(ABC):
-    """One client that follows something.
+class Subscriber(ABC):
+    """One client with an open stream.
 
     Args:
-        user: whose token it came with.
+        proxy: access to the node, for services and topics.
+        user: the id of the user to whom the access token belongs.
+        token: the access token of the client.
+
+    Attributes:
+        ending: whether the stream has to end because the gateway is stopping.
     """
 
-    waits_for_all = True
-    """Whether it can only begin when everybody concerned could be asked: else it would not know where."""
+    requires_all = True
+    """Whether the stream can start only once every service has answered. Without all answers its start would be unknown."""
 
     def __init__(self, proxy: Proxy, user: str, token: str) -> None:
         self.user = user
@@ -47,87 +59,101 @@ class Follower(ABC):
         self.ending = False
         self.proxy = proxy
         self._woken = asyncio.Event()
-        self._heard: set[Topic] = set()
+        self._subscribed: set[Topic] = set()
         self._topics = AsyncExitStack()
 
     @property
     def position(self) -> str:
-        """Where the client is: what it sends as `Last-Event-ID` when it comes back. Empty where it cannot come back."""
+        """The value that the client sends as `Last-Event-ID` to resume the stream. Empty if the stream cannot be resumed."""
         return ""
 
     @abstractmethod
-    async def look(self, stream: EventStream, *, everywhere: bool) -> bool:
-        """Sends what is new, for a little while: whoever has more to send wakes itself.
+    async def poll(self, stream: EventStream, *, every_service: bool) -> bool:
+        """Send a limited number of new items. An implementation that has more to send calls `wake`.
 
         Args:
-            everywhere: also where nothing was heard from: at first, and at every heartbeat.
+            stream: the stream of the client.
+            every_service: whether to poll every service, not only those that announced something new. True at the
+                start, at every heartbeat, and after a poll that was incomplete.
 
         Returns:
-            Whether everybody concerned could be asked; else it is called again soon.
+            Whether every service answered. If not, `poll` is called again soon.
 
         Raises:
-            SlowReader: the client takes nothing.
+            SlowReader: if the client reads too slowly.
         """
 
     def wake(self) -> None:
-        """Something may be new."""
+        """Poll soon, because there may be new items."""
         self._woken.set()
 
-    async def hear(self, topic: Topic) -> None:
-        """Listens to a topic from now on. Raises `TransportError`."""
-        if topic not in self._heard:
-            self._heard.add(topic)
-            try:
-                await self._topics.enter_async_context(self.proxy.listening(topic, self.heard))
-            except BaseException:
-                self._heard.discard(topic)
-                raise
-
-    def heard(self, envelope: Envelope) -> None:
-        """Something was said on a topic."""
-        self.wake()
-
-    async def follow(self, stream: EventStream, clock: Clock, heartbeat: float) -> None:
-        """Sends what is new until there is a reason to end.
+    async def subscribe(self, topic: Topic) -> None:
+        """Receive the envelopes of a topic until the stream ends.
 
         Raises:
-            SlowReader: the client takes nothing.
+            TransportError: if the transport has no signals or no connection.
         """
-        begun_at = clock.monotonic()
-        beat_at = begun_at + heartbeat
+        if topic not in self._subscribed:
+            self._subscribed.add(topic)
+            try:
+                await self._topics.enter_async_context(self.proxy.listening(topic, self.on_envelope))
+            except BaseException:
+                self._subscribed.discard(topic)
+                raise
+
+    def on_envelope(self, envelope: Envelope) -> None:
+        """Handle an envelope that arrived on a topic."""
+        self.wake()
+
+    async def run(self, stream: EventStream, clock: Clock, heartbeat: float) -> None:
+        """Send new items until the stream has to end.
+
+        Args:
+            stream: the stream of the client.
+            clock: the clock of the node.
+            heartbeat: the interval between heartbeats, in seconds.
+
+        Raises:
+            Problem: if a service that the stream requires does not answer (503).
+            SlowReader: if the client reads too slowly.
+        """
+        started_at = clock.monotonic()
+        heartbeat_at = started_at + heartbeat
         async with self._topics:
-            complete = await self.look(stream, everywhere=True)
-            while not complete and not self.ending and clock.monotonic() - begun_at < _PATIENCE:
-                await clock.sleep(_AGAIN)
-                complete = await self.look(stream, everywhere=True)
-            if not complete and self.waits_for_all and not self.ending:
+            complete = await self.poll(stream, every_service=True)
+            while not complete and not self.ending and clock.monotonic() - started_at < _START_TIMEOUT:
+                await clock.sleep(_RETRY_INTERVAL)
+                complete = await self.poll(stream, every_service=True)
+            if not complete and self.requires_all and not self.ending:
                 raise Problem(
-                    503, "not-ready", "A service that has to be followed cannot be asked: try again.", [(b"retry-after", b"1")]
+                    503, "not-ready", "A service that this stream needs does not answer: try again.", [(b"retry-after", b"1")]
                 )
-            await stream.begin(self.position)  # not before it is known where "from now on" begins
-            while (reason := await self._over()) is None:
+            await stream.begin(self.position)  # not before the position is known from which the client resumes
+            while (reason := await self._end_reason()) is None:
                 now = clock.monotonic()
-                told = complete and self.proxy.has_signals
-                await self._wait(beat_at - now if told else min(beat_at - now, _AGAIN))
+                wait = heartbeat_at - now
+                if not (complete and self.proxy.has_signals):
+                    wait = min(wait, _RETRY_INTERVAL)
+                await self._wait(wait)
                 self._woken.clear()
                 now = clock.monotonic()
-                beat = now >= beat_at
-                if beat:
-                    await stream.beat()
-                    beat_at = now + heartbeat
-                complete = await self.look(stream, everywhere=beat or not complete)
+                heartbeat_due = now >= heartbeat_at
+                if heartbeat_due:
+                    await stream.heartbeat()
+                    heartbeat_at = now + heartbeat
+                complete = await self.poll(stream, every_service=heartbeat_due or not complete)
         await stream.event("end", {"reason": reason})
         await stream.end()
 
-    async def _over(self) -> str | None:
-        """Why the stream has to end, if it has to."""
+    async def _end_reason(self) -> str | None:
+        """Return why the stream has to end, or None if it continues."""
         if self.ending:
             return "the gateway is stopping"
         try:
             await self.proxy.identify(self.token)
         except Unauthenticated as error:
             return error.detail
-        except ServiceError:  # the token cannot be looked at now: the next time comes soon
+        except ServiceError:  # the token cannot be verified now; the next check follows soon
             pass
         return None
 
@@ -139,14 +165,14 @@ class Follower(ABC):
             pass
 
 
-class Followers:
-    """All who follow at the moment."""
+class Subscribers:
+    """The clients that have a stream open."""
 
     def __init__(self, settings: GatewaySettings, proxy: Proxy, clock: Clock) -> None:
         self._settings = settings
         self._proxy = proxy
         self._clock = clock
-        self._by_user: dict[str, set[Follower]] = {}
+        self._by_user: dict[str, set[Subscriber]] = {}
         self._count = 0
         self._ending = False
         proxy.registry.watch(self._wake_all)
@@ -154,57 +180,59 @@ class Followers:
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """The number of open streams."""
         return self._count
 
-    async def serve(self, follower: Follower, receive: Receive, send: Send) -> None:
-        """Answers a client's request with what it follows, to the end.
+    async def serve(self, subscriber: Subscriber, receive: Receive, send: Send) -> None:
+        """Send a client its stream until the stream ends.
 
         Raises:
-            Problem: there are too many already, of this user (429) or of all (503).
+            Problem: if the user (429) or the gateway (503) has too many streams open, or a service that the stream
+                requires does not answer (503).
         """
         stream = EventStream(send, self._settings.stream_patience)
-        followers = self._admit(follower)
+        of_user = self._admit(subscriber)
         try:
-            await until_gone(follower.follow(stream, self._clock, self._settings.stream_heartbeat), receive, self._clock.loop)
-        except Gone:
+            running = subscriber.run(stream, self._clock, self._settings.stream_heartbeat)
+            await cancel_on_disconnect(running, receive, self._clock.loop)
+        except ClientDisconnected:
             pass
         except SlowReader:
             self._proxy.metrics.count("slow_readers_total")
         finally:
-            followers.discard(follower)
+            of_user.discard(subscriber)
             self._count -= 1
-            if not followers:
-                self._by_user.pop(follower.user, None)
+            if not of_user:
+                self._by_user.pop(subscriber.user, None)
 
-    def _admit(self, follower: Follower) -> set[Follower]:
-        followers = self._by_user.get(follower.user, set())
-        if len(followers) >= self._settings.streams_per_user:
-            detail = f"{len(followers)} streams of yours are open: close one first."
+    def _admit(self, subscriber: Subscriber) -> set[Subscriber]:
+        of_user = self._by_user.get(subscriber.user, set())
+        if len(of_user) >= self._settings.streams_per_user:
+            detail = f"You have {len(of_user)} streams open: close one first."
             raise Problem(429, "too-many-streams", detail, [(b"retry-after", b"1")])
         if self._ending or self.count >= self._settings.max_streams:
-            raise Problem(503, "overloaded", "No more streams can be opened here: try again.", [(b"retry-after", b"1")])
-        self._by_user[follower.user] = followers
-        followers.add(follower)
+            raise Problem(503, "overloaded", "This gateway cannot open more streams: try again.", [(b"retry-after", b"1")])
+        self._by_user[subscriber.user] = of_user
+        of_user.add(subscriber)
         self._count += 1
-        return followers
+        return of_user
 
     def check_tokens(self) -> None:
-        """Lets those look at their token that may have lost it; to be called every second or so."""
-        for follower in self._all():
-            if self._proxy.known_identity(follower.token) is None:
-                follower.wake()
+        """Wake the subscribers whose token may have become invalid, so that they check it. Call this about once a second."""
+        for subscriber in self._all():
+            if self._proxy.known_identity(subscriber.token) is None:
+                subscriber.wake()
 
     def end(self) -> None:
-        """Ends all streams, and lets no new one begin."""
+        """End all streams and refuse new ones."""
         self._ending = True
-        for follower in self._all():
-            follower.ending = True
-            follower.wake()
+        for subscriber in self._all():
+            subscriber.ending = True
+            subscriber.wake()
 
     def _wake_all(self) -> None:
-        for follower in self._all():
-            follower.wake()
+        for subscriber in self._all():
+            subscriber.wake()
 
-    def _all(self) -> list[Follower]:
-        return [follower for followers in self._by_user.values() for follower in followers]
+    def _all(self) -> list[Subscriber]:
+        return [subscriber for of_user in self._by_user.values() for subscriber in of_user]

@@ -1,8 +1,7 @@
-"""`/console/tail`: events and signals as they pass, for operators, as server-sent events.
+"""`/console/tail`: a live view of events and signals for operators, as server-sent events.
 
-Events are read from their publishers' streams, in order and without gaps, from the moment of asking on; signals are
-shown as they come, and dropped when the client is slower than they are. Nothing waits for a client, and no event is
-kept for one.
+Events are read from their publishers' streams, in order and without gaps, starting when the client connects. Signals
+are shown as they arrive and dropped if the client is too slow. No publisher waits for a client or retains events for it.
 """
 
 import asyncio
@@ -13,39 +12,44 @@ from typing import Any
 import msgspec
 
 from gateway.client import Receive, Scope, Send
-from gateway.console import operator
+from gateway.console import require_operator
 from gateway.problems import Problem
 from gateway.routing import query_params
 from gateway.sse import EventStream
-from gateway.subscribers import Follower, Followers, together
+from gateway.subscribers import Subscriber, Subscribers, run_all
 from runtime import ServiceError
 from runtime.durable.stream import Batch, Diverged, Position, PositionPruned, Pull, StreamEvent, StreamHead
 from runtime.network import Envelope, Manifest, Topic, TransportError
 from runtime.node.proxy import Proxy
 
-_WAITING = 1000
-"""Signals that may wait for a client."""
+_MAX_QUEUED_SIGNALS = 1000
+"""Signals that may wait for one client. Further ones are dropped."""
 
-_SECONDS = 2.0
-"""How long a publisher may take to answer; the others wait no longer for it."""
+_TIMEOUT = 2.0
+"""Seconds that a publisher may take to answer, so that the others need not wait longer."""
 
 
 class Tail:
-    """Serves `/console/tail?match=rides.*&kind=event`: both may be given several times, or not at all."""
+    """The ASGI application of `/console/tail?match=rides.*&kind=event`. Both parameters are optional and repeatable."""
 
-    def __init__(self, proxy: Proxy, followers: Followers) -> None:
+    def __init__(self, proxy: Proxy, subscribers: Subscribers) -> None:
         self._proxy = proxy
-        self._followers = followers
+        self._subscribers = subscribers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Shows what passes (ASGI)."""
-        identity, token = await operator(self._proxy, dict(scope["headers"]))
-        watcher = _Watcher(self._proxy, identity.subject, token, *_wanted(scope["query_string"]))
-        await self._followers.serve(watcher, receive, send)
+        """Stream the events and signals that the query selects (ASGI)."""
+        identity, token = await require_operator(self._proxy, dict(scope["headers"]))
+        subscriber = _TailSubscriber(self._proxy, identity.subject, token, *_parse_query(scope["query_string"]))
+        await self._subscribers.serve(subscriber, receive, send)
 
 
-def _wanted(query: bytes) -> tuple[list[str], set[str]]:
-    """The patterns of names and the kinds asked for; without any, all."""
+def _parse_query(query: bytes) -> tuple[list[str], set[str]]:
+    """Return the name patterns and the kinds that a query selects. An omitted parameter selects everything.
+
+    Raises:
+        Malformed: if the percent-decoded query is not UTF-8.
+        Problem: if the query has another parameter or an unknown kind (422).
+    """
     patterns: list[str] = []
     kinds: set[str] = set()
     for name, value in query_params(query):
@@ -54,14 +58,22 @@ def _wanted(query: bytes) -> tuple[list[str], set[str]]:
         elif name == "kind" and value in ("event", "signal"):
             kinds.add(value)
         else:
-            raise Problem(422, "invalid", f"{name}={value}"[:80] + ": expected match=PATTERN, kind=event or kind=signal.")
+            raise Problem(422, "invalid", f"{name}={value}"[:80] + ": expected match=PATTERN, kind=event, or kind=signal.")
     return patterns or ["*"], kinds or {"event", "signal"}
 
 
-class _Watcher(Follower):
-    """One client that watches what passes."""
+class _TailSubscriber(Subscriber):
+    """One client of `/console/tail`.
 
-    waits_for_all = False
+    Args:
+        proxy: access to the node, for streams and topics.
+        user: the id of the user to whom the access token belongs.
+        token: the access token of the client.
+        patterns: the patterns that names of events and signals have to match, as in `fnmatch`.
+        kinds: the kinds to show, out of `event` and `signal`.
+    """
+
+    requires_all = False
 
     def __init__(self, proxy: Proxy, user: str, token: str, patterns: list[str], kinds: set[str]) -> None:
         super().__init__(proxy, user, token)
@@ -72,34 +84,43 @@ class _Watcher(Follower):
         self._signals: deque[Envelope] = deque()
         self._dropped = 0
 
-    def heard(self, envelope: Envelope) -> None:
+    def on_envelope(self, envelope: Envelope) -> None:
         if envelope.kind == "head":
             self._due.add(envelope.caller)
-        elif len(self._signals) < _WAITING:
+        elif len(self._signals) < _MAX_QUEUED_SIGNALS:
             self._signals.append(envelope)
         else:
             self._dropped += 1
         self.wake()
 
-    async def look(self, stream: EventStream, *, everywhere: bool) -> bool:
+    async def poll(self, stream: EventStream, *, every_service: bool) -> bool:
         manifests = {member.manifest.service: member.manifest for member in self.proxy.registry}
-        due, self._due = manifests.keys() if everywhere else self._due, set()
-        complete = await together([self._follow(stream, manifest, manifest.service in due) for manifest in manifests.values()])
-        await self._show_signals(stream)
+        due, self._due = manifests.keys() if every_service else self._due, set()
+        complete = await run_all([self._poll_service(stream, one, one.service in due) for one in manifests.values()])
+        await self._send_signals(stream)
         return complete
 
-    async def _follow(self, stream: EventStream, manifest: Manifest, due: bool) -> bool:
-        """Hears a service, and shows a batch of its events if there may be new ones. Says whether that could be done."""
+    async def _poll_service(self, stream: EventStream, manifest: Manifest, due: bool) -> bool:
+        """Subscribe to the topics of a service and send a batch of its events.
+
+        Args:
+            stream: the stream of the client.
+            manifest: the manifest of the service.
+            due: whether the service may have new events.
+
+        Returns:
+            False if the service has to be polled again soon.
+        """
         try:
-            async with asyncio.timeout(_SECONDS):
-                for name in self._wanted("signal", manifest.signals):
-                    await self.hear(Topic("signal", manifest.service, name.partition(".")[2]))
-                events = self._wanted("event", manifest.events)
+            async with asyncio.timeout(_TIMEOUT):
+                for name in self._select("signal", manifest.signals):
+                    await self.subscribe(Topic("signal", manifest.service, name.partition(".")[2]))
+                events = self._select("event", manifest.events)
                 if not events or not (due or manifest.service not in self._positions):
                     return True
-                await self.hear(Topic("stream", manifest.service))
+                await self.subscribe(Topic("stream", manifest.service))
                 batch = await self._pull(manifest.service, events)
-        except (Diverged, PositionPruned) as error:  # there is no going on from here
+        except (Diverged, PositionPruned) as error:  # the stream cannot be resumed from this position
             del self._positions[manifest.service]
             await stream.event("gap", {"from": manifest.service, "why": error.title()})
             return False
@@ -111,11 +132,11 @@ class _Watcher(Follower):
             await stream.event("event", _event(manifest.service, event))
         if batch.scanned.seq < batch.head:
             self._due.add(manifest.service)
-            self.wake()  # there is more; in between others have their turn
+            self.wake()  # there are more events, but the other services get their turn first
         return True
 
     async def _pull(self, publisher: str, types: tuple[str, ...]) -> Batch:
-        """What follows in a stream; at first only where it ends."""
+        """Return the next batch of a publisher's stream. The first call starts at the end of the stream."""
         position = self._positions.get(publisher)
         if position is None:
             head = await self.proxy.ask_stream(publisher, StreamHead())
@@ -126,18 +147,18 @@ class _Watcher(Follower):
         self._positions[publisher] = batch.scanned
         return batch
 
-    def _wanted(self, kind: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _select(self, kind: str, names: tuple[str, ...]) -> tuple[str, ...]:
         if kind not in self._kinds or (kind == "signal" and not self.proxy.has_signals):
             return ()
         return tuple(name for name in names if any(fnmatchcase(name, pattern) for pattern in self._patterns))
 
-    async def _show_signals(self, stream: EventStream) -> None:
+    async def _send_signals(self, stream: EventStream) -> None:
         for _ in range(len(self._signals)):
             envelope = self._signals.popleft()
             try:
                 await stream.event("signal", _signal(envelope))
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                self._dropped += 1  # it is no JSON: nobody takes it
+                self._dropped += 1  # it is not valid JSON, so no subscriber accepts it either
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
             await stream.event("dropped", {"signals": dropped})

@@ -15,8 +15,8 @@ import httpx
 from runtime import Node
 from runtime.storage.sqlite import SqliteFolder
 from runtime.testing import FakeAuth
+from services.fleet.geo import band
 from services.fleet.messages import FindScooters, fleet
-from services.fleet.places import band
 from services.fleet.service import Fleet
 from tests.bench import report
 from tests.sse import follow

@@ -1,4 +1,4 @@
-"""The command line: `callboard`."""
+"""The `callboard` command."""
 
 from config.cli.main import main
 

@@ -1,4 +1,4 @@
-"""`python -m config.cli`: the same as `callboard`."""
+"""Entry point of `python -m config.cli`, which is the same as `callboard`."""
 
 from config.cli import main
 

@@ -1,4 +1,7 @@
-"""`callboard bench`: what one small typed service does in a second, through the public API, with the runtime's defaults."""
+"""`callboard bench`: measure how many messages per second a small typed service handles.
+
+The benchmarks use the public API with the runtime's default settings.
+"""
 
 import asyncio
 import gc
@@ -18,7 +21,7 @@ import rich_click as click
 
 from config import compose
 from config.broker import open_broker
-from config.cli.common import patience, run_loop
+from config.cli.common import progress, run_loop, with_json
 from config.provision import peer_keys
 from config.settings import DatabaseSettings, Settings, TransportSettings
 from gateway.service import Gateway
@@ -47,26 +50,26 @@ from transports.memory import MemorySettings, MemoryTransport
 from transports.mqtt.settings import MqttSettings
 
 _TRANSPORT = "_CALLBOARD_BENCH_TRANSPORT"
-"""The environment variable by which the other process of a measurement has its transport's settings."""
+"""The environment variable that passes the transport settings to the second process of a benchmark."""
 
 math = Contract("math")
 
 
 class Sum(Struct):
-    """A sum."""
+    """The reply: a number."""
 
     s: int
 
 
 @math.message
 class Add(Request[Sum]):
-    """Adds one."""
+    """Add one to a number."""
 
     a: int
 
 
 class Math(Service):
-    """What is measured within the process."""
+    """The service that is measured without a gateway."""
 
     contract = math
 
@@ -76,7 +79,7 @@ class Math(Service):
 
 
 class GuardedMath(Service):
-    """What is measured behind the gateway: only a rider may add."""
+    """The service that is measured behind the gateway. Only riders may call it."""
 
     contract = math
 
@@ -87,31 +90,31 @@ class GuardedMath(Service):
 
 @click.group("bench")
 def bench_command() -> None:
-    """Measure this machine. Figures are per second; only ratios within one run mean something."""
+    """Measure performance on this machine, in operations per second.
 
-
-_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+    Compare figures only with others from the same run on the same machine.
+    """
 
 
 @bench_command.command("local")
-@_json
+@with_json
 def local_command(as_json: bool) -> None:
-    """Requests within one process, awaited one at a time: zero-copy, and with full encoding."""
+    """Measure sequential requests within one process, with and without encoding."""
     for name, zero_copy in (("local_c1", True), ("local_serialized_c1", False)):
-        with patience(f"measuring {name}"):
+        with progress(f"measuring {name}"):
             rate = run_loop(_local(zero_copy))
-        _say(name, rate, as_json)
+        _print_rate(name, rate, as_json)
 
 
 async def _local(zero_copy: bool) -> float:
     async with Node([Math], MemoryTransport(settings=MemorySettings(zero_copy=zero_copy))) as node:
         ctx = node.client("bench", (math,))
-        await _ask(ctx, 20_000)
+        await _request(ctx, 20_000)
         gc.collect()
-        return await _ask(ctx, 300_000)
+        return await _request(ctx, 300_000)
 
 
-async def _ask(ctx: Context, count: int) -> float:
+async def _request(ctx: Context, count: int) -> float:
     start = time.perf_counter()
     for number in range(count):
         await ctx.request(Add(number))
@@ -119,22 +122,27 @@ async def _ask(ctx: Context, count: int) -> float:
 
 
 @bench_command.command("http")
-@_json
+@with_json
 def http_command(as_json: bool) -> None:
-    """`wrk -t1 -c64` on a route through the gateway, a valid access token on every request."""
-    _need_wrk()
-    with patience("measuring the gateway with wrk"):
+    """Measure a REST route through the gateway with `wrk -t1 -c64`. Every request has a valid access token."""
+    _require_wrk()
+    with progress("measuring the gateway with wrk"):
         rate = run_loop(_behind_gateway(MemoryTransport(), GuardedMath))
-    _say("gateway", rate, as_json)
+    _print_rate("gateway", rate, as_json)
 
 
-def _need_wrk() -> None:
+def _require_wrk() -> None:
     if shutil.which("wrk") is None:
         raise CallboardError("wrk is not on PATH: install it (Debian: apt-get install wrk; macOS: brew install wrk)")
 
 
 async def _behind_gateway(transport: Transport, *services: type[Service]) -> float:
-    """A gateway with auth, and the guarded service: here, or wherever the transport finds it."""
+    """Measure a gateway with the auth service.
+
+    Args:
+        transport: the transport of the gateway's node.
+        services: the measured service, if the same node hosts it; otherwise it is found through the transport.
+    """
     with tempfile.TemporaryDirectory(prefix="callboard-bench-") as folder:
         settings = Settings(database=DatabaseSettings(folder=str(Path(folder)), durable=False))
         user = SeedUser("bench@example.com", "rider", "bench-password")
@@ -157,32 +165,35 @@ async def _wrk(url: str, token: str, seconds: int) -> float:
     )
     text = (await wrk.communicate())[0].decode()
     if "Non-2xx" in text or "Requests/sec:" not in text:
-        raise CallboardError(f"wrk met errors at {url}:\n{text}")
+        raise CallboardError(f"wrk reported errors at {url}:\n{text}")
     return float(text.split("Requests/sec:")[1].split()[0])
 
 
 @bench_command.command("mqtt")
-@_json
+@with_json
 def mqtt_command(as_json: bool) -> None:
-    """Requests between two processes behind a broker ($CALLBOARD_BENCH_BROKER, or one of its own): one at a time, and 64."""
+    """Measure requests between two processes over MQTT, sequential and 64 at a time.
+
+    Uses the broker at $CALLBOARD_BENCH_BROKER, or starts a mosquitto broker.
+    """
     for name, callers, count in (("request_c1", 1, 5_000), ("request_c64", 64, 64_000)):
-        with patience(f"measuring {name}"):
-            rate = run_loop(_behind_broker("math", partial(_ask_at_once, callers=callers, count=count)))
-        _say(name, rate, as_json)
+        with progress(f"measuring {name}"):
+            rate = run_loop(_behind_broker("math", partial(_request_concurrently, callers=callers, count=count)))
+        _print_rate(name, rate, as_json)
 
 
 @bench_command.command("peers")
-@_json
+@with_json
 def peers_command(as_json: bool) -> None:
-    """The same over HTTP, from node to node: one at a time, and 64."""
+    """Measure requests between two processes over HTTP, sequential and 64 at a time."""
     for name, callers, count in (("peers_c1", 1, 4_000), ("peers_c64", 64, 32_000)):
-        with patience(f"measuring {name}"):
-            rate = run_loop(_over_http(partial(_ask_at_once, callers=callers, count=count)))
-        _say(name, rate, as_json)
+        with progress(f"measuring {name}"):
+            rate = run_loop(_over_http(partial(_request_concurrently, callers=callers, count=count)))
+        _print_rate(name, rate, as_json)
 
 
 async def _over_http(measure: Callable[[Node], Awaitable[float]]) -> float:
-    private, public = peer_keys(("math", "mouth", "bench"))
+    private, public = peer_keys(("math", "publisher", "bench"))
     ports = any_free_port(), any_free_port()
 
     def settings(port: int, *names: str) -> TransportSettings:
@@ -195,40 +206,43 @@ async def _over_http(measure: Callable[[Node], Awaitable[float]]) -> float:
         )
         return TransportSettings(kind="http", http=http)
 
-    return await _apart("math", settings(ports[0], "math"), settings(ports[1], "mouth", "bench"), measure)
+    return await _between_processes("math", settings(ports[0], "math"), settings(ports[1], "publisher", "bench"), measure)
 
 
 @bench_command.command("events")
-@_json
+@with_json
 def events_command(as_json: bool) -> None:
-    """100,000 signals from one process to another behind a broker, from the first to the last received."""
-    with patience("measuring signals"):
-        rate = run_loop(_behind_broker("ear", _signals))
-    _say("events", rate, as_json)
+    """Measure 100,000 signals between two processes over MQTT.
+
+    The time runs from the first to the last signal received. Uses the same broker as `mqtt`.
+    """
+    with progress("measuring signals"):
+        rate = run_loop(_behind_broker("subscriber", _signals))
+    _print_rate("events", rate, as_json)
 
 
 @bench_command.command("http-mqtt")
-@_json
+@with_json
 def http_mqtt_command(as_json: bool) -> None:
-    """The same as `http`, with the service in a process of its own behind the broker."""
-    _need_wrk()
-    with patience("measuring the gateway with wrk, the service behind the broker"):
+    """Measure the same as `http`, with the service in a second process behind an MQTT broker."""
+    _require_wrk()
+    with progress("measuring the gateway with wrk and the service behind a broker"):
         rate = run_loop(_http_mqtt())
-    _say("gateway_mqtt", rate, as_json)
+    _print_rate("gateway_mqtt", rate, as_json)
 
 
 async def _http_mqtt() -> float:
-    async with _a_broker() as settings, _other("guarded", settings):
+    async with _broker() as settings, _service_process("guarded", settings):
         return await _behind_gateway(compose.transport(Settings(transport=settings)))
 
 
 @bench_command.command("serve", hidden=True)
-@click.argument("what")
-def serve_command(what: str) -> None:
-    """The other process of a measurement."""
-    services: dict[str, type[Service]] = {"math": Math, "guarded": GuardedMath, "ear": Ear}
+@click.argument("service")
+def serve_command(service: str) -> None:
+    """Run the second process of a benchmark."""
+    services: dict[str, type[Service]] = {"math": Math, "guarded": GuardedMath, "subscriber": Subscriber}
     transport = msgspec.json.decode(os.environ[_TRANSPORT], type=TransportSettings)
-    run_loop(_serve(services[what], Settings(transport=transport)))
+    run_loop(_serve(services[service], Settings(transport=transport)))
 
 
 async def _serve(service: type[Service], settings: Settings) -> None:
@@ -237,27 +251,34 @@ async def _serve(service: type[Service], settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def _a_broker() -> AsyncGenerator[TransportSettings, None]:
-    """The broker of $CALLBOARD_BENCH_BROKER, or one that is started for the measurement; in it, a namespace of our own."""
+async def _broker() -> AsyncGenerator[TransportSettings, None]:
+    """Provide transport settings for the broker at $CALLBOARD_BENCH_BROKER, or for one that runs inside the `async with` block.
+
+    The namespace is random, so that benchmarks on a shared broker do not interfere.
+    """
     namespace = f"bench-{secrets.token_hex(8)}"
-    given = os.environ.get("CALLBOARD_BENCH_BROKER")
-    if given:
-        await _listening(given)
-        yield TransportSettings(kind="mqtt", mqtt=MqttSettings(url=given, namespace=namespace))
+    url = os.environ.get("CALLBOARD_BENCH_BROKER")
+    if url:
+        await _wait_until_listening(url)
+        yield TransportSettings(kind="mqtt", mqtt=MqttSettings(url=url, namespace=namespace))
         return
     with tempfile.TemporaryDirectory(prefix="callboard-bench-") as folder:
         command, url = open_broker(Path(folder))
         process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE)
         try:
-            await _listening(url)
+            await _wait_until_listening(url)
             yield TransportSettings(kind="mqtt", mqtt=MqttSettings(url=url, namespace=namespace))
         finally:
             process.terminate()
             await process.wait()
 
 
-async def _listening(url: str) -> None:
-    """Waits until a broker takes connections. Raises `CallboardError` if that does not come soon."""
+async def _wait_until_listening(url: str) -> None:
+    """Wait until a broker accepts connections.
+
+    Raises:
+        CallboardError: if it does not do so within 5 seconds.
+    """
     host, _, port = url.removeprefix("mqtt://").rpartition(":")
     try:
         async with asyncio.timeout(5):
@@ -271,26 +292,33 @@ async def _listening(url: str) -> None:
                     return
     except (TimeoutError, ValueError):
         raise CallboardError(
-            f"no broker answers at {url}: start one there, or unset CALLBOARD_BENCH_BROKER to have one started"
+            f"no broker answers at {url}: start one there, or unset CALLBOARD_BENCH_BROKER so that one is started"
         ) from None
 
 
 async def _behind_broker(service: str, measure: Callable[[Node], Awaitable[float]]) -> float:
-    async with _a_broker() as settings:
-        return await _apart(service, settings, settings, measure)
+    async with _broker() as settings:
+        return await _between_processes(service, settings, settings, measure)
 
 
-async def _apart(
+async def _between_processes(
     service: str, theirs: TransportSettings, ours: TransportSettings, measure: Callable[[Node], Awaitable[float]]
 ) -> float:
-    """Measures with a service in a process of its own."""
-    async with _other(service, theirs), Node([Mouth], compose.transport(Settings(transport=ours))) as node:
+    """Measure with the service in a second process.
+
+    Args:
+        service: the name of the service.
+        theirs: the transport settings of the second process.
+        ours: the transport settings of this process.
+        measure: returns the rate, given the node of this process.
+    """
+    async with _service_process(service, theirs), Node([Publisher], compose.transport(Settings(transport=ours))) as node:
         await node.registry.wait_for(service)
         return await measure(node)
 
 
 @asynccontextmanager
-async def _other(service: str, settings: TransportSettings) -> AsyncGenerator[None, None]:
+async def _service_process(service: str, settings: TransportSettings) -> AsyncGenerator[None, None]:
     environment = {**os.environ, _TRANSPORT: msgspec.json.encode(settings).decode()}
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "config.cli", "bench", "serve", service, env=environment)
     try:
@@ -300,72 +328,72 @@ async def _other(service: str, settings: TransportSettings) -> AsyncGenerator[No
         await process.wait()
 
 
-async def _ask_at_once(node: Node, callers: int, count: int) -> float:
+async def _request_concurrently(node: Node, callers: int, count: int) -> float:
     ctx = node.client("bench", (math,))
-    await _ask(ctx, 500)
+    await _request(ctx, 500)
     gc.collect()
     start = time.perf_counter()
-    await asyncio.gather(*(_ask(ctx, count // callers) for _ in range(callers)))
+    await asyncio.gather(*(_request(ctx, count // callers) for _ in range(callers)))
     return count / (time.perf_counter() - start)
 
 
 async def _signals(node: Node) -> float:
-    ctx = node.client("mouth", (ear,))
+    ctx = node.client("publisher", (subscriber,))
     for number in range(SIGNALS):
-        await ctx.publish(Word(number))
-    return (await ctx.request(Heard(), timeout=60)).s
+        await ctx.publish(Tick(number))
+    return (await ctx.request(GetRate(), timeout=60)).s
 
 
 SIGNALS = 100_000
 
-mouth = Contract("mouth")
-ear = Contract("ear")
+publisher = Contract("publisher")
+subscriber = Contract("subscriber")
 
 
-@mouth.message
-class Word(Signal):
-    """What is said."""
+@publisher.message
+class Tick(Signal):
+    """A numbered signal."""
 
     number: int
 
 
-@ear.message
-class Heard(Request[Sum]):
-    """How many signals a second were heard, once the last has come."""
+@subscriber.message
+class GetRate(Request[Sum]):
+    """Wait for the last signal and return how many were received per second."""
 
 
-class Mouth(Service):
+class Publisher(Service):
     """Publishes signals."""
 
-    contract = mouth
+    contract = publisher
 
 
-class Ear(Service):
-    """Hears them."""
+class Subscriber(Service):
+    """Receives signals and measures their rate."""
 
-    contract = ear
+    contract = subscriber
 
     def __init__(self) -> None:
         self.first = 0.0
         self.last = 0.0
         self.count = 0
-        self.all = asyncio.Event()
+        self.complete = asyncio.Event()
 
     @subscribes
-    async def on_word(self, signal: Word, ctx: Context) -> None:
+    async def on_tick(self, signal: Tick, ctx: Context) -> None:
         self.last = time.perf_counter()
         self.first = self.first or self.last
         self.count += 1
         if self.count == SIGNALS:
-            self.all.set()
+            self.complete.set()
 
     @handles(allow=ANYONE)
-    async def heard(self, message: Heard, ctx: Context) -> Sum:
-        await self.all.wait()
+    async def get_rate(self, message: GetRate, ctx: Context) -> Sum:
+        await self.complete.wait()
         return Sum(round(SIGNALS / (self.last - self.first)))
 
 
-def _say(name: str, rate: float, as_json: bool) -> None:
+def _print_rate(name: str, rate: float, as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.encode({"name": name, "rate": round(rate)}).decode())
     else:

@@ -1,4 +1,4 @@
-"""`callboard call`: one request to a running system, through its gateway, by the request's name."""
+"""`callboard call`: send one request to a running system through its gateway."""
 
 import sys
 from difflib import get_close_matches
@@ -10,21 +10,21 @@ import msgspec
 import rich_click as click
 
 from config.cli.client import Client, with_gateway
-from config.cli.common import loaded, patience, table, with_config
+from config.cli.common import loaded, progress, table, with_config
 from runtime import CallboardError
 
 Operation = tuple[str, str, dict[str, Any]]
-"""Method, path, and what the OpenAPI document says of both."""
+"""The method, the path, and the OpenAPI operation object of a request."""
 
 
 @click.command("call")
 @click.argument("request", required=False)
 @click.argument("fields", nargs=-1, metavar="[FIELD=VALUE…|JSON]")
 @click.option(
-    "--describe", is_flag=True, help="Do not call it: say which fields it takes, who may call it, and what it may answer."
+    "--describe", is_flag=True, help="Show the fields, permitted roles, reply, and errors of the request instead of sending it."
 )
-@click.option("--key", help="An Idempotency-Key.")
-@click.option("--json", "as_json", is_flag=True, help="The reply on one line.")
+@click.option("--key", help="The Idempotency-Key to send. A request that is repeated with the same key takes effect only once.")
+@click.option("--json", "as_json", is_flag=True, help="Print the reply on one line.")
 @with_gateway
 @with_config
 def call_command(
@@ -37,13 +37,14 @@ def call_command(
     email: str | None,
     config_file: Path | None,
 ) -> None:
-    """Make a REQUEST, as in `callboard call wallet.TopUp amount_cents=500 --as rider@example.com`.
+    """Send a REQUEST to a running system and print the reply, or list all requests if no REQUEST is given.
 
-    Without a REQUEST, those that there are are listed. An access token is taken from $CALLBOARD_TOKEN if there is one. The
-    exit status is 1 when the answer is an error.
+    Without `--as`, the access token in $CALLBOARD_TOKEN is used, if it is set. The exit status is 1 if the reply is an error.
+
+    Example: `callboard call wallet.TopUp amount_cents=500 --as rider@example.com`
     """
     client = Client(loaded(config_file).settings, url, email)
-    with patience("asking what there is"):
+    with progress("asking the gateway for its requests"):
         _, openapi = client.ask("GET", "/openapi.json")
     operations: dict[str, Operation] = {
         operation["operationId"]: (method.upper(), path, operation)
@@ -59,23 +60,23 @@ def call_command(
         return
     values = _values(fields, operation[2])
     path, body = _address(operation, values)
-    with patience(f"asking {request}"):
+    with progress(f"calling {request}"):
         client.log_in()
         status, answer = client.ask(operation[0], path, body, {} if key is None else {"Idempotency-Key": key})
     text = b"" if answer is None else msgspec.json.encode(answer)
     if text:
         click.echo((text if as_json else msgspec.json.format(text, indent=2)).decode())
     if status == 401:
-        click.echo("callboard: say who you are: --as rider@example.com", err=True)
+        click.echo("callboard: log in first, for example with --as rider@example.com", err=True)
     elif status == 403:
-        click.echo(f"callboard: {operation[2]['operationId']} is for: {_allow(operation[2])}", err=True)
+        click.echo(f"callboard: {operation[2]['operationId']} is allowed to: {_allow(operation[2])}", err=True)
     elif status == 422:
         click.echo(f"callboard: it takes {_signature(operation[2]) or 'no fields'}", err=True)
     if status >= 400:
         sys.exit(1)
 
 
-# What there is
+# Listing and describing requests
 
 
 def _list(operations: dict[str, Operation], as_json: bool) -> None:
@@ -102,13 +103,13 @@ def _describe(found: Operation, openapi: dict[str, Any]) -> None:
     )
     for name, (schema, required) in _fields(operation).items():
         default = f", by default {msgspec.json.encode(schema['default']).decode()}" if schema.get("default") is not None else ""
-        click.echo(f"  {name}: {_shown(schema)}{'' if required else ' (optional' + default + ')'}")
+        click.echo(f"  {name}: {_type(schema)}{'' if required else ' (optional' + default + ')'}")
     success = next(answer for status, answer in operation["responses"].items() if status < "400")
     schema = success.get("content", {}).get("application/json", {}).get("schema")
-    click.echo(f"\n  answers {_shown(schema) if schema else 'nothing'}")
+    click.echo(f"\n  answers {_type(schema) if schema else 'nothing'}")
     name = schema.get("$ref", "").rpartition("/")[2] if schema else ""
     for field, part in openapi["components"]["schemas"].get(name, {}).get("properties", {}).items():
-        click.echo(f"    {field}: {_shown(part)}")
+        click.echo(f"    {field}: {_type(part)}")
     for status, answer in operation["responses"].items():
         for problem in answer["content"].values() if status >= "400" else ():
             for variant in problem["schema"].get("anyOf", [problem["schema"]]):
@@ -126,7 +127,7 @@ def _allow(operation: dict[str, Any]) -> str:
 
 
 def _fields(operation: dict[str, Any]) -> dict[str, tuple[dict[str, Any], bool]]:
-    """The fields that a request takes: their schemas, and whether they are required."""
+    """Return the schema of each field of a request, and whether the field is required."""
     found = {
         parameter["name"]: (parameter["schema"], parameter["required"])
         for parameter in operation.get("parameters", ())
@@ -136,16 +137,16 @@ def _fields(operation: dict[str, Any]) -> dict[str, tuple[dict[str, Any], bool]]
     return found | {name: (schema, name in body.get("required", ())) for name, schema in body.get("properties", {}).items()}
 
 
-def _shown(schema: dict[str, Any]) -> str:
-    """A schema, in a word or two."""
+def _type(schema: dict[str, Any]) -> str:
+    """Return a short description of a schema."""
     if "$ref" in schema:
         return str(schema["$ref"]).rpartition(".")[2]
     if "anyOf" in schema:
-        return " or ".join(_shown(part) for part in schema["anyOf"])
+        return " or ".join(_type(part) for part in schema["anyOf"])
     if "enum" in schema:
         return "|".join(map(str, schema["enum"]))
     if schema.get("type") == "array":
-        return f"list of {_shown(schema.get('items', {}))}"
+        return f"list of {_type(schema.get('items', {}))}"
     limits = [
         f"{word} {schema[name]}"
         for name, word in (("minimum", "from"), ("exclusiveMinimum", "over"), ("maximum", "to"))
@@ -154,7 +155,7 @@ def _shown(schema: dict[str, Any]) -> str:
     return " ".join([str(schema.get("format") or schema.get("type", "anything")), *limits])
 
 
-# One of them
+# Sending a request
 
 
 def _find(operations: dict[str, Operation], request: str) -> Operation:
@@ -167,7 +168,7 @@ def _find(operations: dict[str, Operation], request: str) -> Operation:
         raise CallboardError(f"{request} is a service: choose from {', '.join(of_service)}")
     near = get_close_matches(request.rpartition(".")[2], [name.partition(".")[2] for name in operations], 3)
     meant = f"did you mean {' or '.join(near)}? " if near else ""
-    raise CallboardError(f"there is no request {request} for clients: {meant}`callboard call` lists those that there are")
+    raise CallboardError(f"there is no request {request} for clients: {meant}`callboard call` lists all requests")
 
 
 def _values(fields: tuple[str, ...], operation: dict[str, Any]) -> dict[str, Any]:
@@ -175,7 +176,7 @@ def _values(fields: tuple[str, ...], operation: dict[str, Any]) -> dict[str, Any
         try:
             return msgspec.json.decode(fields[0], type=dict[str, Any])
         except msgspec.DecodeError as error:
-            raise CallboardError(f"the fields are no JSON object: {error}") from None
+            raise CallboardError(f"the fields are not a JSON object: {error}") from None
     known = _fields(operation)
     values: dict[str, Any] = {}
     for field in fields:
@@ -189,7 +190,7 @@ def _values(fields: tuple[str, ...], operation: dict[str, Any]) -> dict[str, Any
             try:
                 values[name] = msgspec.json.decode(text)
             except msgspec.DecodeError:
-                pass  # the service says what it expected
+                pass  # left to the service, whose error names the expected type
     return values
 
 
@@ -199,21 +200,21 @@ def _takes_text(schema: dict[str, Any]) -> bool:
 
 
 def _address(found: Operation, values: dict[str, Any]) -> tuple[str, bytes | None]:
-    """The path with its query, and the body."""
+    """Return the path with its query string, and the body or None."""
     _, path, operation = found
-    left = dict(values)
+    remaining = dict(values)
     known = _fields(operation)
-    for name in left:
+    for name in remaining:
         if name not in known:
             raise CallboardError(f"{operation['operationId']} has no field {name}: it takes {', '.join(sorted(known)) or 'none'}")
     query: dict[str, Any] = {}
     for parameter in operation.get("parameters", ()):
         name = parameter["name"]
         if parameter["in"] == "path":
-            if name not in left:
+            if name not in remaining:
                 raise CallboardError(f"{operation['operationId']} needs {name}=…")
-            path = path.replace(f"{{{name}}}", quote(str(left.pop(name)), safe=""))
-        elif parameter["in"] == "query" and name in left:
-            query[name] = left.pop(name)
+            path = path.replace(f"{{{name}}}", quote(str(remaining.pop(name)), safe=""))
+        elif parameter["in"] == "query" and name in remaining:
+            query[name] = remaining.pop(name)
     address = path + (f"?{urlencode(query)}" if query else "")
-    return address, msgspec.json.encode(left) if "requestBody" in operation else None
+    return address, msgspec.json.encode(remaining) if "requestBody" in operation else None

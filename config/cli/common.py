@@ -1,4 +1,4 @@
-"""What several commands need."""
+"""Options and helpers that several commands share."""
 
 import logging
 import os
@@ -21,29 +21,42 @@ T = TypeVar("T")
 
 
 def with_config(function: F) -> F:
-    """Adds `--config`."""
+    """Add the option `--config` to a command."""
     option = click.option(
-        "--config", "config_file", type=click.Path(path_type=Path), help="A TOML file with settings (default: callboard.toml)."
+        "--config",
+        "config_file",
+        type=click.Path(path_type=Path),
+        help="The TOML file to read settings from (default: callboard.toml).",
     )
     return option(function)
 
 
+def with_json(function: F) -> F:
+    """Add the option `--json` to a command."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")(function)
+
+
 def loaded(config_file: Path | None) -> Loaded:
-    """The settings from the file and the environment."""
+    """Load the settings from a file and the environment."""
     return load(config_file, os.environ)
 
 
+def http_url(host: str, port: int) -> str:
+    """Return the URL of an HTTP server, given its host name or IP address."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def set_up_logging(settings: Settings) -> None:
-    """Logs go to standard error, one line each."""
+    """Send log records to standard error."""
     logging.basicConfig(
         level=settings.log.level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", datefmt="%H:%M:%S"
     )
-    for chatty in ("aiosqlite", "watchfiles"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for verbose in ("aiosqlite", "watchfiles"):
+        logging.getLogger(verbose).setLevel(logging.WARNING)
 
 
 def table(rows: list[dict[str, str]], as_json: bool) -> None:
-    """Prints rows in columns, or (for scripts) one JSON object a line."""
+    """Print rows as aligned columns with a header, or as one JSON object per line."""
     if as_json:
         for row in rows:
             click.echo(msgspec.json.encode(row).decode())
@@ -56,13 +69,13 @@ def table(rows: list[dict[str, str]], as_json: bool) -> None:
 
 
 @contextmanager
-def patience(what: str) -> Generator[None, None, None]:
-    """Shows on a terminal what is going on, once that has taken a second."""
+def progress(text: str) -> Generator[None, None, None]:
+    """Show a spinner with a text if the body of the `with` block takes longer than a second. Does nothing without a terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield
         return
-    status = console.status(what)
+    status = console.status(text)
     timer = threading.Timer(1.0, status.start)
     timer.daemon = True
     timer.start()
@@ -74,10 +87,10 @@ def patience(what: str) -> Generator[None, None, None]:
 
 
 def run_loop(work: Coroutine[Any, Any, T], *, debug: bool = False) -> T:
-    """Runs an event loop: uvloop's, or asyncio's own under a debugger and where there is no uvloop."""
+    """Run a coroutine on uvloop, or on asyncio's own event loop if `debug` is set or uvloop is not installed."""
     import asyncio
 
-    _allow_connections()
+    _raise_file_limit()
 
     if not debug:
         try:
@@ -89,11 +102,11 @@ def run_loop(work: Coroutine[Any, Any, T], *, debug: bool = False) -> T:
     return asyncio.run(work)
 
 
-def _allow_connections() -> None:
-    """Lets the process hold as many connections as the system allows; often the limit at first is 1,024."""
+def _raise_file_limit() -> None:
+    """Raise the limit of open files, and thus of connections, as far as the system allows. It often starts at 1,024."""
     try:
         import resource
-    except ImportError:  # there is no such limit
+    except ImportError:  # the platform has no such limit
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)

@@ -1,4 +1,4 @@
-"""`callboard dev`: the whole system in one process, with users to try it with, started anew when code changes."""
+"""`callboard dev`: run the whole system in one process, with example users, and restart it when code changes."""
 
 import asyncio
 import traceback
@@ -13,36 +13,42 @@ import rich_click as click
 
 from config import compose
 from config.cli import reload
-from config.cli.common import loaded, patience, run_loop, set_up_logging, with_config
+from config.cli.common import loaded, progress, run_loop, set_up_logging, with_config
 from config.cli.quickstart import empty, quickstart, with_users
-from config.cli.run import told_to_stop, until_told
+from config.cli.run import stop_signal, wait_for_stop
 from config.settings import Settings
 from gateway.service import Gateway
 from runtime import CallboardError, DatabaseError
 from runtime.sockets import PortTaken, free_port
 
-_HOPELESS = (PortTaken, DatabaseError, compose.UnknownService)
-"""What a change of code does not mend."""
+_NOT_FIXED_BY_CODE = (PortTaken, DatabaseError, compose.UnknownService)
+"""Errors for which waiting for a code change is pointless."""
 
 
 @click.command("dev")
 @click.argument("names", metavar="[SERVICE…]", nargs=-1)
-@click.option("--fresh", is_flag=True, help="Begin with empty databases.")
-@click.option("--debug", is_flag=True, help="For a debugger: deadlines do not run, and nothing restarts.")
-@click.option("--no-reload", is_flag=True, help="Do not start anew when code changes.")
+@click.option("--fresh", is_flag=True, help="Start with empty databases.")
+@click.option("--debug", is_flag=True, help="Run under a debugger: no deadlines, and no restart when code changes.")
+@click.option("--no-reload", is_flag=True, help="Do not restart when code changes.")
 @with_config
 def dev_command(names: tuple[str, ...], fresh: bool, debug: bool, no_reload: bool, config_file: Path | None) -> None:
-    """Run everything (or the services named) in one process. Stop it with Ctrl-C."""
+    """Run the whole system, or the named services, in one process. Stop with Ctrl-C.
+
+    Once the system is running, prints its address, users to log in as, and commands to try. Restarts when code changes.
+    """
     settings = loaded(config_file).settings
     watched = [] if debug or no_reload else reload.folders(settings.services)
     set_up_logging(settings)
-    prepared = partial(_prepared, settings, fresh and not reload.is_again(), debug)
-    if run_loop(_serve(prepared, names, watched), debug=debug):
-        reload.start_anew()
+    prepare = partial(_prepare, settings, fresh and not reload.is_restart(), debug)
+    if run_loop(_serve(prepare, names, watched), debug=debug):
+        reload.restart()
 
 
-def _prepared(settings: Settings, fresh: bool, debug: bool) -> Settings:
-    """The settings that `dev` runs with: users to log in as, and commits that survive the process if not the power."""
+def _prepare(settings: Settings, fresh: bool, debug: bool) -> Settings:
+    """Return the settings that `dev` runs with, including the example users. Empties the databases first if `fresh` is set.
+
+    Commits survive the end of the process, but not a power failure.
+    """
     if settings.gateway.port:
         free_port(settings.gateway.host, settings.gateway.port, "CALLBOARD_GATEWAY__PORT")
     if fresh:
@@ -55,40 +61,40 @@ def _prepared(settings: Settings, fresh: bool, debug: bool) -> Settings:
     )
 
 
-async def _serve(prepared: Callable[[], Settings], names: tuple[str, ...], watched: list[Path]) -> bool:
-    """Runs the system until it is told to stop (False) or its code has changed (True)."""
-    told = told_to_stop()
+async def _serve(prepare: Callable[[], Settings], names: tuple[str, ...], watched: list[Path]) -> bool:
+    """Run the system until a stop signal arrives (return False) or code changes (return True)."""
+    stop = stop_signal()
     async with reload.watching(watched) as changed:
         try:
-            await _run(prepared(), names, told, changed)
+            await _run(prepare(), names, stop, changed)
         except Exception as error:
-            if not watched or (isinstance(error, _HOPELESS) and not reload.is_again()):
+            if not watched or (isinstance(error, _NOT_FIXED_BY_CODE) and not reload.is_restart()):
                 raise
             if isinstance(error, CallboardError):
                 click.echo(f"callboard: {error}", err=True)
             else:
                 traceback.print_exc()
-            reload.say_what_is_waited_for()
-            await _first(changed, asyncio.create_task(told.wait()))
+            reload.print_waiting()
+            await _wait_for_either(changed, asyncio.create_task(stop.wait()))
         return changed.done()
 
 
-async def _run(settings: Settings, names: tuple[str, ...], told: asyncio.Event, changed: "asyncio.Task[None]") -> None:
+async def _run(settings: Settings, names: tuple[str, ...], stop: asyncio.Event, changed: "asyncio.Task[None]") -> None:
     async with AsyncExitStack() as stack:
-        with patience("starting the services"):
+        with progress("starting the services"):
             node = await stack.enter_async_context(compose.node(settings, names, name="dev"))
         gateway = node.service(Gateway)
         if gateway is None:
-            click.echo(f"\n  {', '.join(compose.chosen(settings, names))} run without a gateway. Stop with Ctrl-C.\n")
-        elif reload.is_again():
-            click.echo(f"callboard: up again, on port {gateway.port}")
+            click.echo(f"\n  Running {', '.join(compose.chosen(settings, names))} without a gateway. Stop with Ctrl-C.\n")
+        elif reload.is_restart():
+            click.echo(f"callboard: restarted, on port {gateway.port}")
         else:
             quickstart(settings, gateway.port, compose.chosen(settings, names), "in one process")
-        await _first(changed, asyncio.create_task(until_told(node, told)))
+        await _wait_for_either(changed, asyncio.create_task(wait_for_stop(node, stop)))
 
 
-async def _first(changed: "asyncio.Task[None]", other: "asyncio.Task[Any]") -> None:
-    """Waits for a change of code, or for something else. Raises what that raises."""
+async def _wait_for_either(changed: "asyncio.Task[None]", other: "asyncio.Task[Any]") -> None:
+    """Wait until code has changed or another task has ended. If that task failed, raise its exception."""
     try:
         await asyncio.wait((changed, other), return_when=asyncio.FIRST_COMPLETED)
         for task in (changed, other):

@@ -1,5 +1,7 @@
-"""`callboard devices`: scooters that are no part of the system. Each is an MQTT client of another make (aiomqtt), with its own
-credential, and knows nothing but `docs/wire.md`."""
+"""`callboard devices`: simulate scooters outside the system.
+
+Each scooter uses a third-party MQTT client (aiomqtt) and its own credential, and relies only on `docs/wire.md`.
+"""
 
 import asyncio
 import secrets
@@ -14,8 +16,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from config.broker import PrivateBroker
-from config.cli.common import loaded, patience, with_config
-from config.cli.run import told_to_stop
+from config.cli.common import loaded, progress, with_config
+from config.cli.run import stop_signal
 from config.settings import Settings
 from runtime import CallboardError, Clock, Random, Struct
 from services.devices.scooter import Scooter
@@ -23,12 +25,13 @@ from services.devices.service import somewhere
 from transports.mqtt.settings import MqttSettings
 
 _STEP = 1.0
-_PAUSE = 2.0
-"""Seconds before a lost connection is made again."""
+"""Seconds between two steps of the simulation."""
+_RECONNECT_DELAY = 2.0
+"""Seconds before a scooter reconnects after it lost its connection."""
 
 
 class Device(Struct):
-    """A scooter that was enrolled: its id, which is its user name, and its password. Never log it."""
+    """An enrolled scooter. Its id is its MQTT user name. The password is secret: never log it."""
 
     id: str
     password: str
@@ -41,19 +44,20 @@ class Device(Struct):
 
 
 @click.command("devices")
-@click.option("--count", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many scooters.")
+@click.option("--count", type=click.IntRange(1, 1000), default=50, show_default=True, help="The number of scooters.")
 @with_config
 def devices_command(count: int, config_file: Path | None) -> None:
-    """Play scooters against a running `callboard up`, each with a connection and a credential of its own. Stop with Ctrl-C.
+    """Simulate scooters that connect to the broker of a running `callboard up`. Stop with Ctrl-C.
 
-    New ones are enrolled with the fleet first; those that were played before are played again.
+    Each scooter has its own connection and credential. Scooters from earlier runs are reused, and missing ones are first
+    enrolled with the fleet service.
     """
     settings = loaded(config_file).settings
-    asyncio.run(_play(settings, count))  # aiomqtt watches its sockets through asyncio's own loop
+    asyncio.run(_simulate(settings, count))  # aiomqtt needs asyncio's own event loop to watch its sockets
 
 
-async def _play(settings: Settings, count: int) -> None:
-    told = told_to_stop()
+async def _simulate(settings: Settings, count: int) -> None:
+    stop = stop_signal()
     broker = PrivateBroker(Path(settings.database.folder))
     credentials = broker.credentials()
     if credentials is None or "devices" not in credentials.services:
@@ -62,54 +66,65 @@ async def _play(settings: Settings, count: int) -> None:
     path = Path(settings.database.folder) / "devices.json"
     known = msgspec.json.decode(path.read_bytes(), type=list[Device]) if path.exists() else []
     known = [device for device in known if device.id in credentials.devices][:count]
-    with patience(f"enrolling {count - len(known)} scooters"):
+    with progress(f"enrolling {count - len(known)} scooters"):
         if len(known) < count:
             known += await _enrol(settings, url, credentials.services["devices"], count - len(known))
             broker.admit({device.id: device.password for device in known})
             path.touch(mode=0o600)
             path.write_bytes(msgspec.json.encode(known))
-    street = _Street(url, count)
-    riding = [asyncio.create_task(street.ride(device)) for device in known]
-    waiting = asyncio.create_task(told.wait())
-    await asyncio.wait((waiting, *riding), return_when=asyncio.FIRST_COMPLETED)
-    for task in (waiting, *riding):
+    simulation = _Simulation(url, count)
+    scooters = [asyncio.create_task(simulation.run(device)) for device in known]
+    waiting = asyncio.create_task(stop.wait())
+    await asyncio.wait((waiting, *scooters), return_when=asyncio.FIRST_COMPLETED)
+    for task in (waiting, *scooters):
         task.cancel()
-    for result in await asyncio.gather(*riding, return_exceptions=True):
+    for result in await asyncio.gather(*scooters, return_exceptions=True):
         if isinstance(result, Exception):
             raise result
 
 
 async def _enrol(settings: Settings, url: MqttSettings, password: str, count: int) -> list[Device]:
-    """Asks the fleet for scooters, as any client may that is allowed to: a request with a Response Topic."""
+    """Enrol scooters with the fleet service through plain MQTT 5 requests with a Response Topic.
+
+    Raises:
+        CallboardError: if the broker or the fleet service does not answer, or the fleet refuses a scooter.
+    """
     client_id = f"enrolment-{uuid.uuid4().hex}"
-    answers = f"{url.namespace}/1/inbox/devices/{client_id}"
+    inbox = f"{url.namespace}/1/inbox/devices/{client_id}"
     random = Random(Clock())
     found: list[Device] = []
     try:
         async with _client(url, "devices", password, client_id) as client:
-            await client.subscribe(f"{answers}/+", qos=0)
+            await client.subscribe(f"{inbox}/+", qos=0)
             for _ in range(count):
                 wanted = somewhere(settings.devices, random)
-                asked = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho leaves it untyped
-                asked.ResponseTopic, asked.CorrelationData = answers, uuid.uuid4().bytes
-                asked.UserProperty = [("budget", "10000"), ("key", uuid.uuid4().hex)]
+                properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho does not annotate it
+                properties.ResponseTopic, properties.CorrelationData = inbox, uuid.uuid4().bytes
+                properties.UserProperty = [("budget", "10000"), ("key", uuid.uuid4().hex)]
                 topic = f"{url.namespace}/1/request/fleet/AddScooter/devices"
-                await client.publish(topic, msgspec.json.encode(wanted), qos=1, properties=asked)
+                await client.publish(topic, msgspec.json.encode(wanted), qos=1, properties=properties)
                 async with asyncio.timeout(15):
                     answer = await anext(aiter(client.messages))
                 reply: dict[str, Any] = msgspec.json.decode(_bytes(answer.payload))
                 if "id" not in reply:
-                    raise CallboardError(f"the fleet enrols no scooter: {reply.get('detail') or reply.get('title')}")
+                    raise CallboardError(
+                        f"the fleet service refused to enrol a scooter: {reply.get('detail') or reply.get('title')}"
+                    )
                 found.append(Device(reply["id"], secrets.token_urlsafe(24), wanted.lat, wanted.lon, wanted.battery))
     except aiomqtt.MqttError as error:
-        raise CallboardError(f"{url.url}: {error}: does `callboard up` run?") from None
+        raise CallboardError(f"{url.url}: {error}: is `callboard up` running?") from None
     except TimeoutError:
-        raise CallboardError("the fleet does not answer: is it among the services that `callboard up` runs?") from None
+        raise CallboardError("the fleet service does not answer: does `callboard up` run it?") from None
     return found
 
 
-class _Street:
-    """Where the scooters are played."""
+class _Simulation:
+    """A simulation of scooters that counts how many are connected.
+
+    Args:
+        url: the settings of the MQTT connection.
+        total: the number of scooters.
+    """
 
     def __init__(self, url: MqttSettings, total: int) -> None:
         self._url = url
@@ -117,8 +132,8 @@ class _Street:
         self._random = Random(Clock())
         self._connected = 0
 
-    async def ride(self, device: Device) -> None:
-        """Plays one scooter for as long as it is let in. A connection that is lost is made again."""
+    async def run(self, device: Device) -> None:
+        """Simulate one scooter. Reconnects whenever the connection is lost."""
         scooter = Scooter(device.id, device.lat, device.lon, device.battery, locked=True)
         root = f"{self._url.namespace}/1/signal/fleet"
         while True:
@@ -135,7 +150,7 @@ class _Street:
                         self._count(-1)
             except* aiomqtt.MqttError as group:
                 click.echo(f"scooter {device.id}: {group.exceptions[0]}; trying again", err=True)
-            await asyncio.sleep(self._random.jitter(_PAUSE))
+            await asyncio.sleep(self._random.jitter(_RECONNECT_DELAY))
 
     def _count(self, change: int) -> None:
         self._connected += change

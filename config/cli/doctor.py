@@ -1,4 +1,4 @@
-"""`callboard doctor`: what a service needs, looked at from where it runs."""
+"""`callboard doctor`: check what services need, on the machine they run on."""
 
 import asyncio
 import sys
@@ -8,7 +8,7 @@ import msgspec
 import rich_click as click
 
 from config import compose
-from config.cli.common import loaded, with_config
+from config.cli.common import loaded, with_config, with_json
 from config.doctor import examine
 from config.load import Loaded
 
@@ -21,26 +21,27 @@ _MARKS = {
 
 @click.command("doctor")
 @click.argument("names", metavar="[SERVICE…]", nargs=-1)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@with_json
 @with_config
 def doctor_command(names: tuple[str, ...], as_json: bool, config_file: Path | None) -> None:
-    """Check broker, peers, databases, keys, clock, limits and access list, from here: one line each, and what to do.
+    """Check the settings, limits, databases, keys, broker, access list, peers, and clock that services need.
 
-    Without names it looks for the services whose credentials are here. Ends with status 1 if something is wrong.
+    Prints one line per check, with advice if something is wrong. Without SERVICE, checks the services whose credentials
+    are configured here, or all services. The exit status is 1 if any check fails.
     """
-    found = loaded(config_file)
-    compose.chosen(found.settings, names)
-    if asyncio.run(_say(found, names, as_json)):
+    configuration = loaded(config_file)
+    compose.chosen(configuration.settings, names)
+    if asyncio.run(_examine(configuration, names, as_json)):
         sys.exit(1)
 
 
-async def _say(found: Loaded, names: tuple[str, ...], as_json: bool) -> bool:
-    """Says one finding after the other, and at the end whether anything was wrong."""
-    wrong = False
-    async for finding in examine(found, names):
-        wrong = wrong or finding.state == "fault"
+async def _examine(configuration: Loaded, names: tuple[str, ...], as_json: bool) -> bool:
+    """Print the findings as they arrive. Return True if any of them is a fault."""
+    faulty = False
+    async for finding in examine(configuration, names):
+        faulty = faulty or finding.state == "fault"
         if as_json:
             click.echo(msgspec.json.encode(finding._asdict()).decode())
         else:
             click.echo(f"{_MARKS[finding.state]}  {finding.what:20}  {finding.said}")
-    return wrong
+    return faulty

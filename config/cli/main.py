@@ -1,4 +1,4 @@
-"""The `callboard` command. Each command stands in a module of its own, loaded when it is used."""
+"""The `callboard` command line. The module of a command is imported when the command is used."""
 
 import importlib
 import os
@@ -25,8 +25,8 @@ _COMMANDS = {
 }
 
 
-class _Lazy(click.RichGroup):
-    """A group whose commands are imported when they are named."""
+class _LazyGroup(click.RichGroup):
+    """A command group that imports a command when it is looked up."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -41,38 +41,42 @@ class _Lazy(click.RichGroup):
             extra = None if error.name is None else extra_for(error.name)
             if error.name is None or extra is None:
                 raise
-            return _missing(cmd_name, error.name, extra)
+            return _unavailable(cmd_name, error.name, extra)
         return command
 
 
-def _needs(subject: str, module: str, extra: str) -> str:
+def _missing_package(subject: str, module: str, extra: str) -> str:
+    """Return the error text for a package that is not installed."""
     return f"{subject} needs the package {module}, which is not installed here: pip install 'callboard[{extra}]'"
 
 
-def _missing(name: str, module: str, extra: str) -> click.Command:
-    """A replacement for a command whose packages are not installed. It accepts any arguments and says what to install."""
+def _unavailable(name: str, module: str, extra: str) -> click.Command:
+    """Return a placeholder for a command whose packages are not installed. It accepts any arguments and fails."""
 
     def fail() -> None:
         from runtime import CallboardError
 
-        raise CallboardError(_needs(f"`callboard {name}`", module, extra))
+        raise CallboardError(_missing_package(f"`callboard {name}`", module, extra))
 
     return click.RichCommand(
         name=name,
         callback=fail,
-        help=f"Not available: install the extra `{extra}`.",
+        help=f"Not here: it needs {module} (install the extra `{extra}`).",
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     )
 
 
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="callboard")
 def cli() -> None:
-    """Services as actors: written once, played in one process or as containers on a broker."""
+    """Run and inspect systems of services, in one process or distributed over many.
+
+    Start with `callboard dev`, which runs the whole example system in one process.
+    """
 
 
 def main() -> None:
-    """Runs the command line. What the user can mend is one line and exit status 2."""
+    """Run the command line. An error that the user can fix is printed as one line, and the exit status is 2."""
     from runtime import CallboardError
 
     try:
@@ -94,11 +98,11 @@ def main() -> None:
         if error.name is None or extra is None:
             _unexpected(error)
             return
-        click.echo(f"callboard: {_needs('this command', error.name, extra)}", err=True)
+        click.echo(f"callboard: {_missing_package('this command', error.name, extra)}", err=True)
         sys.exit(2)
     except SyntaxError:
         if "_CALLBOARD_DEV_AGAIN" in os.environ:
-            _after_a_change()
+            _wait_for_change()
         traceback.print_exc(limit=0)
         sys.exit(1)
     except Exception as error:
@@ -106,15 +110,15 @@ def main() -> None:
 
 
 def _unexpected(error: Exception) -> None:
-    """Raise an error that no user can cause, unless `dev` has just restarted: then wait for the next change of code."""
+    """Raise an unexpected error. If `dev` has just restarted, print it and wait for the next code change instead."""
     if "_CALLBOARD_DEV_AGAIN" not in os.environ:
         raise error
-    _after_a_change()
+    _wait_for_change()
 
 
-def _after_a_change() -> None:
-    """`dev` could not even be imported after a change of code: waits for the next."""
+def _wait_for_change() -> None:
+    """Print the current error and wait for the next code change. Used if `dev` cannot even be imported after a change."""
     from config.cli import reload
 
     traceback.print_exc()
-    reload.wait_and_start_anew()
+    reload.wait_and_restart()

@@ -1,4 +1,4 @@
-"""What `dev` and `up` share: users to try the system with, and the first screen that says how."""
+"""Parts that `dev` and `up` share: the example users, and the text printed once the system is running."""
 
 import os
 import secrets
@@ -10,20 +10,18 @@ from pathlib import Path
 import msgspec
 import rich_click as click
 
-from config.settings import Settings
+from config.cli.common import http_url
+from config.settings import EXAMPLE_USERS, Settings
 from gateway.settings import GatewaySettings
 from runtime import CallboardError
-from services.auth.messages import Role
 from services.auth.service import SeedUser
-
-USERS: dict[str, Role] = {"rider@example.com": "rider", "operator@example.com": "operator", "admin@example.com": "admin"}
 
 
 def with_users(settings: Settings) -> Settings:
-    """The settings with users to log in as, and their password."""
-    password = settings.dev.password or _kept_password(Path(settings.database.folder))
+    """Return the settings with the example users and their password added."""
+    password = settings.dev.password or _password(Path(settings.database.folder))
     replace = msgspec.structs.replace
-    users = tuple(SeedUser(email, role, password) for email, role in USERS.items())
+    users = tuple(SeedUser(email, role, password) for email, role in EXAMPLE_USERS.items())
     return replace(
         settings,
         auth=replace(settings.auth, users=(*users, *settings.auth.users)),
@@ -32,7 +30,7 @@ def with_users(settings: Settings) -> Settings:
 
 
 def empty(folder: Path) -> None:
-    """Deletes what the services have written, and nothing else."""
+    """Delete the files that the services and the private broker have written, and no others."""
     if not folder.exists():
         return
     for path in folder.iterdir():
@@ -40,8 +38,11 @@ def empty(folder: Path) -> None:
             path.unlink() if not path.is_dir() else shutil.rmtree(path)
 
 
-def _kept_password(folder: Path) -> str:
-    """The password that an earlier start has made, so that yesterday's `curl` works today."""
+def _password(folder: Path) -> str:
+    """Return the stored password of the example users, or generate and store one on the first start.
+
+    A stored password means that commands pasted from an earlier start keep working.
+    """
     path = folder / "password"
     try:
         if path.exists():
@@ -56,14 +57,15 @@ def _kept_password(folder: Path) -> str:
 
 
 def quickstart(settings: Settings, port: int, services: Collection[str], how: str) -> None:
-    """Prints the first screen.
+    """Print where the system can be reached, how to log in, and commands to try.
 
     Args:
-        services: those that run.
-        how: they do, as `in one process`.
+        settings: the settings that the system runs with.
+        port: the port of the gateway.
+        services: the names of the running services.
+        how: how they run, such as `in one process`.
     """
-    host = f"[{settings.gateway.host}]" if ":" in settings.gateway.host else settings.gateway.host
-    url = f"http://{host}:{port}"
+    url = http_url(settings.gateway.host, port)
     click.echo(
         f"""
   Callboard is up, {how}.
@@ -72,27 +74,27 @@ def quickstart(settings: Settings, port: int, services: Collection[str], how: st
     Docs       {url}/docs
     OpenAPI    {url}/openapi.json
     Health     {url}/healthz  {url}/readyz  {url}/metrics
-    Data       {settings.database.folder}/  (--fresh begins with empty databases)
+    Data       {settings.database.folder}/  (start with --fresh to empty it)
 """
     )
     if "auth" in services:
-        click.echo(f"  Log in as {', '.join(USERS)}\n  with the password {settings.dev.password}\n")
-        there = "" if port == GatewaySettings().port else f" --url {url}"
-        click.echo(f"  In a second shell, watch what passes:\n\n    {command()} tail --events --as operator@example.com{there}\n")
+        click.echo(f"  Log in as {', '.join(EXAMPLE_USERS)}\n  with the password {settings.dev.password}\n")
+        option = "" if port == GatewaySettings().port else f" --url {url}"
+        click.echo(f"  In a second shell, watch the events:\n\n    {command()} tail --events --as operator@example.com{option}\n")
         click.echo("  Try this:\n")
-        click.echo("\n".join(f"    {line}".rstrip() for line in _story(settings, url, services)))
+        click.echo("\n".join(f"    {line}".rstrip() for line in _commands(settings, url, services)))
     else:
-        click.echo("  Nobody can log in: the auth service is not among those named.")
+        click.echo("  Nobody can log in, because the auth service is not running.")
     click.echo("\n  Stop with Ctrl-C.\n")
 
 
 def command() -> str:
-    """How `callboard` was called here."""
+    """Return the command by which `callboard` was called, relative to the working directory."""
     return os.path.relpath(sys.argv[0]) if os.path.basename(sys.argv[0]) == "callboard" else "callboard"
 
 
-def _story(settings: Settings, url: str, services: Collection[str]) -> Iterator[str]:
-    """What to paste into a shell."""
+def _commands(settings: Settings, url: str, services: Collection[str]) -> Iterator[str]:
+    """Yield shell commands that log in and rent a scooter."""
     user, json = '-H "Authorization: Bearer $TOKEN"', "-H 'Content-Type: application/json'"
     login = f"""'{{"email":"rider@example.com","password":"{settings.dev.password}"}}'"""
     the_id = r"""sed 's/.*"id":"\([^"]*\)".*/\1/'"""
@@ -104,7 +106,7 @@ def _story(settings: Settings, url: str, services: Collection[str]) -> Iterator[
     if "rides" in services:
         near = f"lat={settings.devices.lat}&lon={settings.devices.lon}&limit=1&radius_m=5000"
         yield ""
-        yield f"curl -N {url}/live {user} &   # what happens to you, as it happens"
+        yield f"curl -N {url}/live {user} &   # your live events"
         yield f'SCOOTER=$(curl -s "{url}/scooters?{near}" {user} | {the_id})'
         yield f"""RIDE=$(curl -s {url}/rides {user} {json} -d "{{\\"scooter_id\\":\\"$SCOOTER\\"}}" | {the_id})"""
         yield f"curl -s {url}/rides/$RIDE {user}"

@@ -1,4 +1,4 @@
-"""`callboard run`: services in this process, until a signal."""
+"""`callboard run`: run services in this process until a signal arrives."""
 
 import asyncio
 import signal
@@ -9,17 +9,20 @@ import rich_click as click
 
 from config import compose
 from config.cli.common import loaded, run_loop, set_up_logging, with_config
-from config.health import healthy
+from config.health import serve_health
 from config.settings import Settings
 from runtime import Node
 
 
 @click.command("run")
 @click.argument("names", metavar="SERVICE…", nargs=-1, required=True)
-@click.option("--leash", is_flag=True, hidden=True, help="Stop when standard input ends: whoever started this is gone.")
+@click.option("--leash", is_flag=True, hidden=True, help="Stop when standard input ends, because the parent process is gone.")
 @with_config
 def run_command(names: tuple[str, ...], leash: bool, config_file: Path | None) -> None:
-    """Run one or more services in this process until SIGTERM or Ctrl-C."""
+    """Run one or more services in this process until SIGTERM or Ctrl-C.
+
+    On the first signal, the services finish their work and stop. A second signal ends the process at once.
+    """
     settings = loaded(config_file).settings
     compose.chosen(settings, names)
     set_up_logging(settings)
@@ -27,32 +30,34 @@ def run_command(names: tuple[str, ...], leash: bool, config_file: Path | None) -
 
 
 async def serve(settings: Settings, names: tuple[str, ...], *, leash: bool) -> None:
-    """Runs a node until it is told to stop.
+    """Run a node until SIGTERM or SIGINT.
 
     Args:
-        leash: the end of standard input tells it, too.
+        settings: the settings of the node and its services.
+        names: the services to host.
+        leash: whether to stop when standard input ends, too.
 
     Raises:
-        Crashed: a service failed too often.
+        Crashed: if a service crashed too often.
     """
-    told = told_to_stop()
+    stop = stop_signal()
     if leash:
-        await _stop_at_end_of_input(told)
+        await _stop_at_end_of_input(stop)
     node = compose.node(settings, names, name="-".join(names)[:40])
-    async with healthy(settings.health, node):
-        if not await started(node, told):
+    async with serve_health(settings.health, node):
+        if not await _start(node, stop):
             return
         try:
             node.environment.log.info("%s: %s", node.id, ", ".join(compose.chosen(settings, names)))
-            await until_told(node, told)
+            await wait_for_stop(node, stop)
         finally:
             await node.stop()
 
 
-async def started(node: Node, told: asyncio.Event) -> bool:
-    """Starts a node; says whether it has before it was told to stop, as when its broker is not there."""
+async def _start(node: Node, stop: asyncio.Event) -> bool:
+    """Start a node. Return False if `stop` was set first, for example while the node was waiting for its broker."""
     starting = asyncio.create_task(node.__aenter__())
-    waiting = asyncio.create_task(told.wait())
+    waiting = asyncio.create_task(stop.wait())
     await asyncio.wait((starting, waiting), return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
     if not starting.done():
@@ -63,36 +68,36 @@ async def started(node: Node, told: asyncio.Event) -> bool:
     return True
 
 
-async def _stop_at_end_of_input(told: asyncio.Event) -> None:
+async def _stop_at_end_of_input(stop: asyncio.Event) -> None:
     class Input(asyncio.Protocol):
         def connection_lost(self, exc: Exception | None) -> None:
-            told.set()
+            stop.set()
 
     await asyncio.get_running_loop().connect_read_pipe(Input, sys.stdin)
 
 
-def told_to_stop() -> asyncio.Event:
-    """Set at SIGTERM or SIGINT, from now on. A second one ends the process at once."""
+def stop_signal() -> asyncio.Event:
+    """Handle SIGTERM and SIGINT. Return an event that the first signal sets; a second signal ends the process at once."""
     loop = asyncio.get_running_loop()
-    told = asyncio.Event()
+    stop = asyncio.Event()
 
-    def stop() -> None:
-        told.set()
+    def handle() -> None:
+        stop.set()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    return told
+        loop.add_signal_handler(number, handle)
+    return stop
 
 
-async def until_told(node: Node, told: asyncio.Event) -> None:
-    """Returns when it is time to stop.
+async def wait_for_stop(node: Node, stop: asyncio.Event) -> None:
+    """Wait until `stop` is set or the node has stopped.
 
     Raises:
-        Crashed: a service of the node failed too often.
+        Crashed: if a service of the node crashed too often.
     """
-    waiting = [asyncio.create_task(told.wait()), asyncio.create_task(node.wait())]
+    waiting = [asyncio.create_task(stop.wait()), asyncio.create_task(node.wait())]
     done, rest = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     for task in rest:
         task.cancel()

@@ -1,4 +1,4 @@
-"""`callboard services`: who is there, and how much it has to do."""
+"""`callboard services`: show the instances of a running system and their load."""
 
 import time
 from pathlib import Path
@@ -9,28 +9,29 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from config.cli.client import Client, said, with_gateway
-from config.cli.common import loaded, patience, table, with_config
+from config.cli.client import Client, describe_problem, with_gateway
+from config.cli.common import loaded, progress, table, with_config, with_json
 from runtime import CallboardError
 
 _COLUMNS = ("service", "node", "version", "state", "load", "in_flight", "requests", "events")
 
 
 @click.command("services")
-@click.option("--watch", is_flag=True, help="Go on showing, until Ctrl-C.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--watch", is_flag=True, help="Update the table every second until Ctrl-C.")
+@with_json
 @with_gateway
 @with_config
 def services_command(watch: bool, as_json: bool, url: str, email: str | None, config_file: Path | None) -> None:
-    """Show every instance of a running system: its node, version, state and load, as the gateway sees it.
+    """Show every instance of a running system, as the gateway sees it.
 
-    The load is how many messages an instance works on or has waiting; `in_flight` those of them that this gateway asked for.
-    Operators and admins may look; where `dev` or `up` runs in this folder, its operator does unless --as names another.
+    `load` is the number of messages that an instance is handling or has queued. `in_flight` is the number of those that
+    this gateway sent. Operators and admins may use this command. If `dev` or `up` runs in this folder, the default user is
+    operator@example.com.
     """
     client = Client(loaded(config_file).settings, url, email)
-    with patience("asking who is there"):
+    with progress("asking the gateway"):
         client.log_in("operator@example.com")
-        rows = _ask(client)
+        rows = _fetch(client)
     if not watch:
         table([{name: str(row[name]) for name in _COLUMNS} for row in rows], as_json)
         return
@@ -46,38 +47,38 @@ def _watch(client: Client, rows: list[dict[str, Any]], as_json: bool) -> None:
         while True:
             table([{name: str(row[name]) for name in _COLUMNS} for row in rows], as_json)
             time.sleep(1)
-            rows = _again(client)
-    with Live(_shown(rows), console=console, auto_refresh=False) as live:
+            rows = _fetch_again(client)
+    with Live(_table(rows), console=console, auto_refresh=False) as live:
         while True:
             time.sleep(1)
-            live.update(_shown(_again(client)), refresh=True)
+            live.update(_table(_fetch_again(client)), refresh=True)
 
 
-def _again(client: Client) -> list[dict[str, Any]]:
-    """Who is there now; nobody while the gateway does not answer."""
+def _fetch_again(client: Client) -> list[dict[str, Any]]:
+    """Return the current instances, or an empty list if the gateway does not answer."""
     try:
-        return _ask(client)
+        return _fetch(client)
     except CallboardError as error:
         click.echo(f"callboard: {error}; trying again", err=True)
         try:
-            client.log_in("operator@example.com")  # the token has expired
+            client.log_in("operator@example.com")  # the token may have expired
         except CallboardError:
             pass
         return []
 
 
-def _ask(client: Client) -> list[dict[str, Any]]:
+def _fetch(client: Client) -> list[dict[str, Any]]:
     status, answer = client.ask("GET", "/console/services")
     if status != 200:
-        raise CallboardError(said(status, answer))
+        raise CallboardError(describe_problem(status, answer))
     found: list[dict[str, Any]] = answer["items"]
     return found
 
 
-def _shown(rows: list[dict[str, Any]]) -> Table:
-    shown = Table(box=None)
+def _table(rows: list[dict[str, Any]]) -> Table:
+    instances = Table(box=None)
     for name in _COLUMNS:
-        shown.add_column(name, justify="right" if name in ("load", "in_flight", "requests", "events") else "left")
+        instances.add_column(name, justify="right" if name in ("load", "in_flight", "requests", "events") else "left")
     for row in rows:
-        shown.add_row(*(str(row[name]) for name in _COLUMNS), style="" if row["state"] == "there" else "yellow")
-    return shown
+        instances.add_row(*(str(row[name]) for name in _COLUMNS), style="" if row["state"] == "there" else "yellow")
+    return instances

@@ -1,4 +1,4 @@
-"""`callboard routes`, `callboard openapi` and `callboard config show`: what there is, without running it."""
+"""`callboard routes`, `callboard openapi`, and `callboard config show`: inspect the configured system without running it."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -7,15 +7,15 @@ import msgspec
 import rich_click as click
 
 from config import compose
-from config.cli.common import loaded, table, with_config
+from config.cli.common import loaded, table, with_config, with_json
 from runtime import Struct
 
 
 @click.command("routes")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@with_json
 @with_config
 def routes_command(as_json: bool, config_file: Path | None) -> None:
-    """List the REST routes, and the requests they stand for."""
+    """List the REST routes with the request behind each and the roles that may call it."""
     rows: list[dict[str, str]] = []
     for manifest in compose.manifests(loaded(config_file).settings):
         for info in manifest.requests:
@@ -37,7 +37,7 @@ def routes_command(as_json: bool, config_file: Path | None) -> None:
 @click.command("openapi")
 @with_config
 def openapi_command(config_file: Path | None) -> None:
-    """Print the OpenAPI document."""
+    """Print the OpenAPI document of the REST API as JSON."""
     from gateway.openapi import document
 
     settings = loaded(config_file).settings
@@ -47,23 +47,23 @@ def openapi_command(config_file: Path | None) -> None:
 
 @click.group("config")
 def config_command() -> None:
-    """Look at the settings."""
+    """Inspect the settings."""
 
 
 @config_command.command("show")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@with_json
 @with_config
 def config_show(as_json: bool, config_file: Path | None) -> None:
-    """Print every setting, its value and where that was set. Secrets are masked."""
+    """Print every setting with its value and where it was set. Secrets are masked."""
     rows: list[dict[str, str]] = []
     for setting in loaded(config_file).rows():
-        value = "***" if setting.secret and setting.value is not None else _shown(setting.value)
+        value = "***" if setting.secret and setting.value is not None else _format(setting.value)
         rows.append({"setting": setting.name, "value": value, "source": setting.source})
     table(rows, as_json)
 
 
-def _shown(value: Any) -> str:
-    """A setting's value as JSON; structs, which may hold secrets, by their repr."""
+def _format(value: Any) -> str:
+    """Return the value of a setting as JSON. Structs are shown by their repr, because they may contain secrets."""
     if isinstance(value, tuple):
-        return "[" + ", ".join(_shown(item) for item in cast(tuple[Any, ...], value)) + "]"
+        return "[" + ", ".join(_format(item) for item in cast(tuple[Any, ...], value)) + "]"
     return repr(value) if isinstance(value, Struct) else msgspec.json.encode(value).decode()

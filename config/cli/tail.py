@@ -1,4 +1,4 @@
-"""`callboard tail`: events and signals as they pass through a running system."""
+"""`callboard tail`: follow the events and signals of a running system."""
 
 import time
 from datetime import datetime
@@ -10,7 +10,7 @@ import msgspec
 import rich_click as click
 
 from config.cli.client import Client, with_gateway
-from config.cli.common import loaded, patience, with_config
+from config.cli.common import loaded, progress, with_config, with_json
 from runtime import CallboardError
 
 _COLOURS = {"event": "green", "signal": "cyan"}
@@ -18,9 +18,9 @@ _COLOURS = {"event": "green", "signal": "cyan"}
 
 @click.command("tail")
 @click.argument("patterns", nargs=-1, metavar="[PATTERN…]")
-@click.option("--events", "only_events", is_flag=True, help="Events only.")
-@click.option("--signals", "only_signals", is_flag=True, help="Signals only.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--events", "only_events", is_flag=True, help="Show events only.")
+@click.option("--signals", "only_signals", is_flag=True, help="Show signals only.")
+@with_json
 @with_gateway
 @with_config
 def tail_command(
@@ -32,9 +32,13 @@ def tail_command(
     email: str | None,
     config_file: Path | None,
 ) -> None:
-    """Show events and signals as they pass, as in `callboard tail 'rides.*' --as operator@example.com`. Stop it with Ctrl-C.
+    """Show events and signals as they happen. Stop with Ctrl-C.
 
-    PATTERNs narrow the names (`rides.*`, `fleet.Telemetry`); without any, everything is shown. Operators and admins may look.
+    Shows only messages whose name matches a PATTERN, such as `rides.*` or `fleet.Telemetry`, or all messages if no PATTERN
+    is given. Operators and admins may use this command. If `dev` or `up` runs in this folder, the default user is
+    operator@example.com.
+
+    Example: `callboard tail 'rides.*' --as operator@example.com`
     """
     client = Client(loaded(config_file).settings, url, email)
     query = [("match", pattern) for pattern in patterns]
@@ -42,7 +46,7 @@ def tail_command(
     path = f"/console/tail?{urlencode(query)}"
     try:
         _show(client, path, as_json)
-        while True:  # the token has expired, or the system is started anew
+        while True:  # the token has expired, or the system is restarting
             try:
                 _show(client, path, as_json)
             except CallboardError as error:
@@ -53,8 +57,12 @@ def tail_command(
 
 
 def _show(client: Client, path: str, as_json: bool) -> None:
-    """Shows what passes until the server ends it. Raises `CallboardError`."""
-    with patience("logging in"):
+    """Show messages until the server ends the stream.
+
+    Raises:
+        CallboardError: if the gateway cannot be reached or refuses the request.
+    """
+    with progress("logging in"):
         client.log_in("operator@example.com")
     for kind, data in client.follow(path):
         if kind == "end":
@@ -62,7 +70,7 @@ def _show(client: Client, path: str, as_json: bool) -> None:
         elif as_json:
             click.echo(msgspec.json.encode({"kind": kind, **data}).decode())
         elif kind == "dropped":
-            click.echo(f"callboard: {data['signals']} signals came too fast and are not shown", err=True)
+            click.echo(f"callboard: {data['signals']} signals arrived too fast and are not shown", err=True)
         elif kind == "gap":
             click.echo(f"callboard: events of {data['from']} are missing here: {data['why']}", err=True)
         else:

@@ -1,4 +1,4 @@
-"""`callboard up`: the same services as `dev`, each in a process of its own, behind a private broker."""
+"""`callboard up`: run the same services as `dev`, each in a separate process, connected by a private broker."""
 
 import asyncio
 import sys
@@ -12,10 +12,10 @@ import rich_click as click
 
 from config import compose
 from config.broker import Credentials, PrivateBroker
-from config.cli.common import loaded, patience, run_loop, with_config
+from config.cli.common import http_url, loaded, progress, run_loop, with_config
 from config.cli.quickstart import empty, quickstart, with_users
-from config.cli.run import told_to_stop
-from config.processes import Process, inherited, play
+from config.cli.run import stop_signal
+from config.processes import Process, inherited_environment, run_groups
 from config.settings import Settings
 from runtime import CallboardError
 from runtime.sockets import free_port
@@ -23,14 +23,16 @@ from runtime.sockets import free_port
 
 @click.command("up")
 @click.argument("names", metavar="[SERVICE…]", nargs=-1)
-@click.option("--replicas", default="", metavar="NAME=N,…", help="How many processes of a service there are, as gateway=2.")
-@click.option("--fresh", is_flag=True, help="Begin with empty databases.")
+@click.option(
+    "--replicas", default="", metavar="NAME=N,…", help="The number of processes per service, such as gateway=2 (default: 1 each)."
+)
+@click.option("--fresh", is_flag=True, help="Start with empty databases.")
 @with_config
 def up_command(names: tuple[str, ...], replicas: str, fresh: bool, config_file: Path | None) -> None:
-    """Run everything (or the services named) as separate processes on a private mosquitto. Stop it with Ctrl-C.
+    """Run the whole system, or the named services, as separate processes with a private mosquitto broker. Stop with Ctrl-C.
 
-    Each service has a credential of its own, which the broker's access list holds to its own topics. A process that ends is
-    started anew.
+    Each service has its own credential, and the broker's access list limits it to its own topics. A process that ends
+    unexpectedly is restarted.
     """
     settings = loaded(config_file).settings
     chosen = list(compose.chosen(settings, names))
@@ -50,10 +52,10 @@ def up_command(names: tuple[str, ...], replicas: str, fresh: bool, config_file: 
     users.write_bytes(msgspec.json.encode(settings.auth.users))
     width = max(map(len, [*chosen, "broker"])) + 2
     groups = [
-        [Process("broker", command, inherited(), width, 0)],
+        [Process("broker", command, inherited_environment(), width, 0)],
         *_services(settings, counts, credentials, folder, width, config_file),
     ]
-    run_loop(_play(settings, groups, chosen, counts))
+    run_loop(_run(settings, groups, chosen, counts))
 
 
 def _counts(replicas: str, settings: Settings, chosen: list[str]) -> dict[str, int]:
@@ -66,9 +68,9 @@ def _counts(replicas: str, settings: Settings, chosen: list[str]) -> dict[str, i
         if name not in counts:
             raise CallboardError(f"--replicas {part}: no service is called {name!r}: choose from {', '.join(chosen)}")
         if int(number) > 1 and name in stateful:
-            able = [other for other in chosen if other not in stateful]
+            stateless = [other for other in chosen if other not in stateful]
             raise CallboardError(
-                f"--replicas {part}: {name} keeps its state in an SQLite file, which its replicas cannot share: {', '.join(able)} can have several"
+                f"--replicas {part}: {name} keeps its state in an SQLite file, which its replicas cannot share: {', '.join(stateless)} can have several"
             )
         counts[name] = int(number)
     return counts
@@ -77,11 +79,11 @@ def _counts(replicas: str, settings: Settings, chosen: list[str]) -> dict[str, i
 def _services(
     settings: Settings, counts: Mapping[str, int], credentials: Credentials, folder: Path, width: int, config_file: Path | None
 ) -> list[list[Process]]:
-    """The services' processes: those behind the gateway, then the gateway, which is to stop first."""
+    """Return the processes of all services except the gateway, then those of the gateway, which stops first."""
     groups: list[list[Process]] = [[], []]
     number = 0
     for name, count in counts.items():
-        environment = inherited() | {
+        environment = inherited_environment() | {
             "CALLBOARD_TRANSPORT__KIND": "mqtt",
             "CALLBOARD_TRANSPORT__MQTT__URL": credentials.url,
             "CALLBOARD_TRANSPORT__MQTT__NAMESPACE": credentials.namespace,
@@ -96,38 +98,36 @@ def _services(
         config = [] if config_file is None else ["--config", str(config_file)]
         for index in range(count):
             number += 1
-            title = name if count == 1 else f"{name}.{index + 1}"
+            label = name if count == 1 else f"{name}.{index + 1}"
             command = [sys.executable, "-m", "config.cli", "run", name, "--leash", *config]
-            groups[name == "gateway"].append(Process(title, command, environment, width, number))
+            groups[name == "gateway"].append(Process(label, command, environment, width, number))
     return [group for group in groups if group]
 
 
-async def _play(settings: Settings, groups: list[list[Process]], chosen: list[str], counts: Mapping[str, int]) -> None:
-    told = told_to_stop()
-    playing = asyncio.create_task(play(groups, told))
+async def _run(settings: Settings, groups: list[list[Process]], chosen: list[str], counts: Mapping[str, int]) -> None:
+    running = asyncio.create_task(run_groups(groups, stop_signal()))
     if "gateway" in chosen:
-        greeting = asyncio.create_task(_greet(settings, chosen, counts))
-        await asyncio.wait((playing, greeting), return_when=asyncio.FIRST_COMPLETED)
-        greeting.cancel()
-    await playing
+        announcement = asyncio.create_task(_announce(settings, chosen, counts))
+        await asyncio.wait((running, announcement), return_when=asyncio.FIRST_COMPLETED)
+        announcement.cancel()
+    await running
 
 
-async def _greet(settings: Settings, chosen: list[str], counts: Mapping[str, int]) -> None:
-    """Prints the first screen once every service answers."""
+async def _announce(settings: Settings, chosen: list[str], counts: Mapping[str, int]) -> None:
+    """Print how to use the system once the gateway sees every service that has REST routes."""
     wanted = len({manifest.service for manifest in compose.manifests(settings, chosen) if any(r.http for r in manifest.requests)})
-    host = f"[{settings.gateway.host}]" if ":" in settings.gateway.host else settings.gateway.host
-    url = f"http://{host}:{settings.gateway.port}/readyz"
-    with patience("starting the services"):
-        while await asyncio.to_thread(_there, url) < wanted:
+    url = f"{http_url(settings.gateway.host, settings.gateway.port)}/readyz"
+    with progress("starting the services"):
+        while await asyncio.to_thread(_service_count, url) < wanted:
             await asyncio.sleep(0.1)
     how = f"in {sum(counts.values())} processes and a broker"
     quickstart(settings, settings.gateway.port, chosen, how)
 
 
-def _there(url: str) -> int:
-    """How many services the gateway sees; fewer than none while it does not answer."""
+def _service_count(url: str) -> int:
+    """Return how many services the gateway sees, or -1 while it does not answer."""
     try:
-        with urlopen(url, timeout=2) as answer:  # noqa: S310  # our own gateway's
+        with urlopen(url, timeout=2) as answer:  # noqa: S310  # the URL of this system's gateway
             return int(msgspec.json.decode(answer.read())["services"])
     except (URLError, OSError, ValueError, KeyError):
         return -1

@@ -1,4 +1,7 @@
-"""The keys that access tokens are signed with: published first, used later, retired after the longest lifetime."""
+"""The keys that sign access tokens.
+
+A key is published before it signs, and it retires after the longest lifetime of a token. So keys rotate without a refused request.
+"""
 
 import base64
 from typing import Any
@@ -14,46 +17,48 @@ class SigningKeys:
     """The signing keys in auth's database.
 
     Args:
-        lead: seconds between a key's publication and its first use; every node has learnt it by then.
+        db: the database of the auth service.
+        clock: the clock of the node.
+        lead: the time between the publication of a key and its first use, in seconds. Within it every node fetches the key.
     """
 
     def __init__(self, db: Database, clock: Clock, lead: float) -> None:
         self._db = db
         self._clock = clock
         self._lead = lead
-        self._loaded: list[tuple[str, Ed25519PrivateKey, int, int | None]] = []
+        self._keys: list[tuple[str, Ed25519PrivateKey, int, int | None]] = []
 
     async def load(self) -> None:
-        """Reads the keys, and makes the first one in a new database, for use at once."""
+        """Read the keys. In a new database, create the first key, which signs immediately."""
         await self._read()
-        if not self._loaded:
-            await self._make(int(self._clock.timestamp()))
+        if not self._keys:
+            await self._create(int(self._clock.timestamp()))
 
     async def rotate(self) -> None:
-        """Publishes a new key, to be used from `lead` seconds on; the ones before retire when no token of theirs is left."""
+        """Publish a new key, which signs after `lead` seconds. The previous keys retire when all tokens that they signed have expired."""
         signs_from = int(self._clock.timestamp() + self._lead)
-        await self._make(signs_from)
+        await self._create(signs_from)
 
     async def rotate_if_older(self, seconds: float) -> None:
-        """Rotates when the newest key has served long enough, and deletes what has retired."""
+        """Delete retired keys, and rotate if the newest key has signed for longer than `seconds`."""
         now = self._clock.timestamp()
         await self._db.execute("DELETE FROM signing_keys WHERE retires < $1", int(now))
         await self._read()
-        if max(signs_from for _, _, signs_from, _ in self._loaded) < now - seconds:
+        if max(signs_from for _, _, signs_from, _ in self._keys) < now - seconds:
             await self.rotate()
 
     def published(self) -> Keys:
-        """The public halves of all keys that are not retired."""
+        """Return the public keys of all signing keys that have not retired."""
         now = self._clock.timestamp()
-        return Keys(tuple(Key(kid, _public(key)) for kid, key, _, retires in self._loaded if retires is None or retires > now))
+        return Keys(tuple(Key(kid, _public(key)) for kid, key, _, retires in self._keys if retires is None or retires > now))
 
     def sign(self, claims: dict[str, Any]) -> str:
-        """A token with these claims, signed with the newest key that may be used."""
+        """Return a token with these claims, signed with the newest key that has passed its lead time."""
         now = self._clock.timestamp()
-        kid, key, _, _ = next(entry for entry in reversed(self._loaded) if entry[2] <= now)
+        kid, key, _, _ = next(entry for entry in reversed(self._keys) if entry[2] <= now)
         return jwt.encode(claims, key, algorithm="EdDSA", headers={"typ": "at+jwt", "kid": kid})
 
-    async def _make(self, signs_from: int) -> None:
+    async def _create(self, signs_from: int) -> None:
         key = Ed25519PrivateKey.generate()
         kid = base64.urlsafe_b64encode(key.public_key().public_bytes_raw()).decode()[:16]
         seed = base64.urlsafe_b64encode(key.private_bytes_raw()).decode()
@@ -66,7 +71,7 @@ class SigningKeys:
         rows = await self._db.fetch(
             "SELECT kid, private, signs_from, retires FROM signing_keys ORDER BY signs_from, retires IS NULL"
         )
-        self._loaded = [
+        self._keys = [
             (
                 row["kid"],
                 Ed25519PrivateKey.from_private_bytes(base64.urlsafe_b64decode(row["private"])),

@@ -1,37 +1,42 @@
-"""Guessing passwords is slowed down: so many tries a minute for each user, right or wrong, until one is right."""
+"""A limit on the rate of login attempts, which slows down the guessing of passwords."""
 
 from collections import OrderedDict
 
 from runtime import Clock
 from services.auth.messages import TooManyAttempts
 
-_MOST = 10
+_MAX_ATTEMPTS = 10
 _WINDOW = 60.0
-_USERS = 10_000
+"""Seconds in which an account may have at most `_MAX_ATTEMPTS` attempts."""
+_MAX_ACCOUNTS = 10_000
+"""Accounts whose attempts are remembered. Beyond that, the least recently used one is forgotten."""
 
 
 class LoginThrottle:
-    """The tries of the last minute, by e-mail address or user id. In memory: a restart forgets them."""
+    """Counts the login attempts of each account in the last minute. An attempt with the right password resets the count.
+
+    An account is an e-mail address or a user id. The counts are kept in memory and lost in a restart.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._tries: OrderedDict[str, list[float]] = OrderedDict()
+        self._attempts: OrderedDict[str, list[float]] = OrderedDict()
 
-    def begin(self, who: str) -> None:
-        """Counts a try before it is looked at, so that many at once count too.
+    def record_attempt(self, account: str) -> None:
+        """Count an attempt. Call this before the password is verified, so that concurrent attempts count too.
 
         Raises:
-            TooManyAttempts: there were too many.
+            TooManyAttempts: if the account had 10 attempts in the last minute.
         """
         now = self._clock.timestamp()
-        recent = [at for at in self._tries.pop(who, ()) if at > now - _WINDOW]
-        self._tries[who] = recent
-        if len(recent) >= _MOST:
+        recent = [at for at in self._attempts.pop(account, ()) if at > now - _WINDOW]
+        self._attempts[account] = recent
+        if len(recent) >= _MAX_ATTEMPTS:
             raise TooManyAttempts(int(recent[0] + _WINDOW - now) + 1)
         recent.append(now)
-        while len(self._tries) > _USERS:
-            self._tries.popitem(last=False)
+        while len(self._attempts) > _MAX_ACCOUNTS:
+            self._attempts.popitem(last=False)
 
-    def right(self, who: str) -> None:
-        """The password was right: earlier tries are forgiven."""
-        self._tries.pop(who, None)
+    def reset(self, account: str) -> None:
+        """Forget the attempts of an account, because the password was right."""
+        self._attempts.pop(account, None)

@@ -1,4 +1,4 @@
-"""What the auth service publishes: users, sessions, and the runtime's own questions about keys and revocations."""
+"""The contract of the auth service: users, sessions, and the requests of the runtime for keys and revocations."""
 
 from datetime import datetime
 from typing import Annotated, ClassVar, Literal
@@ -13,7 +13,7 @@ auth = Contract("auth", extends=identity)
 Role = Literal["rider", "operator", "admin"]
 ROLES = ("rider", "operator", "admin")
 
-# `$` alone would let a last newline through
+# `$` alone would accept a trailing newline
 Email = Annotated[
     str, Meta(pattern=r"^[^@\s\x00-\x1f]{1,64}@[^@\s\x00-\x1f]{1,180}\.[^@\s.\x00-\x1f]{1,63}$(?!\n)", max_length=254)
 ]
@@ -23,7 +23,7 @@ Name = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\
 
 
 class User(Struct):
-    """Somebody who can log in."""
+    """A user account."""
 
     id: str
     email: str
@@ -34,7 +34,7 @@ class User(Struct):
 
 
 class Tokens(Struct):
-    """An access token, sent as `Authorization: Bearer …` for `expires_in` seconds, and the token to renew it with."""
+    """An access token, sent as `Authorization: Bearer …` and valid for `expires_in` seconds, and the refresh token that renews it."""
 
     __secret__: ClassVar = frozenset({"access_token", "refresh_token"})
 
@@ -46,7 +46,7 @@ class Tokens(Struct):
 
 @auth.message
 class Register(Request[User]):
-    """Become a rider."""
+    """Register as a rider."""
 
     __secret__: ClassVar = frozenset({"password"})
 
@@ -57,7 +57,7 @@ class Register(Request[User]):
 
 @auth.message
 class Login(Request[Tokens]):
-    """Begin a session."""
+    """Log in and start a session."""
 
     __secret__: ClassVar = frozenset({"password"})
 
@@ -67,7 +67,7 @@ class Login(Request[Tokens]):
 
 @auth.message
 class Refresh(Request[Tokens]):
-    """Renew a session's tokens. A refresh token serves once; using an old one again ends the session."""
+    """Renew the tokens of a session. A refresh token can be used once. Using it again later ends the session."""
 
     __secret__: ClassVar = frozenset({"refresh_token"})
 
@@ -76,17 +76,17 @@ class Refresh(Request[Tokens]):
 
 @auth.message
 class Logout(Request[None]):
-    """End the session that the access token belongs to."""
+    """End the session to which the access token belongs."""
 
 
 @auth.message
 class GetMe(Request[User]):
-    """Who am I?"""
+    """Return the authenticated user."""
 
 
 @auth.message
 class ChangePassword(Request[None]):
-    """Choose another password. Every session of the user ends."""
+    """Change the password. This ends all sessions of the user."""
 
     __secret__: ClassVar = frozenset({"old", "new"})
 
@@ -96,7 +96,7 @@ class ChangePassword(Request[None]):
 
 @auth.message
 class UpdateUser(Request[User]):
-    """Give a user another role, or disable or enable them. Their sessions end."""
+    """Change the role of a user, or disable or enable the user. This ends all sessions of the user."""
 
     id: str
     role: Role | None = None
@@ -105,7 +105,7 @@ class UpdateUser(Request[User]):
 
 @auth.message
 class UserRegistered(Event):
-    """There is a new user."""
+    """A user has registered."""
 
     user_id: str
     role: Role
@@ -113,14 +113,14 @@ class UserRegistered(Event):
 
 @auth.message
 class EmailTaken(ServiceError):
-    """Somebody has registered with this e-mail address."""
+    """This e-mail address is already registered."""
 
     code, status = "email-taken", 409
 
 
 @auth.message
 class WrongCredentials(ServiceError):
-    """E-mail address or password is wrong."""
+    """The e-mail address or the password is wrong."""
 
     code, status = "wrong-credentials", 401
 
@@ -141,7 +141,7 @@ class SessionEnded(ServiceError):
 
 @auth.message
 class TooManyAttempts(ServiceError):
-    """Too many failed logins: wait a little."""
+    """Too many failed logins: try again later."""
 
     code, status = "too-many-attempts", 429
     retryable = True

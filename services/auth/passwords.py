@@ -1,4 +1,4 @@
-"""Passwords: Argon2id in a small pool of threads, and the same time for a user who does not exist."""
+"""Password hashing with Argon2id in a small pool of threads. Verification takes the same time for unknown users."""
 
 from collections.abc import Callable
 from typing import Annotated, TypeVar
@@ -13,12 +13,12 @@ from runtime import Overloaded, Struct
 
 T = TypeVar("T")
 
-WAITING = 256
-"""How many may wait for a thread; with the default cost the last of them waits some seconds."""
+MAX_WAITING = 256
+"""Calls that may wait for a thread. With the default cost, the last of them waits some seconds."""
 
 
 class HashSettings(Struct):
-    """Argon2id's cost (RFC 9106, section 4, second recommended option by default)."""
+    """The cost of Argon2id. The default is the second recommended option of RFC 9106, section 4."""
 
     memory_kib: Annotated[int, Meta(ge=64)] = 64 * 1024
     iterations: Annotated[int, Meta(ge=1)] = 3
@@ -26,27 +26,41 @@ class HashSettings(Struct):
 
 
 class Passwords:
-    """Hashes and verifies, at most two at a time; a long queue is refused."""
+    """Hashes and verifies passwords, at most two at a time."""
 
     def __init__(self, settings: HashSettings) -> None:
         self._hasher = PasswordHasher(settings.iterations, settings.memory_kib, settings.lanes)
         self._threads = anyio.CapacityLimiter(2)
-        self._nobody: str | None = None
+        self._dummy_hash: str | None = None
 
     async def hash(self, password: str) -> str:
+        """Return the hash of a password.
+
+        Raises:
+            Overloaded: if too many calls wait for a thread.
+        """
         return await self._run(self._hasher.hash, password)
 
     async def matches(self, password_hash: str | None, password: str) -> bool:
-        """Whether the password fits. Without a hash (an unknown user) it takes as long and says no."""
-        if self._nobody is None:
-            self._nobody = await self.hash("nobody has this password")
+        """Return whether a password matches a hash.
+
+        Args:
+            password_hash: the hash of the user's password, or None if the user is unknown. The result is then False, but the call
+                takes as long as with a hash.
+            password: the password to verify.
+
+        Raises:
+            Overloaded: if too many calls wait for a thread.
+        """
+        if self._dummy_hash is None:
+            self._dummy_hash = await self.hash("nobody has this password")
         try:
-            await self._run(self._hasher.verify, password_hash or self._nobody, password)
+            await self._run(self._hasher.verify, password_hash or self._dummy_hash, password)
         except VerificationError:
             return False
         return password_hash is not None
 
     async def _run(self, function: Callable[..., T], *args: str) -> T:
-        if self._threads.statistics().tasks_waiting >= WAITING:
+        if self._threads.statistics().tasks_waiting >= MAX_WAITING:
             raise Overloaded("auth")
         return await to_thread.run_sync(function, *args, limiter=self._threads)

@@ -1,4 +1,4 @@
-"""The auth service: users, sessions, and the tokens that every other service verifies by itself."""
+"""The auth service: users, sessions, and tokens. Every other service verifies the tokens on its own."""
 
 from typing import Annotated, ClassVar
 
@@ -29,12 +29,12 @@ from services.auth.messages import (
     WrongPassword,
     auth,
 )
-from services.auth.passwords import WAITING, HashSettings, Passwords
+from services.auth.passwords import MAX_WAITING, HashSettings, Passwords
 from services.auth.store import Session, Store
 
 
 class SeedUser(Struct):
-    """A user who is there from the start, with this role and password."""
+    """A user that the settings create, with a role and a password."""
 
     __secret__: ClassVar = frozenset({"password"})
 
@@ -44,26 +44,26 @@ class SeedUser(Struct):
 
 
 class AuthSettings(Struct):
-    """How auth behaves. Durations are in seconds."""
+    """The settings of the auth service. Durations are in seconds."""
 
     access_seconds: Annotated[int, Meta(ge=1, le=900)] = 600
-    """How long an access token lives; at most 900."""
+    """The lifetime of an access token, at most 900."""
     session_seconds: Annotated[int, Meta(ge=1)] = 30 * 24 * 3600
-    """How long a session lasts without a new login."""
+    """The lifetime of a session, after which the user has to log in again."""
     rotate_seconds: Annotated[float, Meta(gt=0)] = 30 * 24 * 3600
-    """How long a signing key serves."""
+    """The age at which a signing key is replaced."""
     publish_lead_seconds: Annotated[float, Meta(ge=0)] = 60
-    """How long before its first use a new key is published."""
+    """The time between the publication of a signing key and its first use."""
     hashing: HashSettings = HashSettings()
     tokens: TokenSettings = TokenSettings()
     users: tuple[SeedUser, ...] = ()
 
 
 class Auth(Service):
-    """Logs users in. The only service that knows passwords and private keys."""
+    """Registers users and logs them in. No other service has passwords or private keys."""
 
     contract = auth
-    concurrency = 2 * WAITING  # who waits for a thread keeps nobody from asking for keys
+    concurrency = 2 * MAX_WAITING  # requests that wait for a hashing thread must not block requests for keys
 
     def __init__(self, settings: AuthSettings | None = None) -> None:
         self.settings = settings or AuthSettings()
@@ -74,26 +74,29 @@ class Auth(Service):
         self.store = Store(self.db, self.clock, self.random)
         self.keys = SigningKeys(self.db, self.clock, self.settings.publish_lead_seconds)
         await self.keys.load()
-        for seed in {seed.email.lower(): seed for seed in self.settings.users}.values():  # of two the later
-            await self._seed(seed)
+        for seed in {seed.email.lower(): seed for seed in self.settings.users}.values():  # the last entry for an address wins
+            await self._apply_seed(seed)
 
-    async def _seed(self, seed: SeedUser) -> None:
-        """Gives a user of the settings their password, once: when it is another there, but not when the user has changed it."""
-        given = await self.store.seeded(seed.email)
-        if given is not None and await self.passwords.matches(given, seed.password):
+    async def _apply_seed(self, seed: SeedUser) -> None:
+        """Create a user of the settings, or set the user's password if it differs from the one that the settings had last.
+
+        So a password that the user has changed survives a restart, and a new password in the settings takes effect once.
+        """
+        applied = await self.store.seed_hash(seed.email)
+        if applied is not None and await self.passwords.matches(applied, seed.password):
             return
         known = await self.store.user_by_email(seed.email)
-        has_it = known is not None and await self.passwords.matches(known[1], seed.password)
-        password_hash = known[1] if known is not None and has_it else await self.passwords.hash(seed.password)
+        already_set = known is not None and await self.passwords.matches(known[1], seed.password)
+        password_hash = known[1] if known is not None and already_set else await self.passwords.hash(seed.password)
         async with self.db.transaction() as tx:
             if known is None:
                 user = await self.store.add_user(tx, seed.email, password_hash, seed.email.partition("@")[0].title(), seed.role)
                 await tx.publish(UserRegistered(user.id, user.role))
-            elif not has_it:
+            elif not already_set:
                 if not await self.store.change_password(tx, known[0].id, known[1], password_hash):
-                    return  # the user has changed it in this moment
+                    return  # the user has just changed it
                 await self.store.revoke_user(tx, known[0].id)
-            await self.store.seed(tx, seed.email, password_hash)
+            await self.store.record_seed(tx, seed.email, password_hash)
 
     # Users
 
@@ -113,11 +116,11 @@ class Auth(Service):
 
     @handles(http="POST /users/me/password", status=204, allow=roles(*ROLES), raises=(WrongPassword, TooManyAttempts))
     async def change_password(self, message: ChangePassword, ctx: Context, tx: Transaction) -> None:
-        self.login_throttle.begin(ctx.user.subject)
+        self.login_throttle.record_attempt(ctx.user.subject)
         old_hash = await self.store.password_hash(ctx.user.subject)
         if old_hash is None or not await self.passwords.matches(old_hash, message.old):
             raise WrongPassword
-        self.login_throttle.right(ctx.user.subject)
+        self.login_throttle.reset(ctx.user.subject)
         if not await self.store.change_password(tx, ctx.user.subject, old_hash, await self.passwords.hash(message.new)):
             raise WrongPassword
         await self.store.revoke_user(tx, ctx.user.subject)
@@ -137,22 +140,23 @@ class Auth(Service):
     @handles(http="POST /sessions", status=201, allow=ANYONE, raises=(WrongCredentials, TooManyAttempts))
     async def login(self, message: Login, ctx: Context, tx: Transaction) -> Tokens:
         email = message.email.lower()
-        self.login_throttle.begin(email)
+        self.login_throttle.record_attempt(email)
         known = await self.store.user_by_email(email)
         matches = await self.passwords.matches(None if known is None else known[1], message.password)
         if known is None or not matches or known[0].disabled:
             raise WrongCredentials
         user, password_hash = known
-        begun = await self.store.begin_session(tx, user, password_hash, self.settings.session_seconds)
-        if begun is None:
+        session = await self.store.begin_session(tx, user, password_hash, self.settings.session_seconds)
+        if session is None:
             raise WrongCredentials
-        self.login_throttle.right(email)
-        sid, refresh_token = begun
+        self.login_throttle.reset(email)
+        sid, refresh_token = session
         return self._tokens(Session(sid, user), refresh_token)
 
     @handles(http="POST /sessions/refresh", status=201, allow=ANYONE, raises=(SessionEnded,))
     async def refresh(self, message: Refresh, ctx: Context) -> Tokens:
-        async with self.db.transaction() as tx:  # its own: a session that ends here ends although the answer is an error
+        # Not the handler's `tx`, which would roll back when the handler raises: a session that ends here must stay ended
+        async with self.db.transaction() as tx:
             renewed = await self.store.rotate(tx, message.refresh_token)
         if renewed is None:
             await ctx.publish(SessionsRevoked())
@@ -179,7 +183,7 @@ class Auth(Service):
         }
         return Tokens(self.keys.sign(claims), refresh_token, "Bearer", lifetime)
 
-    # What the runtime asks
+    # Requests of the runtime
 
     @handles(allow=ANYONE, idempotent=True)
     async def key_set(self, message: KeySet, ctx: Context) -> Keys:
@@ -190,6 +194,7 @@ class Auth(Service):
         return await self.store.revoked_since(message.version)
 
     @every(seconds=60)
-    async def keep_house(self, ctx: Context) -> None:
+    async def clean_up(self, ctx: Context) -> None:
+        """Rotate the signing keys when they are due, and delete expired sessions."""
         await self.keys.rotate_if_older(self.settings.rotate_seconds)
         await self.store.prune()

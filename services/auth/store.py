@@ -1,4 +1,4 @@
-"""Auth's tables: users, what the settings gave them, sessions, refresh tokens, revocations."""
+"""The tables of the auth service: users, seeded passwords, sessions, refresh tokens, and revocations."""
 
 import hashlib
 import hmac
@@ -9,18 +9,21 @@ from runtime.identity import MAX_LIFETIME, RevokedSession, RevokedSessions
 from services.auth.messages import EmailTaken, Role, User
 
 _GRACE = 10.0
-"""Seconds in which a refresh token that comes twice gets the same successor: two tabs, or a reply that was lost."""
+"""Seconds after its first use in which a refresh token may be used again, with the same successor as the result.
+
+Two tabs may share the token, or a reply may be lost.
+"""
 
 
 class Session(Struct):
-    """A login that lasts until it is revoked or expires."""
+    """A session, which a login starts and which lasts until it is revoked or expires."""
 
     sid: str
     user: User
 
 
 class Store:
-    """Reads through `db`; everything that changes takes the transaction that it belongs to."""
+    """Reads and writes the tables. Methods that write take the transaction of the caller, except `prune`."""
 
     def __init__(self, db: Database, clock: Clock, random: Random) -> None:
         self._db = db
@@ -30,6 +33,11 @@ class Store:
     # Users
 
     async def add_user(self, tx: Transaction, email: str, password_hash: str, name: str, role: Role) -> User:
+        """Add a user and return it.
+
+        Raises:
+            EmailTaken: if the e-mail address is already registered.
+        """
         user = User(str(self._random.uuid7()), email.lower(), name, role, False, self._clock.now())
         try:
             await tx.execute(
@@ -45,7 +53,7 @@ class Store:
         return None if row is None else _user(row)
 
     async def user_by_email(self, email: str) -> tuple[User, str] | None:
-        """The user and the password's hash."""
+        """Return a user and the hash of the password, or None if the user is unknown."""
         row = await self._db.fetch_one("SELECT * FROM users WHERE email = $1", email.lower())
         return None if row is None else (_user(row), row["password_hash"])
 
@@ -54,20 +62,20 @@ class Store:
         return None if row is None else row["password_hash"]
 
     async def change_password(self, tx: Transaction, user_id: str, old_hash: str, new_hash: str) -> bool:
-        """Sets another password, if the old one is still what it was when it was looked at."""
+        """Set a new password, unless the old one has changed since it was verified. Return whether it was set."""
         return bool(
             await tx.execute(
                 "UPDATE users SET password_hash = $3 WHERE id = $1 AND password_hash = $2", user_id, old_hash, new_hash
             )
         )
 
-    async def seeded(self, email: str) -> str | None:
-        """The hash of the password that the settings gave a user last."""
+    async def seed_hash(self, email: str) -> str | None:
+        """Return the hash of the password that the settings last gave a user, or None."""
         row = await self._db.fetch_one("SELECT password_hash FROM seeds WHERE email = $1", email.lower())
         return None if row is None else row["password_hash"]
 
-    async def seed(self, tx: Transaction, email: str, password_hash: str) -> None:
-        """Remembers that the settings gave a user this password."""
+    async def record_seed(self, tx: Transaction, email: str, password_hash: str) -> None:
+        """Record the hash of the password that the settings gave a user."""
         await tx.execute(
             "INSERT INTO seeds (email, password_hash) VALUES ($1, $2) "
             "ON CONFLICT (email) DO UPDATE SET password_hash = excluded.password_hash",
@@ -87,23 +95,27 @@ class Store:
     # Sessions and refresh tokens
 
     async def begin_session(self, tx: Transaction, user: User, password_hash: str, lifetime: float) -> tuple[str, str] | None:
-        """A new session: its id and its first refresh token. None if the user is no longer as they were when looked at."""
+        """Start a session and return its id and its first refresh token.
+
+        Return None if the user's password or role has changed since it was read, or the user has been disabled.
+        """
         sid, token = str(self._random.uuid7()), self._random.token()
         expires = int(self._clock.timestamp() + lifetime)
-        begun = await tx.execute(
+        inserted = await tx.execute(
             "INSERT INTO sessions (sid, user_id, secret, expires, revoked) SELECT $1, id, $2, $3, $4 FROM users "
             "WHERE id = $5 AND password_hash = $6 AND role = $7 AND NOT disabled",
             sid, self._random.token(), expires, False, user.id, password_hash, user.role,
         )  # fmt: skip
-        if not begun:
+        if not inserted:
             return None
         await tx.execute("INSERT INTO refresh_tokens (hash, sid) VALUES ($1, $2)", _hash(token), sid)
         return sid, token
 
     async def rotate(self, tx: Transaction, token: str) -> tuple[Session, str] | None:
-        """The session of a refresh token, and the token's successor; None if it does not serve any more.
+        """Return the session of a refresh token and the successor of the token, or None if the token is no longer valid.
 
-        An old token that comes again after the grace period was stolen, by one of the two who had it: the session ends.
+        If a used token is presented again after the grace period, two parties have it and one of them stole it, so the
+        session ends.
         """
         now = self._clock.timestamp()
         row = await tx.fetch_one(
@@ -118,8 +130,8 @@ class Store:
             await tx.execute("UPDATE refresh_tokens SET used_at = $2 WHERE hash = $1", _hash(token), now)
             await tx.execute("INSERT INTO refresh_tokens (hash, sid) VALUES ($1, $2)", _hash(successor), row["sid"])
         else:
-            next_one = await tx.fetch_one("SELECT used_at FROM refresh_tokens WHERE hash = $1", _hash(successor))
-            if now - row["used_at"] > _GRACE or next_one is None or next_one["used_at"] is not None:
+            next_row = await tx.fetch_one("SELECT used_at FROM refresh_tokens WHERE hash = $1", _hash(successor))
+            if now - row["used_at"] > _GRACE or next_row is None or next_row["used_at"] is not None:
                 await self.revoke_session(tx, row["sid"])
                 return None
         return Session(row["sid"], _user(row)), successor
@@ -127,7 +139,7 @@ class Store:
     # Revocations
 
     async def revoke_session(self, tx: Transaction, sid: str) -> None:
-        """Ends a session. Its access tokens are refused from now on, its refresh tokens do not serve any more."""
+        """End a session. Its access tokens and refresh tokens are refused from then on."""
         if not await tx.execute("UPDATE sessions SET revoked = $2 WHERE sid = $1 AND NOT revoked", sid, True):
             return
         until = int(self._clock.timestamp()) + MAX_LIFETIME
@@ -138,11 +150,12 @@ class Store:
         )
 
     async def revoke_user(self, tx: Transaction, user_id: str) -> None:
-        """Ends all sessions of a user."""
+        """End all sessions of a user."""
         for row in await tx.fetch("SELECT sid FROM sessions WHERE user_id = $1 AND NOT revoked", user_id):
             await self.revoke_session(tx, row["sid"])
 
     async def revoked_since(self, version: int) -> RevokedSessions:
+        """Return the sessions that were revoked after a version and that still have unexpired access tokens."""
         rows = await self._db.fetch("SELECT version, sid, until FROM revocations WHERE version > $1 ORDER BY version", version)
         now = self._clock.timestamp()
         sessions = tuple(
@@ -151,7 +164,7 @@ class Store:
         return RevokedSessions(rows[-1]["version"] if rows else version, sessions)
 
     async def prune(self) -> None:
-        """Deletes sessions that have expired; the latest revocation stays, for its version."""
+        """Delete expired sessions and revocations. The latest revocation stays, because it holds the current version."""
         now = int(self._clock.timestamp())
         async with self._db.transaction() as tx:
             await tx.execute("DELETE FROM revocations WHERE until < $1 AND version < (SELECT MAX(version) FROM revocations)", now)

@@ -1,4 +1,4 @@
-"""The simulated scooters publish nothing of their own: they speak the fleet's messages."""
+"""The contract of the devices service. It has no messages: the simulated scooters use those of the fleet."""
 
 from runtime import Contract
 

@@ -1,4 +1,4 @@
-"""What the fleet publishes: scooters, reservations, and what passes between the fleet and the scooters themselves."""
+"""The contract of the fleet service: scooters, reservations, and the signals between the fleet and the scooters."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -9,13 +9,16 @@ from runtime import Contract, Event, Request, ServiceError, Signal, Struct
 
 fleet = Contract("fleet")
 
+METRES_PER_DEGREE = 111_195.0
+"""Metres per degree of latitude, on a sphere with a radius of 6,371 km."""
+
 Latitude = Annotated[float, Meta(ge=-90, le=90)]
 Longitude = Annotated[float, Meta(ge=-180, le=180)]
 Percent = Annotated[float, Meta(ge=0, le=100)]
 
 
 class Scooter(Struct):
-    """A scooter as the fleet knows it. `battery` is in percent; `seen_at` is when it last reported."""
+    """A scooter as the fleet knows it. `battery` is in percent, and `seen_at` is the time of its last report."""
 
     id: str
     state: Literal["free", "reserved", "riding", "lost"]
@@ -26,13 +29,13 @@ class Scooter(Struct):
 
 
 class Scooters(Struct):
-    """Scooters, the nearest first."""
+    """A list of scooters, the nearest first."""
 
     items: tuple[Scooter, ...]
 
 
 class Reservation(Struct):
-    """A scooter that is held for a ride. After `until`, one that no ride has confirmed is free again."""
+    """A scooter that is reserved for a ride. If no ride confirms the reservation by `until`, the scooter becomes free again."""
 
     id: str
     until: datetime
@@ -40,7 +43,7 @@ class Reservation(Struct):
 
 @fleet.message
 class FindScooters(Request[Scooters]):
-    """Which free scooters are near a point?"""
+    """Find the free scooters near a point."""
 
     lat: Latitude
     lon: Longitude
@@ -50,14 +53,14 @@ class FindScooters(Request[Scooters]):
 
 @fleet.message
 class GetScooter(Request[Scooter]):
-    """Where is this scooter, and how is it?"""
+    """Return a scooter with its position and state."""
 
     id: str
 
 
 @fleet.message
 class AddScooter(Request[Scooter]):
-    """Put a scooter on the street."""
+    """Add a scooter to the fleet."""
 
     lat: Latitude
     lon: Longitude
@@ -66,21 +69,21 @@ class AddScooter(Request[Scooter]):
 
 @fleet.message
 class Reserve(Request[Reservation]):
-    """Hold a scooter for a rider."""
+    """Reserve a scooter for a rider."""
 
     scooter_id: str
 
 
 @fleet.message
 class Free(Request[None]):
-    """Give a reservation back. One that is gone, or that a ride has confirmed, is no error and stays as it is."""
+    """Cancel a reservation. If it no longer exists or a ride has confirmed it, nothing changes and no error is raised."""
 
     reservation_id: str
 
 
 @fleet.message
 class ScooterLost(Event):
-    """A scooter has been silent for too long. `ride_id` is the ride that was under way on it."""
+    """A scooter has not reported for too long. `ride_id` is the ride that was in progress on it, if any."""
 
     scooter_id: str
     ride_id: str | None = None
@@ -88,7 +91,7 @@ class ScooterLost(Event):
 
 @fleet.message
 class ReservationLapsed(Event):
-    """A ride began with a reservation that no longer stood: it cannot have the scooter."""
+    """A ride began with a reservation that was no longer valid, so it does not get the scooter."""
 
     reservation_id: str
     ride_id: str
@@ -96,7 +99,7 @@ class ReservationLapsed(Event):
 
 @fleet.message(key="scooter_id")
 class Telemetry(Signal):
-    """What a scooter says of itself."""
+    """A report of a scooter on its position and state."""
 
     scooter_id: str
     lat: Latitude
@@ -107,21 +110,21 @@ class Telemetry(Signal):
 
 @fleet.message(key="scooter_id")
 class Unlock(Signal):
-    """To a scooter: let the rider go."""
+    """A command for a scooter to unlock."""
 
     scooter_id: str
 
 
 @fleet.message(key="scooter_id")
 class Lock(Signal):
-    """To a scooter: the ride is over."""
+    """A command for a scooter to lock, because its ride is over."""
 
     scooter_id: str
 
 
 @fleet.message
 class StillHearing(Signal):
-    """The fleet to itself: while this comes back, scooters can be heard too."""
+    """A signal of the fleet to itself. As long as it arrives, signals of scooters can arrive too."""
 
 
 @fleet.message
@@ -133,7 +136,7 @@ class UnknownScooter(ServiceError):
 
 @fleet.message
 class ScooterTaken(ServiceError):
-    """Somebody else has this scooter."""
+    """Another rider has this scooter."""
 
     code, status = "scooter-taken", 409
     scooter_id: str
@@ -141,7 +144,7 @@ class ScooterTaken(ServiceError):
 
 @fleet.message
 class ScooterUnreachable(ServiceError):
-    """The scooter is lost: it has not been heard of for a while."""
+    """The scooter is lost: it has not reported for a while."""
 
     code, status = "scooter-lost", 409
     scooter_id: str

@@ -1,4 +1,4 @@
-"""The fleet service: where the scooters are, and who has which of them."""
+"""The fleet service: the position and state of every scooter, and its reservations."""
 
 from datetime import timedelta
 from typing import Annotated
@@ -29,23 +29,24 @@ from services.fleet.messages import (
 from services.fleet.store import Store
 from services.rides.messages import RideAborted, RideEnded, RideStarted, rides
 
-_PAUSE = timedelta(seconds=10)
-"""A process that has not looked for so long was asleep; one that has not heard itself for so long was deaf."""
-_EVERY = timedelta(seconds=3)
-"""How often it says something to hear it."""
+_MAX_GAP = timedelta(seconds=10)
+"""If the process has not run its check for longer than this, it was paused. If it has not received its own signal for longer
+than this, it was cut off."""
+_SIGNAL_INTERVAL = timedelta(seconds=3)
+"""The interval at which the fleet sends a signal to itself."""
 
 
 class FleetSettings(Struct):
-    """How the fleet behaves. Durations are in seconds."""
+    """The settings of the fleet service. Durations are in seconds."""
 
     reservation_seconds: Annotated[float, Meta(gt=0)] = 60
-    """How long a reservation stands that no ride confirms."""
+    """The time after which a reservation expires if no ride confirms it."""
     silent_seconds: Annotated[float, Meta(gt=0)] = 60
-    """How long a scooter may be silent before it is lost."""
+    """The time without a report after which a scooter is lost."""
 
 
 class Fleet(Service):
-    """Knows every scooter. Reservations come by request; the rides that confirm and end them, by event."""
+    """Manages the scooters. Requests create reservations, and the events of rides confirm and end them."""
 
     contract = fleet
 
@@ -54,13 +55,13 @@ class Fleet(Service):
 
     async def on_start(self, ctx: Context) -> None:
         self.store = Store(self.db, self.clock, self.random)
-        self.listening_since = self.looked_at = self.heard_at = self.said_at = self.clock.now()
+        self.listening_since = self.looked_at = self.heard_at = self.sent_at = self.clock.now()
 
     # For riders and operators
 
     @handles(http="GET /scooters", allow=roles(*ROLES))
     async def find(self, message: FindScooters, ctx: Context) -> Scooters:
-        return Scooters(await self.store.near(message))
+        return Scooters(await self.store.nearest(message))
 
     @handles(http="GET /scooters/{id}", allow=roles(*ROLES), raises=(UnknownScooter,))
     async def get(self, message: GetScooter, ctx: Context) -> Scooter:
@@ -73,7 +74,7 @@ class Fleet(Service):
     async def add(self, message: AddScooter, ctx: Context, tx: Transaction) -> Scooter:
         return await self.store.add(tx, message)
 
-    # For rides: taken by request, confirmed and ended by event
+    # For rides: requests reserve, events confirm and end
 
     @handles(allow=services("rides"), once=True, raises=(UnknownScooter, ScooterTaken, ScooterUnreachable))
     async def reserve(self, message: Reserve, ctx: Context, tx: Transaction) -> Reservation:
@@ -102,23 +103,26 @@ class Fleet(Service):
 
     @every(seconds=1)
     async def expire_reservations(self, ctx: Context) -> None:
-        """Frees what was reserved and never ridden. Only now: before, the ride that confirms it may be on its way."""
-        overdue = await self.store.overdue(self.settings.reservation_seconds)
-        if overdue and await ctx.caught_up(rides):
+        """Free the scooters whose reservation has expired.
+
+        It waits until this service has caught up with rides, because the event that confirms a reservation may not have been applied.
+        """
+        expired = await self.store.expired_reservations(self.settings.reservation_seconds)
+        if expired and await ctx.caught_up(rides):
             async with self.db.transaction() as tx:
-                for reservation_id in overdue:
+                for reservation_id in expired:
                     await self.store.unreserve(tx, reservation_id)
 
     # For the scooters
 
     @subscribes(allow=services("devices"))
     async def on_telemetry(self, signal: Telemetry, ctx: Context, tx: Transaction) -> None:
-        ridden = await self.store.note(tx, signal)
-        if ridden is None:
-            self.log.debug("telemetry of the unknown scooter %s", signal.scooter_id)
-        elif ridden and signal.locked:
-            await ctx.publish(Unlock(signal.scooter_id))  # a signal may be lost: what it has not obeyed is said again
-        elif not ridden and not signal.locked:
+        riding = await self.store.record_telemetry(tx, signal)
+        if riding is None:
+            self.log.debug("ignored telemetry of the unknown scooter %s", signal.scooter_id)
+        elif riding and signal.locked:
+            await ctx.publish(Unlock(signal.scooter_id))  # a signal may be lost, so it is repeated until the scooter obeys
+        elif not riding and not signal.locked:
             await ctx.publish(Lock(signal.scooter_id))
 
     @subscribes(broadcast=True)
@@ -126,26 +130,27 @@ class Fleet(Service):
         self.heard_at = self.clock.now()
 
     @every(seconds=1)
-    async def lose_the_silent(self, ctx: Context) -> None:
-        """Gives up scooters that have been silent, but for no longer than this service has listened.
+    async def mark_silent_scooters_lost(self, ctx: Context) -> None:
+        """Mark the scooters as lost that have not reported for `silent_seconds`.
 
-        A process that pauses hears nothing, nor does one whose link to the broker is down.
+        Only time in which this service could receive reports counts. A process that is paused receives none, and neither does one
+        whose connection to the broker is down.
         """
         now = self.clock.now()
-        if now - min(self.looked_at, self.heard_at) > _PAUSE:
+        if now - min(self.looked_at, self.heard_at) > _MAX_GAP:
             self.listening_since = now
         self.looked_at = now
-        if now - self.said_at >= _EVERY:
-            self.said_at = now
+        if now - self.sent_at >= _SIGNAL_INTERVAL:
+            self.sent_at = now
             await ctx.publish(StillHearing())
         silent_since = now - timedelta(seconds=self.settings.silent_seconds)
         if silent_since < self.listening_since:
             return
-        silent = await self.store.silent(silent_since)
+        silent = await self.store.silent_since(silent_since)
         if silent:
             async with self.db.transaction() as tx:
                 for scooter_id in silent:
-                    lost = await self.store.give_up(tx, scooter_id, silent_since)
+                    lost = await self.store.mark_lost(tx, scooter_id, silent_since)
                     if lost is not None:
                         self.log.info("scooter %s is lost", scooter_id)
                         await tx.publish(lost)

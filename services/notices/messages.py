@@ -1,4 +1,4 @@
-"""What notices publishes: what a user should hear of, and the nudge that there is something new."""
+"""The contract of the notices service: notices for users, and the signal that there is a new one."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -13,7 +13,7 @@ Kind = Literal["ride-started", "ride-ended", "ride-aborted", "balance-low"]
 
 
 class Notice(Struct):
-    """Something that a user should hear of. `number` counts the user's notices from 1, without gaps."""
+    """A notice for a user. `number` counts the user's notices from 1, without gaps."""
 
     id: str
     number: int
@@ -25,14 +25,14 @@ class Notice(Struct):
 
 
 class NoticePage(Struct):
-    """A page of notices, the newest first. `next` is the cursor of the page that follows."""
+    """A page of notices, the newest first. `next` is the cursor of the next page."""
 
     items: tuple[Notice, ...]
     next: str | None
 
 
 class Following(Struct):
-    """What came after a number, the oldest first, and the number of the newest notice there is."""
+    """The notices after a given number, the oldest first. `last` is the number of the user's newest notice."""
 
     items: tuple[Notice, ...]
     last: int
@@ -40,7 +40,7 @@ class Following(Struct):
 
 @notices.message
 class ListNotices(Request[NoticePage]):
-    """What have I been told?"""
+    """List the user's notices."""
 
     cursor: int | None = None
     limit: Annotated[int, Meta(ge=1, le=100)] = 50
@@ -48,7 +48,7 @@ class ListNotices(Request[NoticePage]):
 
 @notices.message
 class NoticesAfter(Request[Following]):
-    """What came after the notice of that number? Without one nothing is listed: `last` says where to begin."""
+    """List the notices after a number. Without a number, no notices are listed, and `last` is the number to start from."""
 
     after: int | None = None
     limit: Annotated[int, Meta(ge=1, le=100)] = 100
@@ -56,6 +56,6 @@ class NoticesAfter(Request[Following]):
 
 @notices.message(key="user_id", live=NoticesAfter)
 class Noticed(Signal):
-    """There is a new notice for a user."""
+    """A user has a new notice."""
 
     user_id: str

@@ -1,4 +1,4 @@
-"""The notices service: it turns what happens to a rider into words, keeps them, and says at once that there are new ones."""
+"""The notices service: it turns the events of rides and the wallet into notices for users, and signals each new one."""
 
 from runtime import Context, Service, Transaction, handles, roles, subscribes
 from services.auth.messages import ROLES
@@ -9,7 +9,7 @@ from services.wallet.messages import BalanceLow
 
 
 class Notices(Service):
-    """Listens to the others and is asked by users: it asks nobody itself."""
+    """Stores and lists notices. It subscribes to the events of other services and calls none of them."""
 
     contract = notices
 
@@ -20,18 +20,18 @@ class Notices(Service):
     async def list_notices(self, message: ListNotices, ctx: Context) -> NoticePage:
         return await self.store.page(ctx.user.subject, message.cursor, message.limit)
 
-    @handles(allow=roles(*ROLES), idempotent=True)  # no route: the gateway asks it for /live, with the user's token
-    async def following(self, message: NoticesAfter, ctx: Context) -> Following:
-        return await self.store.following(ctx.user.subject, message.after, message.limit)
+    @handles(allow=roles(*ROLES), idempotent=True)  # no route: the gateway calls it for /live with the user's token
+    async def notices_after(self, message: NoticesAfter, ctx: Context) -> Following:
+        return await self.store.notices_after(ctx.user.subject, message.after, message.limit)
 
     @subscribes
     async def on_ride_started(self, event: RideStarted, ctx: Context, tx: Transaction) -> None:
-        await self._tell(ctx, tx, event.user_id, "ride-started", "Your ride has begun.", ride_id=event.ride_id)
+        await self._notify(ctx, tx, event.user_id, "ride-started", "Your ride has begun.", ride_id=event.ride_id)
 
     @subscribes
     async def on_ride_ended(self, event: RideEnded, ctx: Context, tx: Transaction) -> None:
         text = f"Your ride has ended. It costs {_money(event.cents)}."
-        await self._tell(ctx, tx, event.user_id, "ride-ended", text, ride_id=event.ride_id, cents=event.cents)
+        await self._notify(ctx, tx, event.user_id, "ride-ended", text, ride_id=event.ride_id, cents=event.cents)
 
     @subscribes
     async def on_ride_aborted(self, event: RideAborted, ctx: Context, tx: Transaction) -> None:
@@ -41,14 +41,14 @@ class Notices(Service):
             case "reservation-lapsed":
                 why = "the scooter was no longer free"
         text = f"Your ride was broken off: {why}. It costs nothing."
-        await self._tell(ctx, tx, event.user_id, "ride-aborted", text, ride_id=event.ride_id, cents=0)
+        await self._notify(ctx, tx, event.user_id, "ride-aborted", text, ride_id=event.ride_id, cents=0)
 
     @subscribes
     async def on_balance_low(self, event: BalanceLow, ctx: Context, tx: Transaction) -> None:
         text = f"Your balance is {_money(event.balance_cents)}: top up before your next ride."
-        await self._tell(ctx, tx, event.user_id, "balance-low", text, cents=event.balance_cents)
+        await self._notify(ctx, tx, event.user_id, "balance-low", text, cents=event.balance_cents)
 
-    async def _tell(
+    async def _notify(
         self,
         ctx: Context,
         tx: Transaction,
@@ -60,7 +60,7 @@ class Notices(Service):
         cents: int | None = None,
     ) -> None:
         await self.store.add(tx, user_id, kind, text, ride_id=ride_id, cents=cents)
-        await ctx.publish(Noticed(user_id))  # goes out after the commit
+        await ctx.publish(Noticed(user_id))  # sent after the commit
 
 
 def _money(cents: int) -> str:

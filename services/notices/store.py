@@ -1,15 +1,15 @@
-"""The notices of each user, numbered in the order in which they were committed."""
+"""The notices of each user, numbered in commit order."""
 
 from datetime import datetime
 
 from runtime import Clock, Database, Random, Row, Transaction
 from services.notices.messages import Following, Kind, Notice, NoticePage
 
-_LAST = 2**62
+_MAX_NUMBER = 2**62
 
 
 class Store:
-    """Reads through `db`; everything that changes takes the transaction that it belongs to."""
+    """Reads and writes the notices. Methods that write take the transaction of the caller."""
 
     def __init__(self, db: Database, clock: Clock, random: Random) -> None:
         self._db = db
@@ -19,6 +19,7 @@ class Store:
     async def add(
         self, tx: Transaction, user_id: str, kind: Kind, text: str, *, ride_id: str | None = None, cents: int | None = None
     ) -> None:
+        """Add a notice with the user's next number."""
         row = await tx.fetch_one(
             "INSERT INTO numbers (user_id, last) VALUES ($1, 1) ON CONFLICT (user_id) DO UPDATE SET last = numbers.last + 1 RETURNING last",
             user_id,
@@ -30,18 +31,18 @@ class Store:
         )  # fmt: skip
 
     async def page(self, user_id: str, cursor: int | None, limit: int) -> NoticePage:
-        """A page of a user's notices, the newest first."""
+        """Return a page of a user's notices, the newest first."""
         rows = await self._db.fetch(
             "SELECT * FROM notices WHERE user_id = $1 AND number < $2 ORDER BY number DESC LIMIT $3",
             user_id,
-            _LAST if cursor is None else cursor,
+            _MAX_NUMBER if cursor is None else cursor,
             limit + 1,
         )
         more = str(rows[limit - 1]["number"]) if len(rows) > limit else None
         return NoticePage(tuple(_notice(row) for row in rows[:limit]), more)
 
-    async def following(self, user_id: str, after: int | None, limit: int) -> Following:
-        """What came after a number, the oldest first."""
+    async def notices_after(self, user_id: str, after: int | None, limit: int) -> Following:
+        """Return up to `limit` notices after a number, the oldest first. Without a number, return none of them."""
         row = await self._db.fetch_one("SELECT last FROM numbers WHERE user_id = $1", user_id)
         last: int = 0 if row is None else row["last"]
         if after is None or after >= last:

@@ -1,4 +1,4 @@
-"""What rides publishes: rides, their beginning and their end. Money is integer cents."""
+"""The contract of the rides service: rides and the events of their start and end. Amounts of money are integers, in cents."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -14,7 +14,7 @@ Reason = Literal["scooter-lost", "reservation-lapsed"]
 
 
 class Ride(Struct):
-    """A ride. `cents` is its price, once it has ended; an aborted one is free of charge."""
+    """A ride. `cents` is its price once it has ended. An aborted ride is free of charge."""
 
     id: str
     user_id: str
@@ -26,7 +26,7 @@ class Ride(Struct):
 
 
 class RidePage(Struct):
-    """A page of rides, the newest first. `next` is the cursor of the page that follows."""
+    """A page of rides, the newest first. `next` is the cursor of the next page."""
 
     items: tuple[Ride, ...]
     next: str | None
@@ -34,28 +34,28 @@ class RidePage(Struct):
 
 @rides.message
 class StartRide(Request[Ride]):
-    """Take a scooter. 500 cents are held until the ride has ended."""
+    """Take a scooter and start a ride. 500 cents are held until the ride has ended."""
 
     scooter_id: str
 
 
 @rides.message
 class EndRide(Request[Ride]):
-    """Leave the scooter, and pay: 100 cents, and 20 for each minute begun. A ride that is over stays as it is."""
+    """End a ride and pay for it: 100 cents, plus 20 cents for each minute begun. A ride that is already over stays unchanged."""
 
     id: str
 
 
 @rides.message
 class GetRide(Request[Ride]):
-    """How is this ride?"""
+    """Return a ride."""
 
     id: str
 
 
 @rides.message
 class ListRides(Request[RidePage]):
-    """My rides; an operator sees everybody's."""
+    """List the user's rides. For an operator, list the rides of all users."""
 
     cursor: UUID | None = None
     limit: Annotated[int, Meta(ge=1, le=100)] = 50
@@ -63,7 +63,7 @@ class ListRides(Request[RidePage]):
 
 @rides.message
 class RideStarted(Event):
-    """A ride has begun. It confirms the reservation and the hold that it was begun with."""
+    """A ride has started. This confirms its reservation and its hold."""
 
     ride_id: str
     user_id: str
@@ -74,7 +74,7 @@ class RideStarted(Event):
 
 @rides.message
 class RideEnded(Event):
-    """A ride has ended, and costs so much."""
+    """A ride has ended, and its price is known."""
 
     ride_id: str
     user_id: str
@@ -84,7 +84,7 @@ class RideEnded(Event):
 
 @rides.message
 class RideAborted(Event):
-    """A ride was broken off by us, and costs nothing."""
+    """The system has aborted a ride, which costs nothing."""
 
     ride_id: str
     user_id: str
@@ -94,14 +94,14 @@ class RideAborted(Event):
 
 @rides.message
 class UnknownRide(ServiceError):
-    """There is no such ride among yours."""
+    """You have no such ride."""
 
     code, status = "unknown-ride", 404
 
 
 @rides.message
 class AlreadyRiding(ServiceError):
-    """You have a ride under way: end it first."""
+    """You have an active ride: end it first."""
 
     code, status = "already-riding", 409
     ride_id: str

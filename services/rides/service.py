@@ -1,7 +1,7 @@
-"""The rides service: a rider, a scooter and money come together, and part again.
+"""The rides service: it starts and ends the rides of users on scooters.
 
-Starting a ride is a saga: the money is held, the scooter reserved, and only then does the ride begin. Whatever fails on
-the way, what was taken before is given back (`ctx.undo`), or, where nobody can be reached, expires by itself.
+Starting a ride is a saga: it holds the money, then reserves the scooter, and only then begins the ride. If a step fails,
+`ctx.undo` releases what the earlier steps took. If a service cannot be reached for that, the hold or reservation expires.
 """
 
 import math
@@ -43,7 +43,7 @@ CENTS_PER_MINUTE = 20
 
 
 class Rides(Service):
-    """Begins rides and ends them. What follows from that, fleet, wallet and notices hear from its events."""
+    """Starts and ends rides. Its events tell fleet, wallet, and notices what to do in consequence."""
 
     contract = rides
     calls = (fleet, wallet)
@@ -57,20 +57,20 @@ class Rides(Service):
     )  # fmt: skip
     async def start(self, message: StartRide, ctx: Context, tx: Transaction) -> Ride:
         rider = ctx.user.subject
-        await self._refuse_a_second(rider)
+        await self._require_no_active_ride(rider)
         hold = await ctx.request(Hold(HOLD_CENTS))
-        ctx.undo(ReleaseHold(hold.id))  # asked for if this handler does not commit
-        spot = await ctx.request(Reserve(message.scooter_id))
-        ctx.undo(Free(spot.id))
+        ctx.undo(ReleaseHold(hold.id))  # sent if this handler does not commit
+        reservation = await ctx.request(Reserve(message.scooter_id))
+        ctx.undo(Free(reservation.id))
         ride = await self.store.begin(tx, rider, message.scooter_id)
-        if ride is None:  # the rider, or the scooter, has one that began meanwhile
-            await self._refuse_a_second(rider, tx)
+        if ride is None:  # another ride of the rider or the scooter has begun meanwhile
+            await self._require_no_active_ride(rider, tx)
             raise ScooterTaken(message.scooter_id)
-        await tx.publish(RideStarted(ride.id, rider, message.scooter_id, spot.id, hold.id))
-        return ride  # row, event and reply commit together
+        await tx.publish(RideStarted(ride.id, rider, message.scooter_id, reservation.id, hold.id))
+        return ride  # row, event, and reply commit together
 
-    async def _refuse_a_second(self, rider: str, tx: Transaction | None = None) -> None:
-        active = await self.store.active(rider, tx)
+    async def _require_no_active_ride(self, rider: str, tx: Transaction | None = None) -> None:
+        active = await self.store.active_ride(rider, tx)
         if active is not None:
             raise AlreadyRiding(active)
 
@@ -81,11 +81,11 @@ class Rides(Service):
             raise UnknownRide
         if ride.state != "active":
             return ride
-        over = await self.store.end(tx, ride.id, price(self.clock.now() - ride.started_at))
-        if over is None or over.cents is None:  # another replica was quicker
+        ended = await self.store.end(tx, ride.id, price(self.clock.now() - ride.started_at))
+        if ended is None or ended.cents is None:  # another replica has ended it meanwhile
             return await self.store.get(message.id, tx) or ride
-        await tx.publish(RideEnded(over.id, over.user_id, over.scooter_id, over.cents))
-        return over
+        await tx.publish(RideEnded(ended.id, ended.user_id, ended.scooter_id, ended.cents))
+        return ended
 
     @handles(http="GET /rides/{id}", allow=roles(*ROLES), raises=(UnknownRide,))
     async def get(self, message: GetRide, ctx: Context) -> Ride:
@@ -96,8 +96,8 @@ class Rides(Service):
 
     @handles(http="GET /rides", allow=roles(*ROLES))
     async def list_rides(self, message: ListRides, ctx: Context) -> RidePage:
-        whose = None if ctx.user.role == "operator" else ctx.user.subject
-        return await self.store.page(whose, message.cursor, message.limit)
+        user_id = None if ctx.user.role == "operator" else ctx.user.subject
+        return await self.store.page(user_id, message.cursor, message.limit)
 
     @subscribes
     async def on_scooter_lost(self, event: ScooterLost, ctx: Context, tx: Transaction) -> None:
@@ -115,5 +115,5 @@ class Rides(Service):
 
 
 def price(duration: timedelta) -> int:
-    """What a ride of that length costs, in cents: the first minute has begun when the ride does."""
+    """Return the price of a ride of this duration, in cents. The first minute counts from the start, even for a duration of zero."""
     return BASE_CENTS + CENTS_PER_MINUTE * max(1, math.ceil(duration / timedelta(minutes=1)))

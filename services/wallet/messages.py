@@ -1,4 +1,4 @@
-"""What the wallet publishes: balances, the ledger's entries, and holds. Money is integer cents."""
+"""The contract of the wallet service: balances, ledger entries, and holds. Amounts of money are integers, in cents."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -16,14 +16,14 @@ Limit = Annotated[int, Meta(ge=1, le=100)]
 
 
 class Balance(Struct):
-    """What a user has, and how much of it is held for rides under way."""
+    """The balance of a user, and how much of it is held for rides."""
 
     balance_cents: int
     held_cents: int
 
 
 class Entry(Struct):
-    """One line of the ledger. The entries of a user sum to the balance; `cents` is negative for a charge."""
+    """One entry of the ledger. The entries of a user add up to the balance. `cents` is negative for a charge."""
 
     id: UUID
     kind: Kind
@@ -33,14 +33,14 @@ class Entry(Struct):
 
 
 class Entries(Struct):
-    """A page of entries, the newest first. `next` is the cursor of the page that follows."""
+    """A page of entries, the newest first. `next` is the cursor of the next page."""
 
     items: tuple[Entry, ...]
     next: str | None
 
 
 class HoldPlaced(Struct):
-    """Money that is set aside. After `until`, a hold that no ride has confirmed is released."""
+    """A hold on money. If no ride confirms it by `until`, it is released."""
 
     id: str
     until: datetime
@@ -53,14 +53,14 @@ class GetWallet(Request[Balance]):
 
 @wallet.message
 class TopUp(Request[Entry]):
-    """Put money into the wallet."""
+    """Add money to the wallet."""
 
     amount_cents: Cents
 
 
 @wallet.message
 class ListEntries(Request[Entries]):
-    """What came and went?"""
+    """List the entries of the user's ledger."""
 
     cursor: UUID | None = None
     limit: Limit = 50
@@ -68,21 +68,21 @@ class ListEntries(Request[Entries]):
 
 @wallet.message
 class Hold(Request[HoldPlaced]):
-    """Set money of the user's aside."""
+    """Hold an amount of the user's money."""
 
     cents: Cents
 
 
 @wallet.message
 class ReleaseHold(Request[None]):
-    """Give held money back. A hold that is gone, or that a ride has confirmed, is no error and stays as it is."""
+    """Release a hold. If it no longer exists or a ride has confirmed it, nothing changes and no error is raised."""
 
     hold_id: str
 
 
 @wallet.message
 class BalanceLow(Event):
-    """After a ride was paid, too little is left to begin another."""
+    """After a ride was paid for, the balance is too low to start another."""
 
     user_id: str
     balance_cents: int
@@ -90,7 +90,7 @@ class BalanceLow(Event):
 
 @wallet.message
 class InsufficientFunds(ServiceError):
-    """There is too little money in the wallet."""
+    """The wallet does not hold enough money."""
 
     code, status = "insufficient-funds", 402
     available_cents: int

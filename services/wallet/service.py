@@ -1,4 +1,4 @@
-"""The wallet service: a ledger of signed entries, and holds on what is in it."""
+"""The wallet service: a ledger of positive and negative entries, and holds on the balance."""
 
 from typing import Annotated
 
@@ -25,16 +25,16 @@ from services.wallet.store import Store
 
 
 class WalletSettings(Struct):
-    """How the wallet behaves."""
+    """The settings of the wallet service."""
 
     hold_seconds: Annotated[float, Meta(gt=0)] = 60
-    """How long a hold stands that no ride confirms, in seconds."""
+    """The time after which a hold expires if no ride confirms it, in seconds."""
     low_cents: Annotated[int, Meta(ge=0)] = 500
-    """A balance below this, once a ride is paid, is told of: it is what the next ride would hold."""
+    """The balance below which a user is notified after paying for a ride. The default is the amount that the next ride would hold."""
 
 
 class Wallet(Service):
-    """Keeps the users' money. It moves exactly once, however often a request or an event comes."""
+    """Keeps the users' money, which moves exactly once even if a request or an event is repeated."""
 
     contract = wallet
 
@@ -56,13 +56,13 @@ class Wallet(Service):
 
     @handles(http="POST /wallet/top-ups", status=201, allow=roles(*ROLES), once=True)
     async def top_up(self, message: TopUp, ctx: Context, tx: Transaction) -> Entry:
-        return await self.store.enter(tx, ctx.user.subject, "top-up", message.amount_cents)
+        return await self.store.add_entry(tx, ctx.user.subject, "top-up", message.amount_cents)
 
     @handles(http="GET /wallet/entries", allow=roles(*ROLES))
     async def list_entries(self, message: ListEntries, ctx: Context) -> Entries:
         return await self.store.entries(ctx.user.subject, message.cursor, message.limit)
 
-    # For rides: held by request, settled by event
+    # For rides: requests hold, events settle
 
     @handles(allow=services("rides"), once=True, raises=(InsufficientFunds,))
     async def hold(self, message: Hold, ctx: Context, tx: Transaction) -> HoldPlaced:
@@ -78,9 +78,9 @@ class Wallet(Service):
 
     @subscribes
     async def on_ride_ended(self, event: RideEnded, ctx: Context, tx: Transaction) -> None:
-        """The ride is charged whether or not its hold still stands; so a balance may become negative."""
+        """Charge the ride, even if its hold has expired. So a balance may become negative."""
         await self.store.release_of_ride(tx, event.ride_id)
-        await self.store.enter(tx, event.user_id, "ride", -event.cents, event.ride_id)
+        await self.store.add_entry(tx, event.user_id, "ride", -event.cents, event.ride_id)
         balance = await self.store.balance(event.user_id, tx)
         if balance.balance_cents < self.settings.low_cents:
             await tx.publish(BalanceLow(event.user_id, balance.balance_cents))
@@ -91,9 +91,12 @@ class Wallet(Service):
 
     @every(seconds=1)
     async def expire_holds(self, ctx: Context) -> None:
-        """Releases what was held and never ridden. Only now: before, the ride that confirms it may be on its way."""
-        overdue = await self.store.overdue(self.settings.hold_seconds)
-        if overdue and await ctx.caught_up(rides):
+        """Release the holds that have expired.
+
+        It waits until this service has caught up with rides, because the event that confirms a hold may not have been applied.
+        """
+        expired = await self.store.expired_holds(self.settings.hold_seconds)
+        if expired and await ctx.caught_up(rides):
             async with self.db.transaction() as tx:
-                for hold_id in overdue:
+                for hold_id in expired:
                     await self.store.release(tx, hold_id)

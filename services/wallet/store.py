@@ -1,4 +1,4 @@
-"""The wallet's ledger. Every change of a balance is an entry, and both are written by one transaction."""
+"""The ledger of the wallet. Every change of a balance is an entry, and one transaction writes both."""
 
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -6,11 +6,11 @@ from uuid import UUID
 from runtime import Clock, Database, Random, Row, Transaction
 from services.wallet.messages import Balance, Entries, Entry, HoldPlaced, InsufficientFunds, Kind
 
-_LAST = UUID(int=2**128 - 1)
+_MAX_UUID = UUID(int=2**128 - 1)
 
 
 class Store:
-    """Reads through `db`; everything that changes takes the transaction that it belongs to."""
+    """Reads and writes accounts, entries, and holds. Methods that write take the transaction of the caller."""
 
     def __init__(self, db: Database, clock: Clock, random: Random) -> None:
         self._db = db
@@ -18,6 +18,7 @@ class Store:
         self._random = random
 
     async def open_account(self, tx: Transaction, user_id: str) -> None:
+        """Create an empty account, unless the user has one."""
         await tx.execute(
             "INSERT INTO accounts (user_id, balance_cents, held_cents) VALUES ($1, 0, 0) ON CONFLICT DO NOTHING", user_id
         )
@@ -26,8 +27,8 @@ class Store:
         row = await (tx or self._db).fetch_one("SELECT balance_cents, held_cents FROM accounts WHERE user_id = $1", user_id)
         return Balance(0, 0) if row is None else Balance(**row)
 
-    async def enter(self, tx: Transaction, user_id: str, kind: Kind, cents: int, ride_id: str | None = None) -> Entry:
-        """Adds an entry to the ledger, and its signed cents to the balance."""
+    async def add_entry(self, tx: Transaction, user_id: str, kind: Kind, cents: int, ride_id: str | None = None) -> Entry:
+        """Add an entry to the ledger and its cents, which may be negative, to the balance."""
         entry = Entry(self._random.uuid7(), kind, cents, ride_id, self._clock.now())
         await self.open_account(tx, user_id)
         await tx.execute(
@@ -38,20 +39,24 @@ class Store:
         return entry
 
     async def entries(self, user_id: str, cursor: UUID | None, limit: int) -> Entries:
-        """A page of a user's entries, the newest first."""
+        """Return a page of a user's entries, the newest first."""
         rows = await self._db.fetch(
             "SELECT * FROM entries WHERE user_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3",
             user_id,
-            cursor or _LAST,
+            cursor or _MAX_UUID,
             limit + 1,
         )
         more = str(rows[limit - 1]["id"]) if len(rows) > limit else None
         return Entries(tuple(_entry(row) for row in rows[:limit]), more)
 
-    # Holds: placed by request, confirmed and ended by what becomes of the ride
+    # Holds: requests place them, the events of rides confirm and end them
 
     async def hold(self, tx: Transaction, user_id: str, cents: int, seconds: float) -> HoldPlaced:
-        """Sets money aside, if there is enough that is not held."""
+        """Hold money of a user for a number of seconds.
+
+        Raises:
+            InsufficientFunds: if too little of the balance is not yet held.
+        """
         held = await tx.execute(
             "UPDATE accounts SET held_cents = held_cents + $2 WHERE user_id = $1 AND balance_cents - held_cents >= $2",
             user_id,
@@ -66,23 +71,23 @@ class Store:
         return placed
 
     async def confirm(self, tx: Transaction, hold_id: str, ride_id: str) -> None:
-        """Lets a hold stand until its ride is over. One that has expired is no matter: the ride is charged all the same."""
+        """Keep a hold until its ride is over. A hold that has expired is ignored, because the ride is charged without it."""
         await tx.execute("UPDATE holds SET ride_id = $2 WHERE id = $1", hold_id, ride_id)
 
     async def release(self, tx: Transaction, hold_id: str) -> None:
-        """Ends a hold, unless a ride has confirmed it."""
-        await self._end(tx, "id = $1 AND ride_id IS NULL", hold_id)
+        """Delete a hold, unless a ride has confirmed it."""
+        await self._delete_holds(tx, "id = $1 AND ride_id IS NULL", hold_id)
 
     async def release_of_ride(self, tx: Transaction, ride_id: str) -> None:
-        """Ends the hold that a ride has confirmed."""
-        await self._end(tx, "ride_id = $1", ride_id)
+        """Delete the hold that a ride has confirmed."""
+        await self._delete_holds(tx, "ride_id = $1", ride_id)
 
-    async def _end(self, tx: Transaction, which: str, value: str) -> None:
-        for row in await tx.fetch(f"DELETE FROM holds WHERE {which} RETURNING user_id, cents", value):
+    async def _delete_holds(self, tx: Transaction, condition: str, value: str) -> None:
+        for row in await tx.fetch(f"DELETE FROM holds WHERE {condition} RETURNING user_id, cents", value):
             await tx.execute("UPDATE accounts SET held_cents = held_cents - $2 WHERE user_id = $1", row["user_id"], row["cents"])
 
-    async def overdue(self, seconds: float) -> list[str]:
-        """The holds that no ride has confirmed within their time."""
+    async def expired_holds(self, seconds: float) -> list[str]:
+        """Return the ids of the holds that are older than `seconds` and that no ride has confirmed."""
         rows = await self._db.fetch(
             "SELECT id FROM holds WHERE ride_id IS NULL AND at < $1", self._clock.now() - timedelta(seconds=seconds)
         )

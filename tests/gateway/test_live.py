@@ -110,14 +110,14 @@ async def test_a_stream_waits_for_a_service_that_refuses_requests(system: System
     """A stream starts once every service has answered. Notices that a service could not list are sent when it answers again."""
     rider = await system.bearer()
     rider_id = await user_id(system, rider)
-    following, refusing = Store.following, True
+    following, refusing = Store.notices_after, True
 
     async def refuse(self: Any, *arguments: Any) -> Any:
         if refusing:
             raise Overloaded("notices")
         return await following(self, *arguments)
 
-    monkeypatch.setattr(Store, "following", refuse)
+    monkeypatch.setattr(Store, "notices_after", refuse)
 
     async def stop_refusing() -> None:
         nonlocal refusing

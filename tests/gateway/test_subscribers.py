@@ -32,7 +32,7 @@ async def test_a_stream_ends_when_its_token_expires(tmp_path: Path) -> None:
     async with open_system(settings(tmp_path), clock=clock) as system:
         rider = await system.bearer()
         async with follow(system.url, rider) as events:
-            await eventually(lambda: system.service(Gateway).followers.count == 1, "one stream is open")
+            await eventually(lambda: system.service(Gateway).subscribers.count == 1, "one stream is open")
             clock.advance(timedelta(seconds=601))
             await eventually(lambda: events.ended, "the stream has ended")
             assert events.received == [("end", {"reason": "the token has expired"}, "")]
@@ -69,7 +69,7 @@ async def test_the_number_of_streams_is_limited_per_user_and_in_total(tmp_path: 
                 refused = await system.client.get("/live", headers=operator)
                 assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
                 assert "retry-after" in refused.headers
-        followers = system.service(Gateway).followers
+        followers = system.service(Gateway).subscribers
         await eventually(lambda: followers.count == 0, "no stream is open")
         async with follow(system.url, rider):
             pass
@@ -90,9 +90,9 @@ async def test_a_client_that_stops_reading_is_disconnected(tmp_path: Path, monke
             slow.sendall(
                 f"GET /live HTTP/1.1\r\nHost: x\r\nAuthorization: {rider['Authorization']}\r\nLast-Event-ID: 0\r\n\r\n".encode()
             )
-            await eventually(lambda: system.service(Gateway).followers.count == 1, "the slow client's stream is open")
+            await eventually(lambda: system.service(Gateway).subscribers.count == 1, "the slow client's stream is open")
             async with follow(system.url, rider) as fast:
                 await abort_rides(system, rider_id, 200)
                 await fast.wait_for(200)
-                await eventually(lambda: system.service(Gateway).followers.count == 1, "only the fast client's stream is open")
+                await eventually(lambda: system.service(Gateway).subscribers.count == 1, "only the fast client's stream is open")
             assert system.node.metrics.value("slow_readers_total") == 1

@@ -70,7 +70,7 @@ async def test_tail_shows_events_and_signals_as_they_are_published(deployment: S
         follow(deployment.url, operator, path="/console/tail?match=rides.*&kind=event") as narrow,
         follow(deployment.url, operator, path="/console/tail?kind=signal&match=notices.*") as signals,
     ):
-        await eventually(lambda: deployment.service(Gateway).followers.count == 3, "three tails are open")
+        await eventually(lambda: deployment.service(Gateway).subscribers.count == 3, "three tails are open")
         await abort_rides(deployment, rider_id, 3, first=2)
         expected_signals = 3 if carries_signals else 0
 

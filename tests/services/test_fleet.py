@@ -14,6 +14,7 @@ from runtime import Context, Event, Forbidden, Service, Signal, subscribes
 from runtime.testing import FakeAuth, eventually
 from services.devices.messages import devices
 from services.fleet.messages import (
+    METRES_PER_DEGREE,
     AddScooter,
     FindScooters,
     Free,
@@ -29,7 +30,6 @@ from services.fleet.messages import (
     Unlock,
     fleet,
 )
-from services.fleet.places import METRES_PER_DEGREE
 from services.fleet.service import Fleet
 from services.fleet.store import NEAR
 from services.rides.messages import RideEnded, RideStarted
