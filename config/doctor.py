@@ -244,9 +244,9 @@ async def _peers(settings: Settings, needs: Sequence[str]) -> AsyncGenerator[Fin
         found = [one for one in probed if one.node]
         skews += [one.seconds_ahead for one in found]
         if found:
-            yield _ok(f"peer {service}", ", ".join(f"{one.node} at {one.place}" for one in found))
+            yield _ok(f"peer {service}", ", ".join(f"{one.node} at {one.location}" for one in found))
         elif probed:
-            errors = "; ".join(f"{one.place}: {one.error}" for one in probed)
+            errors = "; ".join(f"{one.location}: {one.error}" for one in probed)
             yield _fault(f"peer {service}", f"{errors}: start it, or read its log")
         else:
             yield _fault(

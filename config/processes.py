@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 
 import rich_click as click
 
-from runtime import CallboardError
+from runtime import CallboardError, Clock, Random
+from runtime.tasks import Backoff
 
 _COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green", "bright_yellow", "bright_magenta")
 _WINDOW = 60.0
 """The period, in seconds, over which restarts are counted."""
 _RESTARTS = 5
+_RESTART = Backoff(0.1, 60.0)
 """How often a process is restarted within the period."""
 _GRACE = 25.0
 """How long a process may take to stop, in seconds. Longer than the default drain timeout."""
@@ -43,6 +45,7 @@ class Process:
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = False
         self._ended: deque[float] = deque()
+        self._random = Random(Clock())
         self._last = ""
 
     def __repr__(self) -> str:
@@ -92,8 +95,8 @@ class Process:
             raise CallboardError(f"{self.name} cannot run: {self._last.removeprefix('callboard: ')}")
         if len(self._ended) > _RESTARTS:
             raise CallboardError(f"{self.name} {how}; it ended {len(self._ended)} times within a minute: {self._last}")
-        pause = 0.1 * 2 ** len(self._ended)
-        click.echo(f"{self._prefix}{how}; starting it anew in {pause:g} s", err=True)
+        pause = _RESTART.delay(len(self._ended), self._random)
+        click.echo(f"{self._prefix}{how}; starting it anew in {pause:.1f} s", err=True)
         await asyncio.sleep(pause)
 
     async def stop(self) -> None:

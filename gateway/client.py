@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from runtime import Unauthenticated
+from runtime.tasks import watching
 
 T = TypeVar("T")
 
@@ -44,7 +45,7 @@ def require_token(token: str | None) -> str:
         Unauthenticated: if the request has no Authorization field.
     """
     if token is None:
-        raise Unauthenticated("an access token is needed, as `Authorization: Bearer …`")
+        raise Unauthenticated
     return token
 
 
@@ -59,7 +60,6 @@ async def cancel_on_disconnect(work: Awaitable[T], receive: Receive, loop: async
     task = asyncio.current_task(loop)
     assert task is not None
     disconnected = False
-    watcher: asyncio.Task[None] | None = None
 
     async def watch() -> None:
         nonlocal disconnected
@@ -68,18 +68,10 @@ async def cancel_on_disconnect(work: Awaitable[T], receive: Receive, loop: async
         disconnected = True
         task.cancel()
 
-    def start_watching() -> None:
-        nonlocal watcher
-        watcher = loop.create_task(watch())
-
-    timer = loop.call_later(_WATCH_AFTER, start_watching)
     try:
-        return await work
+        with watching(watch, _WATCH_AFTER):
+            return await work
     except asyncio.CancelledError:
         if disconnected and task.uncancel() == 0:
             raise ClientDisconnected from None
         raise
-    finally:
-        timer.cancel()
-        if watcher is not None:
-            watcher.cancel()

@@ -24,6 +24,8 @@ from runtime.sockets import free_port, until_listening
 
 _DRAIN_TIMEOUT = 10.0
 """Seconds for which the gateway waits for running requests and streams when it stops."""
+_STOP_TIMEOUT = 2.0
+"""Seconds for which the gateway waits until the HTTP server has stopped."""
 
 
 class Gateway(Service):
@@ -36,6 +38,7 @@ class Gateway(Service):
         self.settings = settings or GatewaySettings()
         self.port = self.settings.port
         """The port that the gateway listens on, once it has started."""
+        self._serving: asyncio.Task[None] | None = None
 
     async def on_start(self, ctx: Context) -> None:
         self.port = free_port(self.settings.host, self.settings.port, "CALLBOARD_GATEWAY__PORT", shared=self.settings.share_port)
@@ -54,22 +57,24 @@ class Gateway(Service):
             asgi_app, address=self.settings.host, port=self.port, interface=Interfaces.ASGINL, http=HTTPModes.http1, websockets=False, log_enabled=False,
             backlog=1024, backpressure=self.settings.max_requests * 2 + self.settings.max_streams, http1_settings=HTTP1Settings(header_read_timeout=10_000),
         )  # fmt: skip
-        self.serving = asyncio.create_task(self.server.serve())
-        await until_listening(self.settings.host, self.port, self.serving)
+        self._serving = asyncio.create_task(self.server.serve())
+        await until_listening(self.settings.host, self.port, self._serving)
 
     async def on_stop(self, ctx: Context) -> None:
         """Refuse new requests, finish the running ones, end the streams, and stop listening."""
+        if self._serving is None:
+            return  # the start has failed
         self.limits.draining = True
         self.subscribers.end()
         deadline = self.clock.monotonic() + _DRAIN_TIMEOUT
         while (self.limits.running or self.subscribers.count) and self.clock.monotonic() < deadline:
             await self.clock.sleep(0.01)
         self.server.stop()  # type: ignore[no-untyped-call]
-        try:
-            async with asyncio.timeout(2):
-                await self.serving
-        except TimeoutError:
+        done, _ = await asyncio.wait((self._serving,), timeout=_STOP_TIMEOUT)
+        if not done:
             self.log.warning("the HTTP server did not stop in time")
+        elif (error := self._serving.exception()) is not None:
+            self.log.warning("the HTTP server ended with an error: %r", error)
 
     @every(seconds=1)
     async def end_stale_streams(self, ctx: Context) -> None:

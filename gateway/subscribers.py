@@ -16,6 +16,7 @@ from gateway.sse import EventStream, SlowReader
 from runtime import Clock, ServiceError, Unauthenticated
 from runtime.network import Envelope, Topic
 from runtime.node.proxy import Proxy
+from runtime.tasks import wait_for_event
 
 _RETRY_INTERVAL = 1.0
 """Seconds before the services are polled again if one did not answer or if there are no signals."""
@@ -134,7 +135,7 @@ class Subscriber(ABC):
                 wait = heartbeat_at - now
                 if not (complete and self.proxy.has_signals):
                     wait = min(wait, _RETRY_INTERVAL)
-                await self._wait(wait)
+                await wait_for_event(self._woken, wait)
                 self._woken.clear()
                 now = clock.monotonic()
                 heartbeat_due = now >= heartbeat_at
@@ -156,13 +157,6 @@ class Subscriber(ABC):
         except ServiceError:  # the token cannot be verified now; the next check follows soon
             pass
         return None
-
-    async def _wait(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._woken.wait()
-        except TimeoutError:
-            pass
 
 
 class Subscribers:

@@ -204,7 +204,10 @@ class Verifier:
         return 0.0 if not self._used else self._clock.monotonic() - self._confirmed_at
 
     async def _key_for(self, token: str) -> "PyJWK":
-        kid = _header(token).get("kid")
+        try:
+            kid = token_header(token, ("at+jwt",)).get("kid")
+        except ValueError as error:
+            raise Unauthenticated(f"the token is not valid: {error}") from None
         if not isinstance(kid, str):
             raise Unauthenticated("the token names no key")
         if kid not in self._keys and self._clock.monotonic() - self._learnt_at >= (_RELEARN if self._keys else 0):
@@ -250,8 +253,15 @@ def _jwk(key: Key) -> dict[str, str]:
     return {"kty": key.kty, "crv": key.crv, "alg": key.alg, "use": key.use, "kid": key.kid, "x": key.x}
 
 
-def _header(token: str) -> dict[str, Any]:
-    """Return the header of a token, after the checks that PyJWT omits: `typ`, and no duplicate names."""
+def token_header(token: str, types: tuple[str, ...]) -> dict[str, Any]:
+    """Return the header of a JWT, after the checks that PyJWT omits: `typ`, `alg`, and no duplicate names.
+
+    Args:
+        types: the accepted values of `typ`, in lower case.
+
+    Raises:
+        ValueError: if the header cannot be read or is not acceptable.
+    """
     import json
 
     part = token.partition(".")[0]
@@ -259,9 +269,9 @@ def _header(token: str) -> dict[str, Any]:
         pairs = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)), object_pairs_hook=list)
         header = dict(pairs)
     except (ValueError, TypeError, RecursionError):
-        raise Unauthenticated("the token is not valid: its header cannot be read") from None
+        raise ValueError("its header cannot be read") from None
     if len(header) != len(pairs):
-        raise Unauthenticated("the token is not valid: its header gives a name twice")
-    if str(header.get("typ", "")).lower() != "at+jwt" or header.get("alg") != "EdDSA":
-        raise Unauthenticated("the token is not valid: expected an EdDSA access token (at+jwt)")
+        raise ValueError("its header gives a name twice")
+    if str(header.get("typ", "")).lower() not in types or header.get("alg") != "EdDSA":
+        raise ValueError(f"expected an EdDSA token ({' or '.join(types)})")
     return header

@@ -1,7 +1,8 @@
-"""Help with tasks that asyncio does not have: finishing shielded work, resuming a started coroutine, and backoff."""
+"""Helpers for tasks that asyncio lacks: shielded work, watches, resuming a started coroutine, and backoff."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 from runtime.clock import Random
@@ -54,6 +55,28 @@ async def wait_for_event(event: asyncio.Event, seconds: float) -> bool:
     except TimeoutError:
         return event.is_set()
     return True
+
+
+@contextmanager
+def watching(watch: Callable[[], Coroutine[Any, Any, None]], after: float) -> Generator[None, None, None]:
+    """Run `watch` in a task while the block runs, but only if the block takes longer than `after` seconds.
+
+    For watches that cost more than most blocks take.
+    """
+    loop = asyncio.get_running_loop()
+    watcher: asyncio.Task[None] | None = None
+
+    def start() -> None:
+        nonlocal watcher
+        watcher = loop.create_task(watch())
+
+    timer = loop.call_later(after, start)
+    try:
+        yield
+    finally:
+        timer.cancel()
+        if watcher is not None:
+            watcher.cancel()
 
 
 class Started(Awaitable[T]):

@@ -1,4 +1,4 @@
-"""Requests by HTTP and signals by MQTT: two transports as one."""
+"""The combined transport: requests over HTTP, signals over MQTT."""
 
 import asyncio
 
@@ -8,11 +8,11 @@ from transports.http.transport import HttpTransport
 from transports.mqtt.transport import MqttTransport
 
 _PATIENCE = 3.0
-"""Seconds that a start waits for the broker; then it goes on without signals, which come with the broker."""
+"""Seconds that a start waits for the broker. After that the node starts without signals, which follow once the broker answers."""
 
 
-class _Signals(Receiver):
-    """The receiver, as the broker's side may speak to it: of signals alone. Who is there, HTTP says."""
+class _SignalReceiver(Receiver):
+    """Passes on signals and errors from the broker. Presence is left to HTTP."""
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
@@ -32,15 +32,15 @@ class _Signals(Receiver):
 
 
 class HttpMqttTransport(Transport):
-    """One node that speaks HTTP with its peers, and signals over a broker."""
+    """A node that talks to its peers over HTTP, and exchanges signals over a broker."""
 
     capabilities = Capabilities(ordered=False)
 
     def __init__(self, http: HttpTransport, mqtt: MqttTransport) -> None:
         self.http = http
         self.mqtt = mqtt
-        self._heard: dict[tuple[Topic, str], bool] = {}
-        """The signals that are subscribed to, by whom, and whether on every node."""
+        self._subscribed: dict[tuple[Topic, str], bool] = {}
+        """The signals that are subscribed to and the services that subscribe: whether every node receives them."""
         self._joining: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -48,7 +48,7 @@ class HttpMqttTransport(Transport):
 
     @property
     def connected(self) -> bool:
-        return self.http.connected  # without its broker a node still answers; signals may be lost anyway
+        return self.http.connected  # without its broker a node still answers requests, and signals may be lost anyway
 
     async def open(self, node: str, receiver: Receiver) -> None:
         await self.http.open(node, receiver)
@@ -62,13 +62,13 @@ class HttpMqttTransport(Transport):
             raise
 
     async def _join(self, node: str, receiver: Receiver) -> None:
-        """Joins the broker, whenever that is there: requests do not wait for it."""
+        """Connect to the broker, however long that takes; requests do not wait for it."""
         try:
-            await self.mqtt.open(node, _Signals(receiver))
+            await self.mqtt.open(node, _SignalReceiver(receiver))
         except StartError as error:
             receiver.failed(error if isinstance(error, TransportError) else TransportError(str(error)))
             raise
-        for (topic, service), broadcast in list(self._heard.items()):
+        for (topic, service), broadcast in list(self._subscribed.items()):
             await self.mqtt.subscribe(topic, service, broadcast=broadcast)
 
     @property
@@ -99,13 +99,13 @@ class HttpMqttTransport(Transport):
 
     async def subscribe(self, topic: Topic, service: str, *, broadcast: bool) -> None:
         if topic.kind == "signal":
-            self._heard[topic, service] = broadcast
+            self._subscribed[topic, service] = broadcast
             if not self._joined:
                 return
         await self._for(topic).subscribe(topic, service, broadcast=broadcast)
 
     async def unsubscribe(self, topic: Topic, service: str) -> None:
-        self._heard.pop((topic, service), None)
+        self._subscribed.pop((topic, service), None)
         await self._for(topic).unsubscribe(topic, service)
 
     async def unicast(self, to: Address, envelope: Envelope, sender: str) -> None:
@@ -121,5 +121,5 @@ class HttpMqttTransport(Transport):
         await self._for(topic).multicast(topic, envelope, sender)
 
     def _for(self, topic: Topic) -> Transport:
-        """Heads of streams travel with presence, so that events need no broker."""
+        """Return the transport for a topic. Heads of streams travel over HTTP, so that events need no broker."""
         return self.mqtt if topic.kind == "signal" else self.http

@@ -1,7 +1,7 @@
-"""The in-memory transport: several nodes in one process, as if a network lay between them.
+"""The in-memory transport: several nodes in one process that behave as if there were a network between them.
 
-Envelopes of one sender to one address arrive in order, each in a later turn of the event loop. Bodies are JSON text by
-default, as on every other transport; with `zero_copy` the messages themselves are handed over.
+Envelopes from one sender to one address arrive in order, each in a later turn of the event loop. Bodies are JSON text by
+default, as on every other transport; with `zero_copy` the messages themselves are passed on.
 """
 
 import asyncio
@@ -15,13 +15,13 @@ from runtime.network import Address, Capabilities, Envelope, Manifest, PeerUnrea
 
 
 class MemorySettings(Struct):
-    """`zero_copy`: messages skip encoding, and with it validation. Safe, for they are deeply immutable."""
+    """`zero_copy`: messages skip encoding and thus validation. This is safe because they are deeply immutable."""
 
     zero_copy: bool = False
 
 
 class MemoryNetwork:
-    """What the nodes of one process join. A transport made without one has it to itself."""
+    """A network that nodes of one process join. A transport created without one is alone on its own network."""
 
     def __init__(self) -> None:
         self.joined: dict[str, MemoryTransport] = {}
@@ -31,7 +31,7 @@ class MemoryNetwork:
         return f"<MemoryNetwork {', '.join(self.joined)}>"
 
     def turn(self, service: str, topic: Topic | str, nodes: list["MemoryTransport"]) -> "MemoryTransport":
-        """Whose turn it is among the nodes of a group."""
+        """Return the node of a group whose turn it is."""
         count = self._turns[service, topic] = self._turns.get((service, topic), -1) + 1
         return nodes[count % len(nodes)]
 
@@ -40,7 +40,7 @@ class MemoryNetwork:
 
 
 class MemoryTransport(Transport):
-    """One node's place in a `MemoryNetwork`."""
+    """A node on a `MemoryNetwork`."""
 
     capabilities = Capabilities(authenticates=True)
 
@@ -78,7 +78,7 @@ class MemoryTransport(Transport):
         self._end()
 
     def crash(self) -> None:
-        """Goes without a word: the others see its instances lost."""
+        """Disappear without withdrawing, as a killed process would: peers see its instances as lost."""
         addresses = {manifest.address for manifest in self._manifests.values()} | self._withdrawn
         self._end()
         for other in self.network.others(self.node):
@@ -130,15 +130,15 @@ class MemoryTransport(Transport):
         peer = self.network.joined.get(to.node)
         if peer is None:
             raise PeerUnreachable(f"{to} is not there")
-        self._hand(peer, envelope, to.service, sender)
+        self._deliver(peer, envelope, to.service, sender)
         return True
 
     async def anycast(self, service: str, envelope: Envelope, sender: str) -> None:
         self._opened()
-        able = [transport for transport in self.network.joined.values() if service in transport._listening]
-        if not able:
-            raise PeerUnreachable(f"nobody listens for {service}")
-        self._hand(self.network.turn(service, service, able), envelope, service, sender)
+        listening = [transport for transport in self.network.joined.values() if service in transport._listening]
+        if not listening:
+            raise PeerUnreachable(f"no instance listens for {service}")
+        self._deliver(self.network.turn(service, service, listening), envelope, service, sender)
 
     async def multicast(self, topic: Topic, envelope: Envelope, sender: str) -> None:
         self._opened()
@@ -146,14 +146,14 @@ class MemoryTransport(Transport):
         for transport in self.network.joined.values():
             for service, broadcast in transport.subscribers(topic):
                 if broadcast:
-                    self._hand(transport, envelope, service, sender)
+                    self._deliver(transport, envelope, service, sender)
                 else:
                     groups.setdefault(service, []).append(transport)
         for service, nodes in groups.items():
-            self._hand(self.network.turn(service, topic, nodes), envelope, service, sender)
+            self._deliver(self.network.turn(service, topic, nodes), envelope, service, sender)
 
     def subscribers(self, topic: Topic) -> Iterable[tuple[str, bool]]:
-        """Who on this node takes a topic: those of its key, and those of all keys."""
+        """Return the services on this node that subscribe to a topic, by its key or by all keys, and whether they broadcast."""
         found = dict(self._subscribed.get(topic, {}))
         if topic.key != "-":
             found |= self._subscribed.get(topic._replace(key="-"), {})
@@ -165,34 +165,34 @@ class MemoryTransport(Transport):
         return self._receiver
 
     def load(self, service: str) -> int:
-        """How much a service's instance here has to do."""
+        """Return how many messages a service's instance on this node has running or waiting."""
         return 0 if self._receiver is None else self._receiver.load(service)
 
-    def _hand(self, peer: "MemoryTransport", envelope: Envelope, service: str, sender: str) -> None:
+    def _deliver(self, peer: "MemoryTransport", envelope: Envelope, service: str, sender: str) -> None:
         arrived = msgspec.structs.replace(envelope, caller=sender)
         asyncio.get_running_loop().call_soon(
             peer.take, arrived, service, context=contextvars.Context()
-        )  # nothing of the sender's comes along
+        )  # an empty context, so that nothing of the sender's leaks into the receiver
 
     def take(self, envelope: Envelope, service: str) -> None:
-        """An envelope has arrived."""
+        """Receive an envelope."""
         if self._receiver is not None:
             self._receiver.receive(envelope, service)
 
     def later_joined(self, manifest: Manifest, load: int) -> None:
-        """An instance is there; the receiver hears of it in a later turn of the loop, as of everything."""
+        """Report an instance to the receiver in a later turn of the event loop."""
 
-        def tell() -> None:
+        def report() -> None:
             if self._receiver is not None and not self._watched.isdisjoint((manifest.service, None)):
                 self._receiver.joined(manifest, load)
 
-        asyncio.get_running_loop().call_soon(tell)
+        asyncio.get_running_loop().call_soon(report)
 
     def later_left(self, address: Address, *, lost: bool) -> None:
-        """An instance is gone."""
+        """Report in a later turn of the event loop that an instance has left."""
 
-        def tell() -> None:
+        def report() -> None:
             if self._receiver is not None:
                 self._receiver.left(address, lost=lost)
 
-        asyncio.get_running_loop().call_soon(tell)
+        asyncio.get_running_loop().call_soon(report)

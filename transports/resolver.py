@@ -1,45 +1,41 @@
-"""What it takes to reach somebody: the addresses of names, the certificates to trust, and to be told when the network is cut."""
+"""Looking up host names without blocking the event loop or the end of the process."""
 
 import asyncio
 import ipaddress
 import socket
-import ssl
 import threading
-from contextlib import suppress
 
-from runtime import StartError
-
-_LONGEST_IDLE = 32767
-"""Seconds: systems take no more."""
-_AT_ONCE = 3
-"""Lookups of one name that are under way at most: a server that is slow is not made quicker by asking it again."""
+_CONCURRENT_LOOKUPS = 3
+"""Concurrent lookups of one name, at most: a slow server does not become faster by being asked again."""
 
 
 class Resolver:
-    """Looks up host names. The system's resolver blocks, for many seconds where no server answers, so each lookup has a
-    thread; one of the event loop's own pool would hold up the end of the process.
+    """Looks up host names, each lookup in its own thread.
+
+    The system's resolver blocks, for many seconds if no server answers. A thread of the event loop's own pool would delay the
+    end of the process for as long.
     """
 
     def __init__(self) -> None:
-        self._looking: dict[str, set[asyncio.Future[list[str]]]] = {}
+        self._lookups: dict[str, set[asyncio.Future[list[str]]]] = {}
 
     async def addresses(self, host: str, port: int) -> list[str]:
-        """The IP addresses of a host, in the system's order; an address stands for itself.
+        """Return the IP addresses of a host, in the system's order. An IP address is returned as it is.
 
         Raises:
-            OSError: the name has no address.
-            UnicodeError: it can have none.
+            OSError: if the name has no address.
+            UnicodeError: if the name is not a valid host name.
         """
         try:
             return [str(ipaddress.ip_address(host))]
         except ValueError:
             pass
-        looking = self._looking.setdefault(host, set())
-        if len(looking) < _AT_ONCE:
-            found = _look_up(host, port)
-            looking.add(found)
-            found.add_done_callback(looking.discard)
-        done, _ = await asyncio.wait(looking, return_when=asyncio.FIRST_COMPLETED)
+        lookups = self._lookups.setdefault(host, set())
+        if len(lookups) < _CONCURRENT_LOOKUPS:
+            lookup = _look_up(host, port)
+            lookups.add(lookup)
+            lookup.add_done_callback(lookups.discard)
+        done, _ = await asyncio.wait(lookups, return_when=asyncio.FIRST_COMPLETED)
         return done.pop().result()
 
 
@@ -52,45 +48,19 @@ def _look_up(host: str, port: int) -> "asyncio.Future[list[str]]":
             found.set_result(ips)
         else:
             found.set_exception(error)
-            found.exception()  # whoever asked may have given up
+            found.exception()  # the caller may have given up
 
-    def look() -> None:
+    def look_up() -> None:
         ips: list[str] = []
-        failed: Exception | None = None
+        failure: Exception | None = None
         try:
             ips = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
         except (OSError, UnicodeError) as error:
-            failed = error
+            failure = error
         try:
-            loop.call_soon_threadsafe(deliver, ips, failed)
+            loop.call_soon_threadsafe(deliver, ips, failure)
         except RuntimeError:  # the loop has ended meanwhile
             return
 
-    threading.Thread(target=look, name=f"looking up {host}", daemon=True).start()
+    threading.Thread(target=look_up, name=f"looking up {host}", daemon=True).start()
     return found
-
-
-def detect_cut_connection(sock: socket.socket, seconds: float) -> None:
-    """Has the system end a connection whose other end has not taken what was sent, or a probe, for so long (RFC 5482).
-
-    A network that was cut says nothing. A process that is stopped has its system answer for it, until its buffers are full.
-    Where the system cannot do it, what is sent on the connection itself finds out later.
-    """
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        with suppress(OSError):  # it has ended already
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, min(max(round(seconds / 2), 1), _LONGEST_IDLE))
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(round(seconds * 1000), 1))
-
-
-def trusted(ca_file: str | None, setting: str) -> ssl.SSLContext:
-    """How others' certificates are verified: by those in a file, or without one by the system's.
-
-    Raises:
-        StartError: the file cannot be used; it was named by `setting`.
-    """
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except OSError as error:
-        raise StartError(f"{setting}: {ca_file} cannot be used: {error.strerror or error}") from error

@@ -1,10 +1,9 @@
-"""Assertions: how one service proves to another who it is.
+"""Assertions: how one service proves its identity to another.
 
-An assertion is a short-lived JWT (RFC 7519), signed by the asking service's own Ed25519 key, for one callee alone. The
-public halves of all keys are configuration: there is nobody whom both sides would have to ask.
+An assertion is a short-lived JWT (RFC 7519) for a single callee, signed with the calling service's own Ed25519 key. All public
+keys are configuration, so that neither side depends on a third party.
 """
 
-import base64
 import hashlib
 from collections import OrderedDict
 from typing import TYPE_CHECKING
@@ -12,29 +11,34 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from runtime import Clock, StartError
+from runtime.identity import token_header
 
 if TYPE_CHECKING:
     from jwt import PyJWK
 
 TYPE = "callboard-peer+jwt"
 LIFETIME = 60
-"""Seconds that an assertion is valid."""
+"""Seconds for which an assertion is valid."""
 _RENEWED = 30
+"""Seconds for which an assertion is used before a new one is made."""
 _LEEWAY = 10
-"""Seconds by which two machines' clocks may differ."""
+"""Seconds by which the clocks of two machines may differ."""
 _LAST = 2**40
+"""The first timestamp, in seconds since the epoch, that is too large."""
 _LONGEST = 2048
+"""Characters of an assertion, at most."""
 _CACHED = 4096
+"""Verified assertions that are remembered."""
 NODE = "runtime"
-"""The name under which every node asks for keys and revocations, whichever services it hosts."""
+"""The name under which every node asks for keys and revocations, regardless of the services that it hosts."""
 
 
 class Refused(Exception):
-    """An assertion proves nothing here; the message says why."""
+    """Raised if an assertion does not prove who the caller is, with the reason as its message."""
 
 
 def owner(kid: str) -> str:
-    """The service whose key has that id: `wallet`, or, while keys are changed, `wallet.2`."""
+    """Return the service that a key id belongs to: `wallet` and, during a key rotation, `wallet.2` both belong to `wallet`."""
     return kid.partition(".")[0]
 
 
@@ -51,23 +55,23 @@ class _Jwks(msgspec.Struct):
 
 
 def _read(text: str, setting: str, *, private: bool) -> dict[str, "PyJWK"]:
-    """The keys of a JWK set (RFC 7517, section 5), by their ids.
+    """Return the keys of a JWK set (RFC 7517, section 5) by their ids.
 
     Raises:
-        StartError: it is none, or has other keys than Ed25519's.
+        StartError: if the text is not a JWK set, or has keys other than Ed25519 keys.
     """
     from jwt import PyJWK, PyJWTError
 
     try:
         found = msgspec.json.decode(text, type=_Jwks)
         if not private and any(key.d for key in found.keys):
-            raise StartError(f"{setting}: it has private keys: only their public halves belong there")
+            raise StartError(f"{setting}: it has private keys, but only public keys belong there")
         if private and not all(key.d for key in found.keys):
             raise StartError(f"{setting}: expected private keys (with `d`)")
         if not found.keys:
             raise StartError(f"{setting}: it has no key")
         return {key.kid: PyJWK(msgspec.to_builtins(key), algorithm="EdDSA") for key in found.keys}
-    except (msgspec.DecodeError, PyJWTError, ValueError):  # what they say may quote the key
+    except (msgspec.DecodeError, PyJWTError, ValueError):  # the original message may quote the key
         raise StartError(f"{setting}: expected a JWK set of Ed25519 keys, each with `kid`, the service's name") from None
 
 
@@ -75,10 +79,10 @@ class Signer:
     """Makes the assertions of the services on one node.
 
     Args:
-        keys: their private keys, as a JWK set.
+        keys: The private keys of the services, as a JWK set.
 
     Raises:
-        StartError: those are no keys.
+        StartError: if the keys cannot be used.
     """
 
     def __init__(self, keys: str, clock: Clock) -> None:
@@ -91,14 +95,14 @@ class Signer:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The services that it can speak for."""
+        """The services that the keys belong to."""
         return tuple(owner(kid) for kid in self._keys)
 
     def assertion(self, speaker: str, audience: str) -> str:
-        """What proves to the service `audience` that `speaker` speaks: the same for half a minute.
+        """Return an assertion that proves to `audience` that `speaker` is calling. It stays the same for half a minute.
 
         Raises:
-            ValueError: there is no key to say so.
+            ValueError: if there is no key for `speaker`.
         """
         made = self._made.get((speaker, audience))
         now = self._clock.timestamp()
@@ -106,10 +110,10 @@ class Signer:
             return made[0]
         import jwt
 
-        able = [kid for kid in self._keys if owner(kid) == speaker] or (list(self._keys) if speaker == NODE else [])
-        if not able:
+        candidates = [kid for kid in self._keys if owner(kid) == speaker] or (list(self._keys) if speaker == NODE else [])
+        if not candidates:
             raise ValueError(f"this node has no key of {speaker} (transport.http.key has those of {', '.join(self.names)})")
-        kid = able[-1]
+        kid = candidates[-1]
         claims = {"iss": owner(kid), "sub": speaker, "aud": audience, "iat": int(now), "exp": int(now) + LIFETIME}
         text = jwt.encode(claims, self._keys[kid].key, algorithm="EdDSA", headers={"kid": kid, "typ": TYPE})
         self._made[speaker, audience] = (text, now + _RENEWED)
@@ -117,13 +121,13 @@ class Signer:
 
 
 class Verifier:
-    """Says who an assertion proves to be speaking.
+    """Verifies the assertions of callers.
 
     Args:
-        keys: the public keys of all who may, as a JWK set.
+        keys: The public keys of every service that may call, as a JWK set.
 
     Raises:
-        StartError: those are no keys.
+        StartError: if the keys cannot be used.
     """
 
     def __init__(self, keys: str, clock: Clock) -> None:
@@ -132,13 +136,13 @@ class Verifier:
         self._known: OrderedDict[bytes, tuple[str, str, float]] = OrderedDict()
 
     def caller(self, assertion: str | None, audience: str) -> str:
-        """The service that speaks.
+        """Return the service that an assertion identifies as the caller of `audience`.
 
         Raises:
-            Refused: nobody has proven to speak to `audience`.
+            Refused: if the assertion does not prove it.
         """
         if not assertion:
-            raise Refused("no assertion came: expected one in Callboard-Assertion")
+            raise Refused("the request has no assertion: expected one in Callboard-Assertion")
         if len(assertion) > _LONGEST:
             raise Refused("the assertion is too large")
         digest = hashlib.sha256(assertion.encode("utf-8", "replace")).digest()
@@ -160,7 +164,7 @@ class Verifier:
         kid = _kid(assertion)
         key = self._keys.get(kid)
         if key is None:
-            raise Refused("the assertion was signed with a key that is not known here (transport.http.peer_keys)")
+            raise Refused("the assertion was signed with an unknown key (transport.http.peer_keys)")
         try:
             claims = jwt.decode(
                 assertion, key, algorithms=["EdDSA"],
@@ -172,7 +176,7 @@ class Verifier:
         if not isinstance(issued, int) or not isinstance(expires, int) or not isinstance(audience, str):
             raise Refused("the assertion's claims have the wrong types")
         if not 0 < issued < _LAST or not 0 < expires < _LAST:
-            raise Refused("the assertion's times are none")
+            raise Refused("the assertion's times are not valid")
         now = self._clock.timestamp()
         if issued > now + _LEEWAY or expires - issued > LIFETIME:
             raise Refused("the assertion is from the future, or lives too long: do the clocks differ?")
@@ -181,19 +185,12 @@ class Verifier:
         return speaker, audience, float(expires)
 
 
-class _Header(msgspec.Struct):
-    typ: str
-    alg: str
-    kid: str
-
-
 def _kid(token: str) -> str:
-    """The key that an assertion says it was signed with."""
-    part = token.partition(".")[0]
+    """Return the id of the key that an assertion claims to be signed with."""
     try:
-        found = msgspec.json.decode(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)), type=_Header)
-    except (ValueError, RecursionError):
-        found = _Header("", "", "")
-    if found.typ != TYPE or found.alg != "EdDSA":
-        raise Refused(f"expected an EdDSA assertion ({TYPE})")
-    return found.kid
+        kid = token_header(token, (TYPE,)).get("kid")
+    except ValueError as error:
+        raise Refused(f"the assertion is not valid: {error}") from None
+    if not isinstance(kid, str):
+        raise Refused("the assertion names no key")
+    return kid

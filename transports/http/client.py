@@ -1,4 +1,4 @@
-"""The asking side: requests to one address at a time, over connections that are kept."""
+"""The client side: requests to one location at a time, over connections that are kept open."""
 
 import io
 import socket
@@ -10,21 +10,27 @@ from yarl import URL
 
 from runtime.network import LinkLost, PeerUnreachable, Unsendable
 from transports.http.settings import HttpSettings
-from transports.resolver import detect_cut_connection, trusted
+from transports.sockets import detect_cut_connection, tls_context
 
 _KEPT = 15.0
-"""Seconds for which an unused connection is kept: shorter than a server keeps its end."""
+"""Seconds to keep an idle connection open. Servers keep their end open for longer."""
 
 _AT_ONCE = 1 << 20
-"""Bytes of a body that are written in one go; a longer one is written piece by piece."""
+"""Bytes. A larger body is written piece by piece."""
 
 
 class Untrusted(PeerUnreachable):
-    """Somebody is there, with a certificate that proves nothing here. Nothing was sent."""
+    """The peer's certificate cannot be trusted. Nothing was sent."""
 
 
-class Place(NamedTuple):
-    """One address of a peer: where it is, and the name that its URL gives it."""
+class Location(NamedTuple):
+    """An IP address and port at which a service may be reached, found through one of its URLs.
+
+    Attributes:
+        base: The URL with the IP address in place of the host name.
+        name: The host name.
+        authority: The host name and port.
+    """
 
     base: URL
     name: str
@@ -35,30 +41,29 @@ class Place(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What came back."""
+    """The answer to an HTTP request. `kind` is its media type."""
 
     status: int
     fields: Mapping[str, str]
     body: bytes
     kind: str
-    """Its media type."""
 
 
 class Client:
-    """Makes HTTP/1.1 requests. Cancelling one closes its connection: so the other side learns of it."""
+    """Makes HTTP/1.1 requests. Cancelling one closes its connection, from which the server learns of it."""
 
     def __init__(self, settings: HttpSettings) -> None:
         self._settings = settings
-        self._tls = trusted(settings.ca_file, "transport.http.ca_file")
-        self._urls: dict[tuple[Place, str], URL] = {}
+        self._tls = tls_context(settings.ca_file, "transport.http.ca_file")
+        self._urls: dict[tuple[Location, str], URL] = {}
         self._session = self._pool(settings.max_connections)
         self._watching = self._pool(0)
-        """What waits for news must not take the connections of what is asked."""
+        """Separate from the pool of requests, so that questions that wait for news do not use up its connections."""
 
-    def _pool(self, most: int) -> aiohttp.ClientSession:
+    def _pool(self, limit: int) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=0, limit_per_host=most, keepalive_timeout=_KEPT, ssl=self._tls, socket_factory=self._socket
+                limit=0, limit_per_host=limit, keepalive_timeout=_KEPT, ssl=self._tls, socket_factory=self._socket
             ),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -67,52 +72,59 @@ class Client:
         )
 
     def _socket(self, info: tuple[int, int, int, str, object]) -> socket.socket:
-        made = socket.socket(info[0], info[1], info[2])
-        detect_cut_connection(made, self._settings.heartbeat)
-        return made
+        sock = socket.socket(info[0], info[1], info[2])
+        detect_cut_connection(sock, self._settings.heartbeat)
+        return sock
 
     async def close(self) -> None:
         await self._session.close()
         await self._watching.close()
 
-    async def post(self, place: Place, path: str, fields: dict[str, str], body: bytes) -> Answer:
-        """Makes a request. Raises like `_ask`."""
-        return await self._ask(self._session, "POST", place, path, fields, body)
+    async def post(self, location: Location, path: str, fields: dict[str, str], body: bytes) -> Answer:
+        """Make a request. Raises like `_request`."""
+        return await self._request(self._session, "POST", location, path, fields, body)
 
-    async def get(self, place: Place, path: str, fields: dict[str, str]) -> Answer:
-        """Asks for something that may be waited for. Raises like `_ask`."""
-        return await self._ask(self._watching, "GET", place, path, fields, None)
+    async def get(self, location: Location, path: str, fields: dict[str, str]) -> Answer:
+        """Ask for something that the server may take its time to answer. Raises like `_request`."""
+        return await self._request(self._watching, "GET", location, path, fields, None)
 
-    async def _ask(
-        self, session: aiohttp.ClientSession, method: str, place: Place, path: str, fields: dict[str, str], body: bytes | None
+    async def _request(
+        self,
+        session: aiohttp.ClientSession,
+        method: str,
+        location: Location,
+        path: str,
+        fields: dict[str, str],
+        body: bytes | None,
     ) -> Answer:
-        """Asks an address.
+        """Make a request to a location.
 
         Raises:
-            PeerUnreachable: there was no connection: nothing was sent. `Untrusted`, if for the certificate's sake.
-            LinkLost: the connection went before the answer was there, or the answer is larger than we take.
-            Unsendable: it cannot stand in a header.
+            PeerUnreachable: if there is no connection, so that nothing was sent.
+            Untrusted: if the peer's certificate cannot be trusted, so that nothing was sent.
+            LinkLost: if the connection is lost before the answer is complete, or the answer is too large.
+            Unsendable: if a header contains a character that HTTP does not allow.
         """
-        url = self._urls.get((place, path))
+        url = self._urls.get((location, path))
         if url is None:
-            if len(self._urls) > 4096:  # addresses come and go
+            if len(self._urls) > 4096:  # addresses change over time
                 self._urls.clear()
-            url = self._urls[place, path] = place.base.join(URL(path, encoded=True))
-        fields["host"] = place.authority
+            url = self._urls[location, path] = location.base.join(URL(path, encoded=True))
+        fields["host"] = location.authority
         data = body if body is None or len(body) <= _AT_ONCE else io.BytesIO(body)
         try:
             async with session.request(
-                method, url, headers=fields, data=data, allow_redirects=False, server_hostname=place.name
+                method, url, headers=fields, data=data, allow_redirects=False, server_hostname=location.name
             ) as answer:
                 return Answer(answer.status, answer.headers, await self._read(answer), answer.content_type)
         except aiohttp.ClientConnectorCertificateError as error:
-            raise Untrusted(f"the certificate of {place} is not to be trusted: {error.certificate_error}") from None
+            raise Untrusted(f"the certificate of {location} is not to be trusted: {error.certificate_error}") from None
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise PeerUnreachable(f"{place} cannot be reached: {_reason(error)}") from None
-        except (aiohttp.ClientError, OSError, RuntimeError) as error:  # RuntimeError: uvloop's, of a connection that is closing
-            raise LinkLost(f"the connection to {place} was lost: {_reason(error)}") from None
+            raise PeerUnreachable(f"{location} cannot be reached: {_reason(error)}") from None
+        except (aiohttp.ClientError, OSError, RuntimeError) as error:  # uvloop raises RuntimeError if the connection is closing
+            raise LinkLost(f"the connection to {location} was lost: {_reason(error)}") from None
         except ValueError as error:
-            raise Unsendable(f"it cannot stand in a header: {error}") from None
+            raise Unsendable(f"a value cannot be sent in a header: {error}") from None
 
     async def _read(self, answer: aiohttp.ClientResponse) -> bytes:
         if answer.content_length is not None and answer.content_length <= self._settings.max_body:

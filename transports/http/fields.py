@@ -1,4 +1,4 @@
-"""Envelopes as HTTP requests and answers: where each header stands. `docs/wire.md` is the specification."""
+"""Envelopes as HTTP requests and answers: which header field carries what. `docs/wire.md` is the specification."""
 
 import json
 from collections.abc import Mapping
@@ -8,13 +8,14 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 import msgspec
 
 from runtime.network import Address, Envelope
+from transports.headers import format_budget, parse_budget, parse_number
 
 ASSERTION = "callboard-assertion"
 BUDGET = "callboard-budget"
 ID = "callboard-id"
 LOAD = "callboard-load"
 REFUSED = "callboard-refused"
-"""Of an answer that the node gave by itself: nobody was asked."""
+"""Marks an answer of the node itself: the request was not handed to an instance."""
 NODE = "callboard-node"
 PARAMS = "callboard-params"
 PATH = "callboard-path"
@@ -22,27 +23,23 @@ TO = "callboard-to"
 KEY = "idempotency-key"
 TRACE = "traceparent"
 JSON = "application/json"
-PROBLEM = "application/problem+json"
 
 _NAMES = msgspec.json.Decoder(tuple[str, ...])
-_DIGITS = 12
-_LONGEST = 3600.0
-"""Seconds that a request may have at most, whatever its caller says."""
 _PLAIN = "!#$&'()*+,-./:;<=>?@[]^_`{|}~"
-"""What stands in a key as it is; the rest is percent-encoded (RFC 3986)."""
+"""The characters of an idempotency key that are sent as they are, besides letters and digits; the rest is percent-encoded (RFC 3986)."""
 
 
 class Fields(Protocol):
-    """The header fields of a request, by their names in lower case."""
+    """The header fields of a request, by their lower-case names."""
 
     def get(self, key: str, default: None = None) -> str | None: ...
 
 
 def of_request(envelope: Envelope, node: str | None) -> dict[str, str]:
-    """The header fields that carry an envelope.
+    """Return the header fields that carry an envelope.
 
     Args:
-        node: the node that is asked, where it has to be that and no other.
+        node: The node that has to answer; None if any node of the service may.
     """
     fields = {ID: envelope.id, "content-type": JSON}
     if node is not None:
@@ -52,7 +49,7 @@ def of_request(envelope: Envelope, node: str | None) -> dict[str, str]:
     else:
         fields[NODE] = envelope.reply_to.node
     if envelope.budget is not None:
-        fields[BUDGET] = str(round(min(max(0.0, envelope.budget), _LONGEST) * 1000))
+        fields[BUDGET] = format_budget(envelope.budget)
     if envelope.token is not None:
         fields["authorization"] = f"Bearer {envelope.token}"
     if envelope.trace is not None:
@@ -67,12 +64,12 @@ def of_request(envelope: Envelope, node: str | None) -> dict[str, str]:
 
 
 def request(fields: Fields, subject: str, caller: str, body: bytes) -> Envelope:
-    """The envelope of a request. `id` is empty where the caller named none.
+    """Return the envelope of a request. Its `id` is empty if the caller gave none.
 
     Raises:
-        ValueError: a field cannot be read.
+        ValueError: if a field cannot be read.
     """
-    node, budget, params, path, key = (fields.get(name) for name in (NODE, BUDGET, PARAMS, PATH, KEY))
+    node, params, path, key = (fields.get(name) for name in (NODE, PARAMS, PATH, KEY))
     authorization = fields.get("authorization")
     token: str | None = None
     if authorization is not None:
@@ -88,7 +85,7 @@ def request(fields: Fields, subject: str, caller: str, body: bytes) -> Envelope:
             body,
             caller,
             None if one_way else Address(caller, node or "-"),
-            None if budget is None else min(number(budget) / 1000, _LONGEST),
+            parse_budget(fields.get(BUDGET)),
             token,
             fields.get(TRACE),
             None if key is None else unquote(key, errors="strict"),
@@ -103,20 +100,9 @@ def _params(text: str) -> tuple[tuple[str, str], ...]:
     return tuple(parse_qsl(text, keep_blank_values=True, strict_parsing=True, errors="strict")) if text else ()
 
 
-def number(text: str) -> int:
-    """A number in a header field.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if not text.isdecimal() or not text.isascii() or len(text) > _DIGITS:
-        raise ValueError(f"{text!r:.40}: expected a number of at most {_DIGITS} digits")
-    return int(text)
-
-
 def load(fields: Mapping[str, str]) -> int:
-    """What an answer says of how much its sender has to do; nothing, if it cannot be read."""
+    """Return how many messages the sender of an answer has running or waiting; 0 if the field is missing or cannot be read."""
     try:
-        return number(fields.get(LOAD, "0"))
+        return parse_number(fields.get(LOAD, "0"))
     except ValueError:
         return 0

@@ -1,7 +1,7 @@
-"""Who is there, as asking again and again tells it: each address of each service that is watched has a task that asks it.
+"""Which instances are alive over HTTP: one task per address of each watched service asks that address again and again.
 
-A question names what is known already, and is answered when there is something new, at the latest after a heartbeat. So
-whoever comes, leaves or commits events is known at once, and one who does not answer in time is doubted, then lost.
+A question names what the asker already knows. It is answered as soon as there is something new, or after a heartbeat. So
+instances that come, leave, or commit events are noticed at once; one that does not answer in time is suspected, then lost.
 """
 
 import asyncio
@@ -14,25 +14,30 @@ from yarl import URL
 
 from runtime import Clock, Random
 from runtime.network import Address, Envelope, Head, LinkLost, Manifest, PeerUnreachable, Receiver, TransportError
+from runtime.tasks import Backoff, wait_for_event
 from transports.http import fields
-from transports.http.client import Client, Place, Untrusted
+from transports.http.client import Client, Location, Untrusted
+from transports.http.peer import Peer, PeerState
 from transports.http.settings import HttpSettings
 from transports.resolver import Resolver
 
-_SOON = 0.1
-_LOOKED_UP = 30.0
-"""Seconds after which a name is looked up again though nobody went: there may be more instances."""
-_LOOKING_UP = 5.0
-"""Seconds for which a name server's answer is waited for: where the first of two is away, the system's resolver takes three."""
-_LONGEST = 1.0
-"""Seconds at most between two looks at an address where nobody was: connecting in vain costs little."""
+_RETRY = Backoff(0.1, 1.0)
+"""Between two questions to a location without an instance: failing to connect costs little."""
+_LOOKUP_INTERVAL = 30.0
+"""Seconds after which a name is looked up again although no instance was lost: there may be more instances."""
+_LOOKUP_TIMEOUT = 5.0
+"""Seconds to wait for a name server. If the first of two is down, the system's resolver takes three."""
 
 
 class News(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a node says of one of its services.
+    """What a node reports about one of its services.
 
-    `version` counts its announcements, `heads` the heads of its stream that it has told. `manifest` comes when its
-    version is another than the one that the question named.
+    Attributes:
+        version: Counts the service's announcements.
+        heads: Counts the heads of its stream that it has reported.
+        load: How many messages the instance has running or waiting.
+        manifest: Included if its version differs from the one that the question named.
+        head: The current head of its stream.
     """
 
     version: int
@@ -42,41 +47,25 @@ class News(msgspec.Struct, frozen=True, omit_defaults=True):
     head: Head | None = None
 
 
-async def places_of(url: URL, names: Resolver) -> set[Place]:
-    """The addresses that a URL's name has now. Raises like `Resolver.addresses`."""
+async def locations_of(url: URL, resolver: Resolver) -> set[Location]:
+    """Return the locations that a URL's host name currently stands for. Raises like `Resolver.addresses`."""
     assert url.host is not None
     assert url.port is not None
-    return {Place(url.with_host(ip), url.host, url.authority) for ip in await names.addresses(url.host, url.port)}
-
-
-class _Peer:
-    """What is known of one address of a service."""
-
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        self.node: str | None = None
-        self.manifest: Manifest | None = None
-        self.version = 0
-        self.heads = 0
-        self.suspected = False
-        self.is_us = False
-        self.looked = asyncio.Event()
-        """Set when it has been asked for the first time."""
-        self.asking: asyncio.Task[None] | None = None
+    return {Location(url.with_host(ip), url.host, url.authority) for ip in await resolver.addresses(url.host, url.port)}
 
 
 class Presence:
-    """Follows the services that are watched.
+    """Follows the instances of the services that are watched, and reports every change to the receiver.
 
     Args:
-        places: each service's URLs.
-        assertion: makes what proves to a service who asks.
-        lost: is told of nodes that do not answer any more at a place, after the receiver.
+        urls: The URLs of each service.
+        assertion: Makes the assertion that proves to a service which node asks.
+        on_lost: Called when a node no longer answers at a location, after the receiver was called.
     """
 
     def __init__(
         self, node: str, receiver: Receiver, client: Client, settings: HttpSettings, clock: Clock, random: Random,
-        places: dict[str, tuple[URL, ...]], assertion: Callable[[str], str], lost: Callable[[Address, Place], None],
+        urls: dict[str, tuple[URL, ...]], assertion: Callable[[str], str], on_lost: Callable[[Address, Location], None],
     ) -> None:  # fmt: skip
         self._node = node
         self._receiver = receiver
@@ -84,60 +73,60 @@ class Presence:
         self._settings = settings
         self._clock = clock
         self._random = random
-        self._places = places
+        self._urls = urls
         self._assertion = assertion
-        self._lost = lost
+        self._on_lost = on_lost
         self._log = logging.getLogger("callboard.http")
-        self._peers: dict[str, dict[Place, _Peer]] = {}
+        self._peers: dict[str, dict[Location, Peer]] = {}
         self._resolving: dict[str, asyncio.Task[None]] = {}
         self._resolver = Resolver()
-        self._found: dict[str, asyncio.Event] = {}
-        """Set when a service's names were looked up for the first time."""
-        self._again: dict[str, asyncio.Event] = {}
-        """Set when a service may have other addresses than before."""
-        self._hints: dict[str, set[str]] = {}
-        self._where: dict[Address, Place] = {}
-        self._told: set[str] = set()
+        self._resolved: dict[str, asyncio.Event] = {}
+        """By service: set when its names were looked up for the first time."""
+        self._resolve_again: dict[str, asyncio.Event] = {}
+        """By service: set when its addresses may have changed."""
+        self._subscribers: dict[str, set[str]] = {}
+        self._locations: dict[Address, Location] = {}
+        self._complained: set[Location] = set()
 
     def __repr__(self) -> str:
-        return f"<Presence {', '.join(map(str, self._where))}>"
+        return f"<Presence {', '.join(repr(peer) for peers in self._peers.values() for peer in peers.values())}>"
 
-    def place(self, address: Address) -> Place | None:
-        """Where an instance is."""
-        return self._where.get(address)
+    def location(self, address: Address) -> Location | None:
+        """Return where an instance is reached."""
+        return self._locations.get(address)
 
-    async def places(self, service: str) -> list[Place]:
-        """All addresses of a service, whether somebody is there or not."""
+    async def locations(self, service: str) -> list[Location]:
+        """Return every location of a service, whether or not an instance answers there."""
         await self.watch(service)
         return list(self._peers.get(service, {}))
 
     def subscribers(self, publisher: str) -> tuple[str, ...]:
-        """The services on this node that are told of a publisher's heads."""
-        return tuple(self._hints.get(publisher, ()))
+        """Return the services on this node that receive the heads of a publisher's stream."""
+        return tuple(self._subscribers.get(publisher, ()))
 
-    def hint(self, publisher: str, subscriber: str) -> None:
-        """Tells a service on this node of a publisher's heads from now on."""
-        self._hints.setdefault(publisher, set()).add(subscriber)
+    def subscribe(self, publisher: str, subscriber: str) -> None:
+        """Deliver the heads of a publisher's stream to a service on this node from now on."""
+        self._subscribers.setdefault(publisher, set()).add(subscriber)
 
-    def no_hint(self, publisher: str, subscriber: str) -> None:
-        """Not any longer."""
-        self._hints.get(publisher, set()).discard(subscriber)
+    def unsubscribe(self, publisher: str, subscriber: str) -> None:
+        """Stop delivering the heads of a publisher's stream to a service on this node."""
+        self._subscribers.get(publisher, set()).discard(subscriber)
 
     async def watch(self, service: str) -> None:
-        """Follows a service from now on. Returns when each of its addresses was asked once, or has not answered for a while."""
-        if service not in self._places:
+        """Follow a service from now on. Returns when each of its locations was asked once, or after a timeout."""
+        if service not in self._urls:
             return
         if service not in self._resolving:
             self._peers[service] = {}
-            self._again[service] = asyncio.Event()
-            self._found[service] = asyncio.Event()
-            self._resolving[service] = asyncio.create_task(self._resolve(service, self._found[service]))
+            self._resolve_again[service] = asyncio.Event()
+            self._resolved[service] = asyncio.Event()
+            self._resolving[service] = asyncio.create_task(self._resolve(service, self._resolved[service]))
         try:
-            async with asyncio.timeout(_LOOKING_UP):
-                await self._found[service].wait()
+            async with asyncio.timeout(_LOOKUP_TIMEOUT):
+                await self._resolved[service].wait()
             async with asyncio.timeout(self._settings.connect_timeout):
                 for peer in list(self._peers.get(service, {}).values()):
-                    await peer.looked.wait()
+                    await peer.asked.wait()
         except TimeoutError:
             return
 
@@ -147,166 +136,174 @@ class Presence:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for found in self._found.values():
-            found.set()
+        for resolved in self._resolved.values():
+            resolved.set()
         self._resolving.clear()
         self._peers.clear()
-        self._where.clear()
+        self._locations.clear()
 
-    # Addresses
+    # Name lookups
 
-    async def _resolve(self, service: str, found: asyncio.Event) -> None:
-        """Looks again and again which addresses the service's names have."""
+    async def _resolve(self, service: str, resolved: asyncio.Event) -> None:
+        """Look up the service's names again and again, and follow the addresses that they stand for."""
         peers = self._peers[service]
         failures = 0
         while True:
-            again = self._again[service]
+            again = self._resolve_again[service]
             again.clear()
-            looked_up = await asyncio.gather(*map(self._look_up, self._places[service]))
-            known = {place for places in looked_up for place in places or ()}
-            complete = None not in looked_up
+            lookups = await asyncio.gather(*map(self._look_up, self._urls[service]))
+            known = {location for locations in lookups for location in locations or ()}
+            complete = None not in lookups
             failures = 0 if complete else failures + 1
-            for place in known - peers.keys():
-                peer = peers[place] = _Peer(place)
+            for location in known - peers.keys():
+                peer = peers[location] = Peer(location)
                 peer.asking = asyncio.create_task(self._follow(service, peer))
             if complete:
-                for place in peers.keys() - known:
-                    if peers[place].node is None:  # one that still answers is followed to its end
-                        asking = peers.pop(place).asking
+                for location in peers.keys() - known:
+                    if peers[location].node is None:  # one with an instance is followed until that is lost
+                        asking = peers.pop(location).asking
                         assert asking is not None
                         asking.cancel()
-            found.set()
-            nobody = all(peer.node is None and not peer.is_us for peer in peers.values())
-            pause = min(_LONGEST * 2 ** min(failures, 10), self._settings.heartbeat) if nobody else _LOOKED_UP
-            try:
-                async with asyncio.timeout(self._random.jitter(pause)):
-                    await again.wait()
-            except TimeoutError:
+            resolved.set()
+            nobody = all(peer.node is None and peer.state is not PeerState.OURSELVES for peer in peers.values())
+            retry = Backoff(_RETRY.longest, self._settings.heartbeat)
+            pause = retry.delay(failures, self._random) if nobody else self._random.jitter(_LOOKUP_INTERVAL)
+            if not await wait_for_event(again, pause):
                 continue
-            await self._clock.sleep(self._random.jitter(_LONGEST))  # whoever went has no name at the moment
+            await self._clock.sleep(self._random.jitter(_RETRY.longest))  # an instance that restarts has no name for a moment
 
-    async def _look_up(self, url: URL) -> set[Place] | None:
+    async def _look_up(self, url: URL) -> set[Location] | None:
         try:
-            async with asyncio.timeout(_LOOKING_UP):
-                return await places_of(url, self._resolver)
-        except Exception as error:  # whatever it is, it must not end the looking
+            async with asyncio.timeout(_LOOKUP_TIMEOUT):
+                return await locations_of(url, self._resolver)
+        except Exception as error:  # no error whatsoever may end the lookups
             self._log.debug("%s has no address: %r", url.authority, error)
             return None
 
-    # Asking
+    # Questions
 
-    async def _follow(self, service: str, peer: _Peer) -> None:
-        """Asks one address about a service, for ever."""
-        pause = _SOON
+    async def _follow(self, service: str, peer: Peer) -> None:
+        """Ask one location about a service, again and again."""
+        failures = 0
         wait = 0.0
         while True:
-            known = peer.node
+            node = peer.node
             try:
                 news = await self._ask(service, peer, wait)
             except PeerUnreachable as error:
-                self._gone(service, peer, error)
+                self._lose(service, peer, error)
                 wait = 0.0
                 if isinstance(error, Untrusted):
-                    self._complain(service, peer.place, error)
+                    self._complain(service, peer.location, error)
             except (LinkLost, TimeoutError) as error:
-                if known is not None and not peer.suspected:
-                    peer.suspected, wait = True, 0.0
-                    self._receiver.suspected(Address(service, known))
-                    continue  # it may have been stopped in good order, be busy, or dead: the next answer says
-                self._gone(service, peer, error)
+                if node is not None and peer.state in (PeerState.PRESENT, PeerState.WITHDRAWN):
+                    peer.enter(PeerState.SUSPECTED)
+                    wait = 0.0
+                    self._receiver.suspected(Address(service, node))
+                    continue  # it may have stopped in good order, be busy, or be dead: the next answer shows which
+                self._lose(service, peer, error)
                 wait = 0.0
             except TransportError as error:
-                self._gone(service, peer, error)
-                self._complain(service, peer.place, error)
+                self._lose(service, peer, error)
+                self._complain(service, peer.location, error)
             else:
-                self._told.discard(str(peer.place))
+                self._complained.discard(peer.location)
+                wait, failures = self._settings.heartbeat, 0
                 if news is not None:
                     self._heard(service, peer, news)
-                    wait, pause = self._settings.heartbeat, _SOON
-                    peer.looked.set()
                     continue
-                wait, pause = self._settings.heartbeat, _SOON  # the node is there, and tells when the service is
-            peer.looked.set()
-            await self._clock.sleep(self._random.jitter(pause))
-            pause = min(pause * 2, _LONGEST)
+                # the node answers, and will report when it has the service
+            await self._clock.sleep(_RETRY.delay(failures, self._random))
+            failures += 1
 
-    async def _ask(self, service: str, peer: _Peer, wait: float) -> News | None:
-        """What the node at an address has to say; None if it has nothing of the service.
+    async def _ask(self, service: str, peer: Peer, wait: float) -> News | None:
+        """Return what the node at a location reports about a service; None if there is nothing to handle.
+
+        Args:
+            wait: How long the node may wait for something new, in seconds.
 
         Raises:
-            TransportError: it answers with something that is no answer.
-            TimeoutError: it does not answer.
+            PeerUnreachable: if there is no connection.
+            LinkLost: if the connection is lost, or the manifest is missing.
+            TransportError: if the answer is not one.
+            TimeoutError: if there is no answer in time.
         """
         query = f"version={peer.version}&heads={peer.heads}&wait={round(wait * 1000)}&node={peer.node or ''}"
         headers = {fields.NODE: self._node, fields.ASSERTION: self._assertion(service)}
         async with asyncio.timeout(wait + self._settings.heartbeat):
-            answer = await self._client.get(peer.place, f"/{service}/presence?{query}", headers)
+            answer = await self._client.get(peer.location, f"/{service}/presence?{query}", headers)
         node = answer.fields.get(fields.NODE, "")
         if answer.status == 404 and node:
             self._withdrawn(service, peer, node)
             return None
         if answer.status != 200 or not node:
-            raise TransportError(f"{peer.place} answers {answer.status} when asked about {service}: {answer.body[:200]!r}")
-        peer.is_us = node == self._node
-        if peer.is_us:
-            peer.looked.set()
-            await self._clock.sleep(self._settings.heartbeat)  # that is us
+            raise TransportError(f"{peer.location} answers {answer.status} when asked about {service}: {answer.body[:200]!r}")
+        if peer.node not in (None, node):
+            self._lose(service, peer, PeerUnreachable(f"{node} has replaced it"))
+        if node == self._node:
+            peer.enter(PeerState.OURSELVES)
+            await self._clock.sleep(self._settings.heartbeat)
             return None
+        if peer.state is PeerState.OURSELVES:
+            peer.enter(PeerState.ABSENT)
         try:
             news = msgspec.json.decode(answer.body, type=News)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise TransportError(f"what {peer.place} says of {service} cannot be read: {error}") from None
+            raise TransportError(f"the news of {service} from {peer.location} cannot be read: {error}") from None
         if news.manifest is not None and news.manifest.address != Address(service, node):
-            raise TransportError(f"{peer.place} has the manifest of {news.manifest.address} under the name of {service}@{node}")
-        if peer.node not in (None, node):
-            self._gone(service, peer, PeerUnreachable(f"{node} is there now"))
+            raise TransportError(
+                f"{peer.location} has the manifest of {news.manifest.address} under the name of {service}@{node}"
+            )
         if news.manifest is None and (peer.manifest is None or peer.version != news.version):
-            raise LinkLost(f"{peer.place} gave no manifest")  # it was started anew in between
+            raise LinkLost(f"{peer.location} has sent no manifest")  # it was restarted meanwhile
         peer.node = node
         return news
 
-    def _heard(self, service: str, peer: _Peer, news: News) -> None:
+    def _heard(self, service: str, peer: Peer, news: News) -> None:
+        """Handle an instance's answer."""
         assert peer.node is not None
         address = Address(service, peer.node)
         before, peer.heads, peer.version = peer.heads, news.heads, news.version
         peer.manifest = news.manifest or peer.manifest
         assert peer.manifest is not None
-        peer.suspected = False
-        self._where[address] = peer.place
+        peer.enter(PeerState.PRESENT)
+        self._locations[address] = peer.location
         self._receiver.joined(peer.manifest, news.load)
         if news.head is not None and news.heads != before:
             envelope = Envelope("head", "", f"{service}.head", msgspec.json.encode(news.head), service)
             for subscriber in self.subscribers(service):
                 self._receiver.receive(envelope, subscriber)
 
-    def _withdrawn(self, service: str, peer: _Peer, node: str) -> None:
-        """A node is there, and has nothing of the service (any more)."""
-        if peer.node is not None and peer.node != node:
-            self._gone(service, peer, PeerUnreachable(f"{node} is there now"))
-        elif peer.manifest is not None:
-            peer.manifest = None
-            self._receiver.left(Address(service, node), lost=False)
+    def _withdrawn(self, service: str, peer: Peer, node: str) -> None:
+        """Handle the answer of a node that does not have the service, or no longer has it."""
+        if peer.node not in (None, node):
+            self._lose(service, peer, PeerUnreachable(f"{node} has replaced it"))
+        elif peer.node is None:
+            peer.forget()
+        else:
+            if peer.manifest is not None:
+                peer.manifest = None
+                self._receiver.left(Address(service, node), lost=False)
+            peer.enter(PeerState.WITHDRAWN)
         peer.version = peer.heads = 0
 
-    def _gone(self, service: str, peer: _Peer, error: Exception) -> None:
-        """Nobody answers there."""
+    def _lose(self, service: str, peer: Peer, error: Exception) -> None:
+        """Handle the loss of a location: nobody answers there any more, or another node does."""
         if peer.node is not None:
             address = Address(service, peer.node)
-            others = [one for one in self._peers[service].values() if one is not peer and one.node == peer.node]
-            self._log.debug("%s is gone from %s: %s", address, peer.place, error)
+            others = [other for other in self._peers[service].values() if other is not peer and other.node == peer.node]
+            self._log.debug("%s is gone from %s: %s", address, peer.location, error)
             if others:
-                self._where[address] = others[0].place  # there are two ways to it, and this was only one
+                self._locations[address] = others[0].location  # the node is reached at several locations, and has lost one
             else:
-                self._where.pop(address, None)
+                self._locations.pop(address, None)
                 self._receiver.left(address, lost=True)
-            self._lost(address, peer.place)
-            self._again[service].set()  # started anew it may have another address
-        peer.node = peer.manifest = None
-        peer.version = peer.heads = 0
-        peer.suspected = False
+            self._on_lost(address, peer.location)
+            self._resolve_again[service].set()  # after a restart it may have another address
+        peer.forget()
 
-    def _complain(self, service: str, place: Place, error: Exception) -> None:
-        """Somebody is there, and will not speak to us: that is for an operator, once."""
-        if str(place) not in self._told:
-            self._told.add(str(place))
-            self._log.warning("it cannot be known whether %s is there: %s", service, error)
+    def _complain(self, service: str, location: Location, error: Exception) -> None:
+        """Log, once for each location, that a node is there but cannot be talked to: an operator should know."""
+        if location not in self._complained:
+            self._complained.add(location)
+            self._log.warning("the presence of %s is unknown: %s", service, error)

@@ -1,4 +1,4 @@
-"""The answering side of a node: requests of others, and their questions whether a service is here."""
+"""Answers the HTTP requests of other nodes: requests to services, and questions about their presence."""
 
 import asyncio
 import re
@@ -10,6 +10,7 @@ import msgspec
 
 from runtime import Clock, InstanceLost, Malformed, NoInstance, Random, ServiceError, Unreachable
 from runtime.network import Address, Envelope, Head, Manifest, Receiver, TooLarge
+from transports.headers import PROBLEM, parse_number
 from transports.http import fields
 from transports.http.assertions import Refused, Verifier
 from transports.http.presence import News
@@ -17,21 +18,22 @@ from transports.http.server import Exchange, Pairs, Scope, until_gone
 from transports.http.settings import HttpSettings
 
 _PATH = re.compile(r"/([A-Za-z0-9_-]{1,100})/([A-Za-z0-9_.-]{1,200})", re.ASCII)
-_DEFAULT = 60.0
-"""Seconds that a request without a budget may take here; the callee's own default is shorter."""
-_LATE = 1.0
-_MOST = 1024
-"""Services that are asked for and not here: so many are remembered."""
-_BODY = 10.0
-"""Seconds that a request's body may take to come."""
+_DEFAULT_BUDGET = 60.0
+"""Seconds that a request without a budget may take; the callee's own default is shorter."""
+_GRACE = 1.0
+"""Seconds after the budget of a request before the node answers that no answer will come."""
+_MOST_SERVICES = 1024
+"""Names of services that the node remembers, including those that it does not have but is asked about."""
+_BODY_TIMEOUT = 10.0
+"""Seconds that the body of a request may take to arrive."""
 _LONGEST_WAIT = 15.0
-"""Seconds that a question about presence is held, whatever the one who asks would like."""
-_Work = tuple[str, str, str, str]
-"""A request that is answered here: the service and the node that ask, who is asked, and the id they gave it."""
+"""Seconds that a question about presence waits for news, at most, whatever the client asks for."""
+_RequestKey = tuple[str, str, str, str]
+"""Identifies a request under way: the calling service, its node, the called service, and the request's id."""
 
 
 class Refusal(Exception):
-    """An answer that is given before anybody is asked: a problem document (RFC 9457) with the status of its own."""
+    """Raised to refuse a request before an instance sees it: a status and a problem document (RFC 9457)."""
 
     def __init__(self, status: int, error: ServiceError, fields: Pairs | None = None, detail: str = "") -> None:
         super().__init__(status)
@@ -42,19 +44,27 @@ class Refusal(Exception):
 
 
 class _Answering(NamedTuple):
-    """A request that came, and its answer to come."""
+    """A request that has arrived, and the future of its answer."""
 
     service: str
     answer: "asyncio.Future[Envelope]"
 
     def lose(self) -> None:
-        """Answers that no answer will come."""
+        """Complete the request with `InstanceLost`: no answer will come."""
         if not self.answer.done():
             self.answer.set_result(Envelope("error", "", "", msgspec.json.encode(InstanceLost(self.service).data())))
 
 
-class Own:
-    """One service of this node, as others are told of it."""
+class LocalService:
+    """What this node reports about one of its services.
+
+    Attributes:
+        manifest: The manifest; None before the service is announced and after it has withdrawn.
+        version: Counts the announcements.
+        heads: Counts the heads of the service's stream.
+        head: The current head.
+        listening: Whether the service takes requests that name no node.
+    """
 
     def __init__(self) -> None:
         self.manifest: Manifest | None = None
@@ -66,32 +76,32 @@ class Own:
 
     @property
     def known(self) -> bool:
-        """Whether it is, or was, on this node."""
+        """Whether the service is or was on this node."""
         return self.version > 0 or self.listening
 
     @property
-    def state(self) -> tuple[int, int]:
-        """What changes whenever there is something to tell."""
+    def revision(self) -> tuple[int, int]:
+        """The version and the number of heads, which differ whenever there is something new to report."""
         return (0, 0) if self.manifest is None else (self.version, self.heads)
 
-    def change(self) -> None:
-        """Answers those who wait for news."""
+    def notify(self) -> None:
+        """Answer the questions that wait for news."""
         changed, self._changed = self._changed, None
         if changed is not None:
             changed.set_result(None)
 
     def changed(self) -> "asyncio.Future[None]":
-        """Done when there is something new."""
+        """Return a future that is done when there is something new to report."""
         if self._changed is None:
             self._changed = asyncio.get_running_loop().create_future()
         return self._changed
 
 
 class RequestHandler:
-    """Answers what comes over HTTP. It knows which services are on this node, and what there is to tell of them.
+    """Answers HTTP requests. Knows the services on this node and what to report about them.
 
     Args:
-        complain: says something that an operator should know.
+        complain: Logs something that an operator should know.
     """
 
     def __init__(
@@ -105,31 +115,34 @@ class RequestHandler:
         self._clock = clock
         self._random = random
         self._complain = complain
-        self._own: dict[str, Own] = {}
-        self._answering: dict[_Work, _Answering] = {}
+        self._own: dict[str, LocalService] = {}
+        self._answering: dict[_RequestKey, _Answering] = {}
         self._closing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def own(self, service: str) -> Own:
-        """What there is to tell of a service."""
-        return self._own.setdefault(service, Own())
+    def own(self, service: str) -> LocalService:
+        """Return what this node reports about a service, creating it if necessary."""
+        return self._own.setdefault(service, LocalService())
 
     @property
     def announced(self) -> list[Manifest]:
-        """The manifests of the services that are here."""
+        """The manifests of the announced services."""
         return [own.manifest for own in self._own.values() if own.manifest is not None]
 
     def close(self) -> None:
-        """Ends all waiting."""
+        """Answer everything that waits."""
         if not self._closing.done():
             self._closing.set_result(None)
         for answering in self._answering.values():
             answering.lose()
 
     def answer(self, to: Address, envelope: Envelope, sender: str) -> bool:
-        """Answers a request that came. Says whether somebody waits for it.
+        """Answer a request that has arrived.
+
+        Returns:
+            Whether the client still waits for the answer.
 
         Raises:
-            TooLarge: it is larger than others take.
+            TooLarge: if peers do not accept answers of this size.
         """
         answering = self._answering.get((to.service, to.node, sender, envelope.id))
         if answering is None or answering.answer.done():
@@ -140,7 +153,7 @@ class RequestHandler:
         return True
 
     async def serve(self, scope: Scope, exchange: Exchange) -> None:
-        """Answers one HTTP request."""
+        """Answer one HTTP request."""
         try:
             service, name = self._path(scope)
             given = scope.headers
@@ -157,17 +170,17 @@ class RequestHandler:
             if refusal.status != 401 and scope.method == "POST":
                 await self._drain(exchange)
             status, body = refusal.status, refusal.body
-            headers = [("content-type", fields.PROBLEM), (fields.REFUSED, "true"), *refusal.fields]
+            headers = [("content-type", PROBLEM), (fields.REFUSED, "true"), *refusal.fields]
         headers.append((fields.NODE, self._node))
         exchange.response_bytes(status, headers, body)
 
     async def _drain(self, exchange: Exchange) -> None:
-        """Lets the one who asks say all of it: else the connection would break before the refusal is read."""
+        """Read the rest of a refused request: otherwise the connection would break before the client has read the refusal."""
         try:
-            async with asyncio.timeout(_BODY):
+            async with asyncio.timeout(_BODY_TIMEOUT):
                 async for _ in exchange:
                     pass
-        except (TimeoutError, RuntimeError):  # it has been read already, or does not come
+        except (TimeoutError, RuntimeError):  # the body was read already, or does not arrive
             return
 
     def _path(self, scope: Scope) -> tuple[str, str]:
@@ -189,39 +202,41 @@ class RequestHandler:
             raise Refusal(404, NoInstance(service))
         body = await self._body(exchange, given)
         try:
-            subject = name if "." in name else f"{service}.{name}"  # else of a contract that others have, too: stream.Pull
+            subject = (
+                name if "." in name else f"{service}.{name}"
+            )  # a full name belongs to a contract that several services have, such as stream.Pull
             envelope = fields.request(given, subject, caller, body)
         except ValueError as error:
             receiver.unreadable()
             raise Refusal(400, Malformed(str(error))) from None
         if self._closing.done():
             raise Refusal(404, NoInstance(service))
-        if not envelope.id or given.get(fields.NODE) is None:  # without a node, its ids need not be different from others'
+        if not envelope.id or given.get(fields.NODE) is None:  # without a node, ids of different clients may be equal
             envelope = msgspec.structs.replace(envelope, id=self._random.hex(32))
         if envelope.reply_to is None:
             receiver.receive(envelope, service)
             return 202, [], b""
-        work = (caller, envelope.reply_to.node, service, envelope.id)
-        if work in self._answering:
+        key = (caller, envelope.reply_to.node, service, envelope.id)
+        if key in self._answering:
             raise Refusal(409, Malformed("a request with this id is being answered"))
-        answering = self._answering[work] = _Answering(service, self._clock.loop.create_future())
+        answering = self._answering[key] = _Answering(service, self._clock.loop.create_future())
 
         def gone() -> None:
             receiver.receive(Envelope("cancel", envelope.id, "", b"", caller, envelope.reply_to), service)
             answering.lose()
 
-        seconds = _DEFAULT if envelope.budget is None else envelope.budget
-        timer = self._clock.loop.call_later(seconds + _LATE, answering.lose)  # whatever becomes of it, there is an answer
+        seconds = _DEFAULT_BUDGET if envelope.budget is None else envelope.budget
+        timer = self._clock.loop.call_later(seconds + _GRACE, answering.lose)  # in any case, there is an answer
         try:
             receiver.receive(envelope, service)
             answer = await until_gone(answering.answer, exchange, gone)
         finally:
             timer.cancel()
-            del self._answering[work]
+            del self._answering[key]
         load = [(fields.LOAD, str(answer.load))] if answer.load else []
         if answer.kind == "reply":
             return 200, [("content-type", fields.JSON), *load], answer.body
-        return _status(answer.body), [("content-type", fields.PROBLEM), *load], answer.body
+        return _status(answer.body), [("content-type", PROBLEM), *load], answer.body
 
     async def _body(self, exchange: Exchange, given: fields.Fields) -> bytes:
         length = given.get("content-length")
@@ -230,24 +245,24 @@ class RequestHandler:
         if int(length) > self._settings.max_body:
             raise Refusal(413, Malformed(f"the body has {length} bytes: more than {self._settings.max_body}"))
         try:
-            async with asyncio.timeout(_BODY):
+            async with asyncio.timeout(_BODY_TIMEOUT):
                 return await exchange()
         except TimeoutError:
-            raise Refusal(408, Malformed(f"the body did not come within {_BODY:g} s")) from None
+            raise Refusal(408, Malformed(f"the body did not come within {_BODY_TIMEOUT:g} s")) from None
 
     async def _news(self, scope: Scope, service: str) -> tuple[int, Pairs, bytes]:
-        """What there is to say of a service, once it is something new."""
+        """Answer a question about a service: when there is something new, or when the waiting time is over."""
         query = {name: values[0] for name, values in parse_qs(scope.query_string).items()}
         try:
-            version, heads, wait = (fields.number(query.get(name, "0")) for name in ("version", "heads", "wait"))
+            version, heads, wait = (parse_number(query.get(name, "0")) for name in ("version", "heads", "wait"))
         except ValueError as error:
             raise Refusal(400, Malformed(str(error))) from None
         if query.get("node") != self._node:
             version = heads = 0
         own = self._own.get(service)
-        if own is None and len(self._own) < _MOST:
-            own = self._own[service] = Own()
-        if own is not None and own.state == (version, heads) and wait and not self._closing.done():
+        if own is None and len(self._own) < _MOST_SERVICES:
+            own = self._own[service] = LocalService()
+        if own is not None and own.revision == (version, heads) and wait and not self._closing.done():
             seconds = min(wait / 1000, _LONGEST_WAIT)
             await asyncio.wait((own.changed(), self._closing), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if own is None or own.manifest is None:
@@ -263,6 +278,6 @@ class _Status(msgspec.Struct):
 
 
 def _status(problem: bytes) -> int:
-    """The HTTP status that a problem document names."""
+    """Return the HTTP status that a problem document names."""
     status = msgspec.json.decode(problem, type=_Status).status
     return status if 400 <= status < 600 else 500

@@ -1,4 +1,4 @@
-"""The answering side: what other services ask of this node, over granian (RSGI)."""
+"""The HTTP server on which other services reach this node: granian with its RSGI interface."""
 
 import asyncio
 import logging
@@ -12,12 +12,14 @@ from granian.server.embed import Server
 
 from runtime import StartError
 from runtime.sockets import free_port, until_listening
+from runtime.tasks import watching
 
 _IDLE = 60_000
-"""Milliseconds that a connection may take to bring a request's head: longer than clients keep an unused one."""
+"""Milliseconds that a connection may take to send the head of a request: longer than clients keep an idle connection."""
 _UNWATCHED = 0.05
-"""Seconds for which it is not looked whether the one who asks is still there: that costs more than most requests."""
-_LAST_WORD = 2.0
+"""Seconds before the server watches for a client that disconnects: watching costs more than most requests."""
+_STOP_TIMEOUT = 2.0
+"""Seconds that the server may take to stop."""
 
 T = TypeVar("T")
 
@@ -25,7 +27,7 @@ Pairs = list[tuple[str, str]]
 
 
 class Scope(Protocol):
-    """A request's head, as granian gives it (RSGI)."""
+    """The head of a request, as granian passes it (RSGI)."""
 
     client: str
     method: str
@@ -37,7 +39,7 @@ class Scope(Protocol):
 
 
 class Exchange(Protocol):
-    """A request's body and its answer, as granian gives them (RSGI)."""
+    """The body of a request and its answer, as granian passes them (RSGI)."""
 
     async def __call__(self) -> bytes: ...
     def __aiter__(self) -> AsyncIterator[bytes]: ...
@@ -49,11 +51,11 @@ App = Callable[[Scope, Exchange], Awaitable[None]]
 
 
 class HttpServer:
-    """One listening socket in this event loop.
+    """An HTTP/1.1 server on one port, in this event loop.
 
     Args:
-        setting: the environment variable that chooses another port.
-        certificate: its file and its key's, for TLS.
+        setting: The environment variable that chooses another port.
+        certificate: The files of the certificate and its private key, for TLS.
     """
 
     def __init__(self, app: App, host: str, port: int, setting: str, *, certificate: tuple[str, str] | None = None) -> None:
@@ -72,10 +74,10 @@ class HttpServer:
             raise
 
     async def start(self) -> None:
-        """Listens.
+        """Start listening.
 
         Raises:
-            StartError: that is not possible.
+            StartError: if the server cannot be started.
         """
         files = None if self._certificate is None else tuple(map(Path, self._certificate))
         try:
@@ -84,39 +86,28 @@ class HttpServer:
                 backlog=1024, backpressure=16_384, http1_settings=HTTP1Settings(header_read_timeout=_IDLE),
                 ssl_cert=None if files is None else files[0], ssl_key=None if files is None else files[1],
             )  # fmt: skip
-        except Exception as error:  # granian has no class for a certificate that it cannot read
+        except Exception as error:  # granian raises a plain Exception for a certificate that it cannot read
             raise StartError(f"a server on {self.host}:{self.port} cannot be started: {error}") from error
         self._serving = asyncio.create_task(self._server.serve())
         await until_listening(self.host, self.port, self._serving)
 
     async def stop(self) -> None:
-        """Listens no more, once what is under way has been answered."""
+        """Stop listening, after the requests under way have been answered."""
         serving, self._serving = self._serving, None
         if serving is None:
             return
         self._server.stop()  # type: ignore[no-untyped-call]  # granian leaves it untyped
-        done, _ = await asyncio.wait((serving,), timeout=_LAST_WORD)
+        done, _ = await asyncio.wait((serving,), timeout=_STOP_TIMEOUT)
         if not done:
             self._log.warning("the server on port %d did not stop in time", self.port)
 
 
 async def until_gone(answered: "asyncio.Future[T]", exchange: Exchange, gone: Callable[[], None]) -> T:
-    """Waits for an answer. If the one who asks goes away meanwhile, `gone` is called, which is to end the waiting."""
-    loop = answered.get_loop()
-    watcher: asyncio.Task[None] | None = None
+    """Wait for an answer. If the client disconnects first, `gone` is called; it has to complete `answered`."""
 
     async def watch() -> None:
         await exchange.client_disconnect()
         gone()
 
-    def begin() -> None:
-        nonlocal watcher
-        watcher = loop.create_task(watch())
-
-    timer = loop.call_later(_UNWATCHED, begin)
-    try:
+    with watching(watch, _UNWATCHED):
         return await answered
-    finally:
-        timer.cancel()
-        if watcher is not None:
-            watcher.cancel()

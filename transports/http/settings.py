@@ -10,27 +10,27 @@ Peer = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]*=https?://[^/@\s?#]+$")]
 
 
 class HttpSettings(Struct):
-    """Where this node listens, where the others are, and who they are. Durations are in seconds, sizes in bytes."""
+    """Where this node listens, where its peers are, and how they prove who they are. Durations are in seconds, sizes in bytes."""
 
     __secret__: ClassVar = frozenset({"key"})
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8100
-    """Where it listens for other services; 0 takes a free port."""
+    """The port on which the node listens for other services; 0 chooses a free one."""
     peers: tuple[Peer, ...] = ()
-    """Where services are, as `wallet=http://wallet:8100`. A name that resolves to several addresses stands for as many instances."""
+    """Where services are, such as `wallet=http://wallet:8100`. A name that resolves to several addresses stands for as many instances."""
     key: str | None = None
-    """The private Ed25519 keys of the services on this node: a JWK set, each key's `kid` the service's name."""
+    """The private Ed25519 keys of the services on this node: a JWK set in which each key's `kid` is the service's name."""
     peer_keys: str | None = None
-    """The public halves of every service's key, as a JWK set."""
+    """The public keys of every service, as a JWK set."""
     certificate_file: str | None = None
-    """With `private_key_file`: this node listens with TLS, and its peers' URLs begin with https."""
+    """The node's TLS certificate. With this and `private_key_file` the node listens with TLS, and its peers' URLs for it begin with https."""
     private_key_file: str | None = None
     ca_file: str | None = None
-    """The certificates that peers' are verified by; without one, the system's."""
+    """The certificates by which those of peers are verified; by default, the system's."""
     heartbeat: Annotated[float, Meta(gt=0)] = 5.0
-    """How long a peer is asked to wait before it says again that it is there; after three that are missed it counts as lost."""
+    """How long a peer may wait before it answers again that it is alive; after three missed answers it counts as lost."""
     connect_timeout: Annotated[float, Meta(gt=0)] = 2.0
     max_connections: Annotated[int, Meta(ge=1)] = 512
-    """To one address at once; further requests wait for one of them."""
+    """The number of concurrent connections to one address; further requests wait for one of them."""
     max_body: Annotated[int, Meta(ge=1024)] = 16 * 1024 * 1024

@@ -1,7 +1,7 @@
-"""The HTTP transport: requests are HTTP requests from node to node, presence is asked for, and no broker is needed.
+"""The HTTP transport: requests are HTTP requests from node to node, and no broker is needed.
 
-A request's answer is the answer of its HTTP request, and who hangs up cancels it. Signals are not supported; the heads of
-streams travel with presence.
+The answer to a request is the answer to its HTTP request; closing the connection cancels it. Nodes ask each other which
+instances are present. Signals are not supported; the heads of streams travel with presence.
 """
 
 import asyncio
@@ -27,20 +27,21 @@ from runtime.network import (
     TransportError,
     Unsendable,
 )
+from transports.headers import PROBLEM
 from transports.http import fields
 from transports.http.assertions import Signer, Verifier
-from transports.http.client import Answer, Client, Place
+from transports.http.client import Answer, Client, Location
 from transports.http.presence import Presence
 from transports.http.request_handler import RequestHandler
 from transports.http.server import HttpServer
 from transports.http.settings import HttpSettings
 
 _REMEMBERED = 1024
-"""Cancels that came before their request."""
+"""The number of cancels remembered because they came before their request."""
 
 
 class _Open(NamedTuple):
-    """What there is while the transport is open."""
+    """The parts of an open transport."""
 
     receiver: Receiver
     client: Client
@@ -49,18 +50,18 @@ class _Open(NamedTuple):
     server: HttpServer
 
 
-class _Asked(NamedTuple):
-    """A request whose answer is waited for, and where it was sent."""
+class _Sent(NamedTuple):
+    """A request that awaits its answer, and where it was sent."""
 
     task: "asyncio.Task[Any]"
-    place: Place
+    location: Location
 
 
 class HttpTransport(Transport):
-    """One node that speaks HTTP with its peers.
+    """A node that talks to its peers over HTTP.
 
     Raises:
-        StartError: the keys or the certificates cannot be used.
+        StartError: if the keys or the certificates cannot be used.
     """
 
     capabilities = Capabilities(signals=False, ordered=False)
@@ -72,7 +73,7 @@ class HttpTransport(Transport):
         self._random = random or Random(self._clock)
         if self._settings.key is None or self._settings.peer_keys is None:
             raise StartError(
-                "transport.http.key and transport.http.peer_keys are needed: by them services prove to each other who they are (`make containers` draws them)"
+                "transport.http.key and transport.http.peer_keys are needed: services prove who they are with them (`make containers` creates them)"
             )
         self._signer = Signer(self._settings.key, self._clock)
         self._verifier = Verifier(self._settings.peer_keys, self._clock)
@@ -80,7 +81,7 @@ class HttpTransport(Transport):
         self._log = logging.getLogger("callboard.http")
         self._opened: _Open | None = None
         self._watched: set[str | None] = set()
-        self._asked: dict[tuple[Address, str], _Asked] = {}
+        self._sent: dict[tuple[Address, str], _Sent] = {}
         self._lost: set[asyncio.Task[Any]] = set()
         self._cancelled: dict[str, None] = {}
         self._next: dict[str, int] = {}
@@ -97,7 +98,7 @@ class HttpTransport(Transport):
 
     @property
     def port(self) -> int:
-        """Where it listens, while it is open."""
+        """The port on which the open transport listens; 0 while it is closed."""
         return 0 if self._opened is None else self._opened.server.port
 
     @property
@@ -125,7 +126,7 @@ class HttpTransport(Transport):
             await server.stop()
             await client.close()
             raise
-        presence = Presence(node, receiver, client, settings, clock, random, self._urls, self._introduce, self._lose)
+        presence = Presence(node, receiver, client, settings, clock, random, self._urls, self._identify, self._lose)
         self.node, self._opened = node, _Open(receiver, client, presence, request_handler, server)
 
     async def close(self) -> None:
@@ -141,17 +142,17 @@ class HttpTransport(Transport):
         await opened.client.close()
         self._watched.clear()
 
-    # Who is there
+    # Presence
 
     async def watch(self, service: str | None) -> None:
         presence = self._open.presence
         self._watched.add(service)
         for manifest in self._open.request_handler.announced:
-            self._tell_joined(manifest)
+            self._report_joined(manifest)
         await asyncio.gather(*(presence.watch(name) for name in (self._urls if service is None else (service,))))
 
-    def _tell_joined(self, manifest: Manifest) -> None:
-        """Tells this node of its own instance."""
+    def _report_joined(self, manifest: Manifest) -> None:
+        """Report this node's own instance to the receiver, if it watches the service."""
         receiver = self._open.receiver
         if not self._watched.isdisjoint((manifest.service, None)):
             receiver.joined(manifest, receiver.load(manifest.service))
@@ -160,30 +161,30 @@ class HttpTransport(Transport):
         own = self._open.request_handler.own(manifest.service)
         own.manifest = manifest
         own.version += 1
-        own.change()
-        self._tell_joined(manifest)
+        own.notify()
+        self._report_joined(manifest)
 
     async def withdraw(self, address: Address) -> None:
         if self._opened is None:
             return
         own = self._opened.request_handler.own(address.service)
         announced, own.manifest, own.listening = own.manifest is not None, None, False
-        own.change()
+        own.notify()
         if announced:
             self._opened.receiver.left(Address(address.service, self.node), lost=False)
 
-    def _lose(self, address: Address, place: Place) -> None:
-        """Ends what waits for an answer of a node that is gone from there."""
-        for (to, _), asked in self._asked.items():
-            if to == address and asked.place == place:
-                self._lost.add(asked.task)
-                asked.task.cancel()
+    def _lose(self, address: Address, location: Location) -> None:
+        """End the requests that were sent to an instance at a location where its node no longer answers."""
+        for (to, _), sent in self._sent.items():
+            if to == address and sent.location == location:
+                self._lost.add(sent.task)
+                sent.task.cancel()
 
-    def _introduce(self, service: str) -> str:
-        """What proves to a service who it is that asks whether it is there: any of this node's services."""
+    def _identify(self, service: str) -> str:
+        """Return the assertion for questions about a service's presence. Any of this node's services may ask."""
         return self._signer.assertion(self._signer.names[0], service)
 
-    # Hearing
+    # Receiving
 
     async def listen(self, service: str) -> None:
         if service not in self._signer.names:
@@ -192,34 +193,34 @@ class HttpTransport(Transport):
 
     async def subscribe(self, topic: Topic, service: str, *, broadcast: bool) -> None:
         presence = self._open.presence
-        _need_no_signal(topic)
-        presence.hint(topic.service, service)
+        _refuse_signal(topic)
+        presence.subscribe(topic.service, service)
         self._watched.add(topic.service)
         await presence.watch(topic.service)
 
     async def unsubscribe(self, topic: Topic, service: str) -> None:
         if self._opened is not None:
-            self._opened.presence.no_hint(topic.service, service)
+            self._opened.presence.unsubscribe(topic.service, service)
 
-    def _complain(self, what: str, *about: object) -> None:
-        """Says what an operator should know, at most once a second: others may make it happen as often as they like."""
+    def _complain(self, message: str, *args: object) -> None:
+        """Log something that an operator should know, at most once a second: peers may cause it as often as they like."""
         now = self._clock.monotonic()
         if now - self._complained_at >= 1:
             self._complained_at = now
-            self._log.warning(what, *about)
+            self._log.warning(message, *args)
 
-    # Speaking
+    # Sending
 
     async def unicast(self, to: Address, envelope: Envelope, sender: str) -> None:
         if envelope.kind == "request":
-            place = self._open.presence.place(to)
-            if place is None:
+            location = self._open.presence.location(to)
+            if location is None:
                 raise PeerUnreachable(f"{to} is not there")
-            await self._ask(to, place, envelope, sender)
+            await self._request(to, location, envelope, sender)
         elif envelope.kind == "cancel":
             self._cancel(to, envelope)
         elif not self.unicast_now(to, envelope, sender):
-            raise PeerUnreachable(f"{to} does not wait for an answer any more")
+            raise PeerUnreachable(f"{to} no longer waits for an answer")
 
     def unicast_now(self, to: Address, envelope: Envelope, sender: str) -> bool:
         if envelope.kind not in ("reply", "error") or self._opened is None:
@@ -227,40 +228,40 @@ class HttpTransport(Transport):
         return self._opened.request_handler.answer(to, envelope, sender)
 
     def _cancel(self, to: Address, envelope: Envelope) -> None:
-        """Hangs up; what has not been asked yet will not be."""
-        asked = self._asked.get((to, envelope.id))
-        if asked is not None:
-            self._lost.add(asked.task)
-            asked.task.cancel()
+        """Cancel a request: close its connection, or do not send it if it was not sent yet."""
+        sent = self._sent.get((to, envelope.id))
+        if sent is not None:
+            self._lost.add(sent.task)
+            sent.task.cancel()
             return
         self._cancelled[envelope.id] = None
         if len(self._cancelled) > _REMEMBERED:
             del self._cancelled[next(iter(self._cancelled))]
 
     async def anycast(self, service: str, envelope: Envelope, sender: str) -> None:
-        places = await self._open.presence.places(service)
+        locations = await self._open.presence.locations(service)
         turn = self._next[service] = self._next.get(service, -1) + 1
-        for index in range(len(places)):
-            place = places[(turn + index) % len(places)]
+        for index in range(len(locations)):
+            location = locations[(turn + index) % len(locations)]
             try:
-                await self._ask(Address(service, ""), place, envelope, sender)
+                await self._request(Address(service, ""), location, envelope, sender)
             except PeerUnreachable:
                 continue
             return
-        raise PeerUnreachable(f"nobody listens for {service}")
+        raise PeerUnreachable(f"no instance listens for {service}")
 
     async def multicast(self, topic: Topic, envelope: Envelope, sender: str) -> None:
-        _need_no_signal(topic)
+        _refuse_signal(topic)
         opened = self._open
         own = opened.request_handler.own(topic.service)
         own.head = msgspec.json.decode(envelope.body, type=Head)
         own.heads += 1
-        own.change()
-        for subscriber in opened.presence.subscribers(topic.service):  # those on this node
+        own.notify()
+        for subscriber in opened.presence.subscribers(topic.service):  # the subscribers on this node
             opened.receiver.receive(msgspec.structs.replace(envelope, caller=topic.service), subscriber)
 
-    async def _ask(self, to: Address, place: Place, envelope: Envelope, sender: str) -> None:
-        """Makes a request, and hands its answer to the receiver. Raises like `unicast`."""
+    async def _request(self, to: Address, location: Location, envelope: Envelope, sender: str) -> None:
+        """Make a request, and hand its answer to the receiver. Raises like `unicast`."""
         if envelope.id in self._cancelled:
             return
         if len(envelope.body) > self._settings.max_body:
@@ -268,23 +269,23 @@ class HttpTransport(Transport):
         try:
             headers = fields.of_request(envelope, to.node or None)
         except ValueError as error:
-            raise Unsendable(f"it cannot stand in a header: {error}") from None
+            raise Unsendable(f"a value cannot be sent in a header: {error}") from None
         try:
             headers[fields.ASSERTION] = self._signer.assertion(sender, to.service)
         except ValueError as error:
             raise PeerUnreachable(str(error)) from None
         task = asyncio.current_task()
         assert task is not None
-        self._asked[to, envelope.id] = _Asked(task, place)
+        self._sent[to, envelope.id] = _Sent(task, location)
         try:
-            answer = await self._open.client.post(place, _path(to.service, envelope.subject), headers, envelope.body)
+            answer = await self._open.client.post(location, _path(to.service, envelope.subject), headers, envelope.body)
         except asyncio.CancelledError:
             if task in self._lost and task.uncancel() == 0:
                 raise LinkLost(f"{to} is gone") from None
             raise
         finally:
             self._lost.discard(task)
-            del self._asked[to, envelope.id]
+            del self._sent[to, envelope.id]
         self._answered(to, envelope, answer)
 
     def _answered(self, to: Address, request: Envelope, answer: Answer) -> None:
@@ -296,23 +297,23 @@ class HttpTransport(Transport):
             return
         elif answer.status == 404 and to.node == "" and fields.REFUSED in answer.fields:
             raise PeerUnreachable(f"{answer.fields[fields.NODE]} does not listen for {to.service}")
-        elif answer.kind == fields.PROBLEM and ours:
+        elif answer.kind == PROBLEM and ours:
             if answer.status == 401 and "www-authenticate" in answer.fields:
                 self._complain("%s refuses this node's requests: %.300s", to, answer.body.decode(errors="replace"))
             back = Envelope("error", request.id, "", answer.body, to.service, load=load)
         else:
-            raise LinkLost(f"{to} answered {answer.status} with something that is none of ours")
+            raise LinkLost(f"{to} answered {answer.status}, but the answer does not come from a node")
         if self._opened is not None and request.reply_to is not None:
             self._opened.receiver.receive(back, request.reply_to.service)
 
 
-def _need_no_signal(topic: Topic) -> None:
+def _refuse_signal(topic: Topic) -> None:
     if topic.kind == "signal":
-        raise TransportError("there are no signals over HTTP: transport.kind=http+mqtt sends them by MQTT")
+        raise TransportError("the HTTP transport has no signals: with transport.kind=http+mqtt they travel over MQTT")
 
 
 def _certificate(settings: HttpSettings) -> tuple[str, str] | None:
-    """The files of this node's certificate and its key, if it has them."""
+    """Return the files of this node's certificate and its private key, if there are any."""
     match settings.certificate_file, settings.private_key_file:
         case str(certificate), str(key):
             return certificate, key
@@ -327,10 +328,10 @@ def _path(service: str, subject: str) -> str:
 
 
 def urls(peers: tuple[str, ...]) -> dict[str, tuple[URL, ...]]:
-    """Each service's URLs.
+    """Return the URLs of each service.
 
     Raises:
-        StartError: a URL cannot be used.
+        StartError: if a URL cannot be used.
     """
     found: dict[str, tuple[URL, ...]] = {}
     for peer in peers:

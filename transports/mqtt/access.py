@@ -1,8 +1,8 @@
-"""Who may say and hear what on a broker: an access list and a password file for mosquitto, drawn from what services declare.
+"""Access rules for mosquitto: an access list and a password file, derived from what the services declare.
 
-Each service is a user of the broker with its contract's name. It may speak to those whom it calls and who call it, under
-its own name alone: so the broker vouches for `ctx.caller`. A device is a user with the name of its key, and has nothing
-but its own signals.
+Each service is a user of the broker, named after its contract. It may publish to the services that it calls and that call it,
+and only under its own name; in this way the broker authenticates `ctx.caller`. A device is a user named after its key, and may
+use only its own signals.
 """
 
 import base64
@@ -16,11 +16,11 @@ from runtime.service.service import Definition
 from transports.mqtt.topics import VERSION
 
 _ITERATIONS = 101
-"""As mosquitto_passwd has it: these passwords are drawn, not thought of."""
+"""The default of mosquitto_passwd. More are not needed, because these passwords are random."""
 
 
 class DeviceRights(Struct):
-    """Which signals a device may publish and hear, under its own key: full names, as `fleet.Telemetry`."""
+    """The signals that a device may publish (`says`) and receive (`hears`) under its own key: full names, such as `fleet.Telemetry`."""
 
     says: tuple[str, ...] = ()
     hears: tuple[str, ...] = ()
@@ -33,11 +33,12 @@ def access_list(
     proxies: Sequence[str] = ("gateway",),
     devices: DeviceRights | None = None,
 ) -> str:
-    """The text of an `acl_file`. What it does not name is refused.
+    """Return the text of an `acl_file`. The broker refuses everything that it does not name.
 
     Args:
-        definitions: of all services.
-        proxies: those of them who ask every service and hear everything, as a gateway does.
+        definitions: The definitions of all services.
+        proxies: The services that may call every service and receive every multicast, such as a gateway.
+        devices: The rights of devices; None for a system without devices.
     """
     root = f"{namespace}/{VERSION}"
     lines = [f"pattern read {root}/inbox/%u/%c/+", f"pattern read {root}/inbox/runtime/%c/+", f"pattern write {root}/gone/%c"]
@@ -48,13 +49,13 @@ def access_list(
     for definition in definitions:
         user = definition.contract.name
         lines += ["", f"user {user}"]
-        lines += [f"topic read {root}/{topic}" for topic in _heard(definition, everything=user in proxies)]
-        lines += [f"topic write {root}/{topic}" for topic in _said(definition, definitions, sorted(peers[user]))]
+        lines += [f"topic read {root}/{topic}" for topic in _readable(definition, everything=user in proxies)]
+        lines += [f"topic write {root}/{topic}" for topic in _writable(definition, definitions, sorted(peers[user]))]
     return "\n".join(lines) + "\n"
 
 
 def _peers(definitions: Sequence[Definition], proxies: Sequence[str]) -> dict[str, set[str]]:
-    """With whom each service exchanges requests and replies."""
+    """Return the services with which each service exchanges requests and replies."""
     peers: dict[str, set[str]] = {definition.contract.name: set() for definition in definitions}
     for definition in definitions:
         user = definition.contract.name
@@ -64,7 +65,7 @@ def _peers(definitions: Sequence[Definition], proxies: Sequence[str]) -> dict[st
     return peers
 
 
-def _heard(definition: Definition, *, everything: bool) -> Iterator[str]:
+def _readable(definition: Definition, *, everything: bool) -> Iterator[str]:
     user = definition.contract.name
     yield "presence/+/+"
     yield "gone/+"
@@ -74,10 +75,10 @@ def _heard(definition: Definition, *, everything: bool) -> Iterator[str]:
         return
     yield from (f"stream/{publisher}" for publisher in sorted({name.partition(".")[0] for name in definition.events}))
     yield from (f"{_signal(name)}/+" for name in sorted(definition.signals))
-    yield f"signal/{identity.name}/+/+"  # every node hears which sessions are revoked
+    yield f"signal/{identity.name}/+/+"  # every node receives revocations
 
 
-def _said(definition: Definition, definitions: Sequence[Definition], peers: Iterable[str]) -> Iterator[str]:
+def _writable(definition: Definition, definitions: Sequence[Definition], peers: Iterable[str]) -> Iterator[str]:
     user = definition.contract.name
     yield f"presence/{user}/+"
     yield f"stream/{user}"
@@ -99,7 +100,7 @@ def _signal(name: str) -> str:
 
 
 def password_file(passwords: Mapping[str, str]) -> str:
-    """The text of a `password_file`, hashed as mosquitto 2 does (PBKDF2 with SHA-512)."""
+    """Return the text of a `password_file`, hashed as mosquitto 2 does it (PBKDF2 with SHA-512)."""
     return "".join(f"{user}:{_hashed(password)}\n" for user, password in passwords.items())
 
 

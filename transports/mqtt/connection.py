@@ -1,6 +1,6 @@
-"""One connection to an MQTT 5 broker: bytes in, packets out, and when it ends, why.
+"""One connection to an MQTT 5 broker: turns bytes into packets and packets into bytes, and reports why it ended.
 
-It knows nothing of what packets mean: `link.py` does.
+`link.py` gives the packets their meaning.
 """
 
 import asyncio
@@ -12,23 +12,25 @@ from urllib.parse import urlsplit
 import mqtt5
 
 from transports.mqtt.settings import MqttSettings
-from transports.resolver import Resolver, detect_cut_connection, trusted
+from transports.resolver import Resolver
+from transports.sockets import detect_cut_connection, tls_context
 
 Packet = mqtt5.Packet
 
 
-_AT_ONCE = 1024 * 1024
-"""Bytes that are gathered before they are written."""
+_WRITE_SIZE = 1024 * 1024
+"""Bytes to collect before writing them."""
 
 CLOSED = "the broker has closed the connection"
 
 
 class Connection(asyncio.Protocol):
-    """Splits what comes into packets, and gathers what goes into few writes.
+    """Splits incoming bytes into packets, and combines outgoing packets into few writes.
 
     Args:
-        on_packet: is called for each packet, in order. Raising `ValueError` ends the connection as malformed.
-        on_end: is called once, when nothing more will come, with the reason.
+        on_packet: Called for each packet, in order.
+        on_end: Called once with the reason, when the connection has ended.
+        max_packet: The largest packet to accept, in bytes.
     """
 
     def __init__(
@@ -40,8 +42,8 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._buffer = b""
-        self._out: list[bytes] = []
-        self._gathered = 0
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
         self._writable: asyncio.Future[None] | None = None
         self._reason = CLOSED
         self.heard_at = self.sent_at = self._loop.time()
@@ -62,7 +64,7 @@ class Connection(asyncio.Protocol):
         while at < size and self._transport is not None:
             try:
                 packet, length = mqtt5.read(view[at:])
-            except IndexError:  # the rest is still to come
+            except IndexError:  # the rest has not arrived yet
                 if size - at > self._max_packet:
                     self.end(f"a packet is larger than {self._max_packet} bytes", mqtt5.DisconnectReasonCode.PACKET_TOO_LARGE)
                 break
@@ -75,29 +77,29 @@ class Connection(asyncio.Protocol):
 
     @property
     def receiving(self) -> bool:
-        """Whether a part of a packet has come, and its rest has not."""
+        """Whether a packet has arrived only in part."""
         return bool(self._buffer)
 
     # Writing
 
     def send(self, packet: Any) -> None:
-        """Sends a packet with the next write, which gathers all of this turn of the event loop."""
+        """Send a packet with the next write, which combines all packets of this turn of the event loop."""
         if self._transport is None:
             return
-        if not self._out:
+        if not self._pending:
             self._loop.call_soon(self._flush)
         data: bytes = packet.write()
-        self._out.append(data)
-        self._gathered += len(data)
-        if self._gathered > _AT_ONCE:  # a sender that never waits must find out that the network does
+        self._pending.append(data)
+        self._pending_bytes += len(data)
+        if self._pending_bytes > _WRITE_SIZE:  # a sender that never waits has to notice congestion
             self._flush()
 
     def _flush(self) -> None:
-        out, self._out = self._out, []
-        self._gathered = 0
-        if self._transport is not None and out:
+        packets, self._pending = self._pending, []
+        self._pending_bytes = 0
+        if self._transport is not None and packets:
             self.sent_at = self._loop.time()
-            self._transport.write(b"".join(out) if len(out) > 1 else out[0])
+            self._transport.write(b"".join(packets) if len(packets) > 1 else packets[0])
 
     def pause_writing(self) -> None:
         self._writable = self._loop.create_future()
@@ -109,18 +111,18 @@ class Connection(asyncio.Protocol):
 
     @property
     def congested(self) -> bool:
-        """Whether whoever wants to send has to wait: more is on its way than the network takes."""
+        """Whether senders have to wait because the network is congested."""
         return self._writable is not None
 
     async def writable(self) -> None:
-        """Waits while the network is congested."""
+        """Wait while the network is congested."""
         while self._writable is not None:
             await asyncio.shield(self._writable)
 
     # The end
 
     def end(self, reason: str, code: mqtt5.DisconnectReasonCode = mqtt5.DisconnectReasonCode.NORMAL_DISCONNECTION) -> None:
-        """Says why, and closes after what is still to be written."""
+        """Send DISCONNECT with a reason code, and close the connection after everything is written."""
         if self._transport is None:
             return
         self._reason = reason
@@ -129,7 +131,7 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
     def abort(self, reason: str) -> None:
-        """Closes at once: the other side does not answer, or is not to hear more."""
+        """Close the connection at once, without sending anything more."""
         if self._transport is not None:
             self._reason = reason
             self._transport.abort()
@@ -137,22 +139,23 @@ class Connection(asyncio.Protocol):
 
 async def connect(
     settings: MqttSettings,
-    names: Resolver,
+    resolver: Resolver,
     on_packet: Callable[[Connection, Packet], None],
     on_end: Callable[[Connection, str], None],
 ) -> Connection:
-    """A connection to the first of the broker's addresses that answers. The other arguments are as for `Connection`.
+    """Connect to the first of the broker's addresses that accepts. `on_packet` and `on_end` are those of `Connection`.
 
     Raises:
-        OSError: none does; it says why the last one did not.
-        StartError: the certificates to trust cannot be read.
+        OSError: if no address accepts a connection; this is the error of the last one.
+        ssl.SSLCertVerificationError: if the broker's certificate cannot be verified.
+        StartError: if the file of trusted certificates cannot be read.
     """
     url = urlsplit(settings.url)
     secure = url.scheme == "mqtts"
     host, port = url.hostname or "", url.port or (8883 if secure else 1883)
-    tls = trusted(settings.ca_file, "transport.mqtt.ca_file") if secure else None
-    failed = OSError(f"{host} has no address")
-    ips = await names.addresses(host, port)
+    tls = tls_context(settings.ca_file, "transport.mqtt.ca_file") if secure else None
+    failure = OSError(f"{host} has no address")
+    ips = await resolver.addresses(host, port)
     for ip in ips:
         try:
             async with asyncio.timeout(settings.connect_timeout / len(ips)):
@@ -163,8 +166,8 @@ async def connect(
         except ssl.SSLCertVerificationError:
             raise
         except OSError as error:
-            failed = error
+            failure = error
         else:
             detect_cut_connection(transport.get_extra_info("socket"), settings.keepalive / 2)
             return connection
-    raise failed
+    raise failure

@@ -1,9 +1,8 @@
-"""The link: a connection to the broker that is made again whenever it is lost, with what was subscribed to."""
+"""A node's link to its MQTT broker: one connection at a time, which is replaced, with its subscriptions, whenever it is lost."""
 
 import asyncio
 import logging
 import ssl
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -11,61 +10,41 @@ import mqtt5
 
 from runtime import Clock, Random, StartError
 from runtime.network import LinkLost, TooLarge, TransportError
+from runtime.tasks import Backoff
+from transports.mqtt.acknowledgements import Acknowledgements
+from transports.mqtt.broker import BrokerRefused, TakenOver, TakeoverDetector, check_connack, connect_packet, describe
 from transports.mqtt.connection import CLOSED, Connection, Packet, connect
+from transports.mqtt.keepalive import keep_alive
+from transports.mqtt.link_state import LinkState
 from transports.mqtt.settings import MqttSettings
+from transports.mqtt.subscriptions import Subscriptions
 from transports.resolver import Resolver
 
-_LONGEST_PAUSE = 5.0
+_RECONNECT = Backoff(0.05, 5.0)
+"""Seconds between two attempts to connect, at most."""
 _HOPELESS = 100
-"""Failures for which a refusal counts: somebody has to mend it, so that the next try can wait."""
-_SHORT = 3.0
-"""A connection that the broker ends so soon, in seconds, without a reason, may have been taken over."""
-_FIGHT = 30.0
+"""The number of failures that a refusal counts as: an operator has to act first, so the next attempt can wait."""
 _HEADERS = 24 * 1024
-"""Room that a packet's headers may take: a token of 8 KiB, the parameters of a URL, and what else there is."""
-_REFUSED = {
-    int(mqtt5.ConnAckReasonCode.BAD_USER_NAME_OR_PASSWORD): "the user name or the password is wrong",
-    int(
-        mqtt5.ConnAckReasonCode.NOT_AUTHORIZED
-    ): "the user name or the password is wrong, or the broker does not let this user in",
-    int(mqtt5.ConnAckReasonCode.BANNED): "the broker has banned this client",
-    int(mqtt5.ConnAckReasonCode.CLIENT_ID_NOT_VALID): "the broker does not take this client id",
-    int(mqtt5.ConnAckReasonCode.UNSUPPORTED_PROTOCOL_VERSION): "the broker does not speak MQTT 5",
-}
-
-
-class BrokerRefused(TransportError, StartError):
-    """The broker will not have us, and asking again would not change that."""
-
-
-class TakenOver(TransportError, StartError):
-    """Another connection has this node's id. Coming back would only take its place in turn."""
+"""Bytes reserved for a packet's headers: a token of 8 KiB, the parameters of a URL, and everything else."""
 
 
 class Link:
     """One node's link to its broker.
 
     Args:
-        client_id: the node's id: another connection with it takes this one's place.
-        will: what the broker publishes should the node go without a word.
-        on_publish: is called for each message, in order.
-        on_lost: is called when the connection is lost.
-        on_restored: is called when it stands again, and everything is subscribed to anew.
-        on_failed: is called when it is lost for good, with the reason.
+        client_id: The node's id. A connection with the same id from elsewhere takes this one over.
+        will: The message that the broker publishes if the node disappears without closing its connection.
+        on_publish: Called for each message, in order.
+        on_lost: Called after the connection was lost.
+        on_restored: Called after a lost connection was replaced and every subscription is in place again.
+        on_failed: Called with the reason when the link is lost for good.
     """
 
     def __init__(
-        self,
-        settings: MqttSettings,
-        client_id: str,
-        will: mqtt5.Will,
-        on_publish: Callable[[mqtt5.PublishPacket], None],
-        on_lost: Callable[[], None],
-        on_restored: Callable[[], None],
-        on_failed: Callable[[TransportError], None],
-        clock: Clock,
-        random: Random,
-    ) -> None:
+        self, settings: MqttSettings, client_id: str, will: mqtt5.Will, on_publish: Callable[[mqtt5.PublishPacket], None],
+        on_lost: Callable[[], None], on_restored: Callable[[], None], on_failed: Callable[[TransportError], None],
+        clock: Clock, random: Random,
+    ) -> None:  # fmt: skip
         self._settings = settings
         self._resolver = Resolver()
         self._client_id = client_id
@@ -77,301 +56,257 @@ class Link:
         self._clock = clock
         self._random = random
         self._log = logging.getLogger("callboard.mqtt")
+        self._state = LinkState.NEW
+        self._settled = asyncio.Event()
+        self._error: TransportError | None = None
+        """Why the link has failed."""
         self._connection: Connection | None = None
-        self._ended: asyncio.Future[str] | None = None
         self._connected: asyncio.Future[mqtt5.ConnAckPacket] | None = None
-        self._up = asyncio.Event()
-        self._subscribed: dict[str, int | None] = {}
-        self._acks: dict[int, asyncio.Future[Any]] = {}
-        self._pings: deque[asyncio.Future[None]] = deque()
-        self._last_id = 0
-        self._allowed = 0
+        self._ended: asyncio.Future[str] | None = None
+        self._acknowledgements = Acknowledgements()
+        self._subscriptions = Subscriptions(self._acknowledgements)
+        self._takeover = TakeoverDetector()
         self._largest = settings.max_packet
-        self._taken_over = False
-        self._failure: TransportError | None = None
-        self._cut_short: deque[float] = deque(maxlen=6)
-        self._waiting: deque[asyncio.Future[None]] = deque()
         self._running: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<Link {self._client_id} to {self._settings.url} [{'UP' if self.is_up else 'DOWN'}]>"
+        return f"<Link {self._client_id} to {self._settings.url} [{self._state.name}]>"
+
+    def _enter(self, state: LinkState) -> None:
+        assert self._state.may_become(state), f"a link that is {self._state.name} cannot become {state.name}"
+        self._state = state
+        if state.is_settled:
+            self._settled.set()
+        else:
+            self._settled.clear()
 
     @property
     def is_up(self) -> bool:
-        """Whether the connection stands, and everything is subscribed to."""
-        return self._up.is_set()
+        """Whether the link is connected, with every subscription in place."""
+        return self._state is LinkState.UP
 
     @property
     def is_busy(self) -> bool:
-        """Whether a packet is coming in that has not come whole: until it has, nothing else can be heard."""
+        """Whether a packet has arrived only in part: nothing else can be received before the rest of it."""
         return self._connection is not None and self._connection.receiving
 
     async def open(self) -> None:
-        """Connects. A broker that is not there is waited for.
+        """Connect to the broker. Waits for a broker that cannot be reached.
 
         Raises:
-            BrokerRefused: it will not have us: the credentials are wrong, or its certificate is.
+            BrokerRefused: if the broker refuses this node's credentials, or its certificate cannot be trusted.
         """
-        first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._running = asyncio.create_task(self._run(first))
+        opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._enter(LinkState.CONNECTING)
+        self._running = asyncio.create_task(self._run(opened))
         try:
-            await first
+            await opened
         except BaseException:
             await self.close()
             raise
 
     async def close(self) -> None:
-        """Says goodbye: the Will is not published. Calling it twice is harmless."""
-        running, self._running = self._running, None
-        if running is None:
+        """Disconnect in good order, so that the broker does not publish the Will. Calling it twice is harmless."""
+        if self._state is LinkState.CLOSED:
             return
-        self._wake_waiting()
-        if self._connection is not None and self.is_up:
+        was_up = self.is_up
+        self._enter(LinkState.CLOSED)
+        if was_up and self._connection is not None and self._ended is not None:
             self._connection.end("closed by us")
-            assert self._ended is not None
             await asyncio.wait((self._ended,), timeout=1)
-        running.cancel()
-        await asyncio.wait((running,))
-        self._go_down("the link is closed")
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait((self._running,))
+        self._disconnected("the link is closed")
 
     def abort(self) -> None:
-        """Cuts the connection and does not come back, as a killed process would."""
+        """Cut the connection without a goodbye, as a killed process would."""
+        if self._state is LinkState.CLOSED:
+            return
+        self._enter(LinkState.CLOSED)
         if self._running is not None:
             self._running.cancel()
         if self._connection is not None:
             self._connection.abort("cut")
 
-    # Connecting, and connecting again
+    # Staying connected
 
-    async def _run(self, first: "asyncio.Future[None]") -> None:
+    async def _run(self, opened: "asyncio.Future[None]") -> None:
         try:
-            await self._keep(first)
-        except Exception as error:  # none that we know of; but a node that is off the network must not go on as if it were on it
+            await self._keep_connected(opened)
+        except Exception as error:  # unexpected; but a node that is off the network must not act as if it were on it
             self._log.error("the link to %s has failed: %r", self._settings.url, error, exc_info=error)
-            self._fail(TransportError(f"the link to {self._settings.url} has failed: {error}"), first)
+            self._fail(TransportError(f"the link to {self._settings.url} has failed: {error}"), opened)
 
-    async def _keep(self, first: "asyncio.Future[None]") -> None:
-        failures = 0
+    async def _keep_connected(self, opened: "asyncio.Future[None]") -> None:
+        url, failures = self._settings.url, 0
         while True:
             try:
                 await self._connect()
-            except StartError as error:  # as `BrokerRefused`
-                if not first.done():
-                    who = self._settings.username or "nobody in particular"
-                    first.set_exception(BrokerRefused(f"{self._settings.url}, to which {who} connects: {error}"))
+            except StartError as error:  # such as `BrokerRefused`
+                if not opened.done():
+                    user = self._settings.username or "an anonymous client"
+                    self._error = BrokerRefused(f"{url}, connecting as {user}: {error}")
+                    self._enter(LinkState.FAILED)
+                    opened.set_exception(self._error)
                     return
-                self._log.error("%s: %s", self._settings.url, error)
+                self._log.error("%s: %s", url, error)
                 failures = _HOPELESS
             except (TransportError, OSError) as error:
                 failures += 1
                 if isinstance(error, OSError):
-                    self._cut_short.clear()  # nobody answers: it is the broker that comes and goes, not we
+                    self._takeover.reset()
                 if failures in (1, 5) or failures % 60 == 0:
-                    self._log.warning(
-                        "%s cannot be reached (%d tries): %s", self._settings.url, failures, error or type(error).__name__
-                    )
+                    self._log.warning("%s cannot be reached (%d attempts): %s", url, failures, error or type(error).__name__)
             else:
                 if failures:
-                    self._log.info("%s is there", self._settings.url)
+                    self._log.info("connected to %s", url)
                 failures = 0
-                if not first.done():
-                    first.set_result(None)
+                if not opened.done():
+                    opened.set_result(None)
                 else:
                     self._on_restored()
-                reason = await self._watch()
-                if self._running is None:  # closed by us
+                connection, ended = self._connection, self._ended
+                assert connection is not None
+                assert ended is not None
+                reason = await keep_alive(connection, ended, self._settings.keepalive, self._acknowledgements)
+                if self._state is LinkState.CLOSED:
                     return
                 self._on_lost()
-                self._log.warning("the connection to %s was lost: %s", self._settings.url, reason)
-            if self._taken_over:
-                self._fail(
-                    TakenOver(
-                        f"another client has connected to {self._settings.url} as {self._client_id}, and taken this node's place: "
-                        "give every node an id of its own, and look who else has these credentials"
-                    ),
-                    first,
-                )
+                self._log.warning("the connection to %s was lost: %s", url, reason)
+            if self._takeover.detected:
+                self._fail(TakenOver(url, self._client_id), opened)
                 return
-            await self._clock.sleep(self._random.jitter(min(0.05 * 2 ** min(failures, 10), _LONGEST_PAUSE)))
+            await self._clock.sleep(_RECONNECT.delay(failures, self._random))
+            self._enter(LinkState.CONNECTING)
 
-    def _fail(self, error: TransportError, first: "asyncio.Future[None]") -> None:
-        """There is no going on: whoever waits for a connection is told, and the node."""
-        self._failure = error
-        self._wake_waiting()
-        if not first.done():
-            first.set_exception(error)
+    def _fail(self, error: TransportError, opened: "asyncio.Future[None]") -> None:
+        """Give up: report the error to the node, and to everything that waits for the link."""
+        if self._state is LinkState.CLOSED:
+            return
+        self._error = error
+        self._enter(LinkState.FAILED)
+        if self._connection is not None:
+            self._connection.abort("the link has failed")
+        if not opened.done():
+            opened.set_exception(error)
         self._on_failed(error)
 
-    def _wake_waiting(self) -> None:
-        """Whoever waits for a connection looks again."""
-        if not self.is_up:
-            self._up.set()
-            self._up.clear()
-
     async def _connect(self) -> None:
-        """Makes one connection, and subscribes on it to what was subscribed to before."""
+        """Make one connection, and subscribe on it to everything that was subscribed to before.
+
+        Raises:
+            TransportError: if the broker refuses the connection or a subscription, or does not answer in time.
+            BrokerRefused: if trying again does not help.
+            OSError: if no address of the broker accepts a connection.
+        """
         settings, loop = self._settings, asyncio.get_running_loop()
         ended: asyncio.Future[str] = loop.create_future()
         connected: asyncio.Future[mqtt5.ConnAckPacket] = loop.create_future()
         self._ended, self._connected = ended, connected
         begun = loop.time()
 
-        def end(which: Connection, reason: str) -> None:
+        def on_end(which: Connection, reason: str) -> None:
             if which is self._connection:
-                self._go_down(reason)
-            if reason == CLOSED and connected.done() and loop.time() - begun < _SHORT:
-                self._note_cut_short(loop.time())
+                self._disconnected(reason)
+            if reason == CLOSED and connected.done():
+                self._takeover.on_closed(begun, loop.time())
             ended.set_result(reason)
             if not connected.done():
                 connected.set_exception(TransportError(reason))
-                connected.exception()
+                connected.exception()  # the attempt may have timed out already
 
         connection: Connection | None = None
         try:
             async with asyncio.timeout(settings.connect_timeout):
-                self._connection = connection = await connect(settings, self._resolver, self._packet, end)
-                connection.send(
-                    mqtt5.ConnectPacket(
-                        self._client_id, username=settings.username, clean_start=True, will=self._will, keep_alive=settings.keepalive,
-                        password=None if settings.password is None else settings.password.encode(), max_packet_size=settings.max_packet,
-                    )
-                )  # fmt: skip
-                self._welcomed(await connected)
+                self._connection = connection = await connect(settings, self._resolver, self._on_packet, on_end)
+                connection.send(connect_packet(settings, self._client_id, self._will))
+                connack = await connected
+                check_connack(connack)
+                self._acknowledgements.begin(connack.receive_max)
+                self._largest = min(settings.max_packet, connack.max_packet_size or settings.max_packet)
             async with asyncio.timeout(settings.connect_timeout):
-                await self._subscribe_anew()
+                await self._subscriptions.restore(connection)
+            self._enter(LinkState.UP)
         except TimeoutError:
             raise TransportError(f"no answer within {settings.connect_timeout:g} s") from None
         except ssl.SSLCertVerificationError as error:
             raise BrokerRefused(f"its certificate is not to be trusted: {error.verify_message}") from error
-        else:
-            self._up.set()
         finally:
-            if connection is not None and not self.is_up:
-                connection.abort("it did not come about")
+            if not self.is_up:
+                if connection is not None:
+                    connection.abort("the connection could not be completed")
+                if self._state is LinkState.CONNECTING:
+                    self._enter(LinkState.DOWN)
 
-    def _welcomed(self, answer: mqtt5.ConnAckPacket) -> None:
-        """Looks at what the broker has answered. Raises `TransportError` if that is no welcome."""
-        if answer.reason_code != mqtt5.ConnAckReasonCode.SUCCESS:
-            said = f" ({answer.reason_str})" if answer.reason_str else ""
-            refused = _REFUSED.get(int(answer.reason_code))
-            if refused is not None:
-                raise BrokerRefused(f"{refused}{said}")
-            raise TransportError(f"the broker refuses: {answer.reason_code.name.lower().replace('_', ' ')}{said}")
-        self._allowed = answer.receive_max
-        self._largest = min(self._settings.max_packet, answer.max_packet_size or self._settings.max_packet)
-
-    async def _subscribe_anew(self) -> None:
-        done: dict[str, int | None] = {}
-        while done != self._subscribed:  # more may be wanted while the broker answers
-            for pattern in done.keys() - self._subscribed.keys():
-                del done[pattern]
-                await self._unsubscribe(pattern)
-            wanted = {pattern: number for pattern, number in self._subscribed.items() if pattern not in done}
-            await self._subscribe(wanted)
-            done |= wanted
-
-    def _note_cut_short(self, now: float) -> None:
-        """Not every broker says that a connection was taken over: when it ends without a word again and again, it was."""
-        self._cut_short.append(now)
-        if len(self._cut_short) == self._cut_short.maxlen and now - self._cut_short[0] < _FIGHT:
-            self._taken_over = True
-
-    async def _watch(self) -> str:
-        """Keeps the connection alive until it ends, and says why it did."""
-        connection, ended, keepalive = self._connection, self._ended, self._settings.keepalive
-        assert connection is not None
-        assert ended is not None
-        loop = asyncio.get_running_loop()
-        while not ended.done():
-            await asyncio.wait((ended,), timeout=keepalive / 4)
-            now = loop.time()
-            if now - connection.heard_at > keepalive * 1.5:
-                connection.abort("the broker is silent")
-            elif now - min(connection.sent_at, connection.heard_at) > keepalive / 2:  # the broker, too, wants to hear of us
-                self._pings.append(loop.create_future())
-                connection.send(mqtt5.PingReqPacket())
-        return ended.result()
-
-    def _go_down(self, reason: str) -> None:
-        self._up.clear()
+    def _disconnected(self, reason: str) -> None:
+        if self._state in (LinkState.CONNECTING, LinkState.UP):
+            self._enter(LinkState.DOWN)
         self._connection = None
-        acks, self._acks = [*self._acks.values(), *self._pings], {}
-        self._pings.clear()
-        for ack in acks:
-            if not ack.done():
-                ack.set_exception(LinkLost(reason))
-                ack.exception()
-        waiting, self._waiting = self._waiting, deque()
-        for turn in waiting:
-            if not turn.done():
-                turn.set_result(None)  # it finds that the link is down
+        self._acknowledgements.fail(reason)
 
-    # Packets
-
-    def _packet(self, connection: Connection, packet: Packet) -> None:
+    def _on_packet(self, connection: Connection, packet: Packet) -> None:
         if connection is not self._connection:
-            return  # of one that was given up
+            return  # from a connection that was given up
         if isinstance(packet, mqtt5.PublishPacket):
             if packet.packet_id is not None:
                 connection.send(mqtt5.PubAckPacket(packet.packet_id))
             self._on_publish(packet)
-        elif isinstance(packet, mqtt5.PubAckPacket | mqtt5.SubAckPacket | mqtt5.UnsubAckPacket):
-            ack = self._acks.pop(packet.packet_id, None)
-            if ack is not None and not ack.done():
-                ack.set_result(packet)
-            if isinstance(packet, mqtt5.PubAckPacket):
-                self._allowed += 1
-                self._wake_next()
-        elif isinstance(packet, mqtt5.PingRespPacket):
-            answered = self._pings.popleft() if self._pings else None
-            if answered is not None and not answered.done():
-                answered.set_result(None)
+        elif isinstance(packet, mqtt5.PubAckPacket | mqtt5.SubAckPacket | mqtt5.UnsubAckPacket | mqtt5.PingRespPacket):
+            self._acknowledgements.received(packet)
         elif isinstance(packet, mqtt5.ConnAckPacket):
             if self._connected is not None and not self._connected.done():
                 self._connected.set_result(packet)
         elif isinstance(packet, mqtt5.DisconnectPacket):
-            self._taken_over = int(packet.reason_code) == int(mqtt5.DisconnectReasonCode.SESSION_TAKEN_OVER)
-            said = packet.reason_str or packet.reason_code.name.lower().replace("_", " ")
-            connection.abort(f"the broker says: {said}")
+            self._takeover.on_disconnect(packet)
+            connection.abort(f"the broker says: {packet.reason_str or describe(packet.reason_code)}")
 
-    def _acknowledgement(self) -> "tuple[int, asyncio.Future[Any]]":
-        """A packet id that is not in use, and what its acknowledgement will be."""
-        while True:
-            self._last_id = self._last_id % 65535 + 1
-            if self._last_id not in self._acks:
-                break
-        ack = self._acks[self._last_id] = asyncio.get_running_loop().create_future()
-        return self._last_id, ack
+    async def _wait_until_up(self) -> Connection:
+        """Wait for a connection.
 
-    def _wake_next(self) -> None:
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
+        Raises:
+            LinkLost: if the link is closed.
+            TransportError: if the link has failed.
+        """
+        while self._connection is None or not self.is_up:
+            if self._error is not None:
+                raise self._error
+            if self._state in (LinkState.NEW, LinkState.CLOSED):
+                raise LinkLost("the link is closed")
+            await self._settled.wait()
+        return self._connection
 
     # Publishing
 
     async def publish(self, topic: str, payload: bytes, *, wait: bool = True, **properties: Any) -> None:
-        """Publishes with QoS 0: at most once, handed to the network when it returns.
+        """Publish with QoS 0. Returns when the message is handed to the network; it arrives at most once.
 
         Args:
-            wait: for a connection that is lost to be made again; else it is an error.
+            wait: Whether to wait while the link is down, instead of raising `LinkLost`.
 
         Raises:
-            LinkLost: there is no connection.
-            TooLarge: the broker does not take so much.
+            LinkLost: if the link is closed, or down and `wait` is false.
+            TooLarge: if the broker does not accept messages of this size.
         """
         while not self.publish_now(topic, payload, **properties):
             await self.ready(wait=wait)
 
     async def ready(self, *, wait: bool = True) -> None:
-        """Waits until there is a connection that takes something. Raises `LinkLost`."""
-        connection = await self._standing(wait)
+        """Wait until the link is up and its connection is not congested. Raises like `publish`."""
+        if not wait and not self.is_up:
+            raise LinkLost("there is no connection to the broker")
+        connection = await self._wait_until_up()
         await connection.writable()
 
     def publish_now(self, topic: str, payload: bytes, **properties: Any) -> bool:
-        """The same, if there is a connection that takes it at once: says whether that was so."""
+        """Publish with QoS 0 if that needs no waiting.
+
+        Returns:
+            Whether the message was handed to the network.
+
+        Raises:
+            TooLarge: if the broker does not accept messages of this size.
+        """
         connection = self._connection
         if connection is None or not self.is_up or connection.congested:
             return False
@@ -386,110 +321,72 @@ class Link:
             )
 
     async def publish_acknowledged(self, topic: str, payload: bytes, **properties: Any) -> bool:
-        """Publishes with QoS 1, waiting for a connection if need be. Says whether anybody was there to take it.
+        """Publish with QoS 1, waiting for a connection if necessary.
+
+        Returns:
+            Whether there was a subscriber.
 
         Raises:
-            LinkLost: the connection was lost before the broker had answered: it may have arrived.
-            TooLarge: the broker does not take so much.
-            TransportError: the broker refuses it.
+            LinkLost: if the connection was lost before the broker acknowledged the message, which may have arrived.
+            TooLarge: if the broker does not accept messages of this size.
+            TransportError: if the broker refuses the message.
         """
         self._check_size(topic, payload)
         while True:
-            connection = await self._standing(True)
+            connection = await self._wait_until_up()
             await connection.writable()
-            if self._allowed > 0:
+            if self._acknowledgements.take_quota():
                 break
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if not turn.cancelled():
-                    self._wake_next()
-                raise
-        self._allowed -= 1
-        packet_id, ack = self._acknowledgement()
+            await self._acknowledgements.wait_for_quota()
+        packet_id, acknowledged = self._acknowledgements.expect()
         connection.send(mqtt5.PublishPacket(topic, payload, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=packet_id, **properties))
-        answer: mqtt5.PubAckPacket = await asyncio.shield(ack)
+        answer: mqtt5.PubAckPacket = await asyncio.shield(acknowledged)
         if int(answer.reason_code) >= 0x80:
-            said = answer.reason_str or answer.reason_code.name.lower().replace("_", " ")
-            raise TransportError(f"the broker refuses {topic}: {said}")
+            raise TransportError(f"the broker refuses {topic}: {answer.reason_str or describe(answer.reason_code)}")
         return answer.reason_code != mqtt5.PubAckReasonCode.NO_MATCHING_SUBSCRIBERS
 
-    async def _standing(self, wait: bool) -> Connection:
-        if self._connection is None or not self._up.is_set():
-            if not wait:
-                raise LinkLost("there is no connection to the broker")
-            while self._connection is None or not self.is_up:
-                if self._failure is not None:
-                    raise self._failure
-                if self._running is None:
-                    raise LinkLost("the link is closed")
-                await self._up.wait()
-        return self._connection
-
-    # Subscribing
-
     async def round_trip(self) -> None:
-        """Returns when the broker has handled what was sent to it; over a lost connection, it is asked on the next.
+        """Wait until the broker has handled everything sent so far. Asks again on the next connection if this one is lost.
 
         Raises:
-            LinkLost: the link was closed.
+            LinkLost: if the link is closed.
         """
         while True:
-            connection = await self._standing(True)
-            answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._pings.append(answered)
+            connection = await self._wait_until_up()
+            pong = self._acknowledgements.expect_pong()
             connection.send(mqtt5.PingReqPacket())
             try:
-                return await answered
+                return await pong
             except LinkLost:
                 continue
 
+    # Subscribing
+
     async def subscribe(self, pattern: str, subscription_id: int | None = None) -> None:
-        """Takes what is published on topics that fit, now and after every reconnection. Waits for a connection.
+        """Receive what is published on matching topics, now and after every reconnection. Waits for a connection.
 
         Args:
-            subscription_id: comes back with each message.
+            subscription_id: A number that comes back with each message.
 
         Raises:
-            LinkLost: the link was closed.
-            TransportError: the broker refuses it.
+            LinkLost: if the link is closed.
+            TransportError: if the broker refuses the subscription.
         """
-        self._subscribed[pattern] = subscription_id
-        if self.is_up:
+        self._subscriptions.add(pattern, subscription_id)
+        if self.is_up and self._connection is not None:
             try:
-                await self._subscribe({pattern: subscription_id})
+                await self._subscriptions.subscribe(self._connection, {pattern: subscription_id})
             except LinkLost:
-                pass  # it is subscribed to with the next connection
-        await self._standing(True)
-        if pattern not in self._subscribed:
-            raise TransportError(f"the broker refuses to let us hear {pattern}")
-
-    async def _subscribe(self, patterns: dict[str, int | None]) -> None:
-        assert self._connection is not None
-        asked: list[tuple[str, asyncio.Future[Any]]] = []
-        for pattern, subscription_id in patterns.items():
-            packet_id, ack = self._acknowledgement()
-            asked.append((pattern, ack))
-            # retain_as_published off: a message kept by the broker is known from one that was just said
-            taken = mqtt5.TopicFilter(pattern, max_qos=mqtt5.QoS.AT_LEAST_ONCE, retain_as_published=False)
-            self._connection.send(mqtt5.SubscribePacket(packet_id, [taken], subscription_id=subscription_id))
-        for pattern, ack in asked:
-            answer: mqtt5.SubAckPacket = await ack
-            if int(answer.reason_codes[0]) >= 0x80:
-                self._subscribed.pop(pattern, None)
-                raise TransportError(
-                    f"the broker refuses to let us hear {pattern}: {answer.reason_codes[0].name.lower().replace('_', ' ')}"
-                )
+                pass  # the next connection subscribes to it
+        await self._wait_until_up()
+        if pattern not in self._subscriptions:
+            raise TransportError(f"the broker refuses the subscription to {pattern}")
 
     async def unsubscribe(self, pattern: str) -> None:
-        """Takes it no longer. Raises `LinkLost`; then it is not subscribed to again."""
-        if self._subscribed.pop(pattern, None) is not None and self._up.is_set():
-            await self._unsubscribe(pattern)
+        """Stop receiving what is published on matching topics.
 
-    async def _unsubscribe(self, pattern: str) -> None:
-        assert self._connection is not None
-        packet_id, ack = self._acknowledgement()
-        self._connection.send(mqtt5.UnsubscribePacket(packet_id, [pattern]))
-        await ack
+        Raises:
+            LinkLost: if the connection was lost meanwhile. The next connection does not subscribe to the pattern again.
+        """
+        if self._subscriptions.remove(pattern) and self.is_up and self._connection is not None:
+            await self._subscriptions.unsubscribe(self._connection, pattern)

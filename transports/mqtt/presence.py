@@ -1,6 +1,7 @@
-"""Who is there, as retained manifests, heartbeats and Wills tell it. No network in here: messages in, what follows out."""
+"""Which instances are alive, judged by retained manifests, heartbeats, and Wills. There is no I/O here: the transport feeds it."""
 
 import asyncio
+import enum
 
 import msgspec
 
@@ -8,43 +9,125 @@ from runtime import Clock
 from runtime.network import Address, Manifest, PeerUnreachable, Receiver
 
 _SUSPECTED = 2
-"""One that has missed so many heartbeats may be busy, or gone."""
+"""An instance that has missed this many heartbeats is suspected: it may be busy or gone."""
 MISSED = 3
-"""One that has not announced itself for so many heartbeats since we listen is lost."""
+"""An instance that was never live is lost after this many heartbeats without an announcement."""
+
+
+class PeerState(enum.Enum):
+    """What is known about one instance."""
+
+    RETAINED = enum.auto()
+    """Known from the broker's retained manifest alone. It may be dead."""
+    LIVE = enum.auto()
+    """It has announced itself while this node listened, or the broker has confirmed that it listens."""
+    SUSPECTED = enum.auto()
+    """It was live, and has missed heartbeats."""
+    CUT = enum.auto()
+    """It was live when this node's link was cut, and has not been heard of since."""
+    CUT_RETAINED = enum.auto()
+    """It was not known to be live when this node's link was cut, and has not been heard of since."""
+    RETURNING = enum.auto()
+    """It was live before the cut; since then only its retained manifest has arrived. It may still be reconnecting."""
+    WITHDRAWN = enum.auto()
+    """It has withdrawn. It may still answer what it has begun."""
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the instance is known to listen, so that the broker does not have to confirm it."""
+        return self in (PeerState.LIVE, PeerState.SUSPECTED)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the instance has not been heard of since this node's link was cut."""
+        return self in (PeerState.CUT, PeerState.CUT_RETAINED)
+
+    @property
+    def is_present(self) -> bool:
+        """Whether the instance or the broker has announced it since this node's link was last restored."""
+        return not self.is_cut and self is not PeerState.WITHDRAWN
+
+    @property
+    def was_live(self) -> bool:
+        """Whether the instance is live or was live before the cut, which gives it more time before it is lost."""
+        return self.is_live or self in (PeerState.CUT, PeerState.RETURNING)
+
+
+class PeerEvent(enum.Enum):
+    """What changes the state of an instance."""
+
+    ANNOUNCED = enum.auto()
+    """The instance has published its manifest."""
+    REMEMBERED = enum.auto()
+    """The broker has sent the instance's retained manifest."""
+    WITHDRAWN = enum.auto()
+    """The instance has withdrawn its manifest."""
+    SILENT = enum.auto()
+    """The instance has missed heartbeats."""
+    LINK_CUT = enum.auto()
+    """This node's link was cut."""
+    CONFIRMED = enum.auto()
+    """The broker has delivered a request to the instance's inbox."""
+    UNCONFIRMED = enum.auto()
+    """The broker has found nobody at the inbox of an instance that may still be reconnecting."""
+
+
+def state_after(event: PeerEvent, state: PeerState) -> PeerState:
+    """Return the state of an instance after an event."""
+    match event, state:
+        case PeerEvent.ANNOUNCED, _:
+            return PeerState.LIVE
+        case PeerEvent.WITHDRAWN, _:
+            return PeerState.WITHDRAWN
+        case PeerEvent.REMEMBERED, PeerState.SUSPECTED:
+            return PeerState.LIVE
+        case PeerEvent.REMEMBERED, PeerState.CUT | PeerState.WITHDRAWN:
+            return PeerState.RETURNING
+        case PeerEvent.REMEMBERED, PeerState.CUT_RETAINED:
+            return PeerState.RETAINED
+        case PeerEvent.SILENT, PeerState.LIVE:
+            return PeerState.SUSPECTED
+        case PeerEvent.LINK_CUT, PeerState.LIVE | PeerState.SUSPECTED:
+            return PeerState.CUT
+        case PeerEvent.LINK_CUT, PeerState.RETAINED | PeerState.CUT | PeerState.RETURNING:
+            return PeerState.CUT_RETAINED
+        case PeerEvent.CONFIRMED, PeerState.RETAINED | PeerState.RETURNING:
+            return PeerState.LIVE
+        case PeerEvent.UNCONFIRMED, PeerState.RETURNING:
+            return PeerState.CUT
+        case _:
+            return state
 
 
 class _Peer:
-    """What is known of one instance."""
+    """One instance."""
 
-    __slots__ = ("cut", "heard_at", "knock", "live", "manifest", "payload", "suspected", "was_live", "withdrawn")
+    __slots__ = ("heard_at", "manifest", "payload", "probe", "state")
 
     def __init__(self, manifest: Manifest, payload: bytes) -> None:
         self.manifest = manifest
         self.payload = payload
         self.heard_at = 0.0
-        self.live = False
-        """It has announced itself while we listened. Of others the broker has kept a manifest, and they may be dead."""
-        self.was_live = False
-        """It was, before our link was cut."""
-        self.cut = False
-        """Our link was cut, and nothing was heard of it since."""
-        self.suspected = False
-        self.withdrawn = False
-        self.knock = asyncio.Lock()
-        """Held by the one request that finds out whether it is there, while only the broker says so."""
+        """When it was last heard of, on the clock's `monotonic` scale."""
+        self.state = PeerState.RETAINED
+        self.probe = asyncio.Lock()
+        """Held by the one request that finds out whether the instance listens."""
 
-    @property
-    def is_there(self) -> bool:
-        """Whether it, or the broker, has said that it is there, since our link stands."""
-        return not self.cut and not self.withdrawn
+    def __repr__(self) -> str:
+        return f"{self.manifest.address} [{self.state.name}]"
+
+    def on(self, event: PeerEvent) -> None:
+        """Change the state after an event."""
+        self.state = state_after(event, self.state)
 
 
 class Presence:
-    """The instances that this node has heard of. The receiver is told of what changes.
+    """The instances that this node has heard of. Reports every change to the receiver.
 
     Args:
-        patience: seconds of silence after which an instance is lost, though the broker has not told of its end; and for
-            which one may take to come back to a broker that both have lost.
+        heartbeat: The seconds between two announcements of an instance.
+        patience: The seconds of silence after which a live instance is lost even without its Will. An instance that was live
+            before the broker restarted has this long to return.
     """
 
     def __init__(self, receiver: Receiver, clock: Clock, heartbeat: float, patience: float) -> None:
@@ -53,72 +136,74 @@ class Presence:
         self._heartbeat = heartbeat
         self._patience = patience
         self._peers: dict[Address, _Peer] = {}
-        self._since = clock.monotonic()
-        """When we began to listen, or began again."""
+        self._listening_since = clock.monotonic()
         self._news: dict[str, asyncio.Future[None]] = {}
-        """For services with requests that wait: done when one of its instances is heard of, or lost."""
+        """By service, for its requests that wait: done when one of its instances is heard of or lost."""
 
     def __repr__(self) -> str:
-        return f"<Presence {', '.join(str(address) for address, peer in self._peers.items() if not peer.withdrawn)}>"
+        return f"<Presence {', '.join(map(repr, self._peers.values()))}>"
 
-    # What is heard
+    # Events
 
     def heard(self, address: Address, payload: bytes, load: int, *, kept: bool) -> None:
-        """An instance's manifest, or, empty, its withdrawal. `kept`: from the broker's memory, not just said.
+        """Handle an instance's manifest. An empty one is its withdrawal.
+
+        Args:
+            kept: Whether the manifest comes from the broker's memory, so that the instance may be dead.
 
         Raises:
-            ValueError: it is no manifest, or another's.
+            ValueError: if the payload is not a manifest, or is the manifest of another instance.
         """
         peer = self._peers.get(address)
         if not payload:
-            if peer is not None and not peer.withdrawn:
-                peer.withdrawn, peer.cut, peer.heard_at = True, False, self._clock.monotonic()
+            if peer is not None and peer.state is not PeerState.WITHDRAWN:
+                peer.on(PeerEvent.WITHDRAWN)
+                peer.heard_at = self._clock.monotonic()
                 self._wake(address.service)
                 self._receiver.left(address, lost=False)
             return
         if peer is None or peer.payload != payload:
             manifest = _manifest(payload)
             if manifest.address != address:
-                raise ValueError(f"the manifest of {manifest.address} under the name of {address}")
+                raise ValueError(f"the manifest of {manifest.address} was published under the name of {address}")
             if peer is None:
                 peer = self._peers[address] = _Peer(manifest, payload)
             peer.manifest, peer.payload = manifest, payload
         peer.heard_at = self._clock.monotonic()
-        peer.live = peer.live or not kept
-        peer.cut = peer.suspected = peer.withdrawn = False
+        peer.on(PeerEvent.REMEMBERED if kept else PeerEvent.ANNOUNCED)
         self._wake(address.service)
         self._receiver.joined(peer.manifest, load)
-        if not peer.live:
+        if not peer.state.is_live:
             self._receiver.suspected(address)
 
     def gone(self, node: str) -> None:
-        """A node's Will: all its instances are lost."""
+        """Handle a node's Will: all its instances are lost."""
         for address in [address for address in self._peers if address.node == node]:
             self._lose(address)
 
     def cut(self) -> None:
-        """Our link is down: whoever was there may be there still, and is not known to be."""
+        """Handle the loss of this node's link. The instances may still be alive, but that is no longer known."""
         for address, peer in self._peers.items():
-            peer.was_live = peer.live
-            peer.live, peer.cut = False, True
+            peer.on(PeerEvent.LINK_CUT)
             self._receiver.suspected(address)
 
     def restored(self) -> None:
-        """Our link is up again."""
-        self._since = self._clock.monotonic()
+        """Handle the return of this node's link."""
+        self._listening_since = self._clock.monotonic()
 
     def check(self) -> None:
-        """Suspects and gives up those that have been silent. To be called at every heartbeat while the link is up."""
+        """Suspect or give up the instances that have been silent. To be called at every heartbeat while the link is up."""
         now = self._clock.monotonic()
         for address, peer in list(self._peers.items()):
-            silent = now - max(peer.heard_at, self._since)
-            if peer.withdrawn and silent > MISSED * self._heartbeat:
-                del self._peers[address]
-                self._wake(address.service)
-            elif silent > (self._patience if peer.live or peer.was_live else MISSED * self._heartbeat):
+            silent = now - max(peer.heard_at, self._listening_since)
+            if peer.state is PeerState.WITHDRAWN:
+                if silent > MISSED * self._heartbeat:
+                    del self._peers[address]
+                    self._wake(address.service)
+            elif silent > (self._patience if peer.state.was_live else MISSED * self._heartbeat):
                 self._lose(address)
-            elif peer.live and silent > _SUSPECTED * self._heartbeat and not peer.suspected:
-                peer.suspected = True
+            elif silent > _SUSPECTED * self._heartbeat and peer.state is PeerState.LIVE:
+                peer.on(PeerEvent.SILENT)
                 self._receiver.suspected(address)
 
     def _lose(self, address: Address) -> None:
@@ -128,61 +213,68 @@ class Presence:
             self._receiver.left(address, lost=True)
 
     def _wake(self, service: str) -> None:
-        """Lets the requests that wait for an instance look again."""
+        """Have the requests that wait for a service's instance look at its state again."""
         news = self._news.pop(service, None)
         if news is not None:
             news.set_result(None)
 
-    # Whom to ask
+    # Questions of a request
 
     def is_live(self, address: Address) -> bool:
-        """Whether an instance is known to listen: it need not be asked of the broker."""
+        """Return whether an instance is known to listen, so that the broker does not have to confirm it."""
         peer = self._peers.get(address)
-        return peer is not None and peer.live
+        return peer is not None and peer.state.is_live
 
-    def knock(self, address: Address) -> asyncio.Lock | None:
-        """What only one request may hold that finds out whether an instance is there; None if nothing is known of it."""
+    def probe(self, address: Address) -> asyncio.Lock | None:
+        """Return the lock for the one request that finds out whether an instance listens; None if the instance is unknown."""
         peer = self._peers.get(address)
-        return None if peer is None else peer.knock
+        return None if peer is None else peer.probe
 
-    def answers(self, address: Address) -> None:
-        """The broker says that somebody listens there."""
+    def mark_live(self, address: Address) -> None:
+        """Note that the broker has delivered a request to an instance."""
         peer = self._peers.get(address)
         if peer is not None:
-            peer.live, peer.heard_at = True, self._clock.monotonic()
+            peer.on(PeerEvent.CONFIRMED)
+            peer.heard_at = self._clock.monotonic()
 
-    async def here(self, address: Address) -> None:
-        """Waits while it is not known whether an instance is still there, because our link was cut, or whether another is.
+    def mark_absent(self, address: Address) -> None:
+        """Note that the broker has found nobody at an instance's inbox.
 
-        Raises:
-            PeerUnreachable: it is not, or another is.
-        """
-        peer = self._peers.get(address)
-        while peer is not None and peer.cut:
-            if any(other.is_there for to, other in self._peers.items() if to.service == address.service):
-                raise PeerUnreachable(f"{address} was not heard of since our link was cut, and another was")
-            await asyncio.shield(self._news.setdefault(address.service, asyncio.get_running_loop().create_future()))
-            peer = self._peers.get(address)
-            if peer is None:
-                raise PeerUnreachable(f"{address} has not come back")
-
-    def missing(self, address: Address) -> None:
-        """The broker says that nobody listens there. A peer that was there before the cut may still come back to the broker.
+        An instance that was live before the cut may still be reconnecting to the broker. It is not lost yet; the caller waits
+        for it with `wait_until_known`. Neither is one that has announced itself meanwhile.
 
         Raises:
-            PeerUnreachable: it is not there.
+            PeerUnreachable: if the instance is lost.
         """
         peer = self._peers.get(address)
-        if peer is not None and peer.was_live and self._clock.monotonic() - self._since < self._patience:
-            peer.cut = True
+        if peer is not None and peer.state is PeerState.LIVE:
+            return
+        recently_cut = self._clock.monotonic() - self._listening_since < self._patience
+        if peer is not None and peer.state in (PeerState.RETURNING, PeerState.CUT) and recently_cut:
+            peer.on(PeerEvent.UNCONFIRMED)
             self._receiver.suspected(address)
             return
         self._lose(address)
         raise PeerUnreachable(f"{address} is not there")
+
+    async def wait_until_known(self, address: Address) -> None:
+        """Wait until an instance, or another one of its service, has been heard of since this node's link was cut.
+
+        Raises:
+            PeerUnreachable: if the instance is lost, or another one was heard of first.
+        """
+        peer = self._peers.get(address)
+        while peer is not None and peer.state.is_cut:
+            if any(other.state.is_present for to, other in self._peers.items() if to.service == address.service):
+                raise PeerUnreachable(f"{address} has not been heard of since this node's link was cut, but another instance has")
+            await asyncio.shield(self._news.setdefault(address.service, asyncio.get_running_loop().create_future()))
+            peer = self._peers.get(address)
+            if peer is None:
+                raise PeerUnreachable(f"{address} has not come back")
 
 
 def _manifest(payload: bytes) -> Manifest:
     try:
         return msgspec.json.decode(payload, type=Manifest)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise ValueError(f"it is no manifest: {error}") from None
+        raise ValueError(f"the payload is not a manifest: {error}") from None

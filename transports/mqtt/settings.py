@@ -8,23 +8,23 @@ from runtime import Struct
 
 
 class MqttSettings(Struct):
-    """Which broker, as whom, and how. Durations are in seconds, sizes in bytes."""
+    """Which broker to connect to, as which user, and how. Durations are in seconds, sizes in bytes."""
 
     __secret__: ClassVar = frozenset({"password"})
 
     url: Annotated[str, Meta(pattern=r"^mqtts?://[^/@\s]+$")] = "mqtt://127.0.0.1:1883"
     """`mqtt://host:port`, or `mqtts://` for TLS (port 8883 by default)."""
     username: str | None = None
-    """By the broker's access rules the name of the service, where a node runs one."""
+    """On a broker with access rules, the name of the service that the node runs."""
     password: str | None = None
     ca_file: str | None = None
-    """The certificates that the broker's is verified by; without one, the system's."""
+    """The certificates by which the broker's is verified; by default, the system's."""
     namespace: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]+$")] = "callboard"
-    """The first level of every topic: systems with different ones do not meet on a broker."""
+    """The first level of every topic. Systems with different namespaces can share a broker."""
     keepalive: Annotated[int, Meta(ge=1, le=600)] = 10
-    """How soon each side notices that the other is gone without a word: after one and a half of it; after half of it where the network is cut."""
+    """How soon each side notices that the other has disappeared: after one and a half keepalives, or after half of one if the network is cut."""
     heartbeat: Annotated[float, Meta(gt=0)] = 5.0
-    """How often an instance announces itself again; after three that are missed it counts as lost."""
+    """The time between two announcements of an instance; after three missed ones it counts as lost."""
     connect_timeout: Annotated[float, Meta(gt=0)] = 5.0
     max_packet: Annotated[int, Meta(ge=1024)] = 17 * 1024 * 1024
-    """The largest packet that is taken."""
+    """The largest packet that the node accepts."""

@@ -1,7 +1,7 @@
-"""The MQTT 5 transport: one connection for a node, an inbox for each of its services, presence by retained manifests.
+"""The MQTT 5 transport: one connection per node, an inbox for each of its services, and presence by retained manifests.
 
-There is no session and no reliance on the broker's queues: what is lost on the way is the caller's deadline's matter,
-what must not be lost is in the databases.
+It uses no session and does not rely on the broker's queues. A request that is lost on the way ends with its caller's deadline;
+data that must not be lost is in the databases.
 """
 
 import asyncio
@@ -32,16 +32,14 @@ from transports.mqtt.presence import MISSED, Presence
 from transports.mqtt.settings import MqttSettings
 from transports.mqtt.topics import FOREIGN, Topics
 
-_GOODBYE = 2.0
-"""Seconds that a withdrawal may take: nobody waits for a broker that does not answer."""
-
-
-_MOST_NUMBERS = 268_435_455
+_WITHDRAW_TIMEOUT = 2.0
+"""Seconds that a withdrawal may take: a node that stops does not wait for a broker that does not answer."""
+_LARGEST_SUBSCRIPTION_ID = 268_435_455
 """The largest subscription identifier (MQTT 5, section 3.8.2.1.2)."""
 
 
 class MqttTransport(Transport):
-    """One node on an MQTT 5 broker."""
+    """A node on an MQTT 5 broker."""
 
     capabilities = Capabilities(authenticates=True)
 
@@ -56,13 +54,13 @@ class MqttTransport(Transport):
         self._presence: Presence | None = None
         self._link: Link | None = None
         self._inboxes: dict[str, asyncio.Future[None]] = {}
-        self._hearing: dict[int, set[str]] = {}
-        self._numbers: dict[str, int] = {}
-        self._last_number = 0
-        self._telling = asyncio.Lock()
+        self._services: dict[int, set[str]] = {}
+        self._subscription_ids: dict[str, int] = {}
+        self._last_subscription_id = 0
+        self._announcing = asyncio.Lock()
         self._patterns: dict[tuple[Topic, str], str] = {}
         self._manifests: dict[str, Manifest] = {}
-        self._beating: asyncio.Task[None] | None = None
+        self._heartbeats: asyncio.Task[None] | None = None
         self._unreadable = 0
 
     def __repr__(self) -> str:
@@ -70,6 +68,7 @@ class MqttTransport(Transport):
 
     @property
     def link(self) -> Link:
+        """The link, while the transport is open."""
         if self._link is None:
             raise PeerUnreachable("this transport is closed")
         return self._link
@@ -88,19 +87,19 @@ class MqttTransport(Transport):
         self._presence = Presence(receiver, self._clock, self._settings.heartbeat, patience)
         will = mqtt5.Will(self._topics.gone(node), qos=mqtt5.QoS.AT_LEAST_ONCE)
         link = Link(
-            self._settings, node, will, self._heard, self._cut, self._restored, receiver.failed, self._clock, self._random
+            self._settings, node, will, self._on_publish, self._cut, self._restored, receiver.failed, self._clock, self._random
         )
         await link.open()
         self._link = link
         await link.subscribe(self._topics.all_gone)
-        self._beating = asyncio.create_task(self._beat())
+        self._heartbeats = asyncio.create_task(self._announce_regularly())
 
     async def close(self) -> None:
         link = self._link
         if link is None:
             return
-        if self._beating is not None:
-            self._beating.cancel()
+        if self._heartbeats is not None:
+            self._heartbeats.cancel()
         if link.is_up:
             for manifest in list(self._manifests.values()):
                 await self.withdraw(manifest.address)
@@ -109,9 +108,9 @@ class MqttTransport(Transport):
         self._end()
 
     def crash(self) -> None:
-        """Goes without a word, as a killed process would: the broker tells the others."""
-        if self._beating is not None:
-            self._beating.cancel()
+        """Disappear without withdrawing, as a killed process would. The broker publishes the node's Will."""
+        if self._heartbeats is not None:
+            self._heartbeats.cancel()
         if self._link is not None:
             self._link.abort()
         self._link = None
@@ -120,8 +119,8 @@ class MqttTransport(Transport):
     def _end(self) -> None:
         self._receiver = self._presence = None
         self._inboxes.clear()
-        self._hearing.clear()
-        self._numbers.clear()
+        self._services.clear()
+        self._subscription_ids.clear()
         self._patterns.clear()
         self._manifests.clear()
 
@@ -137,11 +136,11 @@ class MqttTransport(Transport):
             task = asyncio.create_task(self._announce(manifest))
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
-    # Who is there
+    # Presence
 
     async def watch(self, service: str | None) -> None:
         await self.link.subscribe(self._topics.presences(service))
-        await self.link.round_trip()  # what the broker has kept comes before its answer
+        await self.link.round_trip()  # the retained manifests arrive before the broker's answer
 
     async def announce(self, manifest: Manifest) -> None:
         await self._open_inbox(manifest.service)
@@ -149,11 +148,11 @@ class MqttTransport(Transport):
         await self._announce(manifest)
 
     async def _announce(self, manifest: Manifest) -> None:
-        async with self._telling:  # one that is withdrawn meanwhile must not come back
+        async with self._announcing:  # a service that is withdrawn meanwhile must not be announced again
             if self._manifests.get(manifest.service) is manifest:
-                await self._tell(manifest)
+                await self._publish_manifest(manifest)
 
-    async def _tell(self, manifest: Manifest) -> None:
+    async def _publish_manifest(self, manifest: Manifest) -> None:
         assert self._receiver is not None
         load = self._receiver.load(manifest.service)
         await self.link.publish_acknowledged(
@@ -164,19 +163,19 @@ class MqttTransport(Transport):
     async def withdraw(self, address: Address) -> None:
         manifest = self._manifests.pop(address.service, None)
         try:
-            async with asyncio.timeout(_GOODBYE):
+            async with asyncio.timeout(_WITHDRAW_TIMEOUT):
                 await self.link.unsubscribe(self._topics.requests(address.service))
                 for topic, service in list(self._patterns):
                     if service == address.service:
                         await self.unsubscribe(topic, service)
-                async with self._telling:
+                async with self._announcing:
                     if manifest is not None and self.link.is_up:
                         await self.link.publish_acknowledged(self._topics.presence(address), b"", retain=True)
-        except (TimeoutError, TransportError) as error:  # then the Will says it, or that no more is heard
+        except (TimeoutError, TransportError) as error:  # then peers learn it from the Will, or from the silence
             self._log.debug("%s was not withdrawn: %r", address, error)
 
-    async def _beat(self) -> None:
-        """Announces again and again, and misses those who no longer do."""
+    async def _announce_regularly(self) -> None:
+        """Announce this node's services at every heartbeat, and check which peers are silent."""
         while True:
             await self._clock.sleep(self._settings.heartbeat)
             if self._link is None or self._presence is None or not self._link.is_up:
@@ -189,28 +188,28 @@ class MqttTransport(Transport):
             if not self._link.is_busy:
                 self._presence.check()
 
-    # Hearing
+    # Receiving
 
-    async def _take(self, pattern: str, service: str) -> None:
-        """Subscribes. The subscription's identifier comes back with every message, and says for which services that is."""
-        number = self._numbers.get(pattern)
-        if number is None:
-            self._last_number = self._last_number % _MOST_NUMBERS + 1
-            number = self._numbers[pattern] = self._last_number
-        self._hearing.setdefault(number, set()).add(service)
-        await self.link.subscribe(pattern, number)
+    async def _add_subscription(self, pattern: str, service: str) -> None:
+        """Subscribe for a service. The subscription identifier comes back with each message, and identifies the services it is for."""
+        subscription_id = self._subscription_ids.get(pattern)
+        if subscription_id is None:
+            self._last_subscription_id = self._last_subscription_id % _LARGEST_SUBSCRIPTION_ID + 1
+            subscription_id = self._subscription_ids[pattern] = self._last_subscription_id
+        self._services.setdefault(subscription_id, set()).add(service)
+        await self.link.subscribe(pattern, subscription_id)
 
-    async def _leave(self, pattern: str, service: str) -> None:
-        number = self._numbers.get(pattern, 0)
-        services = self._hearing.get(number, set())
+    async def _remove_subscription(self, pattern: str, service: str) -> None:
+        subscription_id = self._subscription_ids.get(pattern, 0)
+        services = self._services.get(subscription_id, set())
         services.discard(service)
         if not services:
-            self._numbers.pop(pattern, None)
-            self._hearing.pop(number, None)
+            self._subscription_ids.pop(pattern, None)
+            self._services.pop(subscription_id, None)
             await self.link.unsubscribe(pattern)
 
     async def _open_inbox(self, service: str) -> None:
-        """Takes what is sent to a service on this node: requests to it, and replies to what it asks."""
+        """Receive what is sent to a service on this node: its requests, and the replies to its own requests."""
         opened = self._inboxes.get(service)
         if opened is None:
             inboxes = self._topics.inboxes(Address(service, self.node))
@@ -227,15 +226,15 @@ class MqttTransport(Transport):
 
     async def subscribe(self, topic: Topic, service: str, *, broadcast: bool) -> None:
         pattern = self._patterns[topic, service] = self._topics.multicasts(topic, None if broadcast else service)
-        await self._take(pattern, service)
+        await self._add_subscription(pattern, service)
 
     async def unsubscribe(self, topic: Topic, service: str) -> None:
         pattern = self._patterns.pop((topic, service), None)
         if pattern is not None:
-            await self._leave(pattern, service)
+            await self._remove_subscription(pattern, service)
 
-    def _heard(self, packet: mqtt5.PublishPacket) -> None:
-        """Something has come."""
+    def _on_publish(self, packet: mqtt5.PublishPacket) -> None:
+        """Handle a message from the broker."""
         if self._receiver is None or self._presence is None:
             return
         levels = self._topics.levels(packet.topic)
@@ -248,34 +247,36 @@ class MqttTransport(Transport):
                     kind: EnvelopeKind = "reply" if reply_to is None else "request"
                     self._deliver(packet, kind, "", caller, (service,), reply_to)
                 case ("signal", service, name, key):
-                    key_said = None if key == "-" else key
-                    self._deliver(packet, "signal", f"{service}.{name}", service, self._for(packet), key=key_said)
+                    signal_key = None if key == "-" else key
+                    self._deliver(packet, "signal", f"{service}.{name}", service, self._subscribers(packet), key=signal_key)
                 case ("request", service, name, caller):
                     reply_to = self._reply_to(packet.response_topic, caller)
                     self._deliver(packet, "request", f"{service}.{name}", caller, (service,), reply_to)
                 case ("stream", service):
-                    self._deliver(packet, "head", f"{service}.head", service, self._for(packet))
+                    self._deliver(packet, "head", f"{service}.head", service, self._subscribers(packet))
                 case ("presence", service, node):
                     self._presence.heard(Address(service, node), packet.payload, packets.load(packet), kept=packet.retain)
                 case ("gone", node):
                     self._presence.gone(node)
                 case _:
-                    raise ValueError("it is on no topic of ours")
-        except Exception as error:  # whatever a stranger has sent must not end the link
+                    raise ValueError("its topic is unknown")
+        except Exception as error:  # no message whatsoever may end the link
             self._receiver.unreadable()
             self._unreadable += 1
             if self._unreadable == 1:
                 self._log.warning(
-                    "a message on %.200s cannot be read, and is dropped like those that follow: %s", packet.topic, error
+                    "a message on %.200s cannot be read, and is dropped; further ones will be dropped without a log entry: %s",
+                    packet.topic,
+                    error,
                 )
             if levels[:1] in (("inbox",), ("request",)) and self._topics.is_level(levels[1]):
                 self._refuse(packet, levels[1], levels[-1], error)
 
-    def _for(self, packet: mqtt5.PublishPacket) -> set[str]:
-        """The services that a multicast has come for."""
+    def _subscribers(self, packet: mqtt5.PublishPacket) -> set[str]:
+        """Return the services that a multicast is for."""
         found: set[str] = set()
-        for number in packet.subscription_ids:
-            found |= self._hearing.get(number, set())
+        for subscription_id in packet.subscription_ids:
+            found |= self._services.get(subscription_id, set())
         return found
 
     def _deliver(
@@ -296,10 +297,10 @@ class MqttTransport(Transport):
             self._receiver.receive(envelope, service)
 
     def _reply_to(self, response_topic: str | None, caller: str) -> Address | None:
-        """Where an answer goes: to the caller's own inbox, or where a client that is none of ours wants it.
+        """Return the address for the answer to a request: the caller's own inbox, or the topic that another kind of client names.
 
         Raises:
-            ValueError: that is no place for answers, as another's inbox.
+            ValueError: if answers may not be sent to the topic, because it is, for example, the inbox of another service.
         """
         if response_topic is None:
             return None
@@ -308,49 +309,51 @@ class MqttTransport(Transport):
                 return Address(service, node)
             case ():
                 if response_topic.startswith("$") or not response_topic or any(sign in response_topic for sign in "+#\0"):
-                    raise ValueError(f"{response_topic!r:.80} is no topic to answer to")
+                    raise ValueError(f"{response_topic!r:.80} cannot be used as a response topic")
                 return Address(FOREIGN, response_topic)
             case _:
-                raise ValueError(f"the answer is to go to {response_topic!r:.120}, which is no inbox of {caller}")
+                raise ValueError(f"the response topic {response_topic!r:.120} is not an inbox of {caller}")
 
     def _refuse(self, packet: mqtt5.PublishPacket, service: str, caller: str, error: Exception) -> None:
-        """Answers what cannot be read, where that is wanted."""
+        """Answer a request that cannot be read, if it has a response topic."""
         try:
             reply_to = self._reply_to(packet.response_topic, caller)
         except ValueError:
             return
         if reply_to is not None and self._link is not None:
-            found = "" if packet.correlation_data is None else packet.correlation_data.decode("latin-1")
+            request_id = "" if packet.correlation_data is None else packet.correlation_data.decode("latin-1")
             body = msgspec.json.encode(Malformed(str(error)).data())
-            answer = Envelope("error", found, "", body)
+            answer = Envelope("error", request_id, "", body)
             self._link.publish_now(self._topics.to(reply_to, service), body, **packets.properties(answer, None))
 
-    # Speaking
+    # Sending
 
     async def unicast(self, to: Address, envelope: Envelope, sender: str) -> None:
         await self._open_inbox(sender)
-        topic, properties = self._packed(to, envelope, sender)
+        topic, properties = self._encode(to, envelope, sender)
         if envelope.kind != "request":
             await self.link.publish(topic, envelope.body, **properties)
             return
         assert self._presence is not None
         while True:
-            await self._presence.here(to)
+            await self._presence.wait_until_known(to)
             if self._presence.is_live(to):
                 if self.link.publish_now(topic, envelope.body, **properties):
                     return
-                await self.link.ready()  # and look again: it may have been lost meanwhile
-                continue
-            knock = self._presence.knock(to)
-            async with knock or nullcontext():  # if it is not, the others have not been sent, and cannot be thought lost
+                await self.link.ready()
+                continue  # it may have been lost meanwhile
+            probe = self._presence.probe(to)
+            async with (
+                probe or nullcontext()
+            ):  # one request finds out; the others are sent only then, and so cannot be lost with it
                 if self._presence.is_live(to):
                     continue
-                if self._presence.knock(to) is not knock:
+                if self._presence.probe(to) is not probe:
                     raise PeerUnreachable(f"{to} is not there")
                 if await self.link.publish_acknowledged(topic, envelope.body, **properties):
-                    self._presence.answers(to)
+                    self._presence.mark_live(to)
                     return
-                self._presence.missing(to)  # only the broker knew
+                self._presence.mark_absent(to)
 
     def unicast_now(self, to: Address, envelope: Envelope, sender: str) -> bool:
         opened = self._inboxes.get(sender)
@@ -358,10 +361,10 @@ class MqttTransport(Transport):
             return False
         if envelope.kind == "request" and not self._presence.is_live(to):
             return False
-        topic, properties = self._packed(to, envelope, sender)
+        topic, properties = self._encode(to, envelope, sender)
         return self._link.publish_now(topic, envelope.body, **properties)
 
-    def _packed(self, to: Address, envelope: Envelope, sender: str) -> tuple[str, dict[str, Any]]:
+    def _encode(self, to: Address, envelope: Envelope, sender: str) -> tuple[str, dict[str, Any]]:
         reply_to = envelope.reply_to
         reply_topic = None if reply_to is None else self._topics.reply(reply_to)
         return self._topics.to(to, sender), packets.properties(envelope, reply_topic)
@@ -371,10 +374,10 @@ class MqttTransport(Transport):
         topic = self._topics.request(service, envelope.subject.partition(".")[2], sender)
         reply_to = None if envelope.reply_to is None else self._topics.reply(envelope.reply_to)
         if not await self.link.publish_acknowledged(topic, envelope.body, **packets.properties(envelope, reply_to)):
-            raise PeerUnreachable(f"nobody listens for {service}")
+            raise PeerUnreachable(f"no instance listens for {service}")
 
     async def multicast(self, topic: Topic, envelope: Envelope, sender: str) -> None:
-        wanted = self._topics.multicast(topic)
+        name = self._topics.multicast(topic)
         properties = packets.properties(envelope, None)
-        if not self.link.publish_now(wanted, envelope.body, **properties):
-            await self.link.publish(wanted, envelope.body, wait=False, **properties)
+        if not self.link.publish_now(name, envelope.body, **properties):
+            await self.link.publish(name, envelope.body, wait=False, **properties)

@@ -257,3 +257,30 @@ async def test_caught_up_refuses_a_service_that_is_not_subscribed_to(replicas: R
     ctx = replicas.nodes["publisher"].inbound.instances["publisher"].context()
     with pytest.raises(UsageError, match="nothing to catch up with"):
         await ctx.caught_up(publisher)
+
+
+async def test_the_state_is_shown(replicas: Replicas) -> None:
+    """From waiting for a publisher that does not exist yet, to a stop that an operator has to end."""
+    await replicas.start(Subscriber)
+    subscription = replicas.subscription()
+    await wait_until(lambda: "[BACKING_OFF]" in repr(subscription))
+    await replicas.start(Publisher)
+    await replicas.publish("one")
+    await wait_until_applied(replicas, ["one"])
+    await wait_until(lambda: "[WAITING]" in repr(subscription))
+    database = replicas.nodes["publisher"].inbound.instances["publisher"].database
+    await database.execute("UPDATE callboard_epochs SET epoch = 'unknown'")
+    await replicas.stop("publisher")
+    await replicas.start(Publisher)
+    subscription.hint()
+    await wait_until(lambda: "[STOPPED: publisher does not know event 1" in repr(subscription))
+    await subscription.resume()
+    await wait_until(lambda: "[WAITING]" in repr(subscription))
+
+
+async def test_an_older_replica_shows_that_it_stands_by(replicas: Replicas) -> None:
+    await replicas.start(Publisher, NewerSubscriber)
+    await wait_until(lambda: "[WAITING]" in repr(replicas.subscription()))
+    await replicas.stop("subscriber")
+    await replicas.start(Subscriber)
+    await wait_until(lambda: "[STANDBY: publisher.AsidePublished]" in repr(replicas.subscription()))

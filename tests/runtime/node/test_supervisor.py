@@ -1,5 +1,6 @@
 """Instances that crash are restarted, within a budget; starts that fail are retried if that can help."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,44 @@ async def test_a_file_that_is_not_a_database_ends_the_start(tmp_path: Path) -> N
     with pytest.raises(DatabaseError, match=r"keeper\.sqlite: cannot be opened: file is not a database"):
         async with Node([cls], MemoryTransport(), databases=SqliteFolder(tmp_path)):
             pass
+
+
+async def test_the_state_is_shown_from_the_start_to_the_stop() -> None:
+    release, begun = asyncio.Event(), asyncio.Event()
+
+    class Slow(Base):
+        async def on_start(self, ctx: Context) -> None:
+            begun.set()
+            await release.wait()
+
+        @every(seconds=0.01)
+        async def tick(self, ctx: Context) -> None:
+            if not release.is_set():
+                begun.set()
+                await release.wait()
+
+    node = Node([Slow], MemoryTransport())
+    supervised = node.supervised[1]
+    assert "[NEW]" in repr(supervised)
+    starting = asyncio.create_task(node.__aenter__())
+    await begun.wait()
+    assert "[STARTING]" in repr(supervised)
+    release.set()
+    await starting
+    assert "[READY]" in repr(supervised)
+    release.clear()
+    begun.clear()
+    await begun.wait()
+    stopping = asyncio.create_task(node.stop())
+    await eventually(lambda: "[DRAINING]" in repr(supervised), "the instance finishes its running tick")
+    release.set()
+    await stopping
+    assert "[STOPPED]" in repr(supervised)
+
+
+async def test_the_state_is_shown_between_a_crash_and_the_restart() -> None:
+    Ticking.ticks, Ticking.fail_until = 0, 1
+    async with Node([Ticking], MemoryTransport()) as node:
+        supervised = node.supervised[1]
+        await eventually(lambda: "[BACKING_OFF] crashes=1" in repr(supervised), "the instance has crashed")
+        await eventually(lambda: "[READY] crashes=1" in repr(supervised), "the next instance runs")

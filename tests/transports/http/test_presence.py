@@ -99,8 +99,8 @@ async def test_two_addresses_of_one_node_count_as_one_instance(http_peers: HttpP
             assert len(client_node.registry.members("echo")) == 1
             presence = client_node.environment.transport._opened.presence  # type: ignore[attr-defined]  # no public API shows which address is used
             await eventually(lambda: all(peer.node for peer in presence._peers["echo"].values()), "both addresses are connected")
-            (address,) = presence._where
-            presence._where[address] = next(peer for peer in presence._peers["echo"] if peer.base.port == proxy.port)
+            (address,) = presence._locations
+            presence._locations[address] = next(peer for peer in presence._peers["echo"] if peer.base.port == proxy.port)
             hanging = asyncio.create_task(ctx.request(Wait(), timeout=20))
             await eventually(lambda: service.running == 1, "the request is running, sent through the proxy")
             proxy.freeze()
@@ -130,7 +130,7 @@ async def test_a_name_with_several_addresses_counts_as_several_instances(monkeyp
         await client_node.registry.wait_for("echo")
         async with Node([partial(Echo, "two")], HttpTransport(settings[1])):
             addresses.append("127.0.0.2")
-            client_node.environment.transport._opened.presence._again["echo"].set()  # type: ignore[attr-defined]  # otherwise the name is resolved again only after half a minute
+            client_node.environment.transport._opened.presence._resolve_again["echo"].set()  # type: ignore[attr-defined]  # otherwise the name is resolved again only after half a minute
             await eventually(lambda: len(client_node.registry.members("echo")) == 2, "both instances are registered")
             ctx = client_node.client("client", (echo,))
             assert {(await ctx.request(Say("?"))).key for _ in range(40)} == {"one", "two"}

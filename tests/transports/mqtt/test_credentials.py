@@ -17,7 +17,7 @@ from tests.broker import Broker
 from tests.system.process import Callboard
 from tests.transports.mqtt.echo import Echo, Much, answers, echo_over_mqtt, transport
 from transports.mqtt.access import password_file
-from transports.mqtt.link import BrokerRefused
+from transports.mqtt.broker import BrokerRefused
 from transports.mqtt.settings import MqttSettings
 
 

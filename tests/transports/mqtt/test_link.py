@@ -19,7 +19,7 @@ from tests.system.process import Callboard
 from tests.transports.mqtt.echo import Echo, Much, Repeat, Say, answers, echo, echo_over_mqtt, transport
 from tests.transports.mqtt.helpers import PERSISTENT, echo_process, kill, stop
 from tests.transports.proxy import Proxy
-from transports.mqtt.link import TakenOver
+from transports.mqtt.broker import TakenOver
 
 
 def registry(ctx: Context) -> Registry:
