@@ -59,7 +59,7 @@ test-containers: $(VENV)/.test  ## test the system in real containers, with dock
 	@$(BIN)/python -m pytest -s tests/containers --containers $(ARGS)
 
 test-locks: $(VENV)/.test  ## resolve every lock file with the oldest and the newest pip
-	@$(BIN)/python -m pytest tests/config/test_locks.py --locks $(ARGS)
+	@$(BIN)/python -m pytest -n 2 tests/config/test_locks.py --locks $(ARGS)
 
 check: $(VENV)/.test  ## check lint, format, types, imports, and declared dependencies
 	$(BIN)/ruff check .

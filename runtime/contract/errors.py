@@ -120,13 +120,12 @@ class ServiceError(Exception):
         )
 
     def may_have_run(self) -> Self:
-        """The same error, where the handler that it speaks of may have run all the same: as when it let another's error through."""
+        """Mark the error as one after which the handler may have run, and return it."""
         self.__dict__["maybe_delivered"] = True
         return self
 
     def explained(self) -> str:
-        """Return all violations as one line of text."""
-        """What is particular to this occurrence, for people, where there is more to say than the title."""
+        """Return what is particular to this occurrence, for people; empty if the title says everything."""
         detail = getattr(self, "detail", "")
         return detail if isinstance(detail, str) else ""
 

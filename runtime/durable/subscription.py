@@ -1,8 +1,8 @@
 """The subscriber's side of a stream: pull what follows the cursor, and apply each event exactly once, in order.
 
 The cursor is stored in the subscriber's own database. The first statement of an event's transaction advances it by
-compare-and-set, the handler's effects follow, and both commit. A replica that lost the race updates no row and stops
-quietly. This compare-and-set is the whole exactly-once argument.
+compare-and-set, the handler's effects follow, and both commit. A replica that lost the race updates no row and starts
+over from the new cursor. This compare-and-set is the whole exactly-once argument.
 """
 
 import asyncio
@@ -24,10 +24,10 @@ from runtime.telemetry import Metrics
 POLL_SECONDS = 10.0
 """The longest time between two pulls, in seconds: for hints that were lost."""
 
-_RETRY = Backoff(0.05, 30.0)
-"""Of transient errors."""
-_REATTEMPT = Backoff(0.1, 30.0)
-"""Of an event whose handler failed."""
+_TRANSIENT_BACKOFF = Backoff(0.05, 30.0)
+"""After an error that says nothing about the event."""
+_HANDLER_BACKOFF = Backoff(0.1, 30.0)
+"""After an attempt at an event whose handler failed."""
 
 
 Ask = Callable[[str, Pull | StreamHead], Awaitable[Batch | Position]]
@@ -46,7 +46,7 @@ class SubscriptionState(Enum):
     BACKING_OFF = "BACKING_OFF"
     """A transient error occurred: it waits before it tries again."""
     STANDBY = "STANDBY"
-    """A newer version of this service also takes other types of events. Its instances apply them all."""
+    """The cursor lists event types that this version does not handle. Instances of the newer version apply all events."""
     STOPPED = "STOPPED"
     """It waits until an operator resumes it."""
 
@@ -55,7 +55,7 @@ class Cursor(msgspec.Struct, frozen=True):
     """How far one publisher's stream has been applied.
 
     Attributes:
-        position: the position of the last event that was applied or passed over.
+        position: the position of the last event that was applied or skipped.
         types: for each type, the number after which its events are taken.
         stopped: why the subscription waits for an operator, or None.
     """
@@ -216,7 +216,7 @@ class Subscription:
                 if attempts >= self._attempts[event.type]:
                     await self._dead_letter(position, target, event, attempts, error)
                     return target
-                await self._clock.sleep(_REATTEMPT.delay(attempts, self._random))
+                await self._clock.sleep(_HANDLER_BACKOFF.delay(attempts, self._random))
             else:
                 self._failures = 0
                 self._enter(SubscriptionState.PULLING)
@@ -235,7 +235,7 @@ class Subscription:
         return after
 
     async def _fork(self, cursor: Cursor, after: Position) -> Position:
-        """Move the cursor to the publisher's new branch. Every event there is new to every type."""
+        """Move the cursor to the publisher's new branch. All events after the fork are taken."""
         types = {name: min(start, after.seq) for name, start in cursor.types.items()}
         async with self._database.transaction(self._guard(cursor.position, after)) as tx:
             await tx.execute("UPDATE callboard_cursors SET types = $2 WHERE publisher = $1", self.publisher, _types(types))
@@ -330,7 +330,7 @@ class Subscription:
         if self._failures in (5, 10) or self._failures % 100 == 0:
             self._log.warning("the events of %s wait (%d tries so far): %s", self.publisher, self._failures, error)
         self._count("stream_retries_total")
-        await self._clock.sleep(_RETRY.delay(min(self._failures, 10), self._random))
+        await self._clock.sleep(_TRANSIENT_BACKOFF.delay(min(self._failures, 10), self._random))
 
     def _count(self, name: str, amount: int = 1) -> None:
         self._metrics.count(name, amount, service=self._service, publisher=self.publisher)

@@ -1,6 +1,6 @@
 """The caller: the requests of a node, to instances in this process and across the transport.
 
-It picks the instance, passes on what remains of the deadline, and retries where that is safe.
+It has the registry pick the instance, passes on the rest of the deadline, and retries where that is safe.
 """
 
 import asyncio

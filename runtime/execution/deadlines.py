@@ -1,87 +1,86 @@
-"""Deadlines of handlers: a periodic look at the new ones instead of a timer for each."""
+"""Deadlines of handlers: a sweep over the running handlers every 20 ms, instead of a timer for each handler."""
 
 import asyncio
-from typing import NamedTuple
+from asyncio import current_task
 
 from runtime.clock import Clock
 from runtime.service.context import Context
 
 _INTERVAL = 0.02
-"""The seconds between two looks at the handlers that have begun. One that ends sooner never gets a timer."""
+"""The seconds between two sweeps. A handler that ends sooner never gets a timer."""
 
 
-class _Entry(NamedTuple):
-    task: "asyncio.Task[object]"
-    cancelling: int
-    """How many cancellations of the task were pending when the handler began."""
-
-
-class _Armed:
+class _ArmedDeadline:
     """A handler with a timer."""
 
-    __slots__ = ("cancelling", "expired", "task", "timer")
+    __slots__ = ("_cancelling", "_expired", "_task", "_timer")
 
-    def __init__(self, entry: _Entry) -> None:
-        self.task, self.cancelling = entry
-        self.expired = False
-        self.timer: asyncio.TimerHandle | None = None
+    def __init__(self, task: "asyncio.Task[object]", cancelling: int, at: float, loop: asyncio.AbstractEventLoop) -> None:
+        self._task = task
+        self._cancelling = cancelling
+        self._expired = False
+        self._timer = loop.call_at(at, self._expire)
 
-    def expire(self) -> None:
-        self.expired = True
-        self.task.cancel()
+    def _expire(self) -> None:
+        self._expired = True
+        self._task.cancel()
+
+    def stop(self) -> bool:
+        """Cancel the timer. Return True if the deadline has cancelled the task, and nothing else has."""
+        if not self._expired:
+            self._timer.cancel()
+            return False
+        return self._task.uncancel() <= self._cancelling
 
 
 class Deadlines:
     """Cancels the tasks of handlers at their deadlines.
 
-    Most handlers end within milliseconds. So `start` only records the handler, and a look every 20 ms arms timers for those
-    that are still running. A deadline that is nearer than that gets its timer immediately, so none is ever late.
+    Most handlers end within milliseconds. So `start` only records the handler, and a sweep every 20 ms arms timers for those
+    that are still running. A deadline that is nearer than that gets its timer immediately, so none is late.
+
+    Attributes:
+        unarmed: the handlers that began after the last sweep: their tasks, with the number of pending cancellations.
     """
 
-    __slots__ = ("_armed", "_clock", "_looking", "_new")
+    __slots__ = ("_armed", "_clock", "_loop", "_sweeping", "unarmed")
 
     def __init__(self, clock: Clock) -> None:
+        self.unarmed: dict[Context, tuple[asyncio.Task[object], int]] = {}
+        self._armed: dict[Context, _ArmedDeadline] = {}
         self._clock = clock
-        self._new: dict[Context, _Entry] = {}
-        self._armed: dict[Context, _Armed] = {}
-        self._looking = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._sweeping = False
 
     def start(self, ctx: Context) -> None:
         """Cancel the current task when the context's deadline comes, unless `stop` is called first."""
-        loop = self._clock.loop
-        task = asyncio.current_task(loop)
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = self._clock.loop
+        task = current_task(loop)  # with the loop: finding the running one is a system call
         assert task is not None
-        entry = _Entry(task, task.cancelling())
-        if ctx.fixed_deadline is not None and ctx.fixed_deadline - loop.time() < _INTERVAL:
-            self._arm(ctx, entry)
+        cancelling = task.cancelling()
+        deadline = ctx.deadline
+        if deadline - loop.time() < _INTERVAL:
+            self._armed[ctx] = _ArmedDeadline(task, cancelling, deadline, loop)
             return
-        self._new[ctx] = entry
-        if not self._looking:
-            self._looking = True
-            loop.call_later(_INTERVAL, self._look)
+        self.unarmed[ctx] = task, cancelling
+        if not self._sweeping:
+            self._sweeping = True
+            loop.call_later(_INTERVAL, self._sweep, loop)
 
     def stop(self, ctx: Context) -> bool:
         """End the enforcement. Return True if the deadline has cancelled the task, and nothing else has.
 
         Calling it for a context that was not started is harmless.
         """
-        if self._new.pop(ctx, None) is not None:
+        if self.unarmed.pop(ctx, None) is not None:
             return False
         armed = self._armed.pop(ctx, None)
-        if armed is None:
-            return False
-        if not armed.expired:
-            assert armed.timer is not None
-            armed.timer.cancel()
-            return False
-        return armed.task.uncancel() <= armed.cancelling
+        return armed is not None and armed.stop()
 
-    def _look(self) -> None:
-        new, self._new = self._new, {}
-        self._looking = False
-        for ctx, entry in new.items():
-            self._arm(ctx, entry)
-
-    def _arm(self, ctx: Context, entry: _Entry) -> None:
-        armed = self._armed[ctx] = _Armed(entry)
-        armed.timer = self._clock.loop.call_at(ctx.deadline, armed.expire)
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._sweeping = False
+        for ctx, (task, cancelling) in self.unarmed.items():
+            self._armed[ctx] = _ArmedDeadline(task, cancelling, ctx.deadline, loop)
+        self.unarmed.clear()

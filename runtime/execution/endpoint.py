@@ -17,7 +17,7 @@ Call = Callable[[Any, Context], Awaitable[Any]]
 
 
 class WrongReply(CallboardError):
-    """A handler returned something else than its contract says."""
+    """A handler returned a value that does not match its contract."""
 
 
 class Endpoint(ABC):
@@ -29,7 +29,7 @@ class Endpoint(ABC):
     Args:
         host: the instance.
         title: class and method, for logs.
-        mailbox: the mailbox whose places bound how many handlers run at once.
+        mailbox: the mailbox, whose slots bound how many handlers run at once.
         failures: turns what the handler raises into its outcome.
         deadlines: enforces deadlines; None under a debugger.
     """
@@ -50,7 +50,7 @@ class Endpoint(ABC):
         """Whether `authorize` has to be called."""
         self.reply_class: type[Any] | None = type(None)
         self.time_limit: float | None = None
-        """The seconds that the handler may take from its start. Only where no caller waits and has a deadline."""
+        """The seconds that the handler may take from its start. Only for handlers without a waiting caller."""
         self._deadlines = deadlines
 
     def __repr__(self) -> str:
@@ -63,10 +63,10 @@ class Endpoint(ABC):
         decode: Callable[[Any], Any] | None = None,
         encode: Callable[[Any], Any] | None = None,
     ) -> Any:
-        """Authorize, decode, take a place in the mailbox, run the handler until its deadline, and return its outcome.
+        """Authorize, decode, take a slot in the mailbox, run the handler until its deadline, and return its outcome.
 
-        Nothing is decoded before the caller is authorized. The handler runs in the current task. If it does not return, the
-        compensations that it registered are made first; then the outcome is raised.
+        Nothing is decoded before the caller is authorized. The handler runs in the current task. If it raises or is
+        cancelled, its compensations run first; then the outcome is raised.
 
         Args:
             ctx: the context of the message.
@@ -107,7 +107,7 @@ class Endpoint(ABC):
                     deadlines.start(ctx)
                 reply = await self.call(message, ctx)
             finally:
-                if key is None:
+                if key is None:  # `mailbox.leave`, without the call
                     mailbox.running -= 1
                     if mailbox.must_wake:
                         mailbox.wake()
@@ -121,21 +121,21 @@ class Endpoint(ABC):
             raised = error
             if deadlines is not None and deadlines.stop(ctx) and isinstance(error, CancelledError):
                 raised = self.deadline_error()
-            outcome = await self.failed(raised, ctx)
+            outcome = await self.handle_failure(raised, ctx)
             if outcome is error:
                 raise
             raise outcome from outcome.__cause__
-        if deadlines is not None:
+        if deadlines is not None and deadlines.unarmed.pop(ctx, None) is None:
             deadlines.stop(ctx)
         return reply
 
     async def take_slot(self, ctx: Context, message: Any) -> Hashable:
-        """Wait for a place in the mailbox, and return the key that is held with it.
+        """Wait for a slot in the mailbox, and return the key that is held with it.
 
         Raises:
             Overloaded: if too many messages wait already.
             Draining: if the instance is stopping.
-            CallCycle: if the place is held by a handler that waits for this one.
+            CallCycle: if the slot is held by a handler that waits for this one.
         """
         key = None
         if self.key is not None:
@@ -166,8 +166,8 @@ class Endpoint(ABC):
         return DeadlineExceeded(self.host.name)
 
     @abstractmethod
-    async def failed(self, error: BaseException, ctx: Context) -> BaseException:
-        """Make the compensations, and return the outcome of a handler that raised `error`."""
+    async def handle_failure(self, error: BaseException, ctx: Context) -> BaseException:
+        """Run the compensations of a handler that raised `error`, and return its outcome."""
 
 
 class Unattended(Endpoint):
@@ -175,12 +175,12 @@ class Unattended(Endpoint):
 
     __slots__ = ()
 
-    async def failed(self, error: BaseException, ctx: Context) -> BaseException:
+    async def handle_failure(self, error: BaseException, ctx: Context) -> BaseException:
         return error if isinstance(error, GeneratorExit) else await self.failures.compensated(error, ctx, self.title)
 
 
 class TimerEndpoint(Unattended):
-    """A method that runs periodically. Each tick takes a place in the mailbox, like a message. It has no deadline."""
+    """A method that runs periodically. Each tick takes a slot in the mailbox, like a message. It has no deadline."""
 
     __slots__ = ()
 
@@ -197,7 +197,7 @@ class TimerEndpoint(Unattended):
 
 
 class HookEndpoint(Unattended):
-    """A lifecycle hook. It runs while the instance's mailbox is not open yet or closed already, so it has its own."""
+    """A lifecycle hook. It runs before the instance's mailbox opens or after it has closed, so it has its own mailbox."""
 
     __slots__ = ()
 

@@ -84,7 +84,7 @@ class SignalEndpoint(Endpoint):
         assert self._transactions is not None
         await self._transactions.run(self._method, message, ctx, None)
 
-    async def failed(self, error: BaseException, ctx: Context) -> BaseException:
+    async def handle_failure(self, error: BaseException, ctx: Context) -> BaseException:
         metrics, service = self._environment.metrics, self.host.name
         if isinstance(error, SignalDropped):
             metrics.count(error.metric, service=service)

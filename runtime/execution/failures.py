@@ -43,7 +43,7 @@ class Failures:
         self._undeclared: set[tuple[str, str]] = set()
 
     async def compensated(self, error: BaseException, ctx: Context, title: str) -> BaseException:
-        """Make the compensations of a failed handler, and return its error.
+        """Run the compensations of a failed handler, and return its error.
 
         SystemExit and KeyboardInterrupt stop the node; they and a stray cancellation become `HandlerAborted`, so that none
         of them ends a loop of the runtime.
@@ -73,7 +73,7 @@ class Failures:
     async def to_caller_error(
         self, error: BaseException, ctx: Context, title: str, handler: Handler | None = None
     ) -> BaseException:
-        """Make the compensations of a failed handler, and return the error that its caller receives.
+        """Run the compensations of a failed handler, and return the error that its caller receives.
 
         Args:
             title: class and method of the handler, for logs.
@@ -114,7 +114,7 @@ class Failures:
             )
 
     async def _compensate(self, undo: list[Any]) -> None:
-        """Make the compensating requests in reverse order."""
+        """Run the compensations in reverse order."""
         ctx = self._context()
         for request in reversed(undo):
             try:

@@ -56,9 +56,9 @@ class Mailbox:
         return self.running >= self.limit or (key is not None and key in self._keys)
 
     async def enter(self, key: Hashable = None) -> None:
-        """Wait for a place.
+        """Wait for a slot.
 
-        A message without a key may take a place itself, by raising `running`, if that is below `limit`.
+        A message without a key may take a slot itself, by raising `running`, if that is below `limit`.
 
         Raises:
             Overloaded: if too many messages wait already.
@@ -122,7 +122,7 @@ class Mailbox:
             raise
 
     def leave(self, key: Hashable = None) -> None:
-        """Give up a place, and wake the next message."""
+        """Give up a slot, and wake the next message."""
         self.running -= 1
         if self.must_wake:
             self.wake()
@@ -130,7 +130,7 @@ class Mailbox:
             self._release(key)
 
     def wake(self) -> None:
-        """Admit waiting messages, as far as there are places."""
+        """Admit waiting messages, as far as there are free slots."""
         while self._ready and self.running < abs(self.limit):
             waiter = self._ready.popleft()
             if not waiter.done():

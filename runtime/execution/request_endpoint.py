@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from runtime.contract.decoding import Params, decode_json
-from runtime.contract.errors import Invalid, Violation
+from runtime.contract.errors import Invalid, ServiceError, Violation, rebuild_error
 from runtime.contract.rest import RestDecoder
 from runtime.durable.idempotency import Scope
 from runtime.execution.deadlines import Deadlines
@@ -87,8 +87,13 @@ class RequestEndpoint(Endpoint):
             return
         allow.require_role(None if ctx.identity is None else ctx.identity.role)
 
-    async def failed(self, error: BaseException, ctx: Context) -> BaseException:
-        return await self.failures.to_caller_error(error, ctx, self.title, self.handler)
+    async def handle_failure(self, error: BaseException, ctx: Context) -> BaseException:
+        outcome = await self.failures.to_caller_error(error, ctx, self.title, self.handler)
+        if ctx.known is None or not isinstance(outcome, ServiceError):
+            return outcome
+        if self.zero_copy and (outcome.contract == "callboard" or ctx.known(outcome.contract, outcome.code) is type(outcome)):
+            return outcome
+        return rebuild_error(outcome.data(), ctx.known)  # as if it had crossed a network
 
     # Running
 
@@ -100,7 +105,9 @@ class RequestEndpoint(Endpoint):
         assert self._transactions is not None
         subject = "" if ctx.identity is None else ctx.identity.subject
         scope = Scope(ctx.caller, subject, self.name, ctx.idempotency_key or self.host.new_id())
-        return await self._transactions.run_once(scope, encode(message), self.reply, self._method, message, ctx, self)
+        return await self._transactions.run_once(
+            scope, encode(message), self.reply, self._method, message, ctx, self.check, self.title
+        )
 
     # Decoding
 

@@ -1,4 +1,4 @@
-"""Retries: whether a request is tried again, and which error describes all its attempts in the end."""
+"""The retry budget of a service, and the attempts of one request. `caller.py` decides whether a retry is safe."""
 
 from runtime.clock import Random
 from runtime.contract.errors import ServiceError, Unreachable

@@ -1,7 +1,7 @@
 """Units of work: handlers that run in a transaction, and what waits for its commit."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -48,15 +48,6 @@ class UnitOfWork(Work):
 
     def publish(self, signal: Signal) -> None:
         self.signals.append(signal)
-
-
-class Replayed(Protocol):
-    """The request whose answer is stored: its title, and the check of its reply."""
-
-    title: str
-
-    def check(self, reply: Any) -> None:
-        """Check a reply before the commit."""
 
 
 class Transactions:
@@ -133,15 +124,16 @@ class Transactions:
         method: Method,
         message: Any,
         ctx: Context,
-        request: Replayed,
+        check: Callable[[Any], None],
+        title: str,
     ) -> Any:
         """Run the handler of a `once` request, or return its stored answer. Raises like `Once.run`."""
 
         async def run(guard: Guard, final: Callable[[Any], Statement], claim: Claim | None) -> Any:
             try:
-                return await self.run(method, message, ctx, request.check, guard, final, claim)
-            except BaseException as error:  # compensations are made before another attempt can take the claim
-                raise await self._failures.to_caller_error(error, ctx, request.title) from None
+                return await self.run(method, message, ctx, check, guard, final, claim)
+            except BaseException as error:  # compensations run before another attempt can take the claim
+                raise await self._failures.to_caller_error(error, ctx, title) from None
 
         if self._makes_requests:
             return await self._once.run_claimed(scope, body, reply, run, lambda: ctx.remaining)

@@ -32,6 +32,9 @@ class Topic(NamedTuple):
 class Envelope(msgspec.Struct, frozen=True, eq=False):
     """A message with its headers.
 
+    A new header is a field here. `transports/mqtt/packets.py` and `transports/http/fields.py` encode and decode it,
+    `docs/wire.md` specifies it, and `runtime/execution/caller.py` and `runtime/node/inbound.py` set it.
+
     Attributes:
         kind: the kind of message.
         id: the id of the message. A `reply`, `error`, or `cancel` has the id of its request.

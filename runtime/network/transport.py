@@ -23,7 +23,7 @@ class PeerUnreachable(TransportError):
 
 
 class LinkLost(TransportError):
-    """The link was lost while the envelope was being sent: it may arrive or not."""
+    """The link was lost while the envelope was being sent: it may or may not arrive."""
 
 
 class Unsendable(TransportError):
@@ -38,7 +38,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     """What a transport declares about itself. The conformance kit tests it as declared.
 
     Attributes:
-        signals: multicasts of signals work. Multicasts of the heads of streams always do.
+        signals: signals can be multicast. Heads of streams always can.
         ordered: envelopes from one sender to one address arrive in the order in which they were sent.
         duplicates: an envelope may arrive twice.
         authenticates: the `caller` of a received envelope is proven, not only claimed.
@@ -59,32 +59,32 @@ class Receiver:
     """
 
     def load(self, service: str) -> int:
-        """Return how many messages the service's instance on this node handles or has waiting. Peers learn it with presence."""
+        """Return how many messages the service's instance on this node runs or has waiting. Presence reports carry it."""
         return 0
 
     def receive(self, envelope: Envelope, to: str) -> None:
         """Take an envelope for the service `to` on this node. A multicast arrives once for each subscribed service."""
 
     def joined(self, manifest: Manifest, load: int = 0) -> None:
-        """Learn that an instance is live, and its load. Heartbeats repeat this. It includes the instances of this node."""
+        """Called when an instance is live, with its load. Heartbeats repeat this. The instances of this node are reported, too."""
 
     def suspected(self, address: Address) -> None:
-        """Learn that an instance has been silent: it may be busy, or gone. `joined` or `left` follows."""
+        """Called when an instance has been silent: it may be busy, or gone. `joined` or `left` follows."""
 
     def left(self, address: Address, *, lost: bool) -> None:
-        """Learn that an instance is gone. One that withdrew still replies to its running requests; a lost one does not.
+        """Called when an instance is gone. One that withdrew still replies to its running requests; a lost one does not.
 
         An instance may first withdraw and then, while it is still busy, be lost: both are reported.
         """
 
     def cut(self) -> None:
-        """Learn that this node's own link is down: sent requests will get no reply. Members are suspected, but not gone yet."""
+        """Called when this node's own link is down: sent requests will get no reply. Members are suspected, but not gone yet."""
 
     def unreadable(self) -> None:
-        """Learn that something arrived that cannot be read."""
+        """Called when something arrived that cannot be read."""
 
     def failed(self, error: TransportError) -> None:
-        """Learn that the transport has ended for good: the node has to stop."""
+        """Called when the transport has ended for good: the node has to stop."""
 
 
 class Transport(ABC):
@@ -116,22 +116,22 @@ class Transport(ABC):
 
     @abstractmethod
     async def watch(self, service: str | None) -> None:
-        """Report the members of a service to the receiver from now on; of every service, for None.
+        """Report the members of a service to the receiver from now on, or of all services if `service` is None.
 
         When it returns, the receiver has learned of the members that the network knows.
         """
 
     @abstractmethod
     async def close(self) -> None:
-        """Leave the network. Peers see announced instances leave, not as lost. Calling it twice is harmless."""
+        """Leave the network. Peers see announced instances withdraw; they are not reported as lost. Calling it twice is harmless."""
 
     @abstractmethod
     async def listen(self, service: str) -> None:
-        """Take anycast requests for a service from now on."""
+        """Receive anycast requests for a service from now on."""
 
     @abstractmethod
     async def subscribe(self, topic: Topic, service: str, *, broadcast: bool) -> None:
-        """Take multicasts on a topic for a service from now on: each on one of its nodes, or with `broadcast` on all.
+        """Receive multicasts on a topic for a service from now on: each on one of its nodes, or with `broadcast` on all.
 
         A topic without a key (`-`) includes all keys.
 
@@ -141,7 +141,7 @@ class Transport(ABC):
 
     @abstractmethod
     async def unsubscribe(self, topic: Topic, service: str) -> None:
-        """Take multicasts on a topic no longer. Those on their way may still arrive. Harmless if it was not subscribed to."""
+        """Stop receiving multicasts on a topic. Those on their way may still arrive. Harmless if it was not subscribed to."""
 
     @abstractmethod
     async def announce(self, manifest: Manifest) -> None:
@@ -149,11 +149,11 @@ class Transport(ABC):
 
     @abstractmethod
     async def withdraw(self, address: Address) -> None:
-        """Report to all who watch that an instance is gone, and take no anycast requests or multicasts for it any more."""
+        """Report to all who watch that an instance is gone, and receive no anycast requests or multicasts for it any more."""
 
     @abstractmethod
     async def unicast(self, to: Address, envelope: Envelope, sender: str) -> None:
-        """Send an envelope to the node of one instance: at most once, in order with others to the same address.
+        """Send an envelope to the node of one instance, in order and at most once unless the capabilities say otherwise.
 
         Returns when it has been handed to the network, which does not mean that it arrives. A transport whose replies come
         back on the same connection may return only when the reply has come. Waits while the network is congested, and
@@ -171,7 +171,7 @@ class Transport(ABC):
     def unicast_now(self, to: Address, envelope: Envelope, sender: str) -> bool:
         """Send an envelope like `unicast` if that is possible without waiting. Return whether it was sent.
 
-        This is only a faster path. A transport need not have it.
+        This is only a faster path. A transport need not have it. Raises like `unicast`.
         """
         return False
 

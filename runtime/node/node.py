@@ -225,7 +225,8 @@ class Node:
     def unlink(self, instance: Instance) -> None:
         """Deliver nothing to the instance any more."""
         self.stop_local_calls(instance)
-        self._hosts.remove(instance)
+        if instance in self._hosts:
+            self._hosts.remove(instance)
         if self.inbound.instances.get(instance.name) is instance:
             del self.inbound.instances[instance.name]
 

@@ -1,7 +1,7 @@
 """The supervisor: starts the instances of a node, keeps them running, and stops them in an orderly way.
 
-A crash in a timer or a lifecycle hook restarts that instance alone, with backoff; past its restart budget the node gives
-up. A crash in a handler fails only its message.
+A crash in a timer or a lifecycle hook restarts that instance alone, with backoff. After too many crashes within a minute the
+node stops. A crash in a handler fails only its message.
 """
 
 import asyncio
@@ -10,10 +10,10 @@ from collections.abc import Callable, Coroutine
 from enum import Enum
 from typing import Any, Protocol, cast
 
-from runtime.contract.errors import CallboardError, DefinitionError, Draining, ServiceError, StartError
+from runtime.contract.errors import CallboardError, DefinitionError, ServiceError, StartError
 from runtime.durable.subscription import is_transient
 from runtime.execution.caller import Caller
-from runtime.execution.endpoint import TimerEndpoint
+from runtime.execution.endpoint import HookEndpoint, TimerEndpoint
 from runtime.execution.environment import Environment
 from runtime.execution.failures import HandlerAborted
 from runtime.execution.instance import Instance
@@ -25,12 +25,12 @@ from runtime.storage.database import Database, DatabaseError
 from runtime.tasks import Backoff, finish
 
 Factory = Callable[[], Service]
-"""Makes a service: its class, or a partial of it. Called again for every restart."""
+"""Makes a service: its class, or a `functools.partial` of it. Called again for every restart."""
 
 _WINDOW = 60.0
 """The seconds after which a crash no longer counts."""
 _HOUSEKEEPING = 60.0
-"""The seconds between two prunings of a database."""
+"""The seconds between prunings of a database."""
 _RESTART = Backoff(0.1, 10.0)
 
 
@@ -125,17 +125,17 @@ class Supervised:
                 try:
                     await self._run_instance()
                 except Exception as error:
-                    first = _first(error)
-                    if isinstance(first, DefinitionError | StartError) or self._host.environment.failed.is_set():
-                        raise first from first.__cause__
-                    await self._crashed(first)
+                    first = _root_cause(error)
+                    if isinstance(first, DefinitionError | StartError):
+                        raise first from None
+                    await self._handle_crash(first)
                     self.service = self._factory()
         finally:
             self._enter(SupervisorState.STOPPED)
             if self._database is not None:
                 await finish(self._database.close())
 
-    async def _crashed(self, error: BaseException) -> None:
+    async def _handle_crash(self, error: BaseException) -> None:
         environment = self._host.environment
         now = environment.clock.monotonic()
         self._crashes.append(now)
@@ -143,6 +143,8 @@ class Supervised:
             self._crashes.popleft()
         environment.metrics.count("instance_restarts_total", service=self.name)
         environment.log.error("%s crashed (%d times within a minute): %r", self.name, len(self._crashes), error, exc_info=error)
+        if environment.failed.is_set():
+            raise error
         if self._stopping.is_set():
             return
         if len(self._crashes) > environment.settings.restarts:
@@ -164,7 +166,7 @@ class Supervised:
         self._stopping.set()
 
     def crash(self) -> None:
-        """Finish and withdraw nothing when `run` is cancelled, as if the process were killed. For tests."""
+        """When `run` is cancelled, neither drain nor withdraw, as if the process were killed. For tests."""
         self._killed = True
 
     async def _open_database(self, database: Database) -> None:
@@ -183,35 +185,44 @@ class Supervised:
         service.attach(instance, self._database)
         if instance.stream is not None:
             await instance.stream.open()
+        on_stop = instance.hook("on_stop")
         try:
             await self._unless_stopping(instance.hook("on_start").enter(instance.context(), None))
             if not self._stopping.is_set():
                 await self._serve(instance)
         except BaseException:
             if not self._killed:
-                await finish(self._on_stop_after_a_crash(instance))
+                await finish(self._stop_unfinished(instance, on_stop))
             raise
-        await instance.hook("on_stop").enter(instance.context(), None)
+        if self._state is SupervisorState.STARTING:
+            await self._stop_unfinished(instance, on_stop)
+        else:
+            await on_stop.enter(instance.context(), None)
 
-    async def _on_stop_after_a_crash(self, instance: Instance) -> None:
+    async def _stop_unfinished(self, instance: Instance, on_stop: HookEndpoint) -> None:
+        """Run `on_stop` after a crash or a start that was cut short. Its failure is only logged."""
         try:
-            await instance.hook("on_stop").enter(instance.context(), None)
-        except Exception as error:  # the crash itself is what matters
-            instance.log.error("%s.on_stop failed after a crash: %r", self.name, error, exc_info=error)
+            await on_stop.enter(instance.context(), None)
+        except Exception as error:
+            instance.log.error("%s failed after a start or a run that was cut short: %r", on_stop.title, error, exc_info=error)
 
     async def _serve(self, instance: Instance) -> None:
-        """Handle messages until `stop` is called, or until a timer crashes."""
+        """Handle messages until `stop` is called, or until one of its tasks crashes."""
+        timers: list[asyncio.Task[None]] = []
+        running: list[asyncio.Task[None]] = []
         async with asyncio.TaskGroup() as tasks:
             try:
                 await self._unless_stopping(self._join(instance))
-                running = [tasks.create_task(self._repeat(instance, *timer)) for timer in instance.timers]
-                running += [tasks.create_task(subscription.run()) for subscription in instance.subscriptions.values()]
+                timers = [tasks.create_task(self._repeat(instance, *timer)) for timer in instance.timers]
+                running = [tasks.create_task(subscription.run()) for subscription in instance.subscriptions.values()]
                 if instance.stream is not None:
                     running.append(tasks.create_task(self._maintain_stream(instance)))
                 self._enter(SupervisorState.READY)
                 await self._stopping.wait()
             finally:
                 self._enter(SupervisorState.DRAINING)
+                for task in timers:
+                    task.cancel()  # a tick has no deadline: it must not hold up the stop
                 if self._killed:
                     self._host.unlink(instance)
                 else:
@@ -220,7 +231,7 @@ class Supervised:
                 task.cancel()
 
     async def _join(self, instance: Instance) -> None:
-        """Learn the instances that this one calls, listen for messages, and announce the instance."""
+        """Discover the instances that this one calls, listen for messages, and announce the instance."""
         transport = self._host.environment.transport
         if self.announced:
             await self._discover(instance)
@@ -241,7 +252,7 @@ class Supervised:
     async def _discover(self, instance: Instance) -> None:
         called = set(instance.definition.needs)
         if self._database is not None:
-            called.add(self.name)  # to see whether another instance that has claimed a request is still live
+            called.add(self.name)  # to see whether another instance that has claimed a `once` request is still live
         for service in called:
             await self._host.environment.watch(service)
 
@@ -263,8 +274,6 @@ class Supervised:
             try:
                 await endpoint.tick(instance.context())
             except (ServiceError, DatabaseError) as error:
-                if isinstance(error, Draining) and error.service == self.name:
-                    return
                 if not is_transient(error):
                     raise
                 instance.log.warning("%s failed, and is tried again in %g s: %s", endpoint.title, seconds, error)
@@ -287,7 +296,7 @@ class Supervised:
                 instance.log.warning("housekeeping failed, and is tried again: %s", error)
 
 
-def _first(error: BaseException) -> BaseException:
+def _root_cause(error: BaseException) -> BaseException:
     """Return the first error in a group, or the error itself. A handler that stopped the node comes before all others."""
     while isinstance(error, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", error)

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from runtime.contract.errors import UsageError
+from runtime.contract.errors import KnownErrors, UsageError
 from runtime.contract.messages import Contract, Request, Signal
 from runtime.identity import Identity
 from runtime.network.envelope import Envelope
@@ -22,19 +22,21 @@ class Context(msgspec.Struct, eq=False, weakref=True):
         identity: the verified user whose token came with the message. None without a token, and in event handlers.
     """
 
-    # A struct, because every call makes one: it takes half the time of an object with an `__init__`. The other fields are
-    # internal to the runtime.
+    # A struct, because every call makes one: creating a struct takes half the time of an object with an `__init__`. The other
+    # fields are internal to the runtime.
     host: Host
     parent: "Context | None" = None
+    known: KnownErrors | None = None
+    """Returns the error classes that a caller in this process imports. Other errors reach it as `RemoteError`."""
     identity: Identity | None = None
     envelope: Envelope | None = None
     fixed_deadline: float | None = None
     unbounded: bool = False
     """Nobody waits: there is no deadline, as in `@every` and in lifecycle hooks."""
     enforced: bool = True
-    """The deadline is enforced already, so that a call within it needs no timer."""
+    """The deadline is enforced already, so that local calls within it need no timer of their own."""
     holds_slot: bool = True
-    """The handler holds a place in its instance's mailbox, so that calls back to the instance may have to wait for it."""
+    """The handler holds a slot in its instance's mailbox, so that calls back to the instance may have to wait for it."""
     work: Work | None = None
     compensations: list[Request[Any]] | None = None
     held_key: str | None = None
@@ -48,7 +50,7 @@ class Context(msgspec.Struct, eq=False, weakref=True):
     def request(self, message: Request[R], *, timeout: float | None = None, key: str | None = None) -> Coroutine[Any, Any, R]:
         """Make a request to another service and return its reply.
 
-        The handler runs at most once. The callee's budget is the rest of this handler's deadline. A caller that stops
+        A request that is neither idempotent nor `once` runs at most once. The callee's budget is the rest of this handler's deadline. A caller that stops
         waiting cancels the callee.
 
         Args:
@@ -70,7 +72,7 @@ class Context(msgspec.Struct, eq=False, weakref=True):
     async def publish(self, signal: Signal) -> None:
         """Publish a signal: each subscribing service receives it on one instance (or on all), at most once.
 
-        A handler with `tx` publishes it after the commit, and not at all without one.
+        A handler with `tx` publishes it after the commit, and never if the transaction does not commit.
         """
         if not isinstance(signal, Signal):
             raise UsageError(f"ctx.publish takes a Signal, got {type(signal).__name__}: an Event goes through tx.publish")
@@ -82,15 +84,15 @@ class Context(msgspec.Struct, eq=False, weakref=True):
     def undo(self, request: Request[Any]) -> None:
         """Register a compensation: `request` is made if this handler fails or its transaction does not commit.
 
-        Compensations run in reverse order, shielded from cancellation, each with its own budget. The effects that they
-        cannot reach have to expire.
+        Compensations run in reverse order, shielded from cancellation, each with its own budget. If a compensation
+        fails, its effect has to expire.
         """
         if self.compensations is None:
             self.compensations = []
         self.compensations.append(request)
 
     async def caught_up(self, contract: Contract) -> bool:
-        """Return whether this service has applied every event that the contract's service had committed when asked."""
+        """Return whether this service has applied every event that the contract's service had committed at the time of this call."""
         return await self.host.caught_up(self, contract)
 
     @property
@@ -141,7 +143,7 @@ class Context(msgspec.Struct, eq=False, weakref=True):
 
     @property
     def trace(self) -> str:
-        """The W3C `traceparent` that this message belongs to."""
+        """The W3C `traceparent` of the message."""
         if self._trace is None:
             if self.envelope is not None and self.envelope.trace is not None:
                 self._trace = self.envelope.trace
@@ -153,7 +155,7 @@ class Context(msgspec.Struct, eq=False, weakref=True):
 
     @property
     def token(self) -> str | None:
-        """The user's access token, as it came. Never log it."""
+        """The user's access token, unchanged. Never log it."""
         ctx: Context | None = self
         while ctx is not None:
             if ctx.envelope is not None:
@@ -181,6 +183,6 @@ class Context(msgspec.Struct, eq=False, weakref=True):
 
     @property
     def slot(self) -> str:
-        """The place in the mailbox that this handler holds: its instance, and its key if it has one."""
+        """The slot in the mailbox that this handler holds: its instance, and its key if it has one."""
         instance = str(self.host.address)
         return instance if self.held_key is None else f"{instance}#{self.held_key}"

@@ -150,7 +150,7 @@ def subscribes(function: Any = None, /, *, allow: Allow | None = None, broadcast
 def every(function: Any = None, /, *, seconds: float = 0) -> Callable[[F], F]:
     """Run a method `async def name(self, ctx: Context) -> None` periodically: `seconds` after it last returned.
 
-    A run takes a place in the mailbox like a message. It has no deadline.
+    A run takes a slot in the mailbox, like a message. It has no deadline.
 
     Raises:
         DefinitionError: if `seconds` is not positive.

@@ -11,18 +11,15 @@ from runtime.storage.database import (
     Superseded,
     Transaction,
 )
-from runtime.storage.migrations import MigrationError, migrate
 
 __all__ = [
     "ConstraintError",
     "Database",
     "DatabaseError",
     "Guard",
-    "MigrationError",
     "Row",
     "Statement",
     "StatementError",
     "Superseded",
     "Transaction",
-    "migrate",
 ]

@@ -1,4 +1,4 @@
-"""The public import paths: every name exists, every class can be constructed and says what it is for."""
+"""The public import paths: every name exists, and every class can be constructed and has a docstring."""
 
 import importlib
 import inspect

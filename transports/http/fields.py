@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 import msgspec
 
 from runtime.network import Address, Envelope
-from transports.headers import format_budget, parse_budget, parse_number
+from transports.header_values import format_budget, parse_budget, parse_number
 
 ASSERTION = "callboard-assertion"
 BUDGET = "callboard-budget"

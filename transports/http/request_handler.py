@@ -10,7 +10,7 @@ import msgspec
 
 from runtime import Clock, InstanceLost, Malformed, NoInstance, Random, ServiceError, Unreachable
 from runtime.network import Address, Envelope, Head, Manifest, Receiver, TooLarge
-from transports.headers import PROBLEM, parse_number
+from transports.header_values import PROBLEM, parse_number
 from transports.http import fields
 from transports.http.assertions import Refused, Verifier
 from transports.http.presence import News
@@ -23,7 +23,7 @@ _DEFAULT_BUDGET = 60.0
 _GRACE = 1.0
 """Seconds after the budget of a request before the node answers that no answer will come."""
 _MOST_SERVICES = 1024
-"""Names of services that the node remembers, including those that it does not have but is asked about."""
+"""The number of service names that the node remembers, including those that it does not have but is asked about."""
 _BODY_TIMEOUT = 10.0
 """Seconds that the body of a request may take to arrive."""
 _LONGEST_WAIT = 15.0

@@ -27,7 +27,7 @@ from runtime.network import (
     TransportError,
     Unsendable,
 )
-from transports.headers import PROBLEM
+from transports.header_values import PROBLEM
 from transports.http import fields
 from transports.http.assertions import Signer, Verifier
 from transports.http.client import Answer, Client, Location

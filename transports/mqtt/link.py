@@ -20,6 +20,7 @@ from transports.mqtt.settings import MqttSettings
 from transports.mqtt.subscriptions import Subscriptions
 from transports.resolver import Resolver
 
+_UP = LinkState.UP
 _RECONNECT = Backoff(0.05, 5.0)
 """Seconds between two attempts to connect, at most."""
 _HOPELESS = 100
@@ -83,7 +84,7 @@ class Link:
     @property
     def is_up(self) -> bool:
         """Whether the link is connected, with every subscription in place."""
-        return self._state is LinkState.UP
+        return self._state is _UP
 
     @property
     def is_busy(self) -> bool:

@@ -6,7 +6,7 @@ import mqtt5
 import msgspec
 
 from runtime.network import Address, Envelope, EnvelopeKind
-from transports.headers import PROBLEM, format_budget, parse_budget, parse_number
+from transports.header_values import PROBLEM, format_budget, parse_budget, parse_number
 
 _KINDS = msgspec.json.Decoder(EnvelopeKind)
 _PARAMS = msgspec.json.Decoder(tuple[tuple[str, str], ...])

@@ -35,7 +35,7 @@ class PeerState(enum.Enum):
     @property
     def is_live(self) -> bool:
         """Whether the instance is known to listen, so that the broker does not have to confirm it."""
-        return self in (PeerState.LIVE, PeerState.SUSPECTED)
+        return self in _LISTENING
 
     @property
     def is_cut(self) -> bool:
@@ -51,6 +51,10 @@ class PeerState(enum.Enum):
     def was_live(self) -> bool:
         """Whether the instance is live or was live before the cut, which gives it more time before it is lost."""
         return self.is_live or self in (PeerState.CUT, PeerState.RETURNING)
+
+
+_LISTENING = (PeerState.LIVE, PeerState.SUSPECTED)
+"""The states of an instance that is known to listen. A constant, because every request looks here."""
 
 
 class PeerEvent(enum.Enum):
@@ -223,7 +227,7 @@ class Presence:
     def is_live(self, address: Address) -> bool:
         """Return whether an instance is known to listen, so that the broker does not have to confirm it."""
         peer = self._peers.get(address)
-        return peer is not None and peer.state.is_live
+        return peer is not None and peer.state in _LISTENING
 
     def probe(self, address: Address) -> asyncio.Lock | None:
         """Return the lock for the one request that finds out whether an instance listens; None if the instance is unknown."""

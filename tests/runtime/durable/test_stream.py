@@ -133,7 +133,7 @@ async def test_a_subscriber_stops_when_its_last_event_has_another_id(replicas: R
     await wait_until(lambda: metrics.value("streams_stopped_total", service="subscriber", publisher="publisher") == 1)
 
 
-async def test_a_subscriber_moves_to_a_fork_by_itself_and_reports_the_range(
+async def test_a_subscriber_moves_to_a_fork_unaided_and_reports_the_range(
     replicas: Replicas, caplog: pytest.LogCaptureFixture
 ) -> None:
     await replicas.start(Publisher, Subscriber)

@@ -56,7 +56,7 @@ async def test_a_full_mailbox_without_a_caller(kind: str, tmp_path: Path) -> Non
             assert metrics.value("instance_restarts_total", service="probe") == 0
 
 
-@pytest.mark.parametrize("kind", [*CALLED, "signal", "event", "timer"])
+@pytest.mark.parametrize("kind", [*CALLED, "signal", "event"])
 async def test_a_stop_lets_the_handler_finish(kind: str, tmp_path: Path) -> None:
     release = asyncio.Event()
 
@@ -100,3 +100,11 @@ async def test_a_crash_runs_on_stop_once_for_each_start(tmp_path: Path) -> None:
         await eventually(lambda: entrance.script.stopped == 1, "the crashed instance is stopped")
         await eventually(lambda: entrance.script.succeeded, "the next instance runs")
     assert entrance.script.stopped == 2
+
+
+async def test_a_stop_does_not_wait_for_a_tick(tmp_path: Path) -> None:
+    async with opened("timer", tmp_path, hang) as entrance:
+        await eventually(lambda: entrance.script.begun == 1, "the tick runs")
+        async with asyncio.timeout(10):  # less than the drain timeout of 20 s
+            await entrance.node.stop()
+    assert (entrance.script.cancelled, entrance.script.stopped) == (1, 1)

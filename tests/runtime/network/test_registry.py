@@ -20,7 +20,7 @@ async def test_the_instance_with_less_load_receives_the_request() -> None:
         busy = running.nodes["busy"].client("other", (worker,))
         assert other is not None
         hanging = [asyncio.create_task(busy.request(Hang())) for _ in range(40)]
-        await eventually(lambda: running.workers["busy"].hanging == 40, "one worker is busy with requests of its own node")
+        await eventually(lambda: running.workers["busy"].hanging == 40, "one worker is busy with requests from the same node")
         await running.replies(20)  # afterwards each has reported its load
         assert (await running.replies(50))["free"] >= 45
         running.workers["busy"].gate.set()

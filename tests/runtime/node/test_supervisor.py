@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from runtime import (
+    ANYONE,
     Context,
     Contract,
     Crashed,
@@ -16,6 +17,7 @@ from runtime import (
     Service,
     Transaction,
     every,
+    handles,
     subscribes,
 )
 from runtime.storage import DatabaseError
@@ -127,11 +129,11 @@ async def test_the_state_is_shown_from_the_start_to_the_stop() -> None:
             begun.set()
             await release.wait()
 
-        @every(seconds=0.01)
-        async def tick(self, ctx: Context) -> None:
-            if not release.is_set():
-                begun.set()
-                await release.wait()
+        @handles(allow=ANYONE)
+        async def poke(self, message: Poke, ctx: Context) -> int:
+            begun.set()
+            await release.wait()
+            return 1
 
     node = Node([Slow], MemoryTransport())
     supervised = node.supervised[1]
@@ -144,12 +146,37 @@ async def test_the_state_is_shown_from_the_start_to_the_stop() -> None:
     assert "[READY]" in repr(supervised)
     release.clear()
     begun.clear()
+    poking = asyncio.create_task(node.client("test", (base,)).request(Poke()))
     await begun.wait()
     stopping = asyncio.create_task(node.stop())
-    await eventually(lambda: "[DRAINING]" in repr(supervised), "the instance finishes its running tick")
+    await eventually(lambda: "[DRAINING]" in repr(supervised), "the instance finishes its running handler")
     release.set()
+    assert await poking == 1
     await stopping
     assert "[STOPPED]" in repr(supervised)
+
+
+async def test_a_stop_during_on_start_runs_on_stop_once_and_does_not_count_as_a_crash(caplog: pytest.LogCaptureFixture) -> None:
+    begun = asyncio.Event()
+
+    class Unready(Base):
+        async def on_start(self, ctx: Context) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        async def on_stop(self, ctx: Context) -> None:
+            LOG.append("stopped")
+            raise AttributeError("what on_start had not opened yet")
+
+    LOG.clear()
+    node = Node([Unready], MemoryTransport())
+    starting = asyncio.create_task(node.__aenter__())
+    await begun.wait()
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    assert LOG == ["stopped"]
+    assert node.metrics.value("instance_restarts_total", service="base") == 0
+    assert "Unready.on_stop failed after a start or a run that was cut short" in caplog.text
 
 
 async def test_the_state_is_shown_between_a_crash_and_the_restart() -> None:

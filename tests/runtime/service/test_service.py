@@ -34,7 +34,7 @@ def test_every_request_of_the_contract_needs_a_handler() -> None:
     assert_refused(lambda: type("Bad", (Service,), {"contract": shop}), "Bad", "nobody handles shop.Buy", "@handles")
 
 
-def test_a_service_handles_only_requests_of_its_own_contract() -> None:
+def test_a_service_handles_only_requests_of_its_contract() -> None:
     def define() -> object:
         class Bad(Service):
             contract = Contract("mine")

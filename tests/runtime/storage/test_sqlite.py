@@ -36,7 +36,7 @@ async def test_statements_take_parameters_and_return_rows_and_counts(database: S
     assert await database.fetch_one("SELECT * FROM notes WHERE id = 5") is None
 
 
-async def test_each_of_many_concurrent_transactions_commits_or_fails_by_itself(database: SqliteDatabase) -> None:
+async def test_each_of_many_concurrent_transactions_commits_or_fails_alone(database: SqliteDatabase) -> None:
     async def attempt(number: int) -> None:
         try:
             await write(database, f"n{number}", fail=number % 3 == 0)

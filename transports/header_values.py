@@ -1,4 +1,4 @@
-"""What MQTT and HTTP headers have in common: numbers, budgets, and the media type of errors. `docs/wire.md` specifies them."""
+"""Values that MQTT and HTTP headers share: numbers, budgets, and the media type of errors. `docs/wire.md` specifies them."""
 
 PROBLEM = "application/problem+json"
 """The media type of an error (RFC 9457)."""
