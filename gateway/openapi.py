@@ -72,7 +72,7 @@ def _operation(service: str, info: RequestInfo, http: HttpBinding) -> Json:
         required_fields = [name for name in http.body_fields if name in required]
         if required_fields:
             body["required"] = required_fields
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+        operation["requestBody"] = {"required": bool(required_fields), "content": {"application/json": {"schema": body}}}
     operation["responses"] = _responses(info, http)
     operation["security"] = [] if info.allow.anyone else [{"bearer": []}]
     if info.allow.roles:

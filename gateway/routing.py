@@ -23,7 +23,8 @@ class Route:
         self.allow = info.allow
         self.status = info.http.status
         self.takes_body = info.http.method not in ("GET", "DELETE")
-        self.needs_body = bool(info.http.body_fields)
+        required = info.request.get("required", ())
+        self.needs_body = any(name in required for name in info.http.body_fields)
 
     def __repr__(self) -> str:
         assert self.info.http is not None

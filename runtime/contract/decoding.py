@@ -1,145 +1,15 @@
-"""Decoding: values from the strings of a path or query, and from JSON text, with errors that name the field."""
+"""Faults in JSON text: what msgspec says about it, as errors that name the field, and what msgspec does not look for."""
 
-import functools
+import json
 import math
 import re
-import types
-import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
-from msgspec import inspect
 
 from runtime.contract.errors import Invalid, Malformed, Violation
-
-Params = tuple[tuple[str, str], ...]
-"""The parameters of a path and a query: percent-decoded pairs of name and text, in their order."""
-
-Converter = Callable[[list[str]], Any]
-"""Turns all texts that were given for a parameter into its value. Raises ValueError or `msgspec.ValidationError`."""
-
-_INT = re.compile(r"-?(0|[1-9][0-9]{0,18})", re.ASCII)
-_FLOAT = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
-_BOOLS = {"true": True, "false": False}
-
-
-def strict(tp: Any) -> Any:
-    """Return the type with every struct in it replaced by a subclass that rejects unknown fields."""
-    if _is_struct(tp):
-        hints = typing.get_type_hints(tp, include_extras=True)
-        names: tuple[str, ...] = tp.__struct_fields__
-        changed = [(name, strict(hints[name])) for name in names if strict(hints[name]) is not hints[name]]
-        return msgspec.defstruct(
-            tp.__name__, changed, bases=(tp,), forbid_unknown_fields=True, kw_only=True, module=tp.__module__
-        )
-    arguments = typing.get_args(tp)
-    parts = tuple(strict(argument) for argument in arguments)
-    if parts == arguments:
-        return tp
-    origin: Any = typing.get_origin(tp)
-    return functools.reduce(_or, parts) if origin in (typing.Union, types.UnionType) else origin[parts]
-
-
-def _is_struct(tp: Any) -> bool:
-    return isinstance(tp, type) and issubclass(tp, msgspec.Struct)
-
-
-def _or(one: Any, other: Any) -> Any:
-    return one | other
-
-
-def converter_for(info: inspect.Type) -> Converter | None:
-    """Return what converts the texts of a parameter to a type, or None if no text can become a value of it."""
-    if isinstance(info, inspect.Metadata):
-        info = info.type
-    if isinstance(info, inspect.UnionType):
-        parts = [part for part in info.types if not isinstance(part, inspect.NoneType)]
-        return converter_for(parts[0]) if len(parts) == 1 else None
-    if isinstance(info, inspect.VarTupleType):
-        one = converter_for(info.item_type)
-        if one is None:
-            return None
-        return lambda texts: tuple(one([text]) for text in texts)
-    scalar = _scalar(info)
-    if scalar is None:
-        return None
-
-    def convert(texts: list[str]) -> Any:
-        if len(texts) != 1:
-            raise ValueError("given more than once")
-        return scalar(texts[0])
-
-    return convert
-
-
-def _scalar(info: inspect.Type) -> Callable[[str], Any] | None:
-    check = _constraints(info)
-    if isinstance(info, inspect.IntType):
-        return lambda text: check(_int64(int(_matched(_INT, text, "an integer"))))
-    if isinstance(info, inspect.FloatType):
-        return lambda text: check(_finite(float(_matched(_FLOAT, text, "a number"))))
-    if isinstance(info, inspect.BoolType):
-        return _bool
-    if isinstance(info, inspect.StrType):
-        return check
-    if isinstance(info, inspect.EnumType):
-        values: dict[str, Any] = {str(member.value): member for member in info.cls}
-        return lambda text: _one_of(values, text)
-    if isinstance(info, inspect.LiteralType):
-        literals = {str(value): value for value in info.values}
-        return lambda text: _one_of(literals, text)
-    plain: dict[type, Any] = {
-        inspect.UUIDType: "uuid.UUID", inspect.DateTimeType: "datetime.datetime", inspect.DateType: "datetime.date",
-        inspect.DecimalType: "decimal.Decimal",
-    }  # fmt: skip
-    if type(info) in plain:
-        module, _, name = plain[type(info)].partition(".")
-        target = getattr(__import__(module), name)
-        return lambda text: msgspec.convert(text, target, strict=True)
-    return None
-
-
-def _constraints(info: inspect.Type) -> Callable[[Any], Any]:
-    """Return a function that checks the constraints of `msgspec.Meta` on a number or string, and returns the value."""
-    names = ("gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length", "pattern")
-    given = {name: value for name in names if (value := getattr(info, name, None)) is not None}
-    if not given:
-        return lambda value: value
-    base: Any = int if isinstance(info, inspect.IntType) else float if isinstance(info, inspect.FloatType) else str
-    target: Any = typing.Annotated[base, msgspec.Meta(**given)]
-    return lambda value: msgspec.convert(value, target)
-
-
-def _matched(pattern: re.Pattern[str], text: str, expected: str) -> str:
-    if not pattern.fullmatch(text):
-        raise ValueError(f"expected {expected}, got {text[:40]!r}")
-    return text
-
-
-def _int64(value: int) -> int:
-    if not -(2**63) <= value < 2**63:
-        raise ValueError("expected an integer of 64 bits")
-    return value
-
-
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError("expected a finite number")
-    return value
-
-
-def _bool(text: str) -> bool:
-    if text not in _BOOLS:
-        raise ValueError(f"expected true or false, got {text[:40]!r}")
-    return _BOOLS[text]
-
-
-def _one_of(values: dict[str, Any], text: str) -> Any:
-    if text not in values:
-        raise ValueError(f"expected one of {', '.join(values)}, got {text[:40]!r}")
-    return values[text]
-
+from runtime.contract.json_values import pointer_token
 
 _FIELD = re.compile(r"Object (?:missing required|contains unknown) field `(?P<name>[^`]*)`")
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\[(?:\.\.\.)?\]")
@@ -147,27 +17,20 @@ _LONGEST = 300
 """The length, in characters, up to which msgspec's message is parsed. It contains a field name that the client chooses."""
 
 
-def decode_json(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
-    """Decode JSON text, and translate msgspec's errors.
-
-    Raises:
-        Malformed: if it is not JSON text: broken syntax, bad UTF-8, nesting that is too deep.
-        Invalid: if it is JSON text that does not fit the type.
-    """
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        fault = str(error)
-    except (UnicodeDecodeError, RecursionError, msgspec.DecodeError) as error:
-        raise _malformed(body, error) from None
-    try:
-        msgspec.json.decode(body)  # a type error may come before a syntax error in the text
-    except (UnicodeDecodeError, RecursionError, msgspec.DecodeError) as error:
-        raise _malformed(body, error) from None
-    raise Invalid((_violation(fault),))
+def decode_failure(text: str) -> Violation:
+    """Return the violation that the text of a `msgspec.ValidationError` describes."""
+    if len(text) > _LONGEST:
+        return Violation("", text[:_LONGEST] + "…")
+    what, at, path = text.rpartition(" - at `$")
+    if not at or not path.endswith("`"):
+        what, path = text, ""
+    pointer = "".join("/" + pointer_token(name or index or "-") for name, index in _STEP.findall(path[:-1]))
+    field = _FIELD.fullmatch(what)
+    return Violation(f"{pointer}/{pointer_token(field['name'])}" if field else pointer, what)
 
 
-def _malformed(body: bytes, error: Exception) -> Malformed | Invalid:
+def invalid_json(body: bytes, error: Exception) -> Malformed | Invalid:
+    """Return the error for a body that could not be parsed."""
     if isinstance(error, UnicodeDecodeError):
         return Malformed(f"the body is not UTF-8 ({error.reason} at byte {error.start})")
     if not body:
@@ -180,20 +43,62 @@ def _malformed(body: bytes, error: Exception) -> Malformed | Invalid:
     return Malformed(str(error))
 
 
-def _violation(text: str) -> Violation:
-    if len(text) > _LONGEST:
-        return Violation("", text[:_LONGEST] + "…")
-    what, at, path = text.rpartition(" - at `$")
-    if not at or not path.endswith("`"):
-        what, path = text, ""
-    pointer = "".join("/" + pointer_token(name or index or "-") for name, index in _STEP.findall(path[:-1]))
-    field = _FIELD.fullmatch(what)
-    return Violation(f"{pointer}/{pointer_token(field['name'])}" if field else pointer, what)
+def check_members(body: bytes, value: Any) -> None:
+    """Check the objects in JSON text that was decoded: their names are unique, and are fields of the decoded structs.
+
+    Args:
+        value: what the text was decoded to.
+
+    Raises:
+        Malformed: if an object has the same name twice (RFC 8259, section 4).
+        Invalid: if an object has a member that its struct does not have.
+    """
+    try:
+        tree = json.loads(body, object_pairs_hook=_unique, parse_int=str, parse_float=str)
+        unknown = next(_unknown_members(value, tree, ""), None)
+    except RecursionError:
+        raise Malformed("the body is nested too deeply") from None
+    if unknown is not None:
+        raise Invalid((unknown,))
 
 
-def pointer_token(name: str) -> str:
-    """Escape a name for a JSON Pointer (RFC 6901, section 3)."""
-    return name.replace("~", "~0").replace("/", "~1")
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise Malformed(f"the body names {twice[:40]!r} twice in one object: expected each name once")
+    return members
+
+
+def _unknown_members(value: Any, tree: Any, pointer: str) -> Iterator[Violation]:
+    if isinstance(value, msgspec.Struct):
+        if isinstance(tree, dict):
+            yield from _of_object(value, cast(dict[str, Any], tree), pointer)
+        elif isinstance(tree, list):  # array_like
+            for at, (name, item) in enumerate(zip(value.__struct_fields__, cast(list[Any], tree), strict=False)):
+                yield from _unknown_members(getattr(value, name), item, f"{pointer}/{at}")
+    elif isinstance(value, tuple) and isinstance(tree, list):
+        for at, (part, item) in enumerate(zip(cast(tuple[Any, ...], value), cast(list[Any], tree), strict=False)):
+            yield from _unknown_members(part, item, f"{pointer}/{at}")
+    elif isinstance(value, frozenset) and isinstance(tree, list):
+        parts = cast(frozenset[Any], value)
+        for at, item in enumerate(cast(list[Any], tree)):  # their order is lost: one of them has to fit
+            faults = [next(_unknown_members(part, item, f"{pointer}/{at}"), None) for part in parts]
+            if faults and None not in faults:
+                yield next(fault for fault in faults if fault is not None)
+
+
+def _of_object(value: msgspec.Struct, members: Mapping[str, Any], pointer: str) -> Iterator[Violation]:
+    config = value.__struct_config__
+    fields: Sequence[tuple[str, str]] = list(zip(value.__struct_encode_fields__, value.__struct_fields__, strict=True))
+    names = {outside for outside, _ in fields}
+    for name in members:
+        if name not in names and name != config.tag_field:
+            yield Violation(f"{pointer}/{pointer_token(name)}", f"Object contains unknown field `{name[:40]}`")
+    for outside, name in fields:
+        if outside in members:
+            yield from _unknown_members(getattr(value, name), members[outside], f"{pointer}/{pointer_token(outside)}")
 
 
 class _NotFinite(float):
@@ -202,8 +107,6 @@ class _NotFinite(float):
 
 def _not_finite(body: bytes) -> str | None:
     """Return a pointer to the first NaN or infinity if the body would be JSON without them, else None."""
-    import json
-
     try:
         tree = json.loads(
             body, parse_constant=_NotFinite, parse_float=lambda text: f if math.isfinite(f := float(text)) else _NotFinite(f)

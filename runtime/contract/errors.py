@@ -10,6 +10,7 @@ Any other `ServiceError` is the callee's own answer. If a handler lets a `NotDel
 through to its own caller, the error gets `maybe_delivered`, because this handler has run.
 """
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Self, cast, dataclass_transform
 
@@ -46,8 +47,14 @@ class ErrorData(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
+_DOCUMENT = frozenset(
+    ("type", "title", "status", "detail", "instance", "code", "contract", "request_id", "errors", "retryable", "maybe_delivered", "fields")
+)  # fmt: skip
+"""The members of a problem document, which an error's fields would hide."""
+
+
 def _own_fields(cls: type[Any]) -> Iterable[tuple[str, Any]]:
-    for name, annotation in cls.__dict__.get("__annotations__", {}).items():
+    for name, annotation in inspect.get_annotations(cls).items():
         if "ClassVar" not in str(annotation):
             yield name, annotation
 
@@ -76,12 +83,20 @@ class ServiceError(Exception):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        fields: dict[str, Any] = {}
+        annotations: dict[str, Any] = {}
         for ancestor in reversed(cls.__mro__[: cls.__mro__.index(ServiceError)]):
-            for name, annotation in _own_fields(ancestor):
-                default = cls.__dict__.get(name, msgspec.NODEFAULT)
-                fields[name] = (name, annotation) if default is msgspec.NODEFAULT else (name, annotation, default)
-        cls._shadow = msgspec.defstruct(cls.__name__, list(fields.values()), frozen=True, module=cls.__module__)
+            annotations.update(_own_fields(ancestor))
+        if cls.__module__ != __name__:
+            for name, annotation in annotations.items():
+                _refuse_taken(cls, name, annotation)
+        fields: list[Any] = []
+        for name, annotation in annotations.items():
+            default = getattr(cls, name, msgspec.NODEFAULT)
+            fields.append((name, annotation) if default is msgspec.NODEFAULT else (name, annotation, default))
+        try:
+            cls._shadow = msgspec.defstruct(cls.__name__, fields, frozen=True, module=cls.__module__)
+        except TypeError as error:
+            raise DefinitionError(f"{cls.__module__}.{cls.__qualname__}: {error}: fields with defaults come last") from error
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         shadow = self._shadow(*args, **kwargs)
@@ -106,7 +121,7 @@ class ServiceError(Exception):
 
     def data(self) -> ErrorData:
         """Return the error as it crosses the wire."""
-        shadow = self._shadow(*self.args)
+        shadow = self.shadow()
         return ErrorData(
             contract=self.contract,
             code=self.code,
@@ -119,6 +134,10 @@ class ServiceError(Exception):
             detail=self.explained(),
         )
 
+    def shadow(self) -> msgspec.Struct:
+        """Return the fields as the struct that carries them on the wire."""
+        return self._shadow(*self.args)
+
     def may_have_run(self) -> Self:
         """Mark the error as one after which the handler may have run, and return it."""
         self.__dict__["maybe_delivered"] = True
@@ -128,6 +147,25 @@ class ServiceError(Exception):
         """Return what is particular to this occurrence, for people; empty if the title says everything."""
         detail = getattr(self, "detail", "")
         return detail if isinstance(detail, str) else ""
+
+
+def _refuse_taken(cls: type[ServiceError], name: str, annotation: Any) -> None:
+    """Refuse a field whose name means something else: in an exception, or in the problem document of the error."""
+    if name == "detail" and annotation in (str, "str"):
+        return  # it is shown as the document's own detail
+    if name in _DOCUMENT or name in _TAKEN or name.startswith("_"):
+        remedy = (
+            "annotate it as ClassVar, or not at all"
+            if name in ("code", "status", "retryable", "contract")
+            else "name it otherwise"
+        )
+        raise DefinitionError(
+            f"{cls.__module__}.{cls.__qualname__}.{name}: an error's field cannot have this name, which every error and its "
+            f"problem document use: {remedy}"
+        )
+
+
+_TAKEN = frozenset(dir(ServiceError))
 
 
 def error_fields(cls: type[ServiceError]) -> type[msgspec.Struct]:
@@ -189,6 +227,15 @@ class RemoteError(ServiceError):
 
     def __str__(self) -> str:
         return f"{self._data.title} ({self._data.contract}.{self._data.code}, status {self._data.status})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RemoteError) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[str, str, bytes]:
+        return self._data.contract, self._data.code, bytes(self._data.fields)
 
     def data(self) -> ErrorData:
         return self._data
@@ -347,7 +394,7 @@ class InternalError(ServiceError):
 _BUILT_IN: dict[str, type[ServiceError]] = {
     cls.code: cls
     for cls in (
-        NoInstance, Overloaded, Draining, Unreachable, InstanceLost, DeadlineExceeded, Invalid, Malformed,
+        NotDelivered, NoInstance, Overloaded, Draining, Unreachable, MaybeDelivered, InstanceLost, DeadlineExceeded, Invalid, Malformed,
         Unauthenticated, Forbidden, UnknownRequest, KeyReused, InProgress, CallCycle, DatabaseUnavailable, InternalError,
     )
 }  # fmt: skip

@@ -6,12 +6,14 @@ transient one. A `Contract` is the named set of messages and errors that a servi
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Generic, Literal, TypeVar, dataclass_transform, get_args, get_origin, overload
+from typing import Any, ClassVar, Generic, Literal, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints, overload
 
 import msgspec
 from msgspec import inspect
 
+from runtime.contract.codec import Codec
 from runtime.contract.errors import DefinitionError, ServiceError, error_fields
+from runtime.contract.json_values import struct_class
 
 R_co = TypeVar("R_co", covariant=True)
 M = TypeVar("M", bound="type[Request[Any] | Event | Signal | ServiceError]")
@@ -43,7 +45,9 @@ class MessageSpec(msgspec.Struct, frozen=True, eq=False):
     Attributes:
         kind: `request`, `event`, or `signal`.
         cls: the class of the message.
+        codec: encodes and decodes the message.
         reply: the type of the reply of a request.
+        reply_codec: encodes and decodes the reply; of other messages, it only takes None.
         key: the name of the field that is the key of a signal.
         live: for a signal that clients follow live, the full name of the request that lists the news after a number.
     """
@@ -52,6 +56,8 @@ class MessageSpec(msgspec.Struct, frozen=True, eq=False):
     name: str
     kind: Kind
     cls: type[Any]
+    codec: Codec
+    reply_codec: Codec
     reply: Any = None
     key: str | None = None
     live: str | None = None
@@ -133,29 +139,40 @@ class Contract:
         if issubclass(cls, ServiceError):
             self._add_error(cls)
             return cls
-        spec = self._spec(cls, key, live)
-        if spec.name in self.messages:
-            raise DefinitionError(f"{spec.full_name} is defined twice: give one of them another name")
+        kind = _kind_of(cls)
+        where = f"{self.name}.{cls.__name__}"
+        if kind is None:
+            raise DefinitionError(f"{where} is not a message: derive it from Request[Reply], Event, Signal or ServiceError")
+        if cls.__name__ in self.messages:
+            raise DefinitionError(f"{where} is defined twice: give one of them another name")
         for path, found in mutable_parts(cls):
             raise DefinitionError(
-                f"{spec.full_name}.{path} holds {found}: messages are deeply immutable "
+                f"{where}.{path} holds {found}: messages are deeply immutable "
                 "(tuple instead of list, frozenset instead of set, a Struct instead of dict or Any)"
             )
-        if spec.kind == "request":
-            for path, found in mutable_parts(spec.reply):
-                where = f" at {path}" if path else ""
-                raise DefinitionError(f"the reply of {spec.full_name} holds {found}{where}: replies are deeply immutable")
+        reply = _reply_type(cls) if kind == "request" else None
+        for path, found in mutable_parts(reply):
+            at = f" at {path}" if path else ""
+            raise DefinitionError(f"the reply of {where} holds {found}{at}: replies are deeply immutable")
+        self._check_options(cls, kind, key, live)
+        spec = MessageSpec(
+            self,
+            cls.__name__,
+            kind,
+            cls,
+            Codec(cls, where),
+            Codec(reply, f"the reply of {where}"),
+            reply,
+            key,
+            None if live is None else f"{self.name}.{live.__name__}",
+        )
         self.messages[spec.name] = spec
         cls.__message__ = spec
         return cls
 
-    def _spec(self, cls: Any, key: str | None, live: type[Any] | None) -> MessageSpec:
-        kind = _kind_of(cls)
-        if kind is None:
-            raise DefinitionError(
-                f"{self.name}.{cls.__name__} is not a message: derive it from Request[Reply], Event, Signal or ServiceError"
-            )
-        if key is not None and (kind != "signal" or cls.__annotations__.get(key) not in (str, "str")):
+    def _check_options(self, cls: type[Any], kind: Kind, key: str | None, live: type[Any] | None) -> None:
+        """Check the arguments of `message`. Raises DefinitionError."""
+        if key is not None and (kind != "signal" or not isinstance(_types_of(cls).get(key), inspect.StrType)):
             raise DefinitionError(f"{self.name}.{cls.__name__}: key={key!r} names no string field of a signal")
         if live is not None and (key is None or not self._lists(live)):
             raise DefinitionError(
@@ -164,19 +181,17 @@ class Contract:
             )
         if live is not None and (other := next((spec.name for spec in self.messages.values() if spec.live), None)):
             raise DefinitionError(f"{self.name}.{cls.__name__}: {other} is live already: a contract has one live signal")
-        reply = _reply_type(cls) if kind == "request" else None
-        return MessageSpec(self, cls.__name__, kind, cls, reply, key, None if live is None else f"{self.name}.{live.__name__}")
 
     def _lists(self, request: type[Any]) -> bool:
         """Return whether a request has the form that `live=` needs."""
         spec = self.messages.get(request.__name__)
         if spec is None or spec.cls is not request or spec.kind != "request":
             return False
-        asked, reply = _types_of(request), _types_of(spec.reply)
+        asked, reply = _types_of(request, outside=True), _types_of(spec.reply, outside=True)
         items = reply.get("items")
         if not isinstance(items, inspect.VarTupleType) or not isinstance(items.item_type, inspect.StructType):
             return False
-        item = {field.name: field.type for field in items.item_type.fields}
+        item = {field.encode_name: field.type for field in items.item_type.fields}
         return (
             isinstance(asked.get("after"), inspect.UnionType)
             and isinstance(reply.get("last"), inspect.IntType)
@@ -198,10 +213,12 @@ class Contract:
         cls.contract = self.name
 
 
-def _types_of(cls: type[Any]) -> dict[str, inspect.Type]:
-    """Return the types of a struct's fields by name; an empty dict if it is not a struct."""
+def _types_of(cls: type[Any], *, outside: bool = False) -> dict[str, inspect.Type]:
+    """Return the types of a struct's fields by name, or by the name that they have outside; empty if it is not a struct."""
     info = inspect.type_info(cls)
-    return {field.name: field.type for field in info.fields} if isinstance(info, inspect.StructType) else {}
+    if not isinstance(info, inspect.StructType):
+        return {}
+    return {field.encode_name if outside else field.name: field.type for field in info.fields}
 
 
 def spec_of(cls: type[Any]) -> MessageSpec:
@@ -246,15 +263,36 @@ def mutable_parts(tp: Any) -> Iterator[tuple[str, str]]:
     """Yield the parts of a type that are not deeply immutable, as pairs of a dotted path and what is found there."""
     try:
         info = inspect.type_info(tp)
-    except (NameError, TypeError) as error:
+    except NameError as error:
         raise DefinitionError(
             f"{getattr(tp, '__qualname__', tp)}: a field's type cannot be resolved ({error}): define messages at module "
             "level, in order, and import their types outside of `if TYPE_CHECKING`"
         ) from error
+    except (TypeError, ValueError) as error:
+        raise DefinitionError(f"{_faulty_field(tp)} has a type that cannot be used: {error}{_remedy(str(error))}") from error
     yield from _mutable("", info, set())
 
 
-def _mutable(path: str, info: inspect.Type, seen: set[type]) -> Iterator[tuple[str, str]]:
+def _faulty_field(tp: Any) -> str:
+    """Return the name of the first field of a type that msgspec refuses."""
+    name = getattr(tp, "__qualname__", str(tp))
+    if isinstance(tp, type) and issubclass(tp, msgspec.Struct):
+        for field, annotation in get_type_hints(tp, include_extras=True).items():
+            try:
+                if field in tp.__struct_fields__:
+                    inspect.type_info(annotation)
+            except (TypeError, ValueError):
+                return f"{name}.{field}"
+    return name
+
+
+def _remedy(reason: str) -> str:
+    if "Decimal" in reason and "numeric type" in reason:
+        return "; msgspec has no bounds for Decimal: check them in `__post_init__`, which may raise ValueError"
+    return ""
+
+
+def _mutable(path: str, info: inspect.Type, seen: set[Any]) -> Iterator[tuple[str, str]]:
     if isinstance(info, inspect.Metadata):
         info = info.type
     if isinstance(info, _IMMUTABLE):
@@ -271,8 +309,9 @@ def _mutable(path: str, info: inspect.Type, seen: set[type]) -> Iterator[tuple[s
         if info.cls in seen:
             return
         seen.add(info.cls)
-        if not info.cls.__struct_config__.frozen:
-            yield path, f"the mutable struct {info.cls.__name__} (derive it from runtime.Struct)"
+        cls = struct_class(info)
+        if not cls.__struct_config__.frozen:
+            yield path, f"the mutable struct {cls.__name__} (derive it from runtime.Struct)"
         for field in info.fields:
             yield from _mutable(f"{path}.{field.name}".lstrip("."), field.type, seen)
     else:

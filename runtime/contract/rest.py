@@ -6,24 +6,29 @@ fields are errors), parameters of path and query from their strings.
 
 import re
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 from msgspec import inspect
 
-from runtime.contract.decoding import Converter, Params, converter_for, decode_json, pointer_token, strict
+from runtime.contract.codec import Codec
+from runtime.contract.decoding import check_members
 from runtime.contract.errors import DefinitionError, Invalid, Violation
+from runtime.contract.json_values import pointer_token
+from runtime.contract.parameters import Params, parameter_fields
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 RESERVED = ("docs", "console", "live", "healthz", "readyz", "metrics", "openapi.json", ".well-known")
 """First path segments that belong to the gateway itself."""
 
-_SEGMENT = re.compile(r"[A-Za-z0-9._~-]+|\{[a-z][a-z0-9_]*\}")
+_SEGMENT = re.compile(r"[A-Za-z0-9._~-]+|\{[a-z][A-Za-z0-9_-]*\}")
+_NAME = re.compile(r"[A-Za-z0-9._~-]+")
 _BODYLESS = ("GET", "DELETE")
 
 
 class HttpBinding(msgspec.Struct, frozen=True):
-    """The route of a request.
+    """The route of a request. Fields have the names that they have outside, which `rename=` of the message may set.
 
     Attributes:
         method: the HTTP method.
@@ -64,53 +69,54 @@ class HttpBinding(msgspec.Struct, frozen=True):
             )
         if segments[0] in RESERVED:
             raise DefinitionError(f"{where}: http={route!r}: /{segments[0]} is reserved by the gateway: choose another path")
-        in_path = tuple(segment[1:-1] for segment in segments if segment.startswith("{"))
-        fields: tuple[str, ...] = message.__struct_fields__
-        for name in in_path:
-            if name not in fields:
-                raise DefinitionError(f"{where}: http={route!r}: {{{name}}} is no field of {message.__name__}")
-        rest = tuple(name for name in fields if name not in in_path)
+        if message.__struct_config__.array_like:
+            raise DefinitionError(f"{where}: http={route!r}: {message.__name__} is array_like: a REST request needs named fields")
+        outside = dict(zip(message.__struct_fields__, message.__struct_encode_fields__, strict=True))
+        in_path = tuple(_outside_name(where, route, message, outside, segment) for segment in segments if segment.startswith("{"))
+        rest = tuple(name for name in outside.values() if name not in in_path)
         query, body = (rest, ()) if method in _BODYLESS else ((), rest)
-        info = {field.name: field.type for field in _struct(message).fields}
-        for name in in_path + query:
-            if converter_for(info[name]) is None:
-                raise DefinitionError(
-                    f"{where}: http={route!r}: {message.__name__}.{name} cannot be made from a path or query string"
-                )
+        try:
+            parameters = parameter_fields(message, in_path + query)
+        except TypeError as error:
+            raise DefinitionError(f"{where}: http={route!r}: {message.__name__}.{error}") from None
+        for name in in_path:
+            if parameters[name].many:
+                raise DefinitionError(f"{where}: http={route!r}: {{{name}}} is a collection: a path segment holds one value")
+        names = iter(in_path)
+        path = "".join(f"/{{{next(names)}}}" if segment.startswith("{") else f"/{segment}" for segment in segments)
         return cls(method, path, status, in_path, query, body)
 
 
-def _struct(message: type[Any]) -> inspect.StructType:
-    info = inspect.type_info(message)
-    assert isinstance(info, inspect.StructType)
-    return info
+def _outside_name(where: str, route: str, message: type[Any], outside: Mapping[str, str], segment: str) -> str:
+    """Return the outside name of the field that a path segment names, by this name or by its name in Python."""
+    name = segment[1:-1]
+    name = name if name in outside.values() else outside.get(name, "")
+    if not _NAME.fullmatch(name):
+        raise DefinitionError(f"{where}: http={route!r}: {segment} is no field of {message.__name__}")
+    return name
 
 
 class RestDecoder:
     """Decodes one kind of message from the parts of a REST request."""
 
     def __init__(self, message: type[Any], binding: HttpBinding) -> None:
+        info = inspect.type_info(message)
+        assert isinstance(info, inspect.StructType)
         self._message = message
-        self._binding = binding
-        self._info = {field.name: field for field in _struct(message).fields}
-        self._converters: dict[str, Converter | None] = {
-            name: converter_for(self._info[name].type) for name in binding.path_fields + binding.query_fields
-        }
-        self._body: msgspec.json.Decoder[Any] | None = None
-        if binding.body_fields:
-            annotations = typing.get_type_hints(message, include_extras=True)
-            fields = [self._body_field(name, strict(annotations[name])) for name in binding.body_fields]
-            body = msgspec.defstruct(
-                f"{message.__name__}Body", fields, forbid_unknown_fields=True, kw_only=True, module=message.__module__
-            )
-            self._body = msgspec.json.Decoder(body)
-
-    def _body_field(self, name: str, annotation: Any) -> Any:
-        field = self._info[name]
-        if field.required:
-            return name, annotation
-        factory = field.default_factory
-        return name, annotation, field.default if factory is msgspec.NODEFAULT else msgspec.field(default_factory=factory)
+        self._parameters = parameter_fields(message, binding.path_fields + binding.query_fields)
+        fields = [field for field in info.fields if field.encode_name in binding.body_fields]
+        self._body_fields = [field.name for field in fields]
+        self._needs_body = any(field.required for field in fields)
+        annotations = typing.get_type_hints(message, include_extras=True)
+        body = msgspec.defstruct(
+            f"{message.__name__}Body",
+            [_body_field(field, annotations[field.name]) for field in fields],
+            kw_only=True,
+            rename={field.name: field.encode_name for field in fields},
+            tag=info.tag,
+            tag_field=info.tag_field,
+        )
+        self._body = Codec(body, f"the body of {message.__name__}", int64=True)
 
     def __call__(self, params: Params, body: bytes) -> Any:
         """Return the message.
@@ -120,11 +126,12 @@ class RestDecoder:
             Invalid: if the body or a parameter does not fit; every faulty parameter is named.
         """
         values: dict[str, Any] = {}
-        if params or self._converters:
+        if params or self._parameters:
             self._convert(params, values)
-        if self._body is not None:
-            decoded = decode_json(self._body, body)
-            for name in self._binding.body_fields:
+        if body or self._needs_body:
+            decoded = self._body.decode(body)
+            check_members(body, decoded)
+            for name in self._body_fields:
                 values[name] = getattr(decoded, name)
         try:
             return self._message(**values)
@@ -137,15 +144,23 @@ class RestDecoder:
         for name, text in params:
             given.setdefault(name, []).append(text)
         for name, texts in given.items():
-            convert = self._converters.get(name)
-            if convert is None:
+            parameter = self._parameters.get(name)
+            if parameter is None:
                 faults.append(Violation(f"/{pointer_token(name)}", "unknown parameter"))
                 continue
             try:
-                values[name] = convert(texts)
-            except (ValueError, msgspec.ValidationError) as error:
-                faults.append(Violation(f"/{name}", str(error)))
-        missing = (name for name in self._converters if name not in given and self._info[name].required)
-        faults += [Violation(f"/{name}", "missing required parameter") for name in missing]
+                values[parameter.field.name] = parameter.value(texts)
+            except ValueError as error:
+                faults.append(Violation(f"/{pointer_token(name)}", str(error)))
+        missing = (name for name, parameter in self._parameters.items() if name not in given and parameter.field.required)
+        faults += [Violation(f"/{pointer_token(name)}", "missing required parameter") for name in missing]
         if faults:
             raise Invalid(tuple(faults))
+
+
+def _body_field(field: inspect.Field, annotation: Any) -> Any:
+    if field.required:
+        return field.name, annotation
+    if field.default_factory is not msgspec.NODEFAULT:
+        return field.name, annotation, msgspec.field(default_factory=field.default_factory)
+    return field.name, annotation, msgspec.UNSET if field.default is msgspec.NODEFAULT else field.default

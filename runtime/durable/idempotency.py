@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from runtime.clock import Clock, Random
+from runtime.contract.codec import Codec
 from runtime.contract.errors import ErrorData, InProgress, KeyReused, KnownErrors, ServiceError, rebuild_error
 from runtime.storage.database import Database, Guard, Row, Statement, Superseded
 from runtime.tasks import finish
@@ -90,7 +91,7 @@ class Once:
         self._known = known
         self._log = log
 
-    async def run(self, scope: Scope, body: bytes, reply: msgspec.json.Decoder[Any], run: Run) -> Any:
+    async def run(self, scope: Scope, body: bytes, reply: Codec, run: Run) -> Any:
         """Return the reply of a request: from its handler the first time, and from the database afterwards.
 
         Raises:
@@ -122,9 +123,7 @@ class Once:
                     continue  # a duplicate has stored another answer in the meantime, which counts for both
                 raise
 
-    async def run_claimed(
-        self, scope: Scope, body: bytes, reply: msgspec.json.Decoder[Any], run: Run, deadline: Callable[[], float]
-    ) -> Any:
+    async def run_claimed(self, scope: Scope, body: bytes, reply: Codec, run: Run, deadline: Callable[[], float]) -> Any:
         """Return the reply of a request whose handler makes requests. Raises like `run`.
 
         Args:
@@ -234,9 +233,9 @@ class Once:
     def _keep_until(self) -> float:
         return self._clock.timestamp() + KEEP_SECONDS
 
-    def _replayed(self, answer: Answer, reply: msgspec.json.Decoder[Any]) -> Any:
+    def _replayed(self, answer: Answer, reply: Codec) -> Any:
         if answer.state == "reply":
-            return reply.decode(answer.text)
+            return reply.convert(answer.text)
         raise rebuild_error(msgspec.json.decode(answer.text, type=ErrorData), self._known)
 
     async def prune(self) -> int:

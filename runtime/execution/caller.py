@@ -9,23 +9,26 @@ from typing import Any, cast
 
 import msgspec
 
-from runtime.contract.decoding import Params
+from runtime.contract.codec import to_json
 from runtime.contract.errors import (
     DeadlineExceeded,
     Draining,
     InstanceLost,
     InternalError,
+    Invalid,
     KnownErrors,
+    Malformed,
     NoInstance,
     Overloaded,
     ServiceError,
     Unreachable,
 )
-from runtime.contract.messages import MessageSpec, spec_of
+from runtime.contract.messages import spec_of
+from runtime.contract.parameters import Params
 from runtime.execution.environment import Environment
 from runtime.execution.exchange import Exchange
 from runtime.execution.local import request_locally
-from runtime.execution.request_endpoint import RequestEndpoint, encode
+from runtime.execution.request_endpoint import RequestEndpoint
 from runtime.execution.retries import RetryBudget, Tries
 from runtime.network.envelope import Address, Envelope
 from runtime.network.manifest import RequestInfo
@@ -52,7 +55,6 @@ class Caller:
         self.local: dict[str, Mapping[str, RequestEndpoint]] = {}
         self.exchange: Exchange = Exchange(environment)
         self._environment = environment
-        self._decoders: dict[MessageSpec, msgspec.json.Decoder[Any]] = {}
         self._budgets: dict[str, RetryBudget] = {}
 
     async def request(
@@ -65,16 +67,13 @@ class Caller:
             if spec.full_name not in endpoints:
                 raise NoInstance(service)
             return await request_locally(endpoints[spec.full_name], known, ctx, message, timeout, key)
-        body = message if self._environment.transport.zero_copy else encode(message)
+        body = message if self._environment.transport.zero_copy else spec.codec.encode(message)
         answer = await self._request_remotely(ctx, service, spec.full_name, body, None, timeout, key, known)
         if self._environment.transport.zero_copy:
             return answer
-        decoder = self._decoders.get(spec)
-        if decoder is None:
-            decoder = self._decoders[spec] = msgspec.json.Decoder(spec.reply)
         try:
-            return decoder.decode(answer)
-        except msgspec.MsgspecError as error:
+            return spec.reply_codec.decode(answer)
+        except (Malformed, Invalid) as error:
             incident = self._environment.random.hex(16)
             self._environment.log.error(
                 "incident %s: the reply of %s to %s does not fit: %s", incident, service, spec.full_name, error
@@ -96,7 +95,7 @@ class Caller:
         endpoints = self.local.get(service)
         if endpoints is None:
             answer = await self._request_remotely(ctx, service, request, body, params, None, key, _nothing_known)
-            return encode(answer) if self._environment.transport.zero_copy else answer
+            return to_json(answer) if self._environment.transport.zero_copy else answer
         endpoint = endpoints[request]
         child = Context(endpoint.host, ctx, given_key=key)
         reply: bytes = await endpoint.enter(child, (params, body), endpoint.decode, endpoint.reply_to_json)
@@ -225,5 +224,6 @@ def _preference(info: RequestInfo, body: Any, params: Params | None) -> str | No
             return None
         value = cast(Mapping[str, Any], fields).get(info.key) if isinstance(fields, dict) else None
     else:
-        value = getattr(body, info.key, None)
+        names = dict(zip(body.__struct_encode_fields__, body.__struct_fields__, strict=True))
+        value = getattr(body, names.get(info.key, ""), None)
     return None if value is None else str(value)

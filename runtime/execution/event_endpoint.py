@@ -3,9 +3,6 @@
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import msgspec
-
-from runtime.contract.decoding import decode_json
 from runtime.contract.errors import CallboardError, DeadlineExceeded, NotDelivered, ServiceError
 from runtime.durable.dead_letters import Source
 from runtime.durable.stream import StreamEvent
@@ -33,7 +30,7 @@ class SignalDropped(CallboardError):
 class SignalEndpoint(Endpoint):
     """The handler of a signal. A full mailbox drops the signal. Errors of the handler are logged and counted."""
 
-    __slots__ = ("_decoder", "_environment", "_method", "_transactions", "handler")
+    __slots__ = ("_environment", "_method", "_transactions", "handler")
 
     def __init__(
         self,
@@ -51,7 +48,6 @@ class SignalEndpoint(Endpoint):
         self._environment = environment
         self._method = method
         self._transactions = transactions
-        self._decoder = msgspec.json.Decoder(handler.spec.cls)
         self.time_limit: float | None = host.request_timeout
         self.call: Call = self._transact if handler.takes_tx else method
 
@@ -68,7 +64,7 @@ class SignalEndpoint(Endpoint):
             raise SignalDropped("signals_refused_total", f"{ctx.caller or 'a stranger'} may not publish it")
 
     def _message(self, envelope: Envelope) -> Any:
-        message = decode_json(self._decoder, envelope.body) if isinstance(envelope.body, bytes) else envelope.body
+        message = self.handler.spec.codec.decode(envelope.body) if isinstance(envelope.body, bytes) else envelope.body
         key = self.handler.spec.key
         if key is not None and getattr(message, key) != envelope.signal_key:
             raise SignalDropped("signals_refused_total", f"it came under the key {envelope.signal_key!r} of another")
@@ -110,16 +106,15 @@ class EventBatch(NamedTuple):
 class EventHandler:
     """The handler of one type of event."""
 
-    __slots__ = ("_decoder", "handler", "method")
+    __slots__ = ("handler", "method")
 
     def __init__(self, handler: Handler, method: Callable[..., Awaitable[Any]]) -> None:
         self.handler: Handler = handler
         self.method: Callable[..., Awaitable[Any]] = method
-        self._decoder = msgspec.json.Decoder(handler.spec.cls)
 
     def message(self, event: StreamEvent) -> Any:
         """Return the message of an event. Raises `Malformed` or `Invalid`."""
-        return decode_json(self._decoder, event.body.encode())
+        return self.handler.spec.codec.decode(event.body.encode())
 
 
 class EventsEndpoint(Unattended):

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, cast
 
+from runtime.contract.codec import Codec
 from runtime.contract.errors import (
     CallboardError,
     DatabaseUnavailable,
@@ -12,7 +13,9 @@ from runtime.contract.errors import (
     NotDelivered,
     RemoteError,
     ServiceError,
+    UsageError,
     answers_in,
+    error_fields,
 )
 from runtime.execution.environment import Environment
 from runtime.service.context import Context
@@ -85,6 +88,8 @@ class Failures:
         if isinstance(error, ExceptionGroup):  # of a task group in the handler
             group = cast("ExceptionGroup[Exception]", error)
             error = next(iter(answers_in(group)), group)
+        if isinstance(error, ServiceError) and error.contract != "callboard":
+            error = _if_sendable(error)
         if isinstance(error, ServiceError):
             if isinstance(error, NotDelivered) and getattr(error, "service", "") != self._service:
                 error.may_have_run()  # the callee has not run, but this handler has
@@ -122,3 +127,22 @@ class Failures:
             except Exception as error:  # the others still have to be made
                 self._environment.metrics.count("undo_failed_total", service=self._service)
                 self._log.warning("%s could not be undone and is left to expire: %s", type(request).__name__, error)
+
+
+def _if_sendable(error: ServiceError) -> ServiceError | UsageError:
+    """Return the error if its fields can cross a network, and otherwise an error that names the field that cannot."""
+    if isinstance(error, RemoteError):
+        return error
+    cls = type(error)
+    codec = _codecs.get(cls)
+    if codec is None:
+        codec = _codecs[cls] = Codec(error_fields(cls), f"{error.contract}.{cls.__name__}")
+    try:
+        codec.encode_checked(error.shadow())
+    except UsageError as unsendable:
+        unsendable.__cause__ = error
+        return unsendable
+    return error
+
+
+_codecs: dict[type[ServiceError], Codec] = {}

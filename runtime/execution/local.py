@@ -23,10 +23,14 @@ def request_locally(
 
     Raises:
         ServiceError: as `Context.request`.
+        UsageError: if JSON text cannot carry the message.
     """
     ctx = Context(endpoint.host, parent, known)
     if key is not None:
         ctx.given_key = key
     if timeout is not None:
         ctx.fixed_deadline = min(parent.deadline, endpoint.host.clock.monotonic() + timeout)
-    return endpoint.enter(ctx, message, endpoint.copy, endpoint.copy_reply)
+    codec = endpoint.codec
+    if codec is None:
+        return endpoint.enter(ctx, message, None, endpoint.copy_reply)
+    return endpoint.enter(ctx, codec.encode(message), codec.decode, endpoint.copy_reply)

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+from runtime.contract.codec import to_json
 from runtime.contract.errors import UsageError
 from runtime.contract.messages import Signal, spec_of
 from runtime.durable.stream import Stream
 from runtime.execution.environment import Environment
-from runtime.execution.request_endpoint import encode
 from runtime.network.envelope import Envelope, Topic
 from runtime.network.transport import TransportError
 from runtime.service.context import Context
@@ -31,7 +31,7 @@ class SignalPublisher:
         """Publish a signal now.
 
         Raises:
-            UsageError: if it belongs to a contract that the service does not know.
+            UsageError: if it belongs to a contract that the service does not know, or does not fit its type.
         """
         host, environment = self._host, self._environment
         spec = spec_of(type(signal))
@@ -39,7 +39,7 @@ class SignalPublisher:
             raise UsageError(
                 f"{host.name} publishes {spec.full_name}, but {spec.contract.name} is neither its own contract nor in its calls: add it there"
             )
-        body = signal if environment.transport.zero_copy else encode(signal)
+        body = signal if environment.transport.zero_copy else spec.codec.encode_checked(signal)
         key = None if spec.key is None else getattr(signal, spec.key)
         envelope = Envelope("signal", host.new_id(), spec.full_name, body, trace=ctx.trace, signal_key=key)
         topic = Topic("signal", spec.contract.name, spec.name, "-" if key is None else key)
@@ -71,14 +71,14 @@ class EventPublisher:
         """Add the statements that append a transaction's events. The database calls this before every commit.
 
         Raises:
-            UsageError: if an event belongs to another service.
+            UsageError: if an event belongs to another service, or does not fit its type.
         """
         named: list[tuple[str, str]] = []
         for event in tx.events:
             spec = spec_of(type(event))
             if spec.contract.name != self._host.name:
                 raise UsageError(f"{self._host.name} publishes {spec.full_name}, which belongs to {spec.contract.name}")
-            named.append((spec.full_name, encode(event).decode()))
+            named.append((spec.full_name, spec.codec.encode_checked(event).decode()))
         self._stream.append(tx, named, tx.trace or self._host.new_trace())
 
     def committed(self, tx: Transaction) -> None:
@@ -89,7 +89,7 @@ class EventPublisher:
     async def broadcast_head(self, head: Any) -> None:
         """Broadcast the head of the stream as a hint. A lost hint costs nothing but time: heartbeats repeat it."""
         host, transport = self._host, self._environment.transport
-        body = head if transport.zero_copy else encode(head)
+        body = head if transport.zero_copy else to_json(head)
         try:
             await transport.multicast(
                 Topic("stream", host.name), Envelope("head", host.new_id(), f"{host.name}.head", body), host.name

@@ -1,12 +1,13 @@
 """Endpoints of requests: who may make them, how they are decoded, and how their replies are checked and encoded."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, get_origin
 
 import msgspec
 
-from runtime.contract.decoding import Params, decode_json
-from runtime.contract.errors import Invalid, ServiceError, Violation, rebuild_error
+from runtime.contract.codec import Codec, to_canonical_json, to_json
+from runtime.contract.errors import Invalid, Malformed, ServiceError, UsageError, Violation, rebuild_error
+from runtime.contract.parameters import Params
 from runtime.contract.rest import RestDecoder
 from runtime.durable.idempotency import Scope
 from runtime.execution.deadlines import Deadlines
@@ -20,9 +21,6 @@ from runtime.service.context import Context
 from runtime.service.handlers import Handler
 from runtime.service.host import Host
 
-encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
-"""Encodes a message as JSON text."""
-
 
 class RequestEndpoint(Endpoint):
     """The handler of a request.
@@ -34,8 +32,8 @@ class RequestEndpoint(Endpoint):
         zero_copy: whether messages in this process are passed on as they are.
     """
 
-    __slots__ = ("_allow", "_decoder", "_method", "_rest", "_transactions", "_verifier", "copy", "copy_reply", "handler", "name",
-                 "reply", "reply_to_json", "zero_copy")  # fmt: skip
+    __slots__ = ("_allow", "_method", "_reply", "_rest", "_transactions", "_verifier", "codec", "copy_reply", "handler", "name",
+                 "reply_to_json", "zero_copy")  # fmt: skip
 
     def __init__(
         self,
@@ -56,20 +54,21 @@ class RequestEndpoint(Endpoint):
         self.key: str | None = handler.key
         self.restricted: bool = not handler.allow.anyone
         self.zero_copy: bool = zero_copy
-        self.reply: msgspec.json.Decoder[Any] = msgspec.json.Decoder(handler.spec.reply)
+        self.codec: Codec | None = None if zero_copy else handler.spec.codec
+        """Encodes and decodes a message, as if it crossed a network; None if messages are passed on as they are."""
         reply = handler.spec.reply
+        if isinstance(struct := get_origin(reply), type) and issubclass(struct, msgspec.Struct):
+            reply = struct  # of a generic reply, such as `Page[Ride]`
         self.reply_class: type[Any] | None = type(None) if reply is None else reply if isinstance(reply, type) else None
-        self.copy: Callable[[Any], Any] | None = None if zero_copy else self._copy
-        """Encodes and decodes a message, as if it had crossed a network; None if messages are passed on as they are."""
         self.copy_reply: Callable[[Any], Any] | None = None if zero_copy else self._copy_reply
-        """Does the same with a reply, and so checks it."""
+        """Encodes and decodes a reply, and so checks it; None if replies are passed on as they are."""
         self.reply_to_json: Callable[[Any], bytes] = self._class_checked_json if zero_copy else self._checked_json
         """Encodes a reply as JSON text, and checks it."""
         self._allow = handler.allow
         self._method = method
         self._verifier = verifier
         self._transactions = transactions
-        self._decoder = msgspec.json.Decoder(handler.spec.cls)
+        self._reply = handler.spec.reply_codec
         self._rest = None if handler.http is None else RestDecoder(handler.spec.cls, handler.http)
         self.call: Call = self._once if handler.once else self._transact if handler.takes_tx else method
 
@@ -106,7 +105,7 @@ class RequestEndpoint(Endpoint):
         subject = "" if ctx.identity is None else ctx.identity.subject
         scope = Scope(ctx.caller, subject, self.name, ctx.idempotency_key or self.host.new_id())
         return await self._transactions.run_once(
-            scope, encode(message), self.reply, self._method, message, ctx, self.check, self.title
+            scope, to_canonical_json(message), self._reply, self._method, message, ctx, self.check, self.title
         )
 
     # Decoding
@@ -129,13 +128,10 @@ class RequestEndpoint(Endpoint):
         """
         params, body = parts
         if params is None:
-            return decode_json(self._decoder, body)
+            return self.handler.spec.codec.decode(body)
         if self._rest is None:
             raise Invalid((Violation("", f"{self.name} has no REST route"),))
         return self._rest(params, body)
-
-    def _copy(self, message: Any) -> Any:
-        return decode_json(self._decoder, encode(message))
 
     # Replies
 
@@ -162,12 +158,15 @@ class RequestEndpoint(Endpoint):
     def _checked(self, reply: Any) -> tuple[bytes, Any]:
         if self.reply_class is not None and reply.__class__ is not self.reply_class:
             self.check_class(reply)
+        codec = self._reply
         try:
-            text = encode(reply)
-            return text, self.reply.decode(text)
-        except (msgspec.MsgspecError, TypeError, ValueError) as error:
+            text = to_json(reply)
+            if codec.check is None:
+                return text, codec.convert(text)
+            return codec.encode(reply), codec.decode(text)
+        except (msgspec.MsgspecError, TypeError, ValueError, RecursionError, UsageError, Malformed, Invalid) as error:
             raise WrongReply(
-                f"{self.title} returned {reply!r:.100}, which does not fit {self.handler.spec.reply}: {error}"
+                f"{self.title} returned {reply!r:.100}, which does not fit {self.handler.spec.reply}: {_reason(codec, reply, error)}"
             ) from None
 
     def _copy_reply(self, reply: Any) -> Any:
@@ -179,4 +178,13 @@ class RequestEndpoint(Endpoint):
     def _class_checked_json(self, reply: Any) -> bytes:
         if reply.__class__ is not self.reply_class:
             self.check_class(reply)
-        return encode(reply)
+        return self._reply.encode(reply)
+
+
+def _reason(codec: Codec, reply: Any, error: Exception) -> object:
+    """Return what is wrong with a reply, with the field's name."""
+    try:
+        codec.encode_checked(reply)
+    except UsageError as named:
+        return named
+    return error

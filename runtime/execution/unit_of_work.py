@@ -3,8 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-import msgspec
-
+from runtime.contract.codec import Codec
 from runtime.contract.messages import Signal
 from runtime.durable.dead_letters import Source
 from runtime.durable.idempotency import Claim, Once, Scope, derived_key
@@ -120,7 +119,7 @@ class Transactions:
         self,
         scope: Scope,
         body: bytes,
-        reply: msgspec.json.Decoder[Any],
+        reply: Codec,
         method: Method,
         message: Any,
         ctx: Context,

@@ -3,7 +3,7 @@
 `runtime.testing.check_transport` checks a transport against the docstrings here.
 """
 
-from runtime.contract.decoding import Params
+from runtime.contract.parameters import Params
 from runtime.contract.rest import HttpBinding
 from runtime.network.envelope import Address, Envelope, EnvelopeKind, Head, Topic
 from runtime.network.manifest import ErrorInfo, LiveInfo, Manifest, RequestInfo

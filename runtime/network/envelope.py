@@ -4,7 +4,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from runtime.contract.decoding import Params
+from runtime.contract.parameters import Params
 
 EnvelopeKind = Literal["request", "reply", "error", "cancel", "signal", "head"]
 """What an envelope carries."""

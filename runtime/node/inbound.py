@@ -5,11 +5,12 @@ from typing import Any
 
 import msgspec
 
+from runtime.contract.codec import to_json
 from runtime.contract.errors import Draining, InstanceLost, InternalError, NoInstance, Overloaded, ServiceError, UnknownRequest
 from runtime.execution.caller import Caller
 from runtime.execution.environment import Environment
 from runtime.execution.instance import Instance
-from runtime.execution.request_endpoint import RequestEndpoint, encode
+from runtime.execution.request_endpoint import RequestEndpoint
 from runtime.network.envelope import Address, Envelope, EnvelopeKind, Head
 from runtime.network.manifest import Manifest
 from runtime.network.transport import Receiver, TooLarge, TransportError
@@ -191,7 +192,7 @@ class Inbound(Receiver):
         if request.reply_to is None:
             return
         data = NoInstance(service).data()
-        reply = Envelope("error", request.id, request.subject, data if self._environment.transport.zero_copy else encode(data))
+        reply = Envelope("error", request.id, request.subject, data if self._environment.transport.zero_copy else to_json(data))
         try:
             await self._environment.transport.unicast(request.reply_to, reply, service)
         except TransportError as error:
@@ -206,7 +207,7 @@ class Inbound(Receiver):
 
     async def _reply_error(self, request: Envelope, instance: Instance, error: ServiceError) -> None:
         data = error.data()
-        await self._reply(request, instance, "error", data if self._environment.transport.zero_copy else encode(data))
+        await self._reply(request, instance, "error", data if self._environment.transport.zero_copy else to_json(data))
 
     async def _reply(self, request: Envelope, instance: Instance, kind: EnvelopeKind, body: Any) -> None:
         to = request.reply_to

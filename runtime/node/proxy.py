@@ -11,8 +11,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from runtime.clock import Clock
-from runtime.contract.decoding import Params
 from runtime.contract.errors import UsageError
+from runtime.contract.parameters import Params
 from runtime.durable.stream import Batch, Position, Pull, StreamHead
 from runtime.execution.instance import Instance
 from runtime.identity import Identity

@@ -1,7 +1,7 @@
 """Descriptions: the manifest of an instance, made from the definition of its service."""
 
 import inspect
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -49,7 +49,7 @@ def _request(service: str, handler: Handler, schemas: dict[str, Any]) -> Request
         http=handler.http,
         idempotent=handler.idempotent,
         once=handler.once,
-        key=handler.key,
+        key=None if handler.key is None else _outside_name(handler.spec.cls, handler.key),
         summary=summary.rstrip("."),
         description=description.strip(),
         request=request,
@@ -75,7 +75,22 @@ def _schemas(service: str, what: str, types: list[Any], schemas: dict[str, Any])
     references = {f"#/components/schemas/{service}.{name}": schema for name, schema in named.items()}
     first = found[0]
     top = references[first["$ref"]] if "$ref" in first else first
-    for name, schema in named.items():
-        if schema is not top:
-            schemas[f"{service}.{name}"] = schema
+    inner = {name: schema for name, schema in named.items() if schema is not top or _refers(schema, first.get("$ref"))}
+    for name, schema in inner.items():
+        if schemas.setdefault(f"{service}.{name}", schema) != schema:
+            raise DefinitionError(f"{what}: {service} has two types called {name}, and OpenAPI needs a name for each: rename one")
     return [dict(top), *(dict(schema) for schema in found[1:])]
+
+
+def _refers(schema: Any, reference: str | None) -> bool:
+    """Return whether a schema contains a reference: then it is the schema of a recursive type."""
+    if isinstance(schema, dict):
+        members = cast(dict[str, Any], schema)
+        return members.get("$ref", 0) == reference or any(_refers(member, reference) for member in members.values())
+    return isinstance(schema, list) and any(_refers(item, reference) for item in cast(list[Any], schema))
+
+
+def _outside_name(cls: type[Any], field: str) -> str:
+    """Return the name of a struct's field in JSON."""
+    names: dict[str, str] = dict(zip(cls.__struct_fields__, cls.__struct_encode_fields__, strict=True))
+    return names[field]
