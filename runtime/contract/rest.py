@@ -74,6 +74,11 @@ class HttpBinding(msgspec.Struct, frozen=True):
         outside = dict(zip(message.__struct_fields__, message.__struct_encode_fields__, strict=True))
         in_path = tuple(_outside_name(where, route, message, outside, segment) for segment in segments if segment.startswith("{"))
         rest = tuple(name for name in outside.values() if name not in in_path)
+        for name in in_path:
+            if in_path.count(name) > 1:
+                raise DefinitionError(
+                    f"{where}: http={route!r}: {{{name}}} occurs twice: name a different field for each parameter"
+                )
         query, body = (rest, ()) if method in _BODYLESS else ((), rest)
         try:
             parameters = parameter_fields(message, in_path + query)

@@ -32,6 +32,7 @@ _PLAIN = "!#$&'()*+,-./:;<=>?@[]^_`{|}~"
 class Fields(Protocol):
     """The header fields of a request, by their lower-case names."""
 
+    def __contains__(self, key: str) -> bool: ...
     def get(self, key: str, default: None = None) -> str | None: ...
 
 
@@ -69,31 +70,43 @@ def request(fields: Fields, subject: str, caller: str, body: bytes) -> Envelope:
     Raises:
         ValueError: if a field cannot be read.
     """
-    node, params, path, key = (fields.get(name) for name in (NODE, PARAMS, PATH, KEY))
-    authorization = fields.get("authorization")
+    node, params, path, key = (_text(fields, name) for name in (NODE, PARAMS, PATH, KEY))
+    authorization = _text(fields, "authorization")
     token: str | None = None
     if authorization is not None:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer":
             raise ValueError("Authorization: expected a bearer token")
-    one_way = "respond-async" in (fields.get("prefer") or "")
+    one_way = "respond-async" in (_text(fields, "prefer") or "")
     try:
         return Envelope(
             "request",
-            fields.get(ID) or "",
+            _text(fields, ID) or "",
             subject,
             body,
             caller,
             None if one_way else Address(caller, node or "-"),
-            parse_budget(fields.get(BUDGET)),
+            parse_budget(_text(fields, BUDGET)),
             token,
-            fields.get(TRACE),
+            _text(fields, TRACE),
             None if key is None else unquote(key, errors="strict"),
             None if params is None else _params(params),
             () if path is None else _NAMES.decode(path),
         )
     except msgspec.MsgspecError as error:
         raise ValueError(f"Callboard-Path: {error}") from error
+
+
+def _text(fields: Fields, name: str) -> str | None:
+    """Return a field's value, or None if the field is missing. granian returns None for a value outside ASCII, too.
+
+    Raises:
+        ValueError: if the value is not ASCII.
+    """
+    value = fields.get(name)
+    if value is None and name in fields:
+        raise ValueError(f"{name}: expected ASCII characters")
+    return value
 
 
 def _params(text: str) -> tuple[tuple[str, str], ...]:

@@ -35,6 +35,19 @@ def test_a_path_parameter_must_be_a_field_of_the_request() -> None:
     assert_refused(define, "Bad.buy", "{colour} is no field of Buy")
 
 
+def test_a_path_parameter_may_be_named_once() -> None:
+    def define() -> object:
+        class Bad(Service):
+            contract = shop
+
+            @handles(allow=ANYONE, http="POST /items/{id}/parts/{id}")
+            async def buy(self, message: Buy, ctx: Context) -> Item: ...  # type: ignore[empty-body]
+
+        return Bad
+
+    assert_refused(define, "Bad.buy", "{id} occurs twice")
+
+
 @pytest.mark.parametrize("prefix", ["docs", "console", "live", "healthz", "readyz", "metrics", "openapi.json", ".well-known"])
 def test_a_path_that_the_gateway_reserves_is_refused(prefix: str) -> None:
     def define() -> object:

@@ -49,6 +49,10 @@ async def test_a_plain_http_client_can_call_a_service(http_peers: HttpPeers) -> 
         await refused("/echo/Riders", 401, "unauthenticated", Authorization="Bearer x.y.z")
         await refused("/echo/Riders", 400, "malformed", Authorization="Basic eDp5")
         await refused("/echo/Say", 400, "malformed", b"{}", "POST", **{"Callboard-Budget": "soon"})
+        for budget in ("١٠٠".encode(), "１００".encode(), b"\xb2", b"+100", b"1_0", b"100.0", b""):
+            raw = [(name.encode(), value.encode()) for name, value in assertion.items()] + [(b"Callboard-Budget", budget)]
+            answer = await client.post("/echo/Say", content=b"{}", headers=raw)
+            assert (answer.status_code, answer.headers["content-type"]) == (400, "application/problem+json"), budget
         await refused("/echo/Say", 400, "malformed", b"{}", "POST", **{"Callboard-Path": "{"})
         await refused("/echo/Say", 404, "no-instance", b"{}", "POST", **{"Callboard-To": "another-node"})
         await refused("/nobody/Say", 401, "unreachable")
