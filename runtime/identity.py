@@ -7,11 +7,13 @@ only logins stop: the keys that a node has learned remain valid.
 import asyncio
 import base64
 import hashlib
+import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
+import msgspec
 from msgspec import Meta
 
 from runtime.clock import Clock
@@ -31,6 +33,10 @@ MAX_TOKEN = 8 * 1024
 MAX_LIFETIME = 15 * 60
 """The longest lifetime of an access token, in seconds."""
 
+WELL_FORMED: re.Pattern[str] = re.compile(r"[A-Za-z0-9._-]+")
+"""What a token consists of. Any other text is rejected before it is sent anywhere."""
+
+_BASE64URL = re.compile(r"[A-Za-z0-9_-]*")
 _LEEWAY = 5
 _CACHED = 10_000
 _RELEARN = 5.0
@@ -144,7 +150,7 @@ class Verifier:
 
     def cached(self, token: str) -> Identity | None:
         """Return the identity of a token that was verified before and is still valid, or None. Never waits."""
-        digest = hashlib.sha256(token.encode()).digest()
+        digest = hashlib.sha256(token.encode("utf-8", "replace")).digest()
         entry = self._cache.get(digest)
         if entry is None:
             return None
@@ -163,6 +169,8 @@ class Verifier:
         """
         if len(token) > MAX_TOKEN:
             raise Unauthenticated("the token is too large")
+        if WELL_FORMED.fullmatch(token) is None:
+            raise Unauthenticated("the token contains characters that no token has")
         found = self.cached(token)
         if found is not None:
             return found
@@ -254,24 +262,59 @@ def _jwk(key: Key) -> dict[str, str]:
 
 
 def token_header(token: str, types: tuple[str, ...]) -> dict[str, Any]:
-    """Return the header of a JWT, after the checks that PyJWT omits: `typ`, `alg`, and no duplicate names.
+    """Return the header of a JWT, after the checks that PyJWT omits.
+
+    The three parts are strict base64url (RFC 7515, section 2). Header and claims are JSON objects in UTF-8 in which no name
+    occurs twice, and they contain no unpaired surrogates. `typ` and `alg` are as expected, and nothing is critical (`crit`).
 
     Args:
-        types: the accepted values of `typ`, in lower case.
+        types: the accepted values of `typ`, in lower case. The prefix `application/` may precede them (RFC 7515, section 4.1.9).
 
     Raises:
-        ValueError: if the header cannot be read or is not acceptable.
+        ValueError: if the token cannot be read or its header is not acceptable.
     """
+    parts = token.split(".")
+    if len(parts) != 3:
+        raise ValueError("expected three parts")
+    header, _ = _json_object(parts[0], "header"), _json_object(parts[1], "claims")
+    _base64url(parts[2], "signature")
+    if str(header.get("typ", "")).lower().removeprefix("application/") not in types or header.get("alg") != "EdDSA":
+        raise ValueError(f"expected an EdDSA token ({' or '.join(types)})")
+    if "crit" in header:
+        raise ValueError("its header has a critical extension")
+    return header
+
+
+def _base64url(part: str, what: str) -> bytes:
+    """Decode base64url without padding. Each value has exactly one accepted spelling."""
+    if _BASE64URL.fullmatch(part) is None or len(part) % 4 == 1:
+        raise ValueError(f"its {what} cannot be read: expected base64url without padding")
+    decoded = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
+    if base64.urlsafe_b64encode(decoded).rstrip(b"=") != part.encode():
+        raise ValueError(f"its {what} cannot be read: its last character has unused bits")
+    return decoded
+
+
+def _json_object(part: str, what: str) -> dict[str, Any]:
     import json
 
-    part = token.partition(".")[0]
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({name for name, _ in pairs}) != len(pairs):
+            raise _Twice
+        return dict(pairs)
+
+    text = _base64url(part, what)
     try:
-        pairs = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)), object_pairs_hook=list)
-        header = dict(pairs)
-    except (ValueError, TypeError, RecursionError):
-        raise ValueError("its header cannot be read") from None
-    if len(header) != len(pairs):
-        raise ValueError("its header gives a name twice")
-    if str(header.get("typ", "")).lower() not in types or header.get("alg") != "EdDSA":
-        raise ValueError(f"expected an EdDSA token ({' or '.join(types)})")
-    return header
+        msgspec.json.decode(text)  # stricter than json: UTF-8, no unpaired surrogates, finite numbers
+        found = json.loads(text, object_pairs_hook=unique)
+    except _Twice:
+        raise ValueError(f"its {what} gives a name twice") from None
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise ValueError(f"its {what} cannot be read") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"its {what} is not an object")
+    return cast(dict[str, Any], found)
+
+
+class _Twice(Exception):
+    """A name occurs twice in a JSON object."""
