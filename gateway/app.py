@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import msgspec
 from litestar import Litestar, MediaType, Request, Response, asgi, get
-from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
+from litestar.exceptions import HTTPException, NotFoundException
 from litestar.handlers import ASGIRouteHandler
 
 from gateway.client import App
@@ -115,9 +115,13 @@ def create_app(
     def stream(path: str, app: App) -> ASGIRouteHandler:
         @asgi(path, copy_scope=False)
         async def serve(scope: Any, receive: Any, send: Any) -> None:
-            if scope["method"] != "GET" or "head_only" in scope:
-                raise MethodNotAllowedException(headers={"Allow": "GET"})
-            await app(scope, receive, send)
+            if scope["method"] == "OPTIONS":
+                await send({"type": "http.response.start", "status": 204, "headers": [(b"allow", b"GET, OPTIONS")]})
+                await send({"type": "http.response.body", "body": b""})
+            elif scope["method"] == "GET" and "head_only" not in scope:
+                await app(scope, receive, send)
+            else:
+                raise Problem(405, "method-not-allowed", "This path allows GET.", [(b"allow", b"GET, OPTIONS")])
 
         return serve
 
@@ -139,6 +143,14 @@ def create_app(
         _log.error("incident %s: a page of the gateway failed: %r", incident, error, exc_info=error)
         return _response(*error_response(InternalError(incident), incident))
 
+    async def add_head(message: Any, scope: Any) -> None:
+        """Add HEAD to an Allow field that lists GET: Litestar does not know that HEAD is served."""
+        if message["type"] == "http.response.start" and scope["path"] not in streams:
+            message["headers"] = [
+                (name, b"GET, HEAD, OPTIONS" if name == b"allow" and b"GET" in value else value)
+                for name, value in message["headers"]
+            ]
+
     return Litestar(
         [
             openapi,
@@ -154,6 +166,7 @@ def create_app(
         ],
         openapi_config=None,
         logging_config=None,
+        before_send=[add_head],
         exception_handlers={Problem: problem, ServiceError: service_error, HTTPException: http_error, Exception: internal_error},
     )
 

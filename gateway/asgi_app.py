@@ -4,8 +4,10 @@ It adds security headers, CORS headers (the Fetch standard, section 3.2), and co
 """
 
 import gzip
+from collections.abc import Callable
 
 from gateway.client import App, Message, Receive, Scope, Send
+from gateway.fields import read_fields
 from gateway.problems import Headers, Problem, problem_response
 from gateway.settings import GatewaySettings
 from runtime.contract.rest import RESERVED
@@ -30,11 +32,13 @@ class AsgiApp:
         settings: the settings of the gateway, which list the origins that CORS admits.
         pages: the Litestar application.
         api: the dispatcher.
+        new_id: returns an id for a request.
     """
 
-    def __init__(self, settings: GatewaySettings, pages: App, api: App) -> None:
+    def __init__(self, settings: GatewaySettings, pages: App, api: App, new_id: Callable[[], str]) -> None:
         self._pages = pages
         self._api = api
+        self._new_id = new_id
         self._origins = frozenset(origin.encode() for origin in settings.cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -44,29 +48,38 @@ class AsgiApp:
             return
         raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
         scope["raw_path"] = raw_path
-        scope["header"] = header = dict(scope["headers"])
+        try:
+            scope["header"] = header = read_fields(scope)
+        except Problem as problem:
+            await self._answer(_Response(send, [], accepts_gzip=False), problem)
+            return
         accept_encoding, origin = header.get(b"accept-encoding"), header.get(b"origin")
         cors = self._cors(origin) if origin is not None and self._origins else []
         if cors and scope["method"] == "OPTIONS" and b"access-control-request-method" in header:
             await send({"type": "http.response.start", "status": 204, "headers": [*cors, *_preflight()]})
             await send({"type": "http.response.body", "body": b""})
             return
-        response = _Response(send, cors, accept_encoding is not None and _accepts_gzip(accept_encoding))
+        response = _Response(send, cors, accepts_gzip=accept_encoding is not None and _accepts_gzip(accept_encoding))
+        response.head_only = scope["method"] == "HEAD"
         app = self._api
         if raw_path[1:].partition(b"/")[0] in _RESERVED:
             app, response.from_pages = self._pages, True
             if scope["method"] == "HEAD":
                 scope = {**scope, "method": "GET", "head_only": True}
-                response.head_only = True
         try:
             await app(scope, receive, response)
         except Exception:  # the client gets a problem document, and the server logs the error that is raised again
             if response.started:
                 raise
-            status, headers, body = problem_response(Problem(500, "internal", "The gateway failed. Its log has the reason."), "")
-            await response({"type": "http.response.start", "status": status, "headers": headers})
-            await response({"type": "http.response.body", "body": body})
+            await self._answer(response, Problem(500, "internal", "The gateway failed. Its log has the reason."))
             raise
+
+    async def _answer(self, response: "_Response", problem: Problem) -> None:
+        request_id = self._new_id()
+        status, headers, body = problem_response(problem, request_id)
+        headers += [(b"x-request-id", request_id.encode()), (b"content-length", str(len(body)).encode())]
+        await response({"type": "http.response.start", "status": status, "headers": headers})
+        await response({"type": "http.response.body", "body": body})
 
     def _cors(self, origin: bytes) -> Headers:
         if b"*" in self._origins:
@@ -95,7 +108,7 @@ class _Response:
 
     __slots__ = ("_cors", "_gzip", "_head", "_send", "from_pages", "head_only", "started")
 
-    def __init__(self, send: Send, cors: Headers, accepts_gzip: bool) -> None:
+    def __init__(self, send: Send, cors: Headers, *, accepts_gzip: bool) -> None:
         self._send = send
         self._cors = cors
         self._gzip = accepts_gzip

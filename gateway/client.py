@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from runtime import Unauthenticated
+from runtime.identity import MAX_TOKEN, WELL_FORMED
 from runtime.tasks import watching
 
 T = TypeVar("T")
@@ -25,24 +26,30 @@ class ClientDisconnected(Exception):
 
 
 def bearer_token(headers: dict[bytes, bytes]) -> str | None:
-    """Return the access token of a request, or None if the request has no Authorization field.
+    """Return the access token of a request, or None if the request has no bearer token (RFC 6750, section 2.1).
 
-    The token is empty if the field holds anything but a bearer token (RFC 6750, section 2.1).
+    Raises:
+        Unauthenticated: if no token can look like this. Such a token is not passed on to any service.
     """
     value = headers.get(b"authorization")
     if value is None:
         return None
     scheme, _, token = value.partition(b" ")
-    if scheme.lower() != b"bearer" or not token or not token.isascii():
-        return ""
-    return token.strip().decode()
+    if scheme.lower() != b"bearer":
+        return None
+    if len(value) > MAX_TOKEN:
+        raise Unauthenticated("the token is too large")
+    text = token.strip(b" ").decode("latin-1")
+    if WELL_FORMED.fullmatch(text) is None:
+        raise Unauthenticated("the token contains characters that no token has")
+    return text
 
 
 def require_token(token: str | None) -> str:
     """Return the access token that `bearer_token` found.
 
     Raises:
-        Unauthenticated: if the request has no Authorization field.
+        Unauthenticated: if the request has no token.
     """
     if token is None:
         raise Unauthenticated

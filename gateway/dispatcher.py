@@ -11,6 +11,7 @@ from gateway.problems import Headers, Problem, error_response, problem_response
 from gateway.routing import Route, Routes, query_params
 from gateway.settings import GatewaySettings
 from runtime import Forbidden, ServiceError
+from runtime.contract.rest import METHODS
 from runtime.network import Manifest, Params
 from runtime.node.proxy import Proxy
 from runtime.tasks import Started
@@ -63,25 +64,17 @@ class Dispatcher:
         response_headers = [*response_headers, (b"x-request-id", request_id.encode())]
         if status != 204:
             response_headers.append((b"content-length", str(len(body)).encode()))
-        if scope["method"] == "HEAD":
-            body = b""
         await send({"type": "http.response.start", "status": status, "headers": response_headers})
         await send({"type": "http.response.body", "body": body})
 
     async def _respond(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, request_id: str) -> Response:
+        token = bearer_token(headers)  # before the size is checked, so that a token that is too large is answered 401
         self._check_size(scope)
-        match = self.routes.find(scope["raw_path"])
-        if match is None:
-            raise Problem(404, "not-found", f"Nothing is served at {scope['path'][:200]}.")
-        methods, values = match
         method = scope["method"]
-        route = methods.get("GET" if method == "HEAD" else method)
-        if route is None:
-            allowed = ", ".join(sorted({*methods, "OPTIONS", *(["HEAD"] if "GET" in methods else [])})).encode()
-            if method == "OPTIONS":
-                return 204, [(b"allow", allowed)], b""
-            raise Problem(405, "method-not-allowed", f"This path allows {allowed.decode()}.", [(b"allow", allowed)])
-        token = bearer_token(headers)
+        match = self.routes.find("GET" if method == "HEAD" else method, scope["raw_path"])
+        if match is None:
+            return self._without_route(method, scope)
+        route, values = match
         if route.takes_body and not route.allow.anyone:
             await self._authorize(route, token)
         params: Params = tuple(zip(route.fields, values, strict=True))
@@ -104,6 +97,19 @@ class Dispatcher:
         finally:
             self._limits.end_request()
         return (204, [], b"") if route.status == 204 else (route.status, _JSON, reply)
+
+    def _without_route(self, method: str, scope: Scope) -> Response:
+        """Answer OPTIONS, and refuse a request for which there is no route."""
+        raw_path: bytes = scope["raw_path"]
+        methods = set(METHODS) if raw_path == b"*" else self.routes.methods(raw_path)
+        if raw_path == b"*" and method != "OPTIONS":
+            raise Problem(400, "bad-request", "The target * is for OPTIONS alone.")
+        allowed = ", ".join(sorted({*methods, "OPTIONS", *(["HEAD"] if "GET" in methods else [])})).encode()
+        if methods and method == "OPTIONS":
+            return 204, [(b"allow", allowed)], b""
+        if not methods:
+            raise Problem(404, "not-found", f"Nothing is served at {scope['path'][:200]}.")
+        raise Problem(405, "method-not-allowed", f"This path allows {allowed.decode()}.", [(b"allow", allowed)])
 
     def _check_size(self, scope: Scope) -> None:
         if len(scope["raw_path"]) + len(scope["query_string"]) > self._settings.max_url:
@@ -143,6 +149,9 @@ class Dispatcher:
         finally:
             self._limits.end_body()
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        if headers.get(b"content-encoding", b"identity").strip().lower() not in (b"identity", b""):
+            accepted = [(b"accept-encoding", b"identity")]
+            raise Problem(415, "unsupported-media-type", "Expected a body without Content-Encoding.", accepted)
         if (body or route.needs_body) and not _is_json(headers.get(b"content-type", b"")):
             raise Problem(415, "unsupported-media-type", "Expected a body with Content-Type: application/json.")
         return body

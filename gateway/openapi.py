@@ -136,11 +136,13 @@ def _problem_schema() -> Json:
             "status": {"type": "integer"},
             "code": {"type": "string"},
             "request_id": {"type": "string"},
+            "retryable": {"type": "boolean"},
+            "maybe_delivered": {"type": "boolean"},
             "detail": {"type": "string"},
             "incident": {"type": "string"},
             "errors": {"type": "array", "items": violation},
         },
-        "required": ["type", "title", "status", "code", "request_id"],
+        "required": ["type", "title", "status", "code", "request_id", "retryable"],
     }
 
 

@@ -1,14 +1,22 @@
 """Problem documents (RFC 9457), the form in which a REST client receives every error."""
 
+import logging
 from http import HTTPStatus
 from typing import Any
 
 import msgspec
 
-from runtime import ServiceError
+from runtime import ServiceError, Unauthenticated
 from runtime.contract.errors import ErrorData
 
+_log = logging.getLogger("callboard.gateway")
+
 Headers = list[tuple[bytes, bytes]]
+
+_RETRYABLE = (408, 429, 503)
+"""The statuses of the gateway's own problems after which the same request may succeed later."""
+_UNAUTHENTICATED = "Expected a valid access token, as `Authorization: Bearer …`."
+"""What a client learns about a refused token. Which check it failed is only in the log, because it would help to forge one."""
 
 
 class Problem(Exception):
@@ -19,6 +27,9 @@ class Problem(Exception):
         code: the stable, machine-readable name of the problem.
         detail: the explanation for the client.
         headers: header fields to add to the response.
+
+    Attributes:
+        retryable: whether the same request may succeed later.
     """
 
     def __init__(self, status: int, code: str, detail: str, headers: Headers | None = None) -> None:
@@ -27,6 +38,7 @@ class Problem(Exception):
         self.code = code
         self.detail = detail
         self.headers = headers or []
+        self.retryable = status in _RETRYABLE
 
 
 def problem_response(problem: Problem, request_id: str) -> tuple[int, Headers, bytes]:
@@ -37,7 +49,7 @@ def problem_response(problem: Problem, request_id: str) -> tuple[int, Headers, b
         problem.code,
         HTTPStatus(problem.status).phrase,
         request_id,
-        {"detail": problem.detail},
+        {"detail": problem.detail, "retryable": problem.retryable},
         problem.headers,
     )
 
@@ -52,7 +64,11 @@ def error_response(error: ServiceError, request_id: str) -> tuple[int, Headers, 
     if "retry_after" in fields or data.status == 503:
         headers.append((b"retry-after", str(fields.get("retry_after", 1)).encode()))
     extra = _visible_fields(data, fields) if data.contract == "callboard" else fields
-    return _response(data.status, data.contract, data.code, data.title, request_id, extra, headers)
+    if data.contract == "callboard" and data.code == Unauthenticated.code:
+        _log.info("request %s was answered 401: %s", request_id, data.detail)
+        extra = {"detail": _UNAUTHENTICATED}
+    fate = {"retryable": data.retryable, "maybe_delivered": True} if data.maybe_delivered else {"retryable": data.retryable}
+    return _response(data.status, data.contract, data.code, data.title, request_id, extra | fate, headers)
 
 
 def _visible_fields(data: ErrorData, fields: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from urllib.parse import unquote_to_bytes
 
 from runtime import Malformed
+from runtime.contract.rest import METHODS
 from runtime.network import Manifest, Params, RequestInfo
 
 _log = logging.getLogger("callboard.gateway")
@@ -43,7 +44,7 @@ class _PathNode:
 
 
 class Routes:
-    """The routes of all services. A literal path segment takes precedence over a parameter.
+    """The routes of all services. A literal path segment takes precedence over a parameter if it has a route for the method.
 
     Args:
         live: the manifests of live instances.
@@ -75,30 +76,43 @@ class Routes:
         if "{" not in path:
             self._exact[path.encode()] = node.methods
 
-    def find(self, raw_path: bytes) -> tuple[dict[str, Route], tuple[str, ...]] | None:
-        """Return the methods of a path and the values of its parameters in order, or None if no route has the path.
+    def find(self, method: str, raw_path: bytes) -> tuple[Route, tuple[str, ...]] | None:
+        """Return the route of a method and path and the values of its parameters in order, or None if there is none.
 
         Raises:
             Malformed: if the percent-decoded path is not UTF-8.
         """
         exact = self._exact.get(raw_path)
-        if exact is not None:
-            return exact, ()
-        segments = [_decode_segment(segment) for segment in raw_path.split(b"/")[1:]]
-        return _walk(self._root, segments, 0, ())
+        if exact is not None and method in exact:
+            return exact[method], ()
+        return _walk(self._root, method, _decode_path(raw_path), 0, ())
+
+    def methods(self, raw_path: bytes) -> set[str]:
+        """Return the methods that have a route for a path.
+
+        Raises:
+            Malformed: if the percent-decoded path is not UTF-8.
+        """
+        segments = _decode_path(raw_path)
+        return {method for method in METHODS if _walk(self._root, method, segments, 0, ()) is not None}
 
 
 def _walk(
-    node: _PathNode, segments: list[str], at: int, values: tuple[str, ...]
-) -> tuple[dict[str, Route], tuple[str, ...]] | None:
+    node: _PathNode, method: str, segments: list[str], at: int, values: tuple[str, ...]
+) -> tuple[Route, tuple[str, ...]] | None:
     if at == len(segments):
-        return (node.methods, values) if node.methods else None
+        route = node.methods.get(method)
+        return None if route is None else (route, values)
     segment = segments[at]
-    if segment in node.literals and (found := _walk(node.literals[segment], segments, at + 1, values)) is not None:
+    if segment in node.literals and (found := _walk(node.literals[segment], method, segments, at + 1, values)) is not None:
         return found
     if node.parameter is not None and segment:
-        return _walk(node.parameter, segments, at + 1, (*values, segment))
+        return _walk(node.parameter, method, segments, at + 1, (*values, segment))
     return None
+
+
+def _decode_path(raw_path: bytes) -> list[str]:
+    return [_decode_segment(segment) for segment in raw_path.split(b"/")[1:]]
 
 
 def _decode_segment(segment: bytes) -> str:

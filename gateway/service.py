@@ -51,7 +51,7 @@ class Gateway(Service):
             "/console/tail": Tail(self.proxy, self.subscribers),
         }
         app = create_app(self.settings.title, self.proxy, ctx, self.document, lambda: self.limits.draining, streams)
-        asgi_app = AsgiApp(self.settings, app, Dispatcher(self.settings, self.proxy, self.limits))  # type: ignore[arg-type]
+        asgi_app = AsgiApp(self.settings, app, Dispatcher(self.settings, self.proxy, self.limits), self.proxy.new_id)  # type: ignore[arg-type]
         # HTTP/1.1 only: while granian waits to detect the version, a connection that sends nothing would stay open forever
         self.server = Server(
             asgi_app, address=self.settings.host, port=self.port, interface=Interfaces.ASGINL, http=HTTPModes.http1, websockets=False, log_enabled=False,

@@ -64,7 +64,7 @@ def check_problem(answer: httpx.Response, status: int, code: str | None = None) 
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     body: dict[str, Any] = answer.json()
-    assert {"type", "title", "status", "code", "request_id"} <= set(body)
+    assert {"type", "title", "status", "code", "request_id", "retryable"} <= set(body)
     assert body["status"] == status
     if code is not None:
         assert body["code"] == code

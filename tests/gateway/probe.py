@@ -6,7 +6,7 @@ from uuid import UUID
 
 from msgspec import Meta
 
-from runtime import ANYONE, Context, Contract, Overloaded, Request, Service, ServiceError, Struct, handles, roles
+from runtime import ANYONE, Context, Contract, InstanceLost, Overloaded, Request, Service, ServiceError, Struct, handles, roles
 
 probe = Contract("probe")
 
@@ -65,6 +65,16 @@ class Guarded(Request[str]):
 
 
 @probe.message
+class NewThing(Request[str]):
+    pass
+
+
+@probe.message
+class PutThing(Request[str]):
+    name: str
+
+
+@probe.message
 class Teapot(ServiceError):
     """I am a teapot."""
 
@@ -96,6 +106,8 @@ class Probe(Service):
                 raise RuntimeError("the secret plan")
             case "overloaded":
                 raise Overloaded("probe")
+            case "lost":
+                raise InstanceLost("probe")
             case "hang":
                 self.hang_log.append("started")
                 try:
@@ -112,6 +124,14 @@ class Probe(Service):
     @handles(http="GET /big", allow=ANYONE)
     async def big(self, message: Big, ctx: Context) -> str:
         return "x" * message.size
+
+    @handles(http="GET /things/new", allow=ANYONE)
+    async def new_thing(self, message: NewThing, ctx: Context) -> str:
+        return "get"
+
+    @handles(http="PUT /things/{name}", allow=ANYONE)
+    async def put_thing(self, message: PutThing, ctx: Context) -> str:
+        return f"put {message.name}"
 
     @handles(http="GET /guarded", allow=roles("rider"))
     async def guarded(self, message: Guarded, ctx: Context) -> str:

@@ -13,6 +13,21 @@ async def test_large_answers_are_compressed_if_the_client_accepts_gzip(env: Gate
     assert packed.json() == plain.json() == "x" * 5000
     unwanted = await env.client.get("/big?size=5000", headers={"Accept-Encoding": "gzip;q=0"})
     assert "content-encoding" not in unwanted.headers
+    for path in ("/big?size=5000", "/openapi.json", "/nowhere"):
+        for coding in ("identity", "gzip"):
+            get, head = [
+                await env.client.request(method, path, headers={"Accept-Encoding": coding}) for method in ("GET", "HEAD")
+            ]
+            assert head.content == b""
+            varying = (
+                ("date", "x-request-id")
+                if path != "/nowhere" or coding == "identity"
+                else ("date", "x-request-id", "content-length")
+            )
+            assert {**dict(head.headers), **dict.fromkeys(varying)} == {**dict(get.headers), **dict.fromkeys(varying)}, (
+                path,
+                coding,
+            )
     status, headers, body = await env.raw(b"GET /big?size=2000000 HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\n\r\n")
     assert (status, headers["content-encoding"]) == (200, "gzip")
     assert len(gzip.decompress(body)) == 2_000_002

@@ -25,6 +25,43 @@ async def test_head_and_options_are_answered(env: GatewayEnvironment) -> None:
     assert abs(int(head.headers["content-length"]) - len(get.content)) < 10
     options = await env.client.options("/look/x")
     assert (options.status_code, options.headers["allow"]) == (204, "GET, HEAD, OPTIONS")
+    status, headers, _ = await env.raw(b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (status, headers["allow"]) == (204, "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT")
+    status, _, _ = await env.raw(b"GET * HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert status == 400
+
+
+async def test_a_route_of_another_method_does_not_hide_a_parameter_route(env: GatewayEnvironment) -> None:
+    assert (await env.client.put("/things/new")).json() == "put new"
+    assert (await env.client.get("/things/new")).json() == "get"
+    wrong = await env.client.post("/things/new")
+    check_problem(wrong, 405, "method-not-allowed")
+    assert wrong.headers["allow"] == "GET, HEAD, OPTIONS, PUT"
+    assert (await env.client.options("/things/new")).headers["allow"] == "GET, HEAD, OPTIONS, PUT"
+    assert (await env.client.get("/things/old")).status_code == 405
+
+
+async def test_a_token_that_cannot_be_one_is_refused_before_it_is_sent(env: GatewayEnvironment) -> None:
+    for token in (b"a\tb", b"a b", b"caf\xe9", "١".encode(), b"a+b", b"a=", b"", b"a" * 9000, b"a" * 70_000):
+        for target in (b"/guarded", b"/look/x", b"/nowhere", b"/live"):
+            status, headers, body = await env.raw(
+                b"GET " + target + b" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + token + b"\r\n\r\n"
+            )
+            assert (status, json.loads(body)["code"]) == (401, "unauthenticated"), (token[:20], target)
+            assert json.loads(body)["request_id"]
+            assert headers["www-authenticate"] == "Bearer"
+
+
+async def test_all_refused_tokens_get_the_same_answer(env: GatewayEnvironment, caplog: pytest.LogCaptureFixture) -> None:
+    bodies: list[dict[str, object]] = []
+    for value in (None, "Basic eDp5", "Bearer", "Bearer nonsense", "Bearer a.b.c", "Bearer a b", "Bearer " + "x" * 9000):
+        caplog.clear()
+        with caplog.at_level("INFO", "callboard.gateway"):
+            answer = await env.client.get("/guarded", headers={} if value is None else {"Authorization": value})
+        body = check_problem(answer, 401, "unauthenticated")
+        assert sum(str(body["request_id"]) in record.getMessage() for record in caplog.records) == 1, "the reason is in the log"
+        bodies.append({**body, "request_id": ""})
+    assert all(body == bodies[0] for body in bodies)
 
 
 async def test_a_guarded_request_needs_a_valid_token_and_role(env: GatewayEnvironment) -> None:

@@ -81,3 +81,22 @@ async def test_an_error_has_its_fields_and_reveals_no_internal_detail(env: Gatew
     busy = await env.client.post("/behave/overloaded")
     assert busy.headers["retry-after"] == "1"
     assert "probe" not in busy.text, "the answer does not reveal which service is busy"
+
+
+async def test_an_error_is_marked_as_retryable_or_maybe_delivered(env: GatewayEnvironment) -> None:
+    for path, retryable in (("/behave/teapot", False), ("/behave/crash", False), ("/behave/overloaded", True)):
+        body = (await env.client.post(path)).json()
+        assert (body["retryable"], "maybe_delivered" in body) == (retryable, False), path
+    assert (await env.client.get("/nowhere")).json()["retryable"] is False
+    lost = (await env.client.post("/behave/lost")).json()
+    assert (lost["code"], lost["retryable"], lost["maybe_delivered"]) == ("instance-lost", True, True)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "GZIP", "br", "identity, gzip", "gzip, gzip"])
+async def test_a_body_with_a_content_coding_is_refused(env: GatewayEnvironment, coding: str) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": coding}
+    answer = await env.client.put("/put", content=b'{"inner":{"number":1}}', headers=headers)
+    check_problem(answer, 415, "unsupported-media-type")
+    assert answer.headers["accept-encoding"] == "identity"
+    headers["Content-Encoding"] = "identity"
+    assert (await env.client.put("/put", content=b'{"inner":{"number":1}}', headers=headers)).status_code == 200

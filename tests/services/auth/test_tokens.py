@@ -94,7 +94,9 @@ async def test_tokens_that_auth_did_not_sign_are_refused(system: System) -> None
         ({"role": 5}, "strings"),
     ],
 )
-async def test_every_claim_of_a_token_is_checked(tmp_path: Path, change: dict[str, Any], detail: str) -> None:
+async def test_every_claim_of_a_token_is_checked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, change: dict[str, Any], detail: str
+) -> None:
     async with open_system(settings(tmp_path)) as system:
         auth = system.service(Auth)
         assert auth is not None
@@ -109,9 +111,13 @@ async def test_every_claim_of_a_token_is_checked(tmp_path: Path, change: dict[st
                 del claims[name]
             else:
                 claims[name] = now + value if name in ("exp", "iat") else value
-        answer = await system.client.get("/wallet", headers={"Authorization": f"Bearer {auth.keys.sign(claims)}"})
+        with caplog.at_level("INFO", "callboard.gateway"):
+            answer = await system.client.get("/wallet", headers={"Authorization": f"Bearer {auth.keys.sign(claims)}"})
         assert answer.status_code == 401
-        assert detail in answer.json()["detail"]
+        (line,) = [record.getMessage() for record in caplog.records if answer.json()["request_id"] in record.getMessage()]
+        assert detail in line, "the reason is in the log"
+        missing = await system.client.get("/wallet")
+        assert {**answer.json(), "request_id": ""} == {**missing.json(), "request_id": ""}, "the reason is not in the answer"
 
 
 async def test_a_cached_token_still_expires(tmp_path: Path) -> None:

@@ -1,0 +1,75 @@
+"""The header fields of an HTTP request: which may occur once, and what HTTP/1.1 demands of them (RFC 9110 and RFC 9112).
+
+Two components that read an ambiguous request differently can be played off against each other. So an ambiguous request is refused.
+"""
+
+import re
+
+from gateway.client import Scope
+from gateway.problems import Headers, Problem
+
+_SINGLE = frozenset(
+    {
+        b"access-control-request-method",
+        b"authorization",
+        b"content-encoding",
+        b"content-length",
+        b"content-type",
+        b"host",
+        b"idempotency-key",
+        b"last-event-id",
+        b"origin",
+    }
+)
+"""Fields that may occur once. The API understands no content coding, so two of them are never right either."""
+_IGNORED_IF_TWICE = frozenset({b"traceparent", b"x-request-id"})
+"""Fields that have no effect if they occur twice: the gateway then makes a trace or an id of its own (W3C Trace Context, section 3.2)."""
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
+
+
+def read_fields(scope: Scope) -> dict[bytes, bytes]:
+    """Return the header fields of a request by their lower-case names. The values of a list field that occurs repeatedly are joined.
+
+    Raises:
+        Problem: if the request is ambiguous or its `Host` is missing or malformed (400).
+    """
+    pairs: Headers = scope["headers"]
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        _join(pairs, fields)
+    host = fields.get(b"host")
+    if not host:  # granian adds an empty one if there is none
+        if not scope["http_version"].startswith("1.0") and scope["http_version"] != "1":
+            raise _bad_request("HTTP/1.1 requires a Host field.")
+    elif _HOST.fullmatch(host) is None:
+        raise _bad_request("The Host field is malformed.")
+    if b"transfer-encoding" in fields and fields[b"transfer-encoding"].strip().lower() != b"chunked":
+        raise _bad_request("The only transfer coding that is understood is chunked, once.")
+    if b"te" in fields and fields[b"te"].lower().count(b"chunked") > 1:
+        raise _bad_request("The TE field names chunked twice.")
+    return fields
+
+
+def _join(pairs: Headers, fields: dict[bytes, bytes]) -> None:
+    """Join the values of repeated fields.
+
+    Raises:
+        Problem: if a field that may occur once occurs repeatedly (400).
+    """
+    seen: dict[bytes, list[bytes]] = {}
+    for name, value in pairs:
+        seen.setdefault(name, []).append(value)
+    for name, values in seen.items():
+        if len(values) < 2:
+            continue
+        if name in _SINGLE:
+            raise _bad_request(f"The field {name.decode('latin-1')} occurs {len(values)} times: expected it once.")
+        if name in _IGNORED_IF_TWICE:
+            del fields[name]
+        else:
+            fields[name] = b", ".join(values)
+
+
+def _bad_request(detail: str) -> Problem:
+    """Return a problem after which the connection is closed: the rest of it may be read in two ways."""
+    return Problem(400, "bad-request", detail, [(b"connection", b"close")])
