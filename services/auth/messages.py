@@ -13,13 +13,16 @@ auth = Contract("auth", extends=identity)
 Role = Literal["rider", "operator", "admin"]
 ROLES = ("rider", "operator", "admin")
 
+_CONTROL = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\ufdd0-\ufdef\ufffe\uffff"
+"""The characters that no text of a user may have, as part of a character class: the C0 and C1 controls, those that change the
+direction or the lines of the text around them (bidi controls and separators), and noncharacters."""
+
 # `$` alone would accept a trailing newline
-Email = Annotated[
-    str, Meta(pattern=r"^[^@\s\x00-\x1f]{1,64}@[^@\s\x00-\x1f]{1,180}\.[^@\s.\x00-\x1f]{1,63}$(?!\n)", max_length=254)
-]
+_EMAIL = rf"^(?!.*[{_CONTROL}])[^@\s]{{1,64}}@[^@\s]{{1,180}}\.[^@\s.]{{1,63}}$(?!\n)"
+Email = Annotated[str, Meta(pattern=_EMAIL, max_length=254)]
 NewPassword = Annotated[str, Meta(min_length=8, max_length=256)]
 Password = Annotated[str, Meta(max_length=256)]
-Name = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$(?!\n)")]
+Name = Annotated[str, Meta(min_length=1, max_length=100, pattern=rf"^[^{_CONTROL}]+$(?!\n)")]
 
 
 class User(Struct):
