@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from runtime.contract.errors import KnownErrors, UsageError
+from runtime.contract.errors import KnownErrors, Unauthenticated, UsageError
 from runtime.contract.messages import Contract, Request, Signal
 from runtime.identity import Identity
 from runtime.network.envelope import Envelope
@@ -97,10 +97,18 @@ class Context(msgspec.Struct, eq=False, weakref=True):
 
     @property
     def user(self) -> Identity:
-        """The user whose token came with the message, where `allow=roles(…)` ensures that there is one."""
+        """The user whose token came with the message.
+
+        Raises:
+            Unauthenticated: if the request came without a token, which `allow=services(…)` admits. The caller receives it.
+            UsageError: where there is never a user: in handlers of events, signals, and timers, and with `allow=ANYONE`.
+        """
         if self.identity is None:
+            is_request = self.parent is not None or (self.envelope is not None and self.envelope.kind == "request")
+            if is_request and self.token is None:
+                raise Unauthenticated
             raise UsageError(
-                "no user's token came with this message: where allow= lets services in too, look at ctx.identity, which may be None, and ctx.caller"
+                "no user's token was verified for this message: ctx.user is for requests with allow=roles(…) or allow=services(…)"
             )
         return self.identity
 

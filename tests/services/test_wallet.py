@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from runtime import Context, Event, Forbidden
+from runtime import Context, Event, Forbidden, Unauthenticated
 from runtime.testing import eventually
 from services.rides.messages import RideAborted, RideEnded, RideStarted
 from services.rides.service import Rides
@@ -134,6 +134,13 @@ async def test_money_is_held_released_and_settled(system: System) -> None:
     assert (entry["cents"], entry["kind"], entry["ride_id"]) == (-300, "ride", "ride-1")
     assert await balance(system, headers) == (900, 0)
     await check_sums(system)
+
+
+async def test_a_hold_without_a_user_is_unauthenticated(system: System) -> None:
+    ctx = system.node.client("rides", (wallet,))
+    with pytest.raises(Unauthenticated):
+        await ctx.request(Hold(500))
+    assert system.node.metrics.value("incidents_total", service="wallet") == 0
 
 
 async def test_an_aborted_ride_costs_nothing(system: System) -> None:
