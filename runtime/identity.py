@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from runtime.clock import Clock
-from runtime.contract.errors import ServiceError, Unauthenticated
+from runtime.contract.errors import ServiceError, Unauthenticated, Unreachable
 from runtime.contract.messages import Contract, Request, Signal, Struct
 from runtime.telemetry import Metrics
 
@@ -39,7 +39,10 @@ WELL_FORMED: re.Pattern[str] = re.compile(r"[A-Za-z0-9._-]+")
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]*")
 _LEEWAY = 5
 _CACHED = 10_000
-_RELEARN = 5.0
+_PAUSE = 5.0
+"""The seconds after an answer in which tokens with unknown keys cause no further request for the key set."""
+_PAUSE_WITHOUT_KEYS = 2.0
+"""The same, while no key is known."""
 
 
 class Key(Struct):
@@ -134,7 +137,9 @@ class Verifier:
         self._metrics = metrics
         self._ask = ask
         self._keys: dict[str, PyJWK] = {}
-        self._learnt_at = float("-inf")
+        self._keys_asked_at = float("-inf")
+        self._keys_failure: ServiceError | None = None
+        self._learning = asyncio.Lock()
         self._revoked: dict[str, float] = {}
         self._version = 0
         self._confirmed_at = float("-inf")
@@ -142,6 +147,11 @@ class Verifier:
         self._used = False
         self._beginning = asyncio.Lock()
         metrics.gauge("revocations_age_seconds", self._age)
+
+    @property
+    def keys_asked_at(self) -> float:
+        """When the key set was last requested, on the clock's `monotonic` scale."""
+        return self._keys_asked_at
 
     @property
     def used(self) -> bool:
@@ -191,9 +201,33 @@ class Verifier:
         """Fetch the key set from the auth service. A key that is missing from it is no longer accepted."""
         from jwt import PyJWK
 
-        answer: Keys = await self._ask(KeySet())
-        self._keys = {key.kid: PyJWK(_jwk(key), algorithm="EdDSA") for key in answer.keys}
-        self._learnt_at = self._clock.monotonic()
+        self._keys_failure = Unreachable(identity.name)  # if this is cancelled
+        try:
+            answer: Keys = await self._ask(KeySet())
+            self._keys = {key.kid: PyJWK(_jwk(key), algorithm="EdDSA") for key in answer.keys}
+            self._keys_failure = None
+        except ServiceError as error:
+            self._keys_failure = error
+            raise
+        finally:
+            self._keys_asked_at = self._clock.monotonic()
+
+    async def _learn_key(self, kid: str) -> None:
+        """Fetch the key set because a token names an unknown key, one request at a time and with a pause after each.
+
+        So many forged tokens cost auth one request, and a new key is still known within seconds.
+
+        Raises:
+            ServiceError: if the last request failed.
+        """
+        async with self._learning:
+            if kid in self._keys:
+                return
+            pause = _PAUSE if self._keys else _PAUSE_WITHOUT_KEYS
+            if self._clock.monotonic() - self._keys_asked_at >= pause:
+                await self.learn_keys()
+            elif self._keys_failure is not None:
+                raise self._keys_failure.with_traceback(None)
 
     async def learn_revocations(self) -> None:
         """Fetch new revocations from the auth service. If it cannot be reached, tokens remain valid until they expire."""
@@ -218,8 +252,8 @@ class Verifier:
             raise Unauthenticated(f"the token is not valid: {error}") from None
         if not isinstance(kid, str):
             raise Unauthenticated("the token names no key")
-        if kid not in self._keys and self._clock.monotonic() - self._learnt_at >= (_RELEARN if self._keys else 0):
-            await self.learn_keys()
+        if kid not in self._keys:
+            await self._learn_key(kid)
         if kid not in self._keys:
             raise Unauthenticated("the token was signed with an unknown key")
         return self._keys[kid]

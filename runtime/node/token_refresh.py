@@ -20,7 +20,6 @@ class TokenRefresher(Service):
         self._verifier = verifier
         self._settings = settings
         self._asked_at = float("-inf")
-        self._keys_at = float("-inf")
 
     @subscribes(broadcast=True)
     async def on_sessions_revoked(self, signal: SessionsRevoked, ctx: Context) -> None:
@@ -37,8 +36,7 @@ class TokenRefresher(Service):
         if now - self._asked_at >= self._settings.refresh_seconds:
             self._asked_at = now
             await self._verifier.learn_revocations()
-        if now - self._keys_at >= self._settings.keys_seconds:
-            self._keys_at = now
+        if now - self._verifier.keys_asked_at >= self._settings.keys_seconds:
             try:
                 await self._verifier.learn_keys()
             except ServiceError as error:
