@@ -7,6 +7,7 @@ of a transaction shares the hop of its first statement, and transactions that qu
 
 import asyncio
 import functools
+import os
 import re
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -49,9 +50,20 @@ class SqliteDatabase(Database):
         return f"<SqliteDatabase {self.path} [{'CLOSED' if self._writer is None else 'OPEN'}]>"
 
     async def open(self) -> None:
+        try:
+            self._make_private()
+        except OSError as error:
+            raise DatabaseError(f"{self.path}: cannot be opened: {error.strerror}") from error
         synchronous = "FULL" if self._durable else "NORMAL"
         self._writer = await self._connect(f"PRAGMA journal_mode=WAL; PRAGMA synchronous={synchronous}; PRAGMA foreign_keys=ON;")
         self._reader = await self._connect("PRAGMA query_only=ON;")
+
+    def _make_private(self) -> None:
+        """Let nobody but the owner read or write the file. SQLite gives `-wal` and `-shm` the mode of the file."""
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+        for path in (self.path, *(self.path.with_name(f"{self.path.name}-{suffix}") for suffix in ("wal", "shm"))):
+            if path.exists() and path.stat().st_uid == os.geteuid():
+                path.chmod(0o600)
 
     async def _connect(self, pragmas: str) -> "_Connection":
         connection = _Connection(lambda: sqlite3.connect(self.path, isolation_level=None, timeout=5), 64)

@@ -1,6 +1,7 @@
 """The SQLite database: shared commits, access to the writer, cancellation at any point, a full disk."""
 
 import asyncio
+import os
 import random
 import sqlite3
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from runtime import ConstraintError, DatabaseError, StatementError, UsageError
 from runtime.storage import Guard, Superseded
-from runtime.storage.sqlite import SqliteDatabase
+from runtime.storage.sqlite import SqliteDatabase, SqliteFolder
 
 
 async def texts(database: SqliteDatabase) -> list[str]:
@@ -232,3 +233,22 @@ async def test_a_closed_database_raises_an_error_that_says_so(tmp_path: Path) ->
     await database.close()
     with pytest.raises(DatabaseError, match="closed"):
         await database.execute("SELECT 1")
+
+
+@pytest.mark.parametrize("old_mode", [None, 0o666])
+async def test_only_the_owner_can_read_the_files(tmp_path: Path, old_mode: int | None) -> None:
+    folder = SqliteFolder(tmp_path / "data")
+    database = folder("notes")
+    if old_mode is not None:
+        database.path.touch()
+        database.path.chmod(old_mode)
+    umask = os.umask(0)
+    try:
+        await database.open()
+        await database.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY)")
+        files = {path.name: oct(path.stat().st_mode & 0o777) for path in (tmp_path / "data").iterdir()}
+        await database.close()
+    finally:
+        os.umask(umask)
+    assert files == dict.fromkeys(("notes.sqlite", "notes.sqlite-wal", "notes.sqlite-shm"), "0o600")
+    assert oct((tmp_path / "data").stat().st_mode & 0o777) == "0o700"
