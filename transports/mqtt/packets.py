@@ -1,5 +1,7 @@
 """Envelopes as MQTT packets: which property carries what. `docs/wire.md` is the specification."""
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import mqtt5
@@ -11,6 +13,8 @@ from transports.header_values import PROBLEM, format_budget, parse_budget, parse
 _KINDS = msgspec.json.Decoder(EnvelopeKind)
 _PARAMS = msgspec.json.Decoder(tuple[tuple[str, str], ...])
 _PATH = msgspec.json.Decoder(tuple[str, ...])
+_KNOWN = frozenset({"subject", "kind", "budget", "token", "traceparent", "key", "params", "path", "load"})
+"""The headers that may come once. Properties of other names are a client's own."""
 _IN_INBOXES = ("request", "reply", "error", "cancel")
 
 
@@ -73,6 +77,8 @@ def envelope(
     if not headers:
         return Envelope(kind, message_id, subject, packet.payload, caller, reply_to, signal_key=signal_key)
     named = dict(headers)
+    if len(named) != len(headers) and (twice := _KNOWN & _repeated(headers)):
+        raise ValueError(f"it has the header {min(twice)} more than once")
     if subject and (named.get("kind", kind), named.get("subject", subject)) != (kind, subject):
         raise ValueError("its headers contradict its topic")
     if not subject and named.get("kind", kind) not in _IN_INBOXES:
@@ -97,6 +103,11 @@ def envelope(
         )
     except msgspec.MsgspecError as error:
         raise ValueError(str(error)) from error
+
+
+def _repeated(headers: Sequence[tuple[str, str]]) -> set[str]:
+    """Return the names that come more than once."""
+    return {name for name, count in Counter(name for name, _ in headers).items() if count > 1}
 
 
 def load(packet: mqtt5.PublishPacket) -> int:

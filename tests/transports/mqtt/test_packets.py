@@ -19,6 +19,7 @@ from tests.services import consistency
 from tests.system_under_test import PASSWORD, open_deployment
 from tests.transports.mqtt.echo import Echo, Much, Say, answers, echo_over_mqtt, transport
 from transports.mqtt.connection import Connection
+from transports.mqtt.packets import envelope
 
 
 async def test_a_message_larger_than_the_broker_accepts_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -219,3 +220,13 @@ async def test_forged_hints_and_heads_cost_a_pull_and_nothing_else(tmp_path: Pat
         malformed = [node.metrics.value("hints_malformed_total") for node in system.nodes]
         assert sum(malformed) > 0, "the forged hints arrived"
         intruder.end("done")
+
+
+@pytest.mark.parametrize("name", ["subject", "kind", "budget", "token", "traceparent", "key", "params", "path", "load"])
+def test_a_header_that_comes_twice_is_refused(name: str) -> None:
+    value = {"kind": "request", "params": "[]", "path": "[]"}.get(name, "1")
+    once = mqtt5.PublishPacket("topic", b"{}", user_properties=[(name, value), ("own", "a"), ("own", "b")])
+    assert envelope(once, "request", "", "caller", None).kind == "request"
+    twice = mqtt5.PublishPacket("topic", b"{}", user_properties=[(name, value), (name, value)])
+    with pytest.raises(ValueError, match=f"the header {name} more than once"):
+        envelope(twice, "request", "", "caller", None)
