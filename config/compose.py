@@ -97,7 +97,7 @@ def transport(settings: Settings) -> Transport:
     if chosen.kind == "http":
         from transports.http.transport import HttpTransport
 
-        return HttpTransport(chosen.http)
+        return HttpTransport(chosen.http, readers=stream_readers(settings))
     from transports.mqtt.transport import MqttTransport
 
     if chosen.kind == "mqtt":
@@ -105,7 +105,24 @@ def transport(settings: Settings) -> Transport:
     from transports.http.transport import HttpTransport
     from transports.http_mqtt import HttpMqttTransport
 
-    return HttpMqttTransport(HttpTransport(chosen.http), MqttTransport(chosen.mqtt))
+    return HttpMqttTransport(HttpTransport(chosen.http, readers=stream_readers(settings)), MqttTransport(chosen.mqtt))
+
+
+def stream_readers(settings: Settings) -> dict[str, set[str]]:
+    """Return the services that may read the stream of each service: its subscribers, and the gateway for the console."""
+    known = {name: _class(factory).definition for name, factory in catalogue(settings).items()}
+    readers = {name: {Gateway.contract.name} for name in known}
+    for name, definition in known.items():
+        for event in definition.events:
+            readers.setdefault(event.partition(".")[0], set()).add(name)
+    return readers
+
+
+def _class(factory: Factory) -> type[Service]:
+    """Return the class of a service without making one, because that may need settings which this process does not have."""
+    found = factory.func if isinstance(factory, partial) else factory
+    assert isinstance(found, type)
+    return found
 
 
 def databases(settings: Settings) -> Callable[[str], Database]:

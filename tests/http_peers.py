@@ -1,6 +1,7 @@
 """Settings for HTTP transports that can reach each other: ports, keys, and lists of peers."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -28,11 +29,11 @@ class HttpPeers:
         """Return the settings of the next service's node; after the last service, the defaults."""
         return self.settings(self._remaining.pop(0)) if self._remaining else HttpSettings()
 
-    def settings(self, name: str) -> HttpSettings:
+    def settings(self, name: str, **more: Any) -> HttpSettings:
         """Return the settings of a service's node."""
         return HttpSettings(
             port=self.ports[name], peers=tuple(f"{other}=http://127.0.0.1:{port}" for other, port in self.ports.items()),
-            key=self.private[name], peer_keys=self.public, heartbeat=self._heartbeat,
+            key=self.private[name], peer_keys=self.public, heartbeat=self._heartbeat, **more,
         )  # fmt: skip
 
 

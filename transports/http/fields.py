@@ -1,7 +1,7 @@
 """Envelopes as HTTP requests and answers: which header field carries what. `docs/wire.md` is the specification."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
@@ -24,6 +24,9 @@ KEY = "idempotency-key"
 TRACE = "traceparent"
 JSON = "application/json"
 
+ONCE = frozenset({ASSERTION, BUDGET, ID, NODE, PARAMS, PATH, TO, KEY, TRACE, "authorization", "content-type", "content-length"})
+"""The fields of a request that may come once. Of two, neither counts: a proxy and the node could each read another one."""
+
 _NAMES = msgspec.json.Decoder(tuple[str, ...])
 _PLAIN = "!#$&'()*+,-./:;<=>?@[]^_`{|}~"
 """The characters of an idempotency key that are sent as they are, besides letters and digits; the rest is percent-encoded (RFC 3986)."""
@@ -34,6 +37,16 @@ class Fields(Protocol):
 
     def __contains__(self, key: str) -> bool: ...
     def get(self, key: str, default: None = None) -> str | None: ...
+    def get_all(self, key: str) -> Collection[str]: ...
+    def values(self) -> Collection[str]: ...
+    def __len__(self) -> int: ...
+
+
+def repeated(fields: Fields) -> str | None:
+    """Return the name of a field that came more than once although it may not, or None."""
+    if len(fields.values()) == len(fields):  # as many values as names
+        return None
+    return next((name for name in sorted(ONCE) if len(fields.get_all(name)) > 1), None)
 
 
 def of_request(envelope: Envelope, node: str | None) -> dict[str, str]:

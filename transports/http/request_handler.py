@@ -2,13 +2,14 @@
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
-from urllib.parse import parse_qs
+from urllib.parse import parse_qsl
 
 import msgspec
 
-from runtime import Clock, InstanceLost, Malformed, NoInstance, Random, ServiceError, Unreachable
+from runtime import Clock, Forbidden, InstanceLost, Malformed, NoInstance, Random, ServiceError, Unreachable
+from runtime.durable.stream import stream
 from runtime.network import Address, Envelope, Head, Manifest, Receiver, TooLarge
 from transports.header_values import PROBLEM, parse_number
 from transports.http import fields
@@ -28,6 +29,10 @@ _BODY_TIMEOUT = 10.0
 """Seconds that the body of a request may take to arrive."""
 _LONGEST_WAIT = 15.0
 """Seconds that a question about presence waits for news, at most, whatever the client asks for."""
+_STREAM = f"{stream.name}."
+"""How the full names of requests about a stream begin."""
+StreamReaders = Mapping[str, Collection[str]]
+"""The services that may read the stream of each service, by its name."""
 _RequestKey = tuple[str, str, str, str]
 """Identifies a request under way: the calling service, its node, the called service, and the request's id."""
 
@@ -101,12 +106,13 @@ class RequestHandler:
     """Answers HTTP requests. Knows the services on this node and what to report about them.
 
     Args:
+        readers: The services that may read the stream of each service; None if every service may.
         complain: Logs something that an operator should know.
     """
 
     def __init__(
         self, node: str, receiver: Receiver, settings: HttpSettings, verifier: Verifier, clock: Clock, random: Random,
-        complain: Callable[..., None],
+        readers: StreamReaders | None, complain: Callable[..., None],
     ) -> None:  # fmt: skip
         self._node = node
         self._receiver = receiver
@@ -114,6 +120,7 @@ class RequestHandler:
         self._verifier = verifier
         self._clock = clock
         self._random = random
+        self._readers = readers
         self._complain = complain
         self._own: dict[str, LocalService] = {}
         self._answering: dict[_RequestKey, _Answering] = {}
@@ -156,14 +163,17 @@ class RequestHandler:
         """Answer one HTTP request."""
         try:
             service, name = self._path(scope)
-            given = scope.headers
+            given: fields.Fields = scope.headers
+            twice = fields.repeated(given)
+            if twice is not None:
+                raise Refusal(400, Malformed(f"{twice}: expected one field, got several"))
             try:
                 caller = self._verifier.caller(given.get(fields.ASSERTION), service)
             except Refused as refused:
                 self._complain("a request to %s/%s from %s was refused: %s", service, name, scope.client, refused)
                 raise Refusal(401, Unreachable(service), [("www-authenticate", "Callboard")], str(refused)) from None
             if name == "presence":
-                status, headers, body = await self._news(scope, service)
+                status, headers, body = await self._news(scope, service, caller)
             else:
                 status, headers, body = await self._request(exchange, given, service, name, caller)
         except Refusal as refusal:
@@ -171,7 +181,7 @@ class RequestHandler:
                 await self._drain(exchange)
             status, body = refusal.status, refusal.body
             headers = [("content-type", PROBLEM), (fields.REFUSED, "true"), *refusal.fields]
-        headers.append((fields.NODE, self._node))
+        headers += ((fields.NODE, self._node), ("server", ""))  # granian would name itself
         exchange.response_bytes(status, headers, body)
 
     async def _drain(self, exchange: Exchange) -> None:
@@ -200,6 +210,11 @@ class RequestHandler:
         own = self._own.get(service)
         if own is None or not own.known or (to != self._node if to is not None else not own.listening):
             raise Refusal(404, NoInstance(service))
+        if name.startswith(_STREAM) and not self._may_read(service, caller):
+            self._complain(
+                "%s may not read the stream of %s: it is no subscriber (transport.http.stream_readers)", caller, service
+            )
+            raise Refusal(403, Forbidden())
         body = await self._body(exchange, given)
         try:
             subject = (
@@ -250,10 +265,17 @@ class RequestHandler:
         except TimeoutError:
             raise Refusal(408, Malformed(f"the body did not come within {_BODY_TIMEOUT:g} s")) from None
 
-    async def _news(self, scope: Scope, service: str) -> tuple[int, Pairs, bytes]:
+    def _may_read(self, service: str, caller: str) -> bool:
+        """Return whether a service may read the stream of another."""
+        return self._readers is None or caller in self._readers.get(service, ())
+
+    async def _news(self, scope: Scope, service: str, caller: str) -> tuple[int, Pairs, bytes]:
         """Answer a question about a service: when there is something new, or when the waiting time is over."""
-        query = {name: values[0] for name, values in parse_qs(scope.query_string).items()}
+        given = parse_qsl(scope.query_string)
+        query = dict(given)
         try:
+            if len(query) != len(given):
+                raise ValueError("expected each parameter once")
             version, heads, wait = (parse_number(query.get(name, "0")) for name in ("version", "heads", "wait"))
         except ValueError as error:
             raise Refusal(400, Malformed(str(error))) from None
@@ -267,9 +289,9 @@ class RequestHandler:
             await asyncio.wait((own.changed(), self._closing), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if own is None or own.manifest is None:
             raise Refusal(404, NoInstance(service))
-        news = News(
-            own.version, own.heads, self._receiver.load(service), own.manifest if own.version != version else None, own.head
-        )
+        manifest = own.manifest if own.version != version else None
+        head = own.head if self._may_read(service, caller) else None
+        news = News(own.version, own.heads, self._receiver.load(service), manifest, head)
         return 200, [("content-type", fields.JSON)], msgspec.json.encode(news)
 
 

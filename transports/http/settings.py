@@ -9,6 +9,9 @@ from runtime import Struct
 Peer = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]*=https?://[^/@\s?#]+$")]
 
 
+StreamReader = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]*=[a-z][a-z0-9_-]*$")]
+
+
 class HttpSettings(Struct):
     """Where this node listens, where its peers are, and how they prove who they are. Durations are in seconds, sizes in bytes."""
 
@@ -23,6 +26,8 @@ class HttpSettings(Struct):
     """The private Ed25519 keys of the services on this node: a JWK set in which each key's `kid` is the service's name."""
     peer_keys: str | None = None
     """The public keys of every service, as a JWK set."""
+    stream_readers: tuple[StreamReader, ...] = ()
+    """Services that may read a stream, besides the subscribers in the setting `services`: `rides=audit` lets audit read that of rides."""
     certificate_file: str | None = None
     """The node's TLS certificate. With this and `private_key_file` the node listens with TLS, and its peers' URLs for it begin with https."""
     private_key_file: str | None = None

@@ -32,7 +32,7 @@ from transports.http import fields
 from transports.http.assertions import Signer, Verifier
 from transports.http.client import Answer, Client, Location
 from transports.http.presence import Presence
-from transports.http.request_handler import RequestHandler
+from transports.http.request_handler import RequestHandler, StreamReaders
 from transports.http.server import HttpServer
 from transports.http.settings import HttpSettings
 
@@ -60,13 +60,24 @@ class _Sent(NamedTuple):
 class HttpTransport(Transport):
     """A node that talks to its peers over HTTP.
 
+    Args:
+        readers: The services that may read the stream of each service here, besides those that the settings name; None if
+            every service may.
+
     Raises:
         StartError: if the keys or the certificates cannot be used.
     """
 
     capabilities = Capabilities(signals=False, ordered=False)
 
-    def __init__(self, settings: HttpSettings | None = None, clock: Clock | None = None, random: Random | None = None) -> None:
+    def __init__(
+        self,
+        settings: HttpSettings | None = None,
+        clock: Clock | None = None,
+        random: Random | None = None,
+        *,
+        readers: StreamReaders | None = None,
+    ) -> None:
         self.node = ""
         self._settings = settings or HttpSettings()
         self._clock = clock or Clock()
@@ -77,6 +88,7 @@ class HttpTransport(Transport):
             )
         self._signer = Signer(self._settings.key, self._clock)
         self._verifier = Verifier(self._settings.peer_keys, self._clock)
+        self._readers = None if readers is None else _merged(readers, self._settings.stream_readers)
         self._urls = urls(self._settings.peers)
         self._log = logging.getLogger("callboard.http")
         self._opened: _Open | None = None
@@ -111,7 +123,7 @@ class HttpTransport(Transport):
         if self._opened is not None:
             raise TransportError(f"{self.node} is open already: a transport serves one node")
         settings, clock, random = self._settings, self._clock, self._random
-        request_handler = RequestHandler(node, receiver, settings, self._verifier, clock, random, self._complain)
+        request_handler = RequestHandler(node, receiver, settings, self._verifier, clock, random, self._readers, self._complain)
         server = HttpServer(
             request_handler.serve,
             settings.host,
@@ -305,6 +317,15 @@ class HttpTransport(Transport):
             raise LinkLost(f"{to} answered {answer.status}, but the answer does not come from a node")
         if self._opened is not None and request.reply_to is not None:
             self._opened.receiver.receive(back, request.reply_to.service)
+
+
+def _merged(readers: StreamReaders, more: tuple[str, ...]) -> StreamReaders:
+    """Return the readers of streams, with those of the setting `stream_readers`."""
+    merged = {service: set(names) for service, names in readers.items()}
+    for pair in more:
+        service, _, reader = pair.partition("=")
+        merged.setdefault(service, set()).add(reader)
+    return merged
 
 
 def _refuse_signal(topic: Topic) -> None:
