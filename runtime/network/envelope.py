@@ -50,6 +50,7 @@ class Envelope(msgspec.Struct, frozen=True, eq=False):
         path: the instances that wait for this request.
         load: how many messages the replying instance handles or has waiting.
         signal_key: the key of a signal.
+        client: the address of the client outside for whom a gateway made the request; of IPv6, its /64 network.
     """
 
     kind: EnvelopeKind
@@ -66,6 +67,7 @@ class Envelope(msgspec.Struct, frozen=True, eq=False):
     path: tuple[str, ...] = ()
     load: int = 0
     signal_key: str | None = None
+    client: str | None = None
 
     def __repr__(self) -> str:
         return f"<Envelope {self.kind} {self.subject} {self.id} from {self.caller or '?'}>"  # no body, no token

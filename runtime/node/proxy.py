@@ -89,18 +89,21 @@ class Proxy:
         """Verify a token, and return its user. Raises like `Verifier.verify`."""
         return await self._instance.verifier.verify(token)
 
-    def context(self, request_id: str, token: str | None, trace: str | None, seconds: float) -> Context:
+    def context(
+        self, request_id: str, token: str | None, trace: str | None, seconds: float, client: str | None = None
+    ) -> Context:
         """Return a context for one request of a client.
 
         Args:
             trace: the `traceparent` of the client; it is ignored if it is not well formed.
             seconds: the time until the deadline.
+            client: the address of the client; of IPv6, its /64 network.
         """
         trace = None if trace is None else well_formed(trace)
         return Context(
             self._instance,
             None,
-            envelope=Envelope("request", request_id, "http", token=token, trace=trace),
+            envelope=Envelope("request", request_id, "http", token=token, trace=trace, client=client),
             fixed_deadline=self._environment.clock.monotonic() + seconds,
             enforced=False,
         )

@@ -172,6 +172,19 @@ class Context(msgspec.Struct, eq=False, weakref=True):
         return None
 
     @property
+    def client_address(self) -> str | None:
+        """The address of the client outside, as the gateway saw it (of IPv6, its /64 network); None if none was passed on.
+
+        Services pass it on with their own requests, so it is only as trustworthy as `caller`.
+        """
+        ctx: Context | None = self
+        while ctx is not None:
+            if ctx.envelope is not None:
+                return ctx.envelope.client
+            ctx = ctx.parent
+        return None
+
+    @property
     def idempotency_key(self) -> str | None:
         """The idempotency key that came with the message, if any."""
         return self.envelope.idempotency_key if self.given_key is None and self.envelope is not None else self.given_key

@@ -17,11 +17,12 @@ kit: Contract = Contract("conformance")
 
 
 class Echoed(Struct):
-    """A text, who sent it, and the node that answered."""
+    """A text, who sent it, the node that answered, and the address of the client outside for whom it was sent."""
 
     text: str
     caller: str
     node: str
+    client: str | None = None
 
 
 @kit.message
@@ -84,7 +85,7 @@ class Peer(Service):
     @handles(allow=ANYONE, idempotent=True)
     async def echo(self, message: Echo, ctx: Context) -> Echoed:
         """Return the text."""
-        return Echoed(message.text, ctx.caller, self.node)
+        return Echoed(message.text, ctx.caller, self.node, ctx.client_address)
 
     @handles(allow=SERVICES)
     async def hang(self, message: Hang, ctx: Context) -> None:

@@ -29,6 +29,13 @@ class RequestCases(KitBase):
         async with self.nodes("one"), self.asker() as (_, ctx):
             expect((await ctx.request(Echo("?"))).caller == "asker", "the callee knows the calling service")
 
+    async def case_address_of_the_client_arrives(self) -> None:
+        async with self.nodes("one"), self.asker() as (_, ctx):
+            expect((await ctx.request(Echo("?"))).client is None, "there is no client where none was passed on")
+            for address in ("203.0.113.7", "2001:db8:1:2::/64"):
+                ctx.envelope = Envelope("request", "1", "client", client=address)
+                expect((await ctx.request(Echo("?"))).client == address, "the callee knows the address of the client")
+
     async def case_errors_keep_class_and_fields(self) -> None:
         async with self.nodes("one"), self.asker() as (node, ctx):
             try:

@@ -8,10 +8,11 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 import msgspec
 
 from runtime.network import Address, Envelope
-from transports.header_values import format_budget, parse_budget, parse_number
+from transports.header_values import format_budget, parse_address, parse_budget, parse_number
 
 ASSERTION = "callboard-assertion"
 BUDGET = "callboard-budget"
+CLIENT = "callboard-client"
 ID = "callboard-id"
 LOAD = "callboard-load"
 REFUSED = "callboard-refused"
@@ -24,7 +25,9 @@ KEY = "idempotency-key"
 TRACE = "traceparent"
 JSON = "application/json"
 
-ONCE = frozenset({ASSERTION, BUDGET, ID, NODE, PARAMS, PATH, TO, KEY, TRACE, "authorization", "content-type", "content-length"})
+ONCE = frozenset(
+    {ASSERTION, BUDGET, CLIENT, ID, NODE, PARAMS, PATH, TO, KEY, TRACE, "authorization", "content-type", "content-length"}
+)
 """The fields of a request that may come once. Of two, neither counts: a proxy and the node could each read another one."""
 
 _NAMES = msgspec.json.Decoder(tuple[str, ...])
@@ -74,6 +77,8 @@ def of_request(envelope: Envelope, node: str | None) -> dict[str, str]:
         fields[PARAMS] = urlencode(envelope.params)
     if envelope.path:
         fields[PATH] = json.dumps(envelope.path)
+    if envelope.client is not None:
+        fields[CLIENT] = envelope.client
     return fields
 
 
@@ -105,6 +110,7 @@ def request(fields: Fields, subject: str, caller: str, body: bytes) -> Envelope:
             None if key is None else unquote(key, errors="strict"),
             None if params is None else _params(params),
             () if path is None else _NAMES.decode(path),
+            client=parse_address(fields.get(CLIENT)),
         )
     except msgspec.MsgspecError as error:
         raise ValueError(f"Callboard-Path: {error}") from error

@@ -212,7 +212,9 @@ class RequestHandler:
             raise Refusal(404, NoInstance(service))
         if name.startswith(_STREAM) and not self._may_read(service, caller):
             self._complain(
-                "%s may not read the stream of %s: it is no subscriber (transport.http.stream_readers)", caller, service
+                "%s may not read the stream of %s, because it does not subscribe to it (transport.http.stream_readers)",
+                caller,
+                service,
             )
             raise Refusal(403, Forbidden())
         body = await self._body(exchange, given)

@@ -8,12 +8,12 @@ import mqtt5
 import msgspec
 
 from runtime.network import Address, Envelope, EnvelopeKind
-from transports.header_values import PROBLEM, format_budget, parse_budget, parse_number
+from transports.header_values import PROBLEM, format_budget, parse_address, parse_budget, parse_number
 
 _KINDS = msgspec.json.Decoder(EnvelopeKind)
 _PARAMS = msgspec.json.Decoder(tuple[tuple[str, str], ...])
 _PATH = msgspec.json.Decoder(tuple[str, ...])
-_KNOWN = frozenset({"subject", "kind", "budget", "token", "traceparent", "key", "params", "path", "load"})
+_KNOWN = frozenset({"subject", "kind", "budget", "token", "traceparent", "key", "params", "path", "load", "client"})
 """The headers that may come once. Properties of other names are a client's own."""
 _IN_INBOXES = ("request", "reply", "error", "cancel")
 
@@ -45,6 +45,8 @@ def properties(envelope: Envelope, reply_topic: str | None) -> dict[str, Any]:
         headers.append(("path", msgspec.json.encode(envelope.path).decode()))
     if envelope.load:
         headers.append(("load", str(envelope.load)))
+    if envelope.client is not None:
+        headers.append(("client", envelope.client))
     properties: dict[str, Any] = {"user_properties": headers, "correlation_data": correlation}
     if reply_topic is not None:
         properties["response_topic"] = reply_topic
@@ -100,6 +102,7 @@ def envelope(
             () if path is None else _PATH.decode(path),
             load(packet),
             signal_key or (named.get("key") if kind == "signal" else None),
+            parse_address(named.get("client")),
         )
     except msgspec.MsgspecError as error:
         raise ValueError(str(error)) from error
