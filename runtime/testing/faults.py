@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from runtime.contract.messages import Struct
 from runtime.network.envelope import Address, Envelope, Topic
 from runtime.network.manifest import Manifest
-from runtime.network.transport import Capabilities, PeerUnreachable, Receiver, Transport
+from runtime.network.transport import Capabilities, Receiver, Transport, TransportError
 from runtime.storage.database import Database, Guard, Row, Transaction
 
 
@@ -30,6 +30,9 @@ class Faults(Struct):
 
 class FaultyTransport(Transport):
     """A transport that loses, delays, duplicates, and reorders the envelopes that one node sends.
+
+    The sender does not notice: a lost envelope counts as sent. An envelope that is not delayed raises as the inner transport
+    does, for example if it is too large; a delayed one that cannot be sent is lost.
 
     Args:
         inner: the transport that carries the envelopes.
@@ -54,12 +57,24 @@ class FaultyTransport(Transport):
         self._random = random.Random(seed)
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def __repr__(self) -> str:
+        return f"<FaultyTransport {self._inner!r} [{'CUT' if self.cut else 'FAULTY'}] lost={self.lost}>"
+
+    @property
+    def connected(self) -> bool:
+        return self._inner.connected
+
     async def open(self, node: str, receiver: Receiver) -> None:
         await self._inner.open(node, receiver)
 
+    async def watch(self, service: str | None) -> None:
+        await self._inner.watch(service)
+
     async def close(self) -> None:
-        for task in self._tasks:
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._inner.close()
 
     async def listen(self, service: str) -> None:
@@ -92,16 +107,18 @@ class FaultyTransport(Transport):
             if self.cut or self._random.random() < self.faults.loss:
                 self.lost += 1
                 continue
+            if not self.faults.delay:
+                await hand_over()
+                continue
             task = asyncio.create_task(self._later(hand_over, self._random.random() * self.faults.delay))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     async def _later(self, hand_over: Callable[[], Awaitable[None]], seconds: float) -> None:
-        if self.faults.delay:
-            await asyncio.sleep(seconds)
+        await asyncio.sleep(seconds)
         try:
             await hand_over()
-        except PeerUnreachable:
+        except TransportError:
             self.lost += 1
 
 
