@@ -11,6 +11,7 @@ import rich_click as click
 
 from runtime import CallboardError, Clock, Random
 from runtime.tasks import Backoff
+from runtime.telemetry import printable
 
 _COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green", "bright_yellow", "bright_magenta")
 _WINDOW = 60.0
@@ -80,10 +81,10 @@ class Process:
             if len(rest) >= _LONGEST_LINE:
                 lines, rest = [*lines, rest], b""
             for line in lines:
-                self._last = line.decode(errors="replace").rstrip()
+                self._last = _shown(line)
                 click.echo(f"{self._prefix}{self._last}")
         if rest:
-            click.echo(f"{self._prefix}{rest.decode(errors='replace')}")
+            click.echo(f"{self._prefix}{_shown(rest)}")
 
     async def _wait_before_restart(self, status: int) -> None:
         how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
@@ -112,6 +113,11 @@ class Process:
         except TimeoutError:
             click.echo(f"{self._prefix}did not stop within {_GRACE:g} s; killing it", err=True)
             process.kill()
+
+
+def _shown(line: bytes) -> str:
+    """Return a line of output with control characters escaped, so that it cannot look like another process's."""
+    return printable(line.decode(errors="replace").rstrip().expandtabs())
 
 
 async def run_groups(groups: Sequence[Sequence[Process]], stop: asyncio.Event) -> None:

@@ -1,6 +1,5 @@
 """The Litestar application that serves the gateway's own pages under the reserved prefixes."""
 
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,8 +15,9 @@ from gateway.problems import Problem, error_response, problem_response
 from runtime import Context, InternalError, ServiceError
 from runtime.identity import Keys, KeySet
 from runtime.node.proxy import Proxy
+from runtime.telemetry import logger
 
-_log = logging.getLogger("callboard.gateway")
+_log = logger("gateway")
 
 _ASSETS = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript", "favicon-32x32.png": "image/png"}
 

@@ -1,14 +1,14 @@
 """Routing of a method and path to a request of a service, built from the manifests of live instances."""
 
-import logging
 from collections.abc import Iterable
 from urllib.parse import unquote_to_bytes
 
 from runtime import Malformed
 from runtime.contract.rest import METHODS
 from runtime.network import Manifest, Params, RequestInfo
+from runtime.telemetry import logger
 
-_log = logging.getLogger("callboard.gateway")
+_log = logger("gateway")
 
 
 class Route:

@@ -1,13 +1,66 @@
-"""Counters and gauges of a node, and the W3C trace context of messages."""
+"""Logs, counters, and gauges of a node, and the W3C trace context of messages."""
 
+import logging
 import re
 from collections.abc import Callable
+from typing import Any
 
 from runtime.clock import Random
 
 Labels = tuple[tuple[str, str], ...]
 
+LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+"""One log line: the time, the level, the logger, and the message."""
+
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def printable(text: str) -> str:
+    """Return a text with its control characters escaped, so that a value from outside can neither begin a new line nor
+    move the cursor, change colours, or reverse the direction of a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def logger(name: str) -> logging.Logger:
+    """Return the logger `callboard.<name>`. The messages of its records are one line each, whatever renders them."""
+    found = logging.getLogger(f"callboard.{name}")
+    found.addFilter(_escape_message)  # adding it twice is harmless
+    return found
+
+
+def _escape_message(record: logging.LogRecord) -> bool:
+    try:
+        message = record.getMessage()
+    except Exception:  # wrong arguments: the handler reports them
+        return True
+    if not message.isprintable():
+        record.msg, record.args = printable(message), None
+    return True
+
+
+class LogFormatter(logging.Formatter):
+    """Renders log records for people. A message is one line; the lines of a traceback are indented, so none looks like a record.
+
+    This also holds for the records of other libraries.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(LOG_FORMAT, "%H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the name in the base class
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        return _indented(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:  # noqa: N802
+        return _indented(super().formatStack(stack_info))
+
+
+def _indented(lines: str) -> str:
+    return "\n".join(f"  {printable(line)}" for line in lines.splitlines())
 
 
 class Metrics:

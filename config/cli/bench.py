@@ -21,7 +21,8 @@ import rich_click as click
 
 from config import compose
 from config.broker import open_broker
-from config.cli.common import progress, run_loop, with_json
+from config.cli.common import run_loop, with_json
+from config.cli.output import progress
 from config.provision import peer_keys
 from config.settings import DatabaseSettings, Settings, TransportSettings
 from gateway.service import Gateway

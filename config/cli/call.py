@@ -10,7 +10,8 @@ import msgspec
 import rich_click as click
 
 from config.cli.client import Client, with_gateway
-from config.cli.common import loaded, progress, table, with_config
+from config.cli.common import loaded, with_config
+from config.cli.output import json_text, print_error, progress, table
 from runtime import CallboardError
 
 Operation = tuple[str, str, dict[str, Any]]
@@ -63,15 +64,14 @@ def call_command(
     with progress(f"calling {request}"):
         client.log_in()
         status, answer = client.ask(operation[0], path, body, {} if key is None else {"Idempotency-Key": key})
-    text = b"" if answer is None else msgspec.json.encode(answer)
-    if text:
-        click.echo((text if as_json else msgspec.json.format(text, indent=2)).decode())
+    if answer is not None:
+        click.echo(json_text(answer, indent=not as_json))
     if status == 401:
-        click.echo("callboard: log in first, for example with --as rider@example.com", err=True)
+        print_error("log in first, for example with --as rider@example.com")
     elif status == 403:
-        click.echo(f"callboard: {operation[2]['operationId']} is allowed to: {_allow(operation[2])}", err=True)
+        print_error(f"{operation[2]['operationId']} is allowed to: {_allow(operation[2])}")
     elif status == 422:
-        click.echo(f"callboard: it takes {_signature(operation[2]) or 'no fields'}", err=True)
+        print_error(f"it takes {_signature(operation[2]) or 'no fields'}")
     if status >= 400:
         sys.exit(1)
 

@@ -2,18 +2,15 @@
 
 import logging
 import os
-import threading
-from collections.abc import Callable, Coroutine, Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
 import rich_click as click
-from rich.console import Console
 
 from config.load import Loaded, load
 from config.settings import Settings
+from runtime.telemetry import LogFormatter
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -48,42 +45,11 @@ def http_url(host: str, port: int) -> str:
 
 def set_up_logging(settings: Settings) -> None:
     """Send log records to standard error."""
-    logging.basicConfig(
-        level=settings.log.level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", datefmt="%H:%M:%S"
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(LogFormatter())
+    logging.basicConfig(level=settings.log.level.upper(), handlers=[handler])
     for verbose in ("aiosqlite", "watchfiles"):
         logging.getLogger(verbose).setLevel(logging.WARNING)
-
-
-def table(rows: list[dict[str, str]], as_json: bool) -> None:
-    """Print rows as aligned columns with a header, or as one JSON object per line."""
-    if as_json:
-        for row in rows:
-            click.echo(msgspec.json.encode(row).decode())
-        return
-    if not rows:
-        return
-    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
-    for row in [{name: name for name in rows[0]}, *rows]:
-        click.echo("  ".join(text.ljust(widths[name]) for name, text in row.items()).rstrip())
-
-
-@contextmanager
-def progress(text: str) -> Generator[None, None, None]:
-    """Show a spinner with a text if the body of the `with` block takes longer than a second. Does nothing without a terminal."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield
-        return
-    status = console.status(text)
-    timer = threading.Timer(1.0, status.start)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        status.stop()
 
 
 def run_loop(work: Coroutine[Any, Any, T], *, debug: bool = False) -> T:

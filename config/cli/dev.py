@@ -13,7 +13,8 @@ import rich_click as click
 
 from config import compose
 from config.cli import reload
-from config.cli.common import loaded, progress, run_loop, set_up_logging, with_config
+from config.cli.common import loaded, run_loop, set_up_logging, with_config
+from config.cli.output import print_error, progress
 from config.cli.quickstart import empty, quickstart, with_users
 from config.cli.run import stop_signal, wait_for_stop
 from config.settings import Settings
@@ -71,7 +72,7 @@ async def _serve(prepare: Callable[[], Settings], names: tuple[str, ...], watche
             if not watched or (isinstance(error, _NOT_FIXED_BY_CODE) and not reload.is_restart()):
                 raise
             if isinstance(error, CallboardError):
-                click.echo(f"callboard: {error}", err=True)
+                print_error(error)
             else:
                 traceback.print_exc()
             reload.print_waiting()

@@ -16,10 +16,12 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from config.broker import PrivateBroker
-from config.cli.common import loaded, progress, with_config
+from config.cli.common import loaded, with_config
+from config.cli.output import progress
 from config.cli.run import stop_signal
 from config.settings import Settings
 from runtime import CallboardError, Clock, Random, Struct
+from runtime.telemetry import printable
 from services.devices.scooter import Scooter
 from services.devices.service import somewhere
 from transports.mqtt.settings import MqttSettings
@@ -149,7 +151,7 @@ class _Simulation:
                     finally:
                         self._count(-1)
             except* aiomqtt.MqttError as group:
-                click.echo(f"scooter {device.id}: {group.exceptions[0]}; trying again", err=True)
+                click.echo(printable(f"scooter {device.id}: {group.exceptions[0]}; trying again"), err=True)
             await asyncio.sleep(self._random.jitter(_RECONNECT_DELAY))
 
     def _count(self, change: int) -> None:

@@ -4,13 +4,14 @@ import asyncio
 import sys
 from pathlib import Path
 
-import msgspec
 import rich_click as click
 
 from config import compose
 from config.cli.common import loaded, with_config, with_json
+from config.cli.output import json_text
 from config.doctor import examine
 from config.load import Loaded
+from runtime.telemetry import printable
 
 _MARKS = {
     "ok": click.style("ok     ", fg="green"),
@@ -41,7 +42,7 @@ async def _examine(configuration: Loaded, names: tuple[str, ...], as_json: bool)
     async for finding in examine(configuration, names):
         faulty = faulty or finding.state == "fault"
         if as_json:
-            click.echo(msgspec.json.encode(finding._asdict()).decode())
+            click.echo(json_text(finding._asdict()))
         else:
-            click.echo(f"{_MARKS[finding.state]}  {finding.what:20}  {finding.said}")
+            click.echo(f"{_MARKS[finding.state]}  {finding.what:20}  {printable(finding.said)}")
     return faulty

@@ -77,6 +77,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line. An error that the user can fix is printed as one line, and the exit status is 2."""
+    from config.cli.output import print_error
     from runtime import CallboardError
 
     try:
@@ -87,7 +88,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except CallboardError as error:
-        click.echo(f"callboard: {error}", err=True)
+        print_error(error)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -98,7 +99,7 @@ def main() -> None:
         if error.name is None or extra is None:
             _unexpected(error)
             return
-        click.echo(f"callboard: {_missing_package('this command', error.name, extra)}", err=True)
+        print_error(_missing_package("this command", error.name, extra))
         sys.exit(2)
     except SyntaxError:
         if "_CALLBOARD_DEV_AGAIN" in os.environ:

@@ -7,11 +7,14 @@ from typing import Any
 import rich_click as click
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from config.cli.client import Client, describe_problem, with_gateway
-from config.cli.common import loaded, progress, table, with_config, with_json
+from config.cli.common import loaded, with_config, with_json
+from config.cli.output import print_error, progress, table
 from runtime import CallboardError
+from runtime.telemetry import printable
 
 _COLUMNS = ("service", "node", "version", "state", "load", "in_flight", "requests", "events")
 
@@ -59,7 +62,7 @@ def _fetch_again(client: Client) -> list[dict[str, Any]]:
     try:
         return _fetch(client)
     except CallboardError as error:
-        click.echo(f"callboard: {error}; trying again", err=True)
+        print_error(f"{error}; trying again")
         try:
             client.log_in("operator@example.com")  # the token may have expired
         except CallboardError:
@@ -80,5 +83,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     for name in _COLUMNS:
         instances.add_column(name, justify="right" if name in ("load", "in_flight", "requests", "events") else "left")
     for row in rows:
-        instances.add_row(*(str(row[name]) for name in _COLUMNS), style="" if row["state"] == "there" else "yellow")
+        instances.add_row(
+            *(escape(printable(str(row[name]))) for name in _COLUMNS), style="" if row["state"] == "there" else "yellow"
+        )
     return instances

@@ -7,7 +7,8 @@ import msgspec
 import rich_click as click
 
 from config import compose
-from config.cli.common import loaded, table, with_config, with_json
+from config.cli.common import loaded, with_config, with_json
+from config.cli.output import table
 from runtime import Struct
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-import msgspec
 import rich_click as click
 
 from config.cli.client import Client, with_gateway
-from config.cli.common import loaded, progress, with_config, with_json
+from config.cli.common import loaded, with_config, with_json
+from config.cli.output import json_text, print_error, progress
 from runtime import CallboardError
+from runtime.telemetry import printable
 
 _COLOURS = {"event": "green", "signal": "cyan"}
 
@@ -50,7 +51,7 @@ def tail_command(
             try:
                 _show(client, path, as_json)
             except CallboardError as error:
-                click.echo(f"callboard: {error}; trying again", err=True)
+                print_error(f"{error}; trying again")
             time.sleep(1)
     except KeyboardInterrupt:
         return
@@ -66,13 +67,13 @@ def _show(client: Client, path: str, as_json: bool) -> None:
         client.log_in("operator@example.com")
     for kind, data in client.follow(path):
         if kind == "end":
-            click.echo(f"callboard: the stream has ended: {data['reason']}", err=True)
+            print_error(f"the stream has ended: {data['reason']}")
         elif as_json:
-            click.echo(msgspec.json.encode({"kind": kind, **data}).decode())
+            click.echo(json_text({"kind": kind, **data}))
         elif kind == "dropped":
-            click.echo(f"callboard: {data['signals']} signals arrived too fast and are not shown", err=True)
+            print_error(f"{data['signals']} signals arrived too fast and are not shown")
         elif kind == "gap":
-            click.echo(f"callboard: events of {data['from']} are missing here: {data['why']}", err=True)
+            print_error(f"events of {data['from']} are missing here: {data['why']}")
         else:
             click.echo(_line(kind, data))
 
@@ -80,5 +81,5 @@ def _show(client: Client, path: str, as_json: bool) -> None:
 def _line(kind: str, data: dict[str, Any]) -> str:
     at = datetime.fromisoformat(data["at"]).astimezone() if "at" in data else datetime.now().astimezone()
     number = f"#{data['seq']} " if "seq" in data else ""
-    name = click.style(f"{data['name']:24}", fg=_COLOURS.get(kind), bold=kind == "event")
-    return f"{at:%H:%M:%S.%f}"[:-3] + f" {kind:6} {name} {number}{msgspec.json.encode(data['body']).decode()}"
+    name = click.style(f"{printable(data['name']):24}", fg=_COLOURS.get(kind), bold=kind == "event")
+    return f"{at:%H:%M:%S.%f}"[:-3] + f" {kind:6} {name} {number}{json_text(data['body'])}"

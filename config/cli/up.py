@@ -12,7 +12,8 @@ import rich_click as click
 
 from config import compose
 from config.broker import Credentials, PrivateBroker
-from config.cli.common import http_url, loaded, progress, run_loop, with_config
+from config.cli.common import http_url, loaded, run_loop, with_config
+from config.cli.output import progress
 from config.cli.quickstart import empty, quickstart, with_users
 from config.cli.run import stop_signal
 from config.processes import Process, inherited_environment, run_groups

@@ -14,7 +14,7 @@ from runtime.execution.deadlines import Deadlines
 from runtime.identity import TokenSettings
 from runtime.network.registry import Registry
 from runtime.network.transport import Transport, TransportError
-from runtime.telemetry import Metrics
+from runtime.telemetry import Metrics, logger
 
 
 class NodeSettings(Struct):
@@ -47,7 +47,7 @@ class Environment:
         self.metrics: Metrics = Metrics()
         self.registry: Registry = Registry(clock, random, self._want)
         self.deadlines: Deadlines | None = Deadlines(clock) if settings.deadlines else None
-        self.log: logging.Logger = logging.getLogger("callboard.node")
+        self.log: logging.Logger = logger("node")
         self.failed: asyncio.Event = asyncio.Event()
         """Set when the node has to stop."""
         self.failure: CallboardError | None = None

@@ -28,7 +28,7 @@ from runtime.service.handlers import Handler
 from runtime.service.host import Host, LocalCall
 from runtime.service.service import Definition, Service
 from runtime.storage.database import Database
-from runtime.telemetry import Metrics, new_trace
+from runtime.telemetry import Metrics, logger, new_trace
 
 
 class Instance(Host):
@@ -53,7 +53,7 @@ class Instance(Host):
         self.address: Address = Address(self.name, environment.node)
         self.takes_requests: bool = bool(definition.requests)
         self.request_timeout: float = environment.settings.request_timeout
-        self.log: logging.Logger = logging.getLogger(f"callboard.{self.name}")
+        self.log: logging.Logger = logger(self.name)
         self.environment: Environment = environment
         self.clock: Clock = environment.clock
         self.random: Random = environment.random

@@ -5,7 +5,6 @@ instances that come, leave, or commit events are noticed at once; one that does 
 """
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -15,6 +14,7 @@ from yarl import URL
 from runtime import Clock, Random
 from runtime.network import Address, Envelope, Head, LinkLost, Manifest, PeerUnreachable, Receiver, TransportError
 from runtime.tasks import Backoff, wait_for_event
+from runtime.telemetry import logger
 from transports.http import fields
 from transports.http.client import Client, Location, Untrusted
 from transports.http.peer import Peer, PeerState
@@ -76,7 +76,7 @@ class Presence:
         self._urls = urls
         self._assertion = assertion
         self._on_lost = on_lost
-        self._log = logging.getLogger("callboard.http")
+        self._log = logger("http")
         self._peers: dict[str, dict[Location, Peer]] = {}
         self._resolving: dict[str, asyncio.Task[None]] = {}
         self._resolver = Resolver()

@@ -1,7 +1,6 @@
 """The HTTP server on which other services reach this node: granian with its RSGI interface."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -13,6 +12,7 @@ from granian.server.embed import Server
 from runtime import StartError
 from runtime.sockets import free_port, until_listening
 from runtime.tasks import watching
+from runtime.telemetry import logger
 
 _IDLE = 60_000
 """Milliseconds that a connection may take to send the head of a request: longer than clients keep an idle connection."""
@@ -63,7 +63,7 @@ class HttpServer:
         self.port = free_port(host, port, setting)
         self._app = app
         self._certificate = certificate
-        self._log = logging.getLogger("callboard.http")
+        self._log = logger("http")
         self._serving: asyncio.Task[None] | None = None
 
     async def __rsgi__(self, scope: Scope, exchange: Exchange) -> None:

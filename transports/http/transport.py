@@ -5,7 +5,6 @@ instances are present. Signals are not supported; the heads of streams travel wi
 """
 
 import asyncio
-import logging
 from typing import Any, NamedTuple
 
 import msgspec
@@ -27,6 +26,7 @@ from runtime.network import (
     TransportError,
     Unsendable,
 )
+from runtime.telemetry import logger
 from transports.header_values import PROBLEM
 from transports.http import fields
 from transports.http.assertions import Signer, Verifier
@@ -90,7 +90,7 @@ class HttpTransport(Transport):
         self._verifier = Verifier(self._settings.peer_keys, self._clock)
         self._readers = None if readers is None else _merged(readers, self._settings.stream_readers)
         self._urls = urls(self._settings.peers)
-        self._log = logging.getLogger("callboard.http")
+        self._log = logger("http")
         self._opened: _Open | None = None
         self._watched: set[str | None] = set()
         self._sent: dict[tuple[Address, str], _Sent] = {}

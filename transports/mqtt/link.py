@@ -1,7 +1,6 @@
 """A node's link to its MQTT broker: one connection at a time, which is replaced, with its subscriptions, whenever it is lost."""
 
 import asyncio
-import logging
 import ssl
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +10,7 @@ import mqtt5
 from runtime import Clock, Random, StartError
 from runtime.network import LinkLost, TooLarge, TransportError
 from runtime.tasks import Backoff
+from runtime.telemetry import logger
 from transports.mqtt.acknowledgements import Acknowledgements
 from transports.mqtt.broker import BrokerRefused, TakenOver, TakeoverDetector, check_connack, connect_packet, describe
 from transports.mqtt.connection import CLOSED, Connection, Packet, connect
@@ -56,7 +56,7 @@ class Link:
         self._on_failed = on_failed
         self._clock = clock
         self._random = random
-        self._log = logging.getLogger("callboard.mqtt")
+        self._log = logger("mqtt")
         self._state = LinkState.NEW
         self._settled = asyncio.Event()
         self._error: TransportError | None = None

@@ -5,7 +5,6 @@ data that must not be lost is in the databases.
 """
 
 import asyncio
-import logging
 from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any
@@ -26,6 +25,7 @@ from runtime.network import (
     Transport,
     TransportError,
 )
+from runtime.telemetry import logger
 from transports.mqtt import packets
 from transports.mqtt.link import Link
 from transports.mqtt.presence import MISSED, Presence
@@ -49,7 +49,7 @@ class MqttTransport(Transport):
         self._clock = clock or Clock()
         self._random = random or Random(self._clock)
         self._topics = Topics(self._settings.namespace)
-        self._log = logging.getLogger("callboard.mqtt")
+        self._log = logger("mqtt")
         self._receiver: Receiver | None = None
         self._presence: Presence | None = None
         self._link: Link | None = None
