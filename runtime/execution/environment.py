@@ -28,6 +28,8 @@ class NodeSettings(Struct):
     """How long a stopping instance may take to finish its running handlers."""
     heartbeat: Annotated[float, Meta(gt=0)] = 5.0
     """How often the heads of streams are broadcast again."""
+    start_timeout: Annotated[float, Meta(ge=0)] = 60.0
+    """How long a request in `on_start` waits for a service that has no instance yet. If none comes, `on_start` fails, and runs again after a pause."""
     restarts: Annotated[int, Meta(ge=0)] = 5
     """How often an instance may crash within a minute before the node gives up."""
     deadlines: bool = True

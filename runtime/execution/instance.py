@@ -41,6 +41,7 @@ class Instance(Host):
         subscriptions: its subscriptions, by publisher.
         stream: its stream of events; None without a database.
         observer: receives signals and heads on topics that the service's class does not name.
+        before_request: while `on_start` runs, called before each request with the called service and the request's timeout.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Instance(Host):
         self.failures: Failures = Failures(self.name, environment, self.log, self.context)
         self.local_calls: dict[type[Any], LocalCall] = {}
         self.observer: Callable[[Envelope], None] | None = None
+        self.before_request: Callable[[str, float | None], Awaitable[None]] | None = None
         self.stream: Stream | None = None
         self.events: EventPublisher | None = None
         self._database = database
@@ -219,6 +221,8 @@ class Instance(Host):
             self.database.current.reset(token)
 
     async def _request(self, ctx: Context, service: str, message: Any, timeout: float | None, key: str | None) -> Any:
+        if self.before_request is not None:
+            await self.before_request(service, timeout)
         return await self.caller.request(ctx, service, message, timeout, key, self.definition.known_error)
 
     async def publish(self, ctx: Context, signal: Signal) -> None:

@@ -46,6 +46,8 @@ class Node:
     Raises:
         DefinitionError: if two services have the same contract or route, or if a service needs a database and none is given.
         CallboardError: when it starts, if the transport or a database cannot be opened.
+
+    The start ends once every service is ready. One whose `on_start` calls a service that is not there yet waits for it.
     """
 
     def __init__(
@@ -110,16 +112,26 @@ class Node:
         await self.environment.transport.open(self.id, self.inbound)
         try:
             for supervised in in_start_order(self.supervised):
-                self._running[supervised.name] = task = asyncio.create_task(supervised.run(), name=supervised.name)
-                ready = asyncio.create_task(supervised.ready.wait())
-                await asyncio.wait((task, ready), return_when=asyncio.FIRST_COMPLETED)
-                ready.cancel()
-                if task.done():
-                    task.result()
+                self._running[supervised.name] = asyncio.create_task(supervised.run(), name=supervised.name)
+                await self._until(supervised, supervised.ready, supervised.waiting)
+            for supervised in self.supervised:
+                await self._until(supervised, supervised.ready)
         except BaseException:
             await finish(self.stop())
             raise
         return self
+
+    async def _until(self, supervised: Supervised, *events: asyncio.Event) -> None:
+        """Wait until one of the events is set. If the service has ended before, raise its error."""
+        task = self._running[supervised.name]
+        waiting = [asyncio.create_task(event.wait()) for event in events]
+        try:
+            await asyncio.wait((task, *waiting), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in waiting:
+                one.cancel()
+        if task.done():
+            task.result()
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await finish(self.stop())

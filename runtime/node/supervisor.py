@@ -1,7 +1,7 @@
 """The supervisor: starts the instances of a node, keeps them running, and stops them in an orderly way.
 
 A crash in a timer or a lifecycle hook restarts that instance alone, with backoff. After too many crashes within a minute the
-node stops. A crash in a handler fails only its message.
+node stops. A crash in a handler fails only its message. A service that is not there yet is not a crash: `on_start` waits for it.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from runtime.execution.failures import HandlerAborted
 from runtime.execution.instance import Instance
 from runtime.identity import Verifier
 from runtime.network.envelope import Topic
+from runtime.node.dependencies import Dependencies
 from runtime.service.describe import describe
 from runtime.service.service import Service
 from runtime.storage.database import Database, DatabaseError
@@ -42,6 +43,7 @@ class NodeHost(Protocol):
     """What an instance needs of the node that hosts it."""
 
     environment: Environment
+    supervised: "list[Supervised]"
     caller: Caller
     verifier: Verifier
 
@@ -62,6 +64,8 @@ class SupervisorState(Enum):
     """`run` has not been called."""
     STARTING = "STARTING"
     """Its database is opened and migrated, and `on_start` runs."""
+    WAITING = "WAITING"
+    """It needs another service to start, which has no instance yet or does not answer."""
     READY = "READY"
     """An instance is live and handles messages."""
     DRAINING = "DRAINING"
@@ -90,12 +94,22 @@ class Supervised:
         self.name: str = self.service.definition.contract.name
         self.ready: asyncio.Event = asyncio.Event()
         """Set while an instance is live and handles messages."""
+        self.waiting: asyncio.Event = asyncio.Event()
+        """Set while it waits for another service, which may be the next one to start on this node."""
         self._factory = factory
         self._database = database
         self._host = host
         self.announced: bool = announced
         self._state = SupervisorState.NEW
         self._crashes: deque[float] = deque()
+        self._failed_starts = 0
+        self.dependencies: Dependencies = Dependencies(
+            self.name,
+            host.environment,
+            host.caller,
+            lambda: (one.dependencies for one in host.supervised),
+            lambda waits: self._enter(SupervisorState.WAITING if waits else SupervisorState.STARTING),
+        )
         self._stopping = asyncio.Event()
         self._killed = False
 
@@ -104,10 +118,11 @@ class Supervised:
 
     def _enter(self, state: SupervisorState) -> None:
         self._state = state
-        if state is SupervisorState.READY:
-            self.ready.set()
-        else:
-            self.ready.clear()
+        for event, of in ((self.ready, SupervisorState.READY), (self.waiting, SupervisorState.WAITING)):
+            if state is of:
+                event.set()
+            else:
+                event.clear()
 
     async def run(self) -> None:
         """Run instances of the service, one after another, until `stop` is called.
@@ -128,7 +143,10 @@ class Supervised:
                     first = _root_cause(error)
                     if isinstance(first, DefinitionError | StartError):
                         raise first from None
-                    await self._handle_crash(first)
+                    if _is_starting(self._state) and isinstance(first, ServiceError) and first.retryable:
+                        await self._handle_failed_start(first)
+                    else:
+                        await self._handle_crash(first)
                     self.service = self._factory()
         finally:
             self._enter(SupervisorState.STOPPED)
@@ -151,6 +169,16 @@ class Supervised:
             raise Crashed(f"{self.name} crashed {len(self._crashes)} times within a minute, the last time by {error!r}")
         self._enter(SupervisorState.BACKING_OFF)
         await self._unless_stopping(environment.clock.sleep(_RESTART.delay(len(self._crashes), environment.random)))
+
+    async def _handle_failed_start(self, error: ServiceError) -> None:
+        """Pause before `on_start` runs again, because a service that it called is not there or cannot answer yet."""
+        environment = self._host.environment
+        self._failed_starts += 1
+        pause = _RESTART.delay(self._failed_starts, environment.random)
+        environment.log.warning("%s cannot start yet, and tries again in %.1f s: %s", self.name, pause, error)
+        environment.metrics.count("failed_starts_total", service=self.name)
+        self._enter(SupervisorState.WAITING)
+        await self._unless_stopping(environment.clock.sleep(pause))
 
     async def _unless_stopping(self, work: Coroutine[Any, Any, Any]) -> None:
         """Await a coroutine. Cancel it when `stop` is called."""
@@ -187,14 +215,16 @@ class Supervised:
             await instance.stream.open()
         on_stop = instance.hook("on_stop")
         try:
+            instance.before_request = self.dependencies.wait_for
             await self._unless_stopping(instance.hook("on_start").enter(instance.context(), None))
+            instance.before_request = None
             if not self._stopping.is_set():
                 await self._serve(instance)
         except BaseException:
             if not self._killed:
                 await finish(self._stop_unfinished(instance, on_stop))
             raise
-        if self._state is SupervisorState.STARTING:
+        if _is_starting(self._state):
             await self._stop_unfinished(instance, on_stop)
         else:
             await on_stop.enter(instance.context(), None)
@@ -218,6 +248,7 @@ class Supervised:
                 if instance.stream is not None:
                     running.append(tasks.create_task(self._maintain_stream(instance)))
                 self._enter(SupervisorState.READY)
+                self._failed_starts = 0
                 await self._stopping.wait()
             finally:
                 self._enter(SupervisorState.DRAINING)
@@ -294,6 +325,11 @@ class Supervised:
                     await instance.prune()
             except DatabaseError as error:
                 instance.log.warning("housekeeping failed, and is tried again: %s", error)
+
+
+def _is_starting(state: SupervisorState) -> bool:
+    """Return whether `on_start` has not returned yet."""
+    return state in (SupervisorState.STARTING, SupervisorState.WAITING)
 
 
 def _root_cause(error: BaseException) -> BaseException:
