@@ -44,6 +44,13 @@ class Failures:
         self._log = log
         self._context = context
         self._undeclared: set[tuple[str, str]] = set()
+        self._compensating = 0
+        self._settled: asyncio.Event = asyncio.Event()
+        self._settled.set()
+
+    async def settled(self) -> None:
+        """Wait until no compensations run."""
+        await self._settled.wait()
 
     async def compensated(self, error: BaseException, ctx: Context, title: str) -> BaseException:
         """Run the compensations of a failed handler, and return its error.
@@ -56,10 +63,16 @@ class Failures:
         """
         undo, ctx.compensations = ctx.compensations, None
         if undo:
+            self._compensating += 1  # before anything else runs: the handler has given up its slot in the mailbox already
+            self._settled.clear()
             try:
                 await finish(self._compensate(undo))
             except asyncio.CancelledError as cancelled:
                 error = cancelled
+            finally:
+                self._compensating -= 1
+                if not self._compensating:
+                    self._settled.set()
         if isinstance(error, SystemExit | KeyboardInterrupt):
             aborted = HandlerAborted(f"{title} raised {error!r}: the node stops")
             aborted.__cause__ = error

@@ -161,12 +161,11 @@ class Inbound(Receiver):
         else:
             await self._reply(envelope, instance, "reply", reply)
         finally:
-            if key in self._running:
-                self._ended(key)
+            self._ended(key)
 
     def _ended(self, key: _RequestKey) -> None:
-        del self._running[key]
-        if self._environment.transport.capabilities.duplicates:  # a second copy may still arrive
+        """Forget a request once its handler and its compensations have ended. Calling it twice is harmless."""
+        if self._running.pop(key, None) is not None and self._environment.transport.capabilities.duplicates:  # another copy
             self._remember(self._done, key)
 
     def _remember(self, tombstones: dict[_RequestKey, float], key: _RequestKey) -> None:
@@ -183,8 +182,8 @@ class Inbound(Receiver):
         if task is None:
             self._remember(self._cancelled, key)
             return
-        self._ended(key)  # a task that has not taken its first step will not do that itself
         task.cancel()
+        task.add_done_callback(lambda _: self._ended(key))  # a task that has not taken its first step will not do that itself
 
     # Replies
 

@@ -288,13 +288,14 @@ class Supervised:
             await self._host.environment.watch(service)
 
     async def _leave(self, instance: Instance) -> None:
-        """Withdraw the instance, and let it finish its running handlers."""
+        """Withdraw the instance, and let it finish its running handlers and their compensations."""
         environment = self._host.environment
         self._host.stop_local_calls(instance)
         await environment.transport.withdraw(instance.address)
         try:
             async with asyncio.timeout(environment.settings.drain_timeout):
                 await instance.mailbox.drain()
+                await instance.failures.settled()
         except TimeoutError:
             instance.log.warning("%s was still busy after %g s", self.name, environment.settings.drain_timeout)
         self._host.unlink(instance)
