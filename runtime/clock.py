@@ -48,9 +48,14 @@ class ManualClock(Clock):
 
     Args:
         start: the time of day at the start; the real one by default.
+
+    Raises:
+        ValueError: if `start` has no timezone.
     """
 
     def __init__(self, start: datetime | None = None) -> None:
+        if start is not None:
+            _require_timezone(start)
         self._timestamp = (start or datetime.now(UTC)).timestamp()
 
     def timestamp(self) -> float:
@@ -106,5 +111,16 @@ class Random:
 
 
 def rfc3339(moment: datetime) -> str:
-    """Return a moment in UTC as RFC 3339 text with microseconds, for example `2026-11-29T08:00:00.000000Z`."""
+    """Return a moment in UTC as RFC 3339 text with microseconds, for example `2026-11-29T08:00:00.000000Z`.
+
+    Raises:
+        ValueError: if the moment has no timezone: it would be taken for this machine's local time.
+        OverflowError: if it is not within the years 1 to 9999 in UTC.
+    """
+    _require_timezone(moment)
     return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _require_timezone(moment: datetime) -> None:
+    if moment.utcoffset() is None:
+        raise ValueError("it has no timezone: expected an aware datetime, such as clock.now()")

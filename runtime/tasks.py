@@ -1,6 +1,9 @@
 """Helpers for tasks that asyncio lacks: shielded work, watches, resuming a started coroutine, and backoff."""
 
 import asyncio
+import inspect
+import os
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
@@ -77,6 +80,52 @@ def watching(watch: Callable[[], Coroutine[Any, Any, None]], after: float) -> Ge
         timer.cancel()
         if watcher is not None:
             watcher.cancel()
+
+
+class Unfinished:
+    """Coroutines that were made and have not ended yet, with the line of code where each was made."""
+
+    __slots__ = ("_made", "_number")
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._made: dict[int, tuple[str, Coroutine[Any, Any, Any], Coroutine[Any, Any, Any], str, int]] = {}
+
+    def track(self, name: str, work: Coroutine[Any, Any, T], callers: int = 2) -> Coroutine[Any, Any, T]:
+        """Return a coroutine that does `work`, and remember it until it ends.
+
+        Args:
+            name: how the code spells the call, for `describe`.
+            callers: how many frames up the line is that made it; 1 is the caller of `track`.
+        """
+        frame = sys._getframe(callers)  # pyright: ignore[reportPrivateUsage]
+        self._number = number = self._number + 1
+        tracked = self._run(number, work)
+        self._made[number] = name, tracked, work, frame.f_code.co_filename, frame.f_lineno
+        return tracked
+
+    async def _run(self, number: int, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            return await work
+        finally:
+            self._made.pop(number, None)
+
+    def describe(self) -> str | None:
+        """Return which of them was made first and has not ended, as `tx.execute at service.py:18 …`; None if all have."""
+        for name, tracked, _, file, line in self._made.values():
+            state = inspect.getcoroutinestate(tracked)
+            if state != inspect.CORO_CLOSED:  # cancelled before its start, it is not removed
+                how = "was never awaited" if state == inspect.CORO_CREATED else "has not ended"
+                return f"{name} at {os.path.basename(file)}:{line} {how}"
+        return None
+
+    def close(self) -> None:
+        """Forget all of them. Those that were never awaited never run, and Python does not warn about them."""
+        for _, tracked, work, _, _ in self._made.values():
+            for coroutine in (tracked, work):
+                if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+                    coroutine.close()
+        self._made.clear()
 
 
 class Started(Awaitable[T]):

@@ -5,13 +5,16 @@ commit order. A hint announces the head of the stream; subscribers request the e
 """
 
 from datetime import UTC, datetime
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from msgspec import Meta
 
 from runtime.clock import Clock, Random, rfc3339
 from runtime.contract.errors import ServiceError
 from runtime.contract.messages import Contract, Request, Struct
 from runtime.network.envelope import Head
 from runtime.storage.database import Database, Row, Transaction
+from runtime.storage.values import LARGEST
 
 stream: Contract = Contract("stream")
 """The requests that every service with a database answers, each for its own stream."""
@@ -34,7 +37,7 @@ class Position(Struct):
     """
 
     epoch: str
-    seq: int
+    seq: Annotated[int, Meta(ge=0, le=LARGEST)]
     event_id: str = ""
 
 

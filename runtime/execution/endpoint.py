@@ -7,10 +7,11 @@ from typing import Any
 
 from runtime.contract.errors import CallboardError, CallCycle, DeadlineExceeded
 from runtime.execution.deadlines import Deadlines
-from runtime.execution.failures import Failures
+from runtime.execution.failures import Failures, name_field
 from runtime.execution.mailbox import Mailbox
 from runtime.service.context import Context
 from runtime.service.host import Host
+from runtime.storage.values import UnstorableValue
 
 Call = Callable[[Any, Context], Awaitable[Any]]
 """Runs a handler with a message and its context."""
@@ -121,6 +122,8 @@ class Endpoint(ABC):
             raised = error
             if deadlines is not None and deadlines.stop(ctx) and isinstance(error, CancelledError):
                 raised = self.deadline_error()
+            elif isinstance(error, UnstorableValue):
+                raised = name_field(error, message)
             outcome = await self.handle_failure(raised, ctx)
             if outcome is error:
                 raise

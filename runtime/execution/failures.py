@@ -2,30 +2,54 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
+
+import msgspec
 
 from runtime.contract.codec import Codec
 from runtime.contract.errors import (
     CallboardError,
     DatabaseUnavailable,
     InternalError,
+    Invalid,
     NotDelivered,
     RemoteError,
     ServiceError,
     UsageError,
+    Violation,
     answers_in,
     error_fields,
 )
+from runtime.contract.json_values import pointer_token
 from runtime.execution.environment import Environment
 from runtime.service.context import Context
 from runtime.service.handlers import Handler
 from runtime.storage.database import DatabaseError, StatementError, Superseded
+from runtime.storage.values import UnstorableValue
 from runtime.tasks import finish
 
 
 class HandlerAborted(CallboardError):
     """A handler raised SystemExit or KeyboardInterrupt, or a cancellation that the runtime did not send."""
+
+
+def name_field(error: UnstorableValue, message: Any) -> Exception:
+    """Return `Invalid` with the field of a request whose value could not be stored, or the error if it is no field's."""
+    pointer = next(_pointers(message, error.value, ""), None)
+    return error if pointer is None else Invalid((Violation(pointer, error.reason),))
+
+
+def _pointers(part: Any, value: object, pointer: str) -> Iterator[str]:
+    """Yield a pointer to each place in a message that holds a value."""
+    if part is value or (type(part) is type(value) and part == value):
+        yield pointer
+    elif isinstance(part, msgspec.Struct):
+        for name, outside in zip(part.__struct_fields__, part.__struct_encode_fields__, strict=True):
+            yield from _pointers(getattr(part, name), value, f"{pointer}/{pointer_token(outside)}")
+    elif isinstance(part, tuple | frozenset):
+        for index, item in enumerate(cast("tuple[Any, ...]", part)):
+            yield from _pointers(item, value, f"{pointer}/{index}")
 
 
 class Failures:

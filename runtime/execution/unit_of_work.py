@@ -1,16 +1,19 @@
 """Units of work: handlers that run in a transaction, and what waits for its commit."""
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from runtime.contract.codec import Codec
 from runtime.contract.messages import Signal
 from runtime.durable.dead_letters import Source
 from runtime.durable.idempotency import Claim, Once, Scope, derived_key
-from runtime.execution.failures import Failures
+from runtime.execution.failures import Failures, name_field
 from runtime.service.context import Context
 from runtime.service.host import Work
 from runtime.storage.database import Database, Guard, Statement, Transaction
+from runtime.storage.values import UnstorableValue
+
+T = TypeVar("T")
 
 Method = Callable[..., Awaitable[Any]]
 
@@ -47,6 +50,9 @@ class UnitOfWork(Work):
 
     def publish(self, signal: Signal) -> None:
         self.signals.append(signal)
+
+    def track(self, name: str, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+        return self._tx.made.track(name, work, callers=3)  # the handler called the context, which called this
 
 
 class Transactions:
@@ -132,6 +138,8 @@ class Transactions:
             try:
                 return await self.run(method, message, ctx, check, guard, final, claim)
             except BaseException as error:  # compensations run before another attempt can take the claim
+                if isinstance(error, UnstorableValue):
+                    error = name_field(error, message)
                 raise await self._failures.to_caller_error(error, ctx, title) from None
 
         if self._makes_requests:

@@ -64,16 +64,22 @@ class Context(msgspec.Struct, eq=False, weakref=True):
             MaybeDelivered: if the callee may have run; a retry is safe only if the request is idempotent.
             UsageError: if this handler's transaction has begun: make requests first, write afterwards.
         """
+        if self.work is not None:
+            return self.work.track("ctx.request", self.host.request(self, message, timeout, key))
         call = self.host.local_calls.get(message.__class__)
-        if call is None or self.work is not None:
+        if call is None:
             return self.host.request(self, message, timeout, key)
         return call(self, message, timeout, key)
 
-    async def publish(self, signal: Signal) -> None:
+    def publish(self, signal: Signal) -> Coroutine[Any, Any, None]:
         """Publish a signal: each subscribing service receives it on one instance (or on all), at most once.
 
         A handler with `tx` publishes it after the commit, and never if the transaction does not commit.
         """
+        publishing = self._publish(signal)
+        return publishing if self.work is None else self.work.track("ctx.publish", publishing)
+
+    async def _publish(self, signal: Signal) -> None:
         if not isinstance(signal, Signal):
             raise UsageError(f"ctx.publish takes a Signal, got {type(signal).__name__}: an Event goes through tx.publish")
         if self.work is not None:

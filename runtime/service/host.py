@@ -3,7 +3,7 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from runtime.clock import Clock, Random
 from runtime.contract.messages import Contract, Request, Signal
@@ -11,6 +11,8 @@ from runtime.network.envelope import Address
 
 if TYPE_CHECKING:
     from runtime.service.context import Context
+
+T = TypeVar("T")
 
 LocalCall = Callable[["Context", Request[Any], float | None, str | None], Coroutine[Any, Any, Any]]
 """Makes a request to an instance in this process: the caller's context, the message, a timeout, an idempotency key."""
@@ -75,3 +77,7 @@ class Work(ABC):
     @abstractmethod
     def publish(self, signal: Signal) -> None:
         """Publish a signal after the commit."""
+
+    @abstractmethod
+    def track(self, name: str, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+        """Return a coroutine that does `work`, and that has to be awaited before the commit. Its name is for errors."""

@@ -11,6 +11,7 @@ from runtime.storage.database import (
     Superseded,
     Transaction,
 )
+from runtime.storage.values import UnstorableValue
 
 __all__ = [
     "ConstraintError",
@@ -22,4 +23,5 @@ __all__ = [
     "StatementError",
     "Superseded",
     "Transaction",
+    "UnstorableValue",
 ]

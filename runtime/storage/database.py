@@ -1,19 +1,27 @@
 """The database port: the interface of a service to its own database, on any engine.
 
-SQL has `$1` parameters. Values are str, int, float, bytes, bool, or None. A datetime becomes RFC 3339 text and a UUID its
-text; both come back as text.
+SQL has `$1` parameters. Each takes a str, int (of 64 bits), float (not NaN), bool, bytes, Decimal, datetime (with a timezone), date,
+time, timedelta, UUID, a member of an Enum, or None. A row has what the engine's columns hold: SQLite returns those
+that it has no column type for as text, and a bool as 0 or 1. `fetch(…, into=Ride)` returns structs instead, whose fields equal the
+stored values on every engine. A datetime is stored in UTC: it comes back as the same moment.
+
+Declare the columns of Decimal as TEXT on SQLite: a NUMERIC column rounds to 15 digits.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import msgspec
 
 from runtime.contract.errors import CallboardError, UsageError
 from runtime.contract.messages import Event
+from runtime.storage.values import decoded
+from runtime.tasks import Unfinished
+
+T = TypeVar("T")
 
 Row = Mapping[str, Any]
 """A row: values by column name."""
@@ -60,6 +68,7 @@ class Transaction(ABC):
         final: statements that run last, in the commit's own hop.
         outcome: the rows of the last of the final statements.
         committed: whether the transaction has been committed.
+        made: statements, events, signals, and requests, each of which has to be awaited before the commit.
     """
 
     def __init__(self) -> None:
@@ -68,35 +77,81 @@ class Transaction(ABC):
         self.final: list[Statement] = []
         self.outcome: list[Row] = []
         self.committed = False
+        self.made: Unfinished = Unfinished()
 
     @property
     @abstractmethod
     def begun(self) -> bool:
         """Whether a statement has run. From then on the transaction holds the write lock."""
 
-    @abstractmethod
-    async def execute(self, sql: str, *params: Any) -> int:
+    def execute(self, sql: str, *params: Any) -> Coroutine[Any, Any, int]:
         """Run a statement, and return the number of rows that it changed.
 
         Raises:
+            UsageError: if a parameter cannot be stored. The transaction can continue.
             StatementError: if the statement is wrong or violates a constraint (`ConstraintError`); only it was undone.
             DatabaseError: if the database failed; the whole transaction is lost.
         """
+        return self.made.track("tx.execute", self._execute(sql, params))
+
+    @overload
+    def fetch(self, sql: str, *params: Any) -> Coroutine[Any, Any, list[Row]]: ...
+    @overload
+    def fetch(self, sql: str, *params: Any, into: type[T]) -> Coroutine[Any, Any, list[T]]: ...
+    def fetch(self, sql: str, *params: Any, into: Any = None) -> Coroutine[Any, Any, list[Any]]:
+        """Run a query, and return all rows; as structs of the type `into`, if given. Raises like `execute`."""
+        return self.made.track("tx.fetch", self._fetch_into(sql, params, into))
+
+    @overload
+    def fetch_one(self, sql: str, *params: Any) -> Coroutine[Any, Any, Row | None]: ...
+    @overload
+    def fetch_one(self, sql: str, *params: Any, into: type[T]) -> Coroutine[Any, Any, T | None]: ...
+    def fetch_one(self, sql: str, *params: Any, into: Any = None) -> Coroutine[Any, Any, Any]:
+        """Run a query, and return the first row, or None; as a struct of the type `into`, if given. Raises like `execute`."""
+        return self.made.track("tx.fetch_one", self._fetch_first(sql, params, into))
+
+    def publish(self, event: Event) -> Coroutine[Any, Any, None]:
+        """Publish a durable event: it is committed with this transaction or not at all."""
+        return self.made.track("tx.publish", self._publish(event))
+
+    def require_finished(self) -> None:
+        """Refuse the commit if a statement, event, or request was made here that was not awaited to its end.
+
+        Raises:
+            UsageError: with the line where it was made.
+        """
+        unfinished = self.made.describe()
+        if unfinished is not None:
+            raise UsageError(f"{unfinished} when the transaction was to be committed, so nothing was: await it")
 
     @abstractmethod
-    async def fetch(self, sql: str, *params: Any) -> list[Row]:
+    async def _execute(self, sql: str, params: Sequence[Any]) -> int:
+        """Run a statement, and return the number of rows that it changed. Raises like `execute`."""
+
+    @abstractmethod
+    async def _fetch(self, sql: str, params: Sequence[Any]) -> list[Row]:
         """Run a query, and return all rows. Raises like `execute`."""
 
-    async def fetch_one(self, sql: str, *params: Any) -> Row | None:
-        """Run a query, and return the first row, or None. Raises like `execute`."""
-        rows = await self.fetch(sql, *params)
+    async def _fetch_into(self, sql: str, params: Sequence[Any], into: Any) -> list[Any]:
+        rows = await self._fetch(sql, params)
+        return rows if into is None else structs(rows, into)
+
+    async def _fetch_first(self, sql: str, params: Sequence[Any], into: Any) -> Any:
+        rows = await self._fetch_into(sql, params, into)
         return rows[0] if rows else None
 
-    async def publish(self, event: Event) -> None:
-        """Publish a durable event: it is committed with this transaction or not at all."""
+    async def _publish(self, event: Event) -> None:
         if not isinstance(event, Event):
             raise UsageError(f"tx.publish takes an Event, got {type(event).__name__}: a Signal goes through ctx.publish")
         self.events.append(event)
+
+
+def structs(rows: Sequence[Row], into: type[T]) -> list[T]:
+    """Return rows as structs. Raises `StatementError` if a row does not fit."""
+    try:
+        return decoded(rows, into)
+    except msgspec.ValidationError as error:
+        raise StatementError(f"a row is not a {into.__name__}: {error}") from None
 
 
 class Database(ABC):
@@ -142,14 +197,29 @@ class Database(ABC):
     async def execute(self, sql: str, *params: Any) -> int:
         """Run one statement in its own transaction, and return the number of rows that it changed."""
 
-    @abstractmethod
-    async def fetch(self, sql: str, *params: Any) -> list[Row]:
-        """Run a query on the committed data, and return all rows."""
+    @overload
+    async def fetch(self, sql: str, *params: Any) -> list[Row]: ...
+    @overload
+    async def fetch(self, sql: str, *params: Any, into: type[T]) -> list[T]: ...
+    async def fetch(self, sql: str, *params: Any, into: Any = None) -> list[Any]:
+        """Run a query on the committed data, and return all rows; as structs of the type `into`, if given."""
+        rows = await self._fetch(sql, params)
+        return rows if into is None else structs(rows, into)
 
-    async def fetch_one(self, sql: str, *params: Any) -> Row | None:
-        """Run a query on the committed data, and return the first row, or None."""
-        rows = await self.fetch(sql, *params)
-        return rows[0] if rows else None
+    @overload
+    async def fetch_one(self, sql: str, *params: Any) -> Row | None: ...
+    @overload
+    async def fetch_one(self, sql: str, *params: Any, into: type[T]) -> T | None: ...
+    async def fetch_one(self, sql: str, *params: Any, into: Any = None) -> Any:
+        """Run a query on the committed data, and return the first row, or None; as a struct of the type `into`, if given."""
+        rows = await self._fetch(sql, params)
+        if not rows:
+            return None
+        return rows[0] if into is None else structs(rows[:1], into)[0]
+
+    @abstractmethod
+    async def _fetch(self, sql: str, params: Sequence[Any]) -> list[Row]:
+        """Run a query on the committed data, and return all rows."""
 
     @abstractmethod
     async def script(self, statements: str) -> None:

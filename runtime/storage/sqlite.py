@@ -12,16 +12,14 @@ import re
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
-from uuid import UUID
 
 import aiosqlite
 
-from runtime.clock import rfc3339
 from runtime.contract.errors import UsageError
 from runtime.storage.database import ConstraintError, Database, DatabaseError, Guard, Row, StatementError, Superseded, Transaction
+from runtime.storage.values import blame, bound
 from runtime.storage.writer import Group, Writer
 from runtime.tasks import finish
 
@@ -96,6 +94,7 @@ class SqliteDatabase(Database):
         token = self.current.set(transaction)
         try:
             yield transaction
+            transaction.require_finished()
             if transaction.events:
                 self._append(transaction)
         except BaseException:
@@ -104,6 +103,7 @@ class SqliteDatabase(Database):
         else:
             await finish(transaction.commit())
         finally:
+            transaction.made.close()
             self.current.reset(token)
             if transaction.committed and transaction.events and self.after_commit is not None:
                 self.after_commit(transaction)
@@ -117,7 +117,7 @@ class SqliteDatabase(Database):
         async with self.transaction() as tx:
             return await tx.execute(sql, *params)
 
-    async def fetch(self, sql: str, *params: Any) -> list[Row]:
+    async def _fetch(self, sql: str, params: Sequence[Any]) -> list[Row]:
         if self._reader is None:
             raise DatabaseError(f"{self.path}: is closed")
         return await self._on(self._reader, lambda raw: _fetch(raw, sql, params))
@@ -179,10 +179,10 @@ class _SqliteTransaction(Transaction):
     def begun(self) -> bool:
         return self._group is not None
 
-    async def execute(self, sql: str, *params: Any) -> int:
+    async def _execute(self, sql: str, params: Sequence[Any]) -> int:
         return await self._run(lambda raw: _execute(raw, sql, params))
 
-    async def fetch(self, sql: str, *params: Any) -> list[Row]:
+    async def _fetch(self, sql: str, params: Sequence[Any]) -> list[Row]:
         return await self._run(lambda raw: _fetch(raw, sql, params))
 
     async def _run(self, function: Callable[[sqlite3.Connection], T]) -> T:
@@ -268,12 +268,19 @@ def _translation(path: Path, error: Exception) -> DatabaseError:
     return DatabaseError(f"{path}: {error}")  # a ValueError means that the connection is closed
 
 
+def _run(raw: sqlite3.Connection, sql: str, params: Sequence[Any]) -> sqlite3.Cursor:
+    try:
+        return raw.execute(_numbered(sql), bound(params))
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise blame(params) or error from None
+
+
 def _execute(raw: sqlite3.Connection, sql: str, params: Sequence[Any]) -> int:
-    return raw.execute(_numbered(sql), _bound(params)).rowcount
+    return _run(raw, sql, params).rowcount
 
 
 def _fetch(raw: sqlite3.Connection, sql: str, params: Sequence[Any]) -> list[Row]:
-    cursor = raw.execute(_numbered(sql), _bound(params))
+    cursor = _run(raw, sql, params)
     rows = cursor.fetchall()
     if not rows:
         return []
@@ -314,22 +321,20 @@ def _script(raw: sqlite3.Connection, statements: str) -> None:
         raise
 
 
+_TOKEN = re.compile(
+    r"""
+      '(?:[^']|'')*'          # text, also as in x'00'
+    | "(?:[^"]|"")*" | `(?:[^`]|``)*` | \[[^\]]*\]   # quoted names
+    | --[^\n]* | /\*.*?(?:\*/|\Z)                    # comments
+    | [^\W\d][\w$]*          # words
+    | \$(?P<number>\d+)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+"""The tokens of SQLite (sqlite.org/lang_expr.html) in which a `$` may occur, and a parameter."""
+
+
 @functools.lru_cache(1024)
 def _numbered(sql: str) -> str:
-    return re.sub(r"\$(\d+)", r"?\1", sql)
-
-
-def _bound(params: Sequence[Any]) -> Sequence[Any]:
-    for value in params:
-        if type(value) not in _PLAIN:
-            return [_plain(value) for value in params]
-    return params
-
-
-_PLAIN = {str, int, float, bytes, bool, type(None)}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return rfc3339(value)
-    return str(value) if isinstance(value, UUID) else value
+    """Return a statement with the parameters `$1` as SQLite's `?1`. Text, quoted names, and comments stay as they are."""
+    return _TOKEN.sub(lambda token: token[0] if token["number"] is None else f"?{token['number']}", sql)

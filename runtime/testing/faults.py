@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
@@ -189,7 +189,7 @@ class CrashingDatabase(Database):
         async with self.transaction() as tx:
             return await tx.execute(sql, *params)
 
-    async def fetch(self, sql: str, *params: Any) -> list[Row]:
+    async def _fetch(self, sql: str, params: Sequence[Any]) -> list[Row]:
         return await self._inner.fetch(sql, *params)
 
     async def script(self, statements: str) -> None:

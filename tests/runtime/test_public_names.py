@@ -82,6 +82,7 @@ ARGUMENTS: dict[str, Callable[[Path], tuple[Any, ...]]] = {
     "Topic": lambda _: ("signal", "wallet"),
     "UnknownRequest": lambda _: ("wallet.Hold",),
     "Unreachable": lambda _: ("wallet",),
+    "UnstorableValue": lambda _: (1, 2**63, "an integer of 65 bits"),
     "Violation": lambda _: ("/cents", "expected an integer"),
 }
 """The arguments of the classes that need some."""

@@ -211,9 +211,7 @@ async def test_a_database_locked_by_another_process_fails_after_the_busy_timeout
     await assert_still_works(database)
 
 
-@pytest.mark.parametrize(
-    ("sql", "params"), [("SELEC", ()), ("SELECT * FROM nowhere", ()), ("SELECT $1", ((1,),)), ("SELECT $1", (2**70,))]
-)
+@pytest.mark.parametrize(("sql", "params"), [("SELEC", ()), ("SELECT * FROM nowhere", ()), ("SELECT $2", (1,))])
 async def test_an_invalid_statement_raises_a_statement_error(database: SqliteDatabase, sql: str, params: tuple[Any, ...]) -> None:
     with pytest.raises(StatementError):
         await database.fetch(sql, *params)
