@@ -22,6 +22,8 @@ class NodeSettings(Struct):
 
     request_timeout: Annotated[float, Meta(gt=0)] = 10.0
     """How long a request may take if its caller has no deadline."""
+    transaction_timeout: Annotated[float, Meta(gt=0)] = 30.0
+    """How long a transaction may take that no handler's deadline ends: in a timer, in `on_start`, or in a script."""
     undo_timeout: Annotated[float, Meta(gt=0)] = 5.0
     """How long each compensation may take."""
     drain_timeout: Annotated[float, Meta(ge=0)] = 20.0

@@ -148,7 +148,10 @@ class EventsEndpoint(Unattended):
         last: Context | None = None
         tx: Transaction | None = None
         try:
-            async with self._transactions.database.transaction(batch.guard) as tx:
+            first = self._handlers[batch.events[0].type].method
+            database = self._transactions.database
+            holder = database.holder_until(getattr(first, "__qualname__", self.title), ctx.deadline)
+            async with database.transaction(batch.guard, holder) as tx:
                 deadline = self.host.clock.monotonic() + self.host.request_timeout
                 for event in batch.events:
                     envelope = Envelope("signal", event.id, event.type, event.body, batch.source.publisher, trace=event.trace)

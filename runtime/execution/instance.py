@@ -127,6 +127,9 @@ class Instance(Host):
         self.stream = Stream(database, self.clock, self.random)
         self.events = EventPublisher(self, self.environment, self.stream)
         database.before_commit, database.after_commit = self.events.append, self.events.committed
+        settings = self.environment.settings
+        database.transaction_timeout = settings.transaction_timeout if settings.deadlines else None
+        database.log = self.log
         self._once = Once(
             database,
             self.clock,

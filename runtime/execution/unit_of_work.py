@@ -100,7 +100,8 @@ class Transactions:
         tx: Transaction | None = None
         work: UnitOfWork | None = None
         try:
-            async with self.database.transaction(guard) as tx:
+            holder = self.database.holder_until(getattr(method, "__qualname__", ctx.service), ctx.deadline)
+            async with self.database.transaction(guard, holder) as tx:
                 work = UnitOfWork(tx, claim)
                 ctx.work = work
                 tx.trace = ctx.trace

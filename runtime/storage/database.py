@@ -8,11 +8,16 @@ stored values on every engine. A datetime is stored in UTC: it comes back as the
 Declare the columns of Decimal as TEXT on SQLite: a NUMERIC column rounds to 15 digits.
 """
 
+import asyncio
+import logging
+import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
-from typing import Any, TypeVar, overload
+from types import FrameType
+from typing import Any, NamedTuple, TypeVar, overload
 
 import msgspec
 
@@ -56,11 +61,23 @@ class Guard(msgspec.Struct, frozen=True):
     params: tuple[Any, ...]
 
 
+class Holder(NamedTuple):
+    """Who runs a transaction, and until when.
+
+    Attributes:
+        title: class and method, for logs.
+        deadline: when the transaction is rolled back, on the event loop's scale.
+    """
+
+    title: str
+    deadline: float
+
+
 class Transaction(ABC):
     """An atomic change of the service's database.
 
     It begins with its first statement, sees its own changes, and holds the only write lock until it ends. A handler that
-    takes a transaction commits it by returning.
+    takes a transaction commits it by returning. At the deadline of its handler it is rolled back, whatever the handler does.
 
     Attributes:
         events: the events to append to the stream at the commit.
@@ -162,12 +179,17 @@ class Database(ABC):
         before_commit: called right before the commit of each transaction with events. It adds the statements that append
             the events to the stream.
         after_commit: called after each of these commits.
+        transaction_timeout: how long a transaction outside of a handler with a deadline may take, in seconds. With None,
+            no transaction has a deadline.
+        log: the log of the service.
     """
 
     def __init__(self) -> None:
         self.current: ContextVar[Transaction | None] = ContextVar("current", default=None)
         self.before_commit: Callable[[Transaction], None] | None = None
         self.after_commit: Callable[[Transaction], None] | None = None
+        self.transaction_timeout: float | None = 30.0
+        self.log: logging.Logger = logging.getLogger("callboard.storage")
 
     @abstractmethod
     async def open(self) -> None:
@@ -182,16 +204,35 @@ class Database(ABC):
         """End running transactions and close the database. Calling it twice is harmless."""
 
     @abstractmethod
-    def transaction(self, guard: Guard | None = None) -> AbstractAsyncContextManager[Transaction]:
+    def transaction(self, guard: Guard | None = None, holder: Holder | None = None) -> AbstractAsyncContextManager[Transaction]:
         """Return a transaction that commits when the `async with` block ends, and rolls back when it raises.
 
         The commit is shielded from cancellation: when the block has ended, the outcome is known.
 
+        Args:
+            guard: the first statement.
+            holder: the handler; by default the calling function, and `transaction_timeout` from now.
+
         Raises:
-            UsageError: if the current task is in a transaction on this database already.
-            DatabaseError: if the commit failed; the transaction was rolled back.
+            UsageError: if the current task is in a transaction on this database already, or if the block left something
+                that was made in it unfinished.
+            DatabaseError: if the commit failed, or the deadline passed before; the transaction was rolled back.
             Superseded: if the guard did not change exactly one row.
         """
+
+    def holder(self, frame: FrameType) -> Holder:
+        """Return the function that runs in a frame, as the holder of a transaction that begins now."""
+        code = frame.f_code
+        timeout = math.inf if self.transaction_timeout is None else self.transaction_timeout
+        title = f"{code.co_qualname} ({os.path.basename(code.co_filename)}:{frame.f_lineno})"
+        return Holder(title, asyncio.get_running_loop().time() + timeout)
+
+    def holder_until(self, title: str, deadline: float) -> Holder:
+        """Return a handler as the holder of a transaction that begins now."""
+        timeout = self.transaction_timeout
+        if timeout is None:
+            return Holder(title, math.inf)
+        return Holder(title, asyncio.get_running_loop().time() + timeout if deadline == math.inf else deadline)
 
     @abstractmethod
     async def execute(self, sql: str, *params: Any) -> int:

@@ -10,6 +10,7 @@ import functools
 import os
 import re
 import sqlite3
+import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -18,9 +19,19 @@ from typing import Any, TypeVar
 import aiosqlite
 
 from runtime.contract.errors import UsageError
-from runtime.storage.database import ConstraintError, Database, DatabaseError, Guard, Row, StatementError, Superseded, Transaction
+from runtime.storage.database import (
+    ConstraintError,
+    Database,
+    DatabaseError,
+    Guard,
+    Holder,
+    Row,
+    StatementError,
+    Superseded,
+    Transaction,
+)
 from runtime.storage.values import blame, bound
-from runtime.storage.writer import Group, Writer
+from runtime.storage.writer import Group, Turn, Writer
 from runtime.tasks import finish
 
 __all__ = ["SqliteDatabase", "SqliteFolder"]
@@ -42,7 +53,7 @@ class SqliteDatabase(Database):
         self._durable = durable
         self._writer: _Connection | None = None
         self._reader: _Connection | None = None
-        self.turns: Writer = Writer(self.hop)
+        self.turns: Writer = Writer(self.hop, lambda: self.log)
 
     def __repr__(self) -> str:
         return f"<SqliteDatabase {self.path} [{'CLOSED' if self._writer is None else 'OPEN'}]>"
@@ -76,21 +87,22 @@ class SqliteDatabase(Database):
         return connection
 
     async def close(self) -> None:
+        self.turns.stop()
         writer, reader, self._writer, self._reader = self._writer, self._reader, None, None
         for connection in (writer, reader):
             if connection is not None:
                 await connection.close()
 
-    def transaction(self, guard: Guard | None = None) -> AbstractAsyncContextManager[Transaction]:
-        return self._transaction(guard)
+    def transaction(self, guard: Guard | None = None, holder: Holder | None = None) -> AbstractAsyncContextManager[Transaction]:
+        return self._transaction(guard, holder or self.holder(sys._getframe(1)))  # pyright: ignore[reportPrivateUsage]
 
     @asynccontextmanager
-    async def _transaction(self, guard: Guard | None) -> AsyncGenerator[Transaction, None]:
+    async def _transaction(self, guard: Guard | None, holder: Holder) -> AsyncGenerator[Transaction, None]:
         if self.current.get() is not None:
             raise UsageError(
                 "this task is in a transaction on this database already: use the handler's tx instead of self.db.transaction()"
             )
-        transaction = _SqliteTransaction(self, guard)
+        transaction = _SqliteTransaction(self, guard, holder)
         token = self.current.set(transaction)
         try:
             yield transaction
@@ -114,7 +126,7 @@ class SqliteDatabase(Database):
         self.before_commit(transaction)
 
     async def execute(self, sql: str, *params: Any) -> int:
-        async with self.transaction() as tx:
+        async with self.transaction(None, self.holder(sys._getframe(1))) as tx:  # pyright: ignore[reportPrivateUsage]
             return await tx.execute(sql, *params)
 
     async def _fetch(self, sql: str, params: Sequence[Any]) -> list[Row]:
@@ -165,15 +177,17 @@ class SqliteFolder:
         return SqliteDatabase(self._folder / f"{service}.sqlite", durable=self._durable)
 
 
-class _SqliteTransaction(Transaction):
-    def __init__(self, database: SqliteDatabase, guard: Guard | None) -> None:
-        super().__init__()
+class _SqliteTransaction(Transaction, Turn):
+    def __init__(self, database: SqliteDatabase, guard: Guard | None, holder: Holder) -> None:
+        Transaction.__init__(self)
+        Turn.__init__(self, holder.title, holder.deadline)
         self._database = database
         self._guard = guard
         self._group: Group | None = None
         self._lost: DatabaseError | Superseded | None = None
         self._ended = False
         self._beginning = asyncio.Lock()
+        self._giving_up: asyncio.Task[None] | None = None
 
     @property
     def begun(self) -> bool:
@@ -197,7 +211,7 @@ class _SqliteTransaction(Transaction):
         return await self._hop(function)
 
     async def _begin(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        group = await self._database.turns.take_turn()
+        group = await self._database.turns.take_turn(self)
         if self._ended:  # the handler has returned, but left a task behind
             await finish(self._database.turns.pass_on(group))
             raise UsageError("this transaction has ended while a statement waited for its turn")
@@ -216,8 +230,19 @@ class _SqliteTransaction(Transaction):
         except StatementError:
             raise
         except (DatabaseError, Superseded) as error:
-            self._lost = error
-            raise
+            self._lost = self._lost or error
+            raise self._lost from None
+
+    def expire(self) -> None:
+        if self._group is None or self._giving_up is not None:
+            return
+        if not self._ended:
+            self._lost = DatabaseError(f"the transaction of {self.title} took longer than its deadline, and was rolled back")
+            self._giving_up = asyncio.ensure_future(self._database.turns.give_up_turn(self._group))
+        self._database.writer.interrupt_now()  # a statement that still runs
+
+    async def _give_up(self, group: Group) -> None:
+        await (self._giving_up or self._database.turns.give_up_turn(group))
 
     async def commit(self) -> None:
         """Commit. A transaction that ran no statement and has nothing to write costs nothing."""
@@ -229,7 +254,7 @@ class _SqliteTransaction(Transaction):
         self._ended = True
         if self._group is not None:
             if self._lost is not None:
-                await self._database.turns.give_up_turn(self._group)
+                await self._give_up(self._group)
                 raise self._lost
             await self._database.turns.end_turn(self._group, self._write_final)
         self.committed = True
@@ -237,7 +262,7 @@ class _SqliteTransaction(Transaction):
     async def roll_back(self) -> None:
         self._ended = True
         if self._group is not None:
-            await self._database.turns.give_up_turn(self._group)
+            await self._give_up(self._group)
 
     def _write_final(self, raw: sqlite3.Connection) -> None:
         for sql, params in self.final:
@@ -245,12 +270,17 @@ class _SqliteTransaction(Transaction):
 
 
 class _Connection(aiosqlite.Connection):
-    """A connection that runs several statements in one hop. Only this class uses aiosqlite's private `_execute`."""
+    """A connection that runs several statements in one hop. Only this class uses aiosqlite's private names."""
 
     async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run a function in the connection's thread. Once awaited it runs, even if the caller is cancelled."""
         found: T = await self._execute(function, self._conn)  # type: ignore[no-untyped-call]
         return found
+
+    def interrupt_now(self) -> None:
+        """Let the statement that runs in the thread fail, if there is one."""
+        if self._connection is not None:
+            self._connection.interrupt()
 
 
 def _translation(path: Path, error: Exception) -> DatabaseError:

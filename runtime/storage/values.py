@@ -1,4 +1,4 @@
-"""Values in SQL: what a parameter is stored as, and how a row becomes a struct again.
+"""Values in SQL: the form in which a parameter is stored, and how a row becomes a struct again.
 
 Each value has one form as a number, text, or bytes, from which its own type restores an equal value. An engine whose columns
 have the type itself (PostgreSQL) binds the value as it is; its rows become the same structs.
@@ -30,7 +30,7 @@ class UnstorableValue(UsageError):
 
     Attributes:
         value: the value.
-        reason: what is wrong with it, without the number of the parameter.
+        reason: the fault, without the number of the parameter.
     """
 
     def __init__(self, number: int, value: object, reason: str) -> None:

@@ -11,7 +11,7 @@ from runtime.contract.messages import Struct
 from runtime.network.envelope import Address, Envelope, Topic
 from runtime.network.manifest import Manifest
 from runtime.network.transport import Capabilities, Receiver, Transport, TransportError
-from runtime.storage.database import Database, Guard, Row, Transaction
+from runtime.storage.database import Database, Guard, Holder, Row, Transaction
 
 
 class Faults(Struct):
@@ -178,9 +178,10 @@ class CrashingDatabase(Database):
         await self._inner.close()
 
     @asynccontextmanager
-    async def transaction(self, guard: Guard | None = None) -> AsyncGenerator[Transaction, None]:
+    async def transaction(self, guard: Guard | None = None, holder: Holder | None = None) -> AsyncGenerator[Transaction, None]:
         self._inner.before_commit, self._inner.after_commit = self.before_commit, self.after_commit
-        async with self._inner.transaction(guard) as tx:
+        self._inner.transaction_timeout, self._inner.log = self.transaction_timeout, self.log
+        async with self._inner.transaction(guard, holder) as tx:
             yield tx
             await self._points.visit("before commit")
         await self._points.visit("after commit")

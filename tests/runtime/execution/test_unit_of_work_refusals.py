@@ -1,10 +1,11 @@
-"""What a transaction's commit refuses: work that was not awaited, and values of the request that cannot be stored."""
+"""Why a transaction is not committed: unawaited work, values that cannot be stored, and its handler's deadline."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,15 +17,19 @@ from runtime import (
     InternalError,
     Invalid,
     Node,
+    NodeSettings,
     Request,
     Service,
+    ServiceError,
     Signal,
     Struct,
     Transaction,
     Violation,
+    every,
     handles,
 )
-from runtime.storage.sqlite import SqliteFolder
+from runtime.storage.sqlite import SqliteDatabase, SqliteFolder
+from runtime.testing import eventually
 from transports.memory import MemorySettings, MemoryTransport
 
 ledger = Contract("ledger")
@@ -74,8 +79,16 @@ class Find(Request[int]):
     added: int = 0
 
 
+@ledger.message
+class Hang(Request[None]):
+    """Writes a row and never returns, not even when it is cancelled at its deadline."""
+
+
 class Ledger(Service):
     contract = ledger
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
 
     async def on_start(self, ctx: Context) -> None:
         await self.db.execute("CREATE TABLE lines (cents BIGINT, at TEXT)")
@@ -117,15 +130,42 @@ class Ledger(Service):
         await tx.execute("INSERT INTO lines (cents) VALUES ($1)", message.number)
 
     @handles(allow=ANYONE)
+    async def hang(self, message: Hang, ctx: Context, tx: Transaction) -> None:
+        await tx.execute("INSERT INTO lines (cents) VALUES (1)")
+        while not self.over.is_set():
+            try:
+                await self.over.wait()
+            except asyncio.CancelledError:
+                continue
+
+    @handles(allow=ANYONE)
     async def find(self, message: Find, ctx: Context) -> int:
         return len(await self.db.fetch("SELECT cents FROM lines WHERE cents > $1", message.number + message.added))
 
 
+class HangingTimer(Ledger):
+    """Its timer, which has no deadline, never ends its first transaction."""
+
+    ticks = 0
+
+    @every(seconds=0.01)
+    async def tidy(self, ctx: Context) -> None:
+        self.ticks += 1
+        if self.ticks == 1:
+            async with self.db.transaction() as tx:
+                while True:
+                    await tx.execute("INSERT INTO lines (cents) VALUES (1)")
+                    await asyncio.sleep(0.01)
+
+
 @asynccontextmanager
-async def running(folder: Path, *, zero_copy: bool = False) -> AsyncGenerator[tuple[Ledger, Context], None]:
+async def running(
+    folder: Path, cls: type[Ledger] = Ledger, *, zero_copy: bool = False, **settings: Any
+) -> AsyncGenerator[tuple[Ledger, Context], None]:
     transport = MemoryTransport(settings=MemorySettings(zero_copy=zero_copy))
-    async with Node([Ledger], transport, databases=SqliteFolder(folder, durable=False)) as node:
-        service = node.service(Ledger)
+    databases = SqliteFolder(folder, durable=False)
+    async with Node([cls], transport, databases=databases, settings=NodeSettings(**settings)) as node:
+        service = node.service(cls)
         assert service is not None
         yield service, node.client("test", (ledger,))
 
@@ -204,3 +244,35 @@ async def test_a_statement_that_was_cancelled_does_not_hold_up_the_commit(tmp_pa
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0):
                 await tx.fetch("SELECT 1")
+
+
+async def test_a_transaction_is_rolled_back_at_its_handlers_deadline_whatever_the_handler_does(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(tmp_path) as (service, ctx):
+        hanging = asyncio.create_task(ctx.request(Hang(), timeout=0.2))
+        await eventually(lambda: "BUSY" in repr(sqlite(service).turns), "the handler has the turn")
+        await ctx.request(Book(number=7))
+        assert await service.db.fetch("SELECT cents FROM lines") == [{"cents": 7}]
+        assert "Ledger.hang has held the write transaction for 0." in caplog.text
+        service.over.set()
+        with pytest.raises(ServiceError):
+            await hanging
+        assert await service.db.fetch("SELECT cents FROM lines") == [{"cents": 7}]
+
+
+async def test_a_transaction_without_a_handlers_deadline_is_bounded_by_a_setting(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(tmp_path, HangingTimer, transaction_timeout=0.2) as (service, ctx):
+        assert isinstance(service, HangingTimer)
+        await eventually(lambda: service.ticks == 1, "the timer has begun")
+        await ctx.request(Book(number=7))
+        assert await service.db.fetch("SELECT cents FROM lines") == [{"cents": 7}]
+        assert "HangingTimer.tidy (test_unit_of_work_refusals.py:" in caplog.text
+        await eventually(lambda: service.ticks > 2, "the timer ticks again")
+
+
+def sqlite(service: Ledger) -> SqliteDatabase:
+    assert isinstance(service.db, SqliteDatabase)
+    return service.db

@@ -131,7 +131,7 @@ async def test_a_value_that_cannot_be_stored_is_refused_by_its_number(
             await tx.execute("INSERT INTO notes (id, text) VALUES ($1, $2)", 2, value)
     with pytest.raises(UnstorableValue, match=reason):
         await database.fetch("SELECT $1, $2", 1, value)
-    assert await database.fetch("SELECT text FROM notes") == [{"text": "before"}], "the transaction went on"
+    assert await database.fetch("SELECT text FROM notes") == [{"text": "before"}], "the transaction continued"
 
 
 async def test_a_type_that_cannot_be_stored_is_refused_with_the_remedy(database: SqliteDatabase) -> None:
@@ -183,6 +183,6 @@ async def test_a_parameter_inside_text_names_or_comments_stays_as_it_is(
     assert tuple(row.values()) == expected
 
 
-async def test_ten_and_more_parameters_are_told_apart(database: SqliteDatabase) -> None:
+async def test_ten_and_more_parameters_keep_their_numbers(database: SqliteDatabase) -> None:
     rows = await database.fetch("SELECT $10 || $1 || $11 AS text", *"abcdefghijk")
     assert rows == [{"text": "jak"}]
