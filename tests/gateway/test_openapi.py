@@ -1,8 +1,10 @@
 """The OpenAPI document is valid, exact, and matches what the gateway answers."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 import schemathesis
@@ -13,7 +15,13 @@ from schemathesis.specs.openapi import checks
 
 from config import compose
 from gateway.openapi import document
+from gateway.service import Gateway
+from gateway.settings import GatewaySettings
+from runtime import Node
+from runtime.testing import FakeAuth
+from tests.gateway.library import Library
 from tests.system_under_test import System, open_system, settings
+from transports.memory import MemoryNetwork, MemoryTransport
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +70,37 @@ def test_the_document_describes_parameters_bodies_and_errors_exactly(doc: dict[s
     for name, schema in doc["components"]["schemas"].items():
         if name != "Problem" and schema.get("type") == "object":
             assert schema["additionalProperties"] is False, name
+
+
+async def test_types_of_every_kind_are_described_and_work() -> None:
+    async with Node([FakeAuth, Library, partial(Gateway, GatewaySettings(port=0))], MemoryTransport(MemoryNetwork())) as node:
+        running = node.service(Gateway)
+        assert running is not None
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{running.port}") as client:
+            found: dict[str, Any] = (await client.get("/openapi.json")).json()
+            OpenAPIV31SpecValidator(found).validate()
+            (parameter,) = found["paths"]["/shelves/{shelfId}"]["patch"]["parameters"]
+            assert parameter["name"] == "shelfId"
+            body = found["paths"]["/shelves/{shelfId}"]["patch"]["requestBody"]
+            assert body["required"] is False
+            assert set(body["content"]["application/json"]["schema"]["properties"]) == {"newName", "underShelf"}
+            schemas = found["components"]["schemas"]
+            assert schemas["library.Shelf"]["properties"]["inner"]["items"] == {"$ref": "#/components/schemas/library.Shelf"}
+            assert "library.Page_Shelf_" in schemas
+
+            for sent, name in ((b"", "unset"), (b'{"newName":null}', "null"), (b'{"newName":"b"}', "b")):
+                answer = await client.patch("/shelves/1", content=sent, headers={"content-type": "application/json"})
+                assert (answer.status_code, answer.json()["name"]) == (200, name), answer.text
+            answer = await client.patch("/shelves/1", json={"underShelf": {"name": "a", "inner": [{"name": "b"}]}})
+            assert answer.json()["inner"] == [{"name": "a", "inner": [{"name": "b", "inner": []}]}]
+            assert (await client.get("/shelves?firstLetter=s")).json() == {
+                "items": [{"name": "s", "inner": []}],
+                "nextPage": None,
+            }
+            twice = await client.patch(
+                "/shelves/1", content=b'{"newName":"a","newName":"b"}', headers={"content-type": "application/json"}
+            )
+            assert (twice.status_code, twice.json()["code"]) == (400, "malformed")
 
 
 async def test_the_served_document_equals_the_generated_one(system: System, doc: dict[str, Any]) -> None:
