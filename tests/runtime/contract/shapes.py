@@ -10,12 +10,16 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 from uuid import UUID
 
 import msgspec
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from msgspec import UNSET, Meta, UnsetType
 
 from runtime import Request, Struct
 
 T = TypeVar("T")
+
+PROPERTY = settings(max_examples=50, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+"""The settings of properties: they do not depend on how fast the machine is."""
 
 
 class Colour(enum.Enum):

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from runtime import Contract, Event, Request, ServiceError, Signal
 from runtime.contract.errors import rebuild_error
 from runtime.contract.rest import HttpBinding, RestDecoder
-from tests.runtime.contract.shapes import Shape, anything, define, renames, request_of, scalars, texts, to_texts
+from tests.runtime.contract.shapes import PROPERTY, Shape, anything, define, renames, request_of, scalars, texts, to_texts
 
 
+@PROPERTY
 @given(st.data(), anything, anything, renames)
 def test_messages_and_replies_arrive_equal(data: st.DataObject, one: Shape, other: Shape, rename: str | None) -> None:
     request = define(request_of(one.annotation), {"first_field": one.annotation, "b": other.annotation}, rename)
@@ -23,6 +24,7 @@ def test_messages_and_replies_arrive_equal(data: st.DataObject, one: Shape, othe
             assert spec.reply_codec.decode(spec.reply_codec.encode_checked(reply)) == reply
 
 
+@PROPERTY
 @given(st.data(), anything, scalars, renames)
 def test_a_body_arrives_equal(data: st.DataObject, inside: Shape, in_path: Shape, rename: str | None) -> None:
     cls = define(Request[None], {"some_id": in_path.annotation, "some_value": inside.annotation}, rename)
@@ -39,6 +41,7 @@ def test_a_body_arrives_equal(data: st.DataObject, inside: Shape, in_path: Shape
     assert RestDecoder(cls, binding)(((name, text),), body) == message
 
 
+@PROPERTY
 @given(st.data(), texts, texts, renames)
 def test_a_query_arrives_equal(data: st.DataObject, one: Shape, other: Shape, rename: str | None) -> None:
     cls = define(Request[None], {"one": one.annotation, "the_other": other.annotation | None}, rename, the_other=None)
@@ -56,6 +59,7 @@ def test_a_query_arrives_equal(data: st.DataObject, one: Shape, other: Shape, re
     assert RestDecoder(cls, binding)(params, b"") == message
 
 
+@PROPERTY
 @given(st.data(), anything, anything)
 def test_the_fields_of_an_error_arrive_equal(data: st.DataObject, one: Shape, other: Shape) -> None:
     annotations = {"first_field": one.annotation, "other": other.annotation}
