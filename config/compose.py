@@ -141,6 +141,12 @@ def definitions(settings: Settings, names: Sequence[str] = ()) -> list[Definitio
     return [factory().definition for factory in chosen(settings, names).values()]
 
 
+def expected(settings: Settings, names: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the services that a gateway has to wait for: the configured ones, or those of the named services that have routes."""
+    with_routes = [manifest.service for manifest in manifests(settings, names) if any(info.http for info in manifest.requests)]
+    return settings.gateway.expects or tuple(with_routes)
+
+
 def manifests(settings: Settings, names: Sequence[str] = ()) -> list[Manifest]:
     """Return the manifests that the named services would announce, without running them."""
     services = [factory() for factory in chosen(settings, names).values()]

@@ -11,6 +11,7 @@ from litestar.handlers import ASGIRouteHandler
 
 from gateway.client import App
 from gateway.console import instances, require_operator
+from gateway.manifests import Manifests
 from gateway.problems import Problem, error_response, problem_response
 from runtime import Context, InternalError, ServiceError
 from runtime.identity import Keys, KeySet
@@ -49,6 +50,7 @@ def create_app(
     proxy: Proxy,
     ctx: Context,
     document: Callable[[], dict[str, Any]],
+    manifests: Manifests,
     draining: Callable[[], bool],
     streams: Mapping[str, App],
 ) -> Litestar:
@@ -59,6 +61,7 @@ def create_app(
         proxy: access to the node, for members, metrics, and identities.
         ctx: a context of the gateway, which requests the key set from auth.
         document: returns the OpenAPI document.
+        manifests: the services that the gateway knows.
         draining: returns whether the gateway is stopping.
         streams: the ASGI applications that serve event streams, by path.
     """
@@ -81,10 +84,15 @@ def create_app(
 
     @get("/readyz", sync_to_thread=False)
     def readyz() -> Response[bytes]:
-        services = {member.manifest.service for member in proxy.registry if any(info.http for info in member.manifest.requests)}
-        ready = bool(services) and not draining()
-        body = msgspec.json.encode({"status": "ready" if ready else "not ready", "services": len(services)})
-        return Response(body, status_code=200 if ready else 503, media_type=MediaType.JSON)
+        stopping = draining()
+        missing = manifests.missing()
+        services = [manifest for manifest in manifests.live.values() if any(info.http for info in manifest.requests)]
+        body = {
+            "status": "stopping" if stopping else "not ready" if missing else "ready",
+            "waits_for": missing,
+            "services": len(services),
+        }
+        return Response(msgspec.json.encode(body), status_code=503 if missing or stopping else 200, media_type=MediaType.JSON)
 
     @get("/metrics", sync_to_thread=False)
     def metrics() -> Response[str]:

@@ -1,20 +1,24 @@
 """The API dispatcher: it turns an HTTP request into a request of a service, and the reply into a response."""
 
 import asyncio
+import logging
 import re
 from collections.abc import Coroutine
 from typing import Any
 
 from gateway.client import ClientDisconnected, Receive, Scope, Send, bearer_token, cancel_on_disconnect, require_token
 from gateway.limits import Limits
+from gateway.manifests import Manifests
 from gateway.problems import Headers, Problem, error_response, problem_response
 from gateway.routing import Route, Routes, query_params
 from gateway.settings import GatewaySettings
 from runtime import Forbidden, ServiceError
 from runtime.contract.rest import METHODS
-from runtime.network import Manifest, Params
+from runtime.network import Params
 from runtime.node.proxy import Proxy
 from runtime.tasks import Started
+
+_log = logging.getLogger("callboard.gateway")
 
 Response = tuple[int, Headers, bytes]
 """The status, headers, and body of an HTTP response."""
@@ -27,9 +31,9 @@ _JSON: Headers = [(b"content-type", b"application/json")]
 class Dispatcher:
     """Routes REST requests to the services and returns their replies."""
 
-    def __init__(self, settings: GatewaySettings, proxy: Proxy, limits: Limits) -> None:
+    def __init__(self, settings: GatewaySettings, proxy: Proxy, limits: Limits, manifests: Manifests) -> None:
         self.routes = Routes()
-        self._manifests: dict[str, Manifest] = {}
+        self._manifests = manifests
         self._settings = settings
         self._proxy = proxy
         self._limits = limits
@@ -37,14 +41,8 @@ class Dispatcher:
         self._update_routes()
 
     def _update_routes(self) -> None:
-        """Rebuild the routes from the live instances.
-
-        The routes of a service that has no live instance stay, because the service may return. Meanwhile they answer 503, not 404.
-        """
-        live = {member.manifest.service: member.manifest for member in self._proxy.registry}
-        self._manifests |= live
-        absent = [manifest for service, manifest in self._manifests.items() if service not in live]
-        self.routes = Routes(live.values(), absent)
+        """Rebuild the routes. Those of a service that is away answer 503, not 404."""
+        self.routes = Routes(self._manifests.live.values(), self._manifests.absent)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request (ASGI)."""
@@ -104,6 +102,9 @@ class Dispatcher:
         methods = set(METHODS) if raw_path == b"*" else self.routes.methods(raw_path)
         if raw_path == b"*" and method != "OPTIONS":
             raise Problem(400, "bad-request", "The target * is for OPTIONS alone.")
+        if raw_path != b"*" and (missing := self._manifests.missing()):
+            _log.debug("%s %s has no route yet: waiting for %s", method, scope["path"], ", ".join(missing))
+            raise Problem(503, "not-ready", "The gateway does not know all routes yet: try again.", [(b"retry-after", b"1")])
         allowed = ", ".join(sorted({*methods, "OPTIONS", *(["HEAD"] if "GET" in methods else [])})).encode()
         if methods and method == "OPTIONS":
             return 204, [(b"allow", allowed)], b""

@@ -23,7 +23,7 @@ _SINGLE = frozenset(
 )
 """Fields that may occur once. The API understands no content coding, so two of them are never right either."""
 _IGNORED_IF_TWICE = frozenset({b"traceparent", b"x-request-id"})
-"""Fields that have no effect if they occur twice: the gateway then makes a trace or an id of its own (W3C Trace Context, section 3.2)."""
+"""Fields that have no effect if they occur twice: the gateway then makes a new trace or id (W3C Trace Context, section 3.2)."""
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 
 

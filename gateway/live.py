@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import msgspec
 
 from gateway.client import Receive, Scope, Send, bearer_token, require_token
+from gateway.manifests import Manifests
 from gateway.problems import Problem
 from gateway.sse import EventStream
 from gateway.subscribers import Subscriber, Subscribers, run_all
@@ -37,10 +38,10 @@ class _Page(msgspec.Struct):
 class Live:
     """The ASGI application of `/live`."""
 
-    def __init__(self, proxy: Proxy, subscribers: Subscribers) -> None:
+    def __init__(self, proxy: Proxy, subscribers: Subscribers, manifests: Manifests) -> None:
         self._proxy = proxy
         self._subscribers = subscribers
-        self._feeds: dict[str, LiveInfo] = {}
+        self._manifests = manifests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stream the new items of the user to whom the access token belongs (ASGI)."""
@@ -48,7 +49,7 @@ class Live:
         token = require_token(bearer_token(headers))
         user = (await self._proxy.identify(token)).subject
         last_event_id = headers.get(b"last-event-id", b"").decode("latin-1")
-        subscriber = _LiveSubscriber(self._proxy, self._feeds, user, token, last_event_id)
+        subscriber = _LiveSubscriber(self._proxy, self._manifests, user, token, last_event_id)
         await self._subscribers.serve(subscriber, receive, send)
 
 
@@ -57,7 +58,7 @@ class _LiveSubscriber(Subscriber):
 
     Args:
         proxy: access to the node, for services and topics.
-        feeds: what each service marks as `live`, by service. Services without a live instance stay in it.
+        manifests: what each service marks as `live`.
         user: the id of the user whose items the client receives.
         token: the access token of the client.
         last_event_id: the position to resume from, as comma-separated `service=number` pairs. A plain number applies to
@@ -67,9 +68,9 @@ class _LiveSubscriber(Subscriber):
         Problem: if `last_event_id` is malformed (400).
     """
 
-    def __init__(self, proxy: Proxy, feeds: dict[str, LiveInfo], user: str, token: str, last_event_id: str) -> None:
+    def __init__(self, proxy: Proxy, manifests: Manifests, user: str, token: str, last_event_id: str) -> None:
         super().__init__(proxy, user, token)
-        self._feeds = feeds
+        self._manifests = manifests
         self._positions: dict[str, int] = {}
         self._default_position: int | None = None
         for part in last_event_id.split(",", 100) if last_event_id else ():
@@ -87,10 +88,8 @@ class _LiveSubscriber(Subscriber):
         return ",".join(default + [f"{service}={number}" for service, number in self._positions.items()])
 
     async def poll(self, stream: EventStream, *, every_service: bool) -> bool:
-        for member in self.proxy.registry:
-            if member.manifest.live is not None:
-                self._feeds[member.manifest.service] = member.manifest.live
-        return await run_all([self._poll_service(stream, service, feed) for service, feed in self._feeds.items()])
+        feeds = self._manifests.feeds()
+        return await run_all([self._poll_service(stream, service, feed) for service, feed in feeds.items()])
 
     async def _poll_service(self, stream: EventStream, service: str, feed: LiveInfo) -> bool:
         """Send the new items of one service. Return whether it answered and its signals are subscribed to."""

@@ -13,6 +13,7 @@ from gateway.client import App
 from gateway.dispatcher import Dispatcher
 from gateway.limits import Limits
 from gateway.live import Live
+from gateway.manifests import Manifests
 from gateway.openapi import document
 from gateway.settings import GatewaySettings
 from gateway.subscribers import Subscribers
@@ -44,14 +45,18 @@ class Gateway(Service):
         self.port = free_port(self.settings.host, self.settings.port, "CALLBOARD_GATEWAY__PORT", shared=self.settings.share_port)
         self.proxy = Proxy(ctx)
         await self.proxy.watch()
+        self.manifests = Manifests(self.proxy.registry, self.proxy.metrics, self.settings.expects)
         self.limits = Limits(self.settings, self.clock.monotonic)
         self.subscribers = Subscribers(self.settings, self.proxy, self.clock)
         streams: dict[str, App] = {
-            "/live": Live(self.proxy, self.subscribers),
+            "/live": Live(self.proxy, self.subscribers, self.manifests),
             "/console/tail": Tail(self.proxy, self.subscribers),
         }
-        app = create_app(self.settings.title, self.proxy, ctx, self.document, lambda: self.limits.draining, streams)
-        asgi_app = AsgiApp(self.settings, app, Dispatcher(self.settings, self.proxy, self.limits), self.proxy.new_id)  # type: ignore[arg-type]
+        pages: Any = create_app(
+            self.settings.title, self.proxy, ctx, self.document, self.manifests, lambda: self.limits.draining, streams
+        )
+        api = Dispatcher(self.settings, self.proxy, self.limits, self.manifests)
+        asgi_app = AsgiApp(self.settings, pages, api, self.proxy.new_id)
         # HTTP/1.1 only: while granian waits to detect the version, a connection that sends nothing would stay open forever
         self.server = Server(
             asgi_app, address=self.settings.host, port=self.port, interface=Interfaces.ASGINL, http=HTTPModes.http1, websockets=False, log_enabled=False,
@@ -83,5 +88,4 @@ class Gateway(Service):
 
     def document(self) -> dict[str, Any]:
         """Return the OpenAPI document of the live services."""
-        newest = {member.manifest.service: member.manifest for member in self.proxy.registry}
-        return document(self.settings.title, self.version, newest.values())
+        return document(self.settings.title, self.version, self.manifests.live.values())

@@ -15,6 +15,9 @@ class GatewaySettings(Struct):
     """Where it listens; 0 takes a free port."""
     share_port: bool = False
     """Whether other gateways on this machine may listen on the same port. The operating system distributes the connections (SO_REUSEPORT)."""
+    expects: tuple[str, ...] = ()
+    """The services whose routes it has to know before it is ready. Until then it answers 503, not 404, where it knows no route.
+    `dev` and `up` set it to the services that they run. If it is empty, any service with routes is enough."""
     request_timeout: Annotated[float, Meta(gt=0)] = 30.0
     """The deadline of a request, which is passed on to the services."""
     body_timeout: Annotated[float, Meta(gt=0)] = 10.0

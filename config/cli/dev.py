@@ -40,12 +40,12 @@ def dev_command(names: tuple[str, ...], fresh: bool, debug: bool, no_reload: boo
     settings = loaded(config_file).settings
     watched = [] if debug or no_reload else reload.folders(settings.services)
     set_up_logging(settings)
-    prepare = partial(_prepare, settings, fresh and not reload.is_restart(), debug)
+    prepare = partial(_prepare, settings, names, fresh and not reload.is_restart(), debug)
     if run_loop(_serve(prepare, names, watched), debug=debug):
         reload.restart()
 
 
-def _prepare(settings: Settings, fresh: bool, debug: bool) -> Settings:
+def _prepare(settings: Settings, names: tuple[str, ...], fresh: bool, debug: bool) -> Settings:
     """Return the settings that `dev` runs with, including the example users. Empties the databases first if `fresh` is set.
 
     Commits survive the end of the process, but not a power failure.
@@ -58,6 +58,7 @@ def _prepare(settings: Settings, fresh: bool, debug: bool) -> Settings:
     return replace(
         with_users(settings),
         database=replace(settings.database, durable=False),
+        gateway=replace(settings.gateway, expects=compose.expected(settings, names)),
         node=replace(settings.node, deadlines=settings.node.deadlines and not debug),
     )
 

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -91,6 +92,7 @@ def _services(
             "CALLBOARD_TRANSPORT__MQTT__USERNAME": name,
             "CALLBOARD_TRANSPORT__MQTT__PASSWORD_FILE": str(folder / "broker" / f"{name}.password"),
             "CALLBOARD_AUTH__USERS_FILE": str(folder / "broker" / "users.json"),
+            "CALLBOARD_GATEWAY__EXPECTS": ",".join(compose.expected(settings, list(counts))),
             "CALLBOARD_GATEWAY__PORT": str(settings.gateway.port),
             "CALLBOARD_GATEWAY__SHARE_PORT": "true" if count > 1 else "false",
         }
@@ -116,19 +118,18 @@ async def _run(settings: Settings, groups: list[list[Process]], chosen: list[str
 
 async def _announce(settings: Settings, chosen: list[str], counts: Mapping[str, int]) -> None:
     """Print how to use the system once the gateway sees every service that has REST routes."""
-    wanted = len({manifest.service for manifest in compose.manifests(settings, chosen) if any(r.http for r in manifest.requests)})
     url = f"{http_url(settings.gateway.host, settings.gateway.port)}/readyz"
     with progress("starting the services"):
-        while await asyncio.to_thread(_service_count, url) < wanted:
+        while not await asyncio.to_thread(_is_ready, url):
             await asyncio.sleep(0.1)
     how = f"in {sum(counts.values())} processes and a broker"
     quickstart(settings, settings.gateway.port, chosen, how)
 
 
-def _service_count(url: str) -> int:
-    """Return how many services the gateway sees, or -1 while it does not answer."""
+def _is_ready(url: str) -> bool:
+    """Return whether the gateway knows the routes of every service."""
     try:
         with urlopen(url, timeout=2) as answer:  # noqa: S310  # the URL of this system's gateway
-            return int(msgspec.json.decode(answer.read())["services"])
-    except (URLError, OSError, ValueError, KeyError):
-        return -1
+            return bool(answer.status == HTTPStatus.OK)
+    except (URLError, OSError, ValueError):
+        return False

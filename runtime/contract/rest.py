@@ -62,13 +62,9 @@ class HttpBinding(msgspec.Struct, frozen=True):
             DefinitionError: if it is not a route, or its parameters are not fields that a string can become.
         """
         method, _, path = route.partition(" ")
+        if (fault := route_fault(method, path)) is not None:
+            raise DefinitionError(f"{where}: http={route!r}: {fault}")
         segments = path.split("/")[1:]
-        if method not in METHODS or not path.startswith("/") or not all(map(_SEGMENT.fullmatch, segments)):
-            raise DefinitionError(
-                f"{where}: http={route!r}: expected e.g. 'POST /rides/{{id}}/end' with one of {', '.join(METHODS)}"
-            )
-        if segments[0] in RESERVED:
-            raise DefinitionError(f"{where}: http={route!r}: /{segments[0]} is reserved by the gateway: choose another path")
         if message.__struct_config__.array_like:
             raise DefinitionError(f"{where}: http={route!r}: {message.__name__} is array_like: a REST request needs named fields")
         outside = dict(zip(message.__struct_fields__, message.__struct_encode_fields__, strict=True))
@@ -90,6 +86,18 @@ class HttpBinding(msgspec.Struct, frozen=True):
         names = iter(in_path)
         path = "".join(f"/{{{next(names)}}}" if segment.startswith("{") else f"/{segment}" for segment in segments)
         return cls(method, path, status, in_path, query, body)
+
+
+def route_fault(method: str, path: str) -> str | None:
+    """Return what is wrong with a method and path, or None if they can be a route."""
+    segments = path.split("/")[1:]
+    if method not in METHODS or not path.startswith("/") or not all(map(_SEGMENT.fullmatch, segments)):
+        return f"expected e.g. 'POST /rides/{{id}}/end' with one of {', '.join(METHODS)}"
+    if segments[0] in RESERVED:
+        return f"/{segments[0]} is reserved by the gateway: choose another path"
+    parameters = [segment for segment in segments if segment.startswith("{")]
+    twice = next((parameter for parameter in parameters if parameters.count(parameter) > 1), None)
+    return None if twice is None else f"{twice} occurs twice: name a different field for each parameter"
 
 
 def _outside_name(where: str, route: str, message: type[Any], outside: Mapping[str, str], segment: str) -> str:

@@ -55,7 +55,7 @@ async def test_a_new_service_is_served_without_a_restart() -> None:
         Node([lambda: gateway], MemoryTransport(network)),
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}") as client,
     ):
-        check_problem(await client.get("/look/x"), 404)
+        check_problem(await client.get("/look/x"), 503, "not-ready")
         assert (await client.get("/readyz")).status_code == 503
         async with Node([FakeAuth, Probe], MemoryTransport(network)) as node:
             await eventually(lambda: gateway.proxy.registry.members("probe"), "the gateway sees the probe")
