@@ -1,16 +1,17 @@
 """The retry budget of a service, and the attempts of one request. `caller.py` decides whether a retry is safe."""
 
 from runtime.clock import Random
-from runtime.contract.errors import ServiceError, Unreachable
+from runtime.contract.errors import Draining, NoInstance, ServiceError, Unreachable
 from runtime.tasks import Backoff
 
+_REFUSED_BEFORE_WORK = (Unreachable, Draining, NoInstance)
 _PAUSE = Backoff(0.02, 1.0)
 
 
 class RetryBudget:
     """Bounds the retries to one service: one for every ten requests, saved up to the number that one instance can hold.
 
-    A retry is free if the instance could not be reached, or if the instance that had the request is gone.
+    A retry is free if the instance could not be reached, is leaving, or has left, because then it had no work with the request.
 
     Args:
         earned: the part of a retry that each request earns.
@@ -64,7 +65,7 @@ class Tries:
         """
         first_loss = gone and not self._lost_one  # a second instance may have been lost because of this request
         self._lost_one = self._lost_one or gone
-        return first_loss or isinstance(error, Unreachable) or self._budget.spend()
+        return first_loss or isinstance(error, _REFUSED_BEFORE_WORK) or self._budget.spend()
 
     def pause(self, random: Random) -> float:
         """Return the pause before the next attempt, in seconds."""

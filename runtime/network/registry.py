@@ -14,8 +14,8 @@ from runtime.tasks import Backoff
 _TOLERATED = 5
 """The number of failures in a row after which an instance is ejected."""
 _EJECTION = Backoff(1.0, 30.0)
-_COMES_BACK = 5.0
-"""The seconds for which requests wait for a service whose last instance was lost."""
+_COMES_BACK = 10.0
+"""The seconds for which requests wait for a service whose last instance is gone: time to restart a container."""
 
 
 class Member:
@@ -91,6 +91,26 @@ class Member:
         return blake2b(f"{self.manifest.node}\0{key}".encode(), digest_size=8).digest()
 
 
+class _Gone:
+    """The last instance of a service that has none any more."""
+
+    __slots__ = ("at", "lost", "requests")
+
+    def __init__(self, member: Member, at: float, *, lost: bool) -> None:
+        self.at = at
+        self.lost = lost
+        self.requests = member.requests
+
+    def awaited_for(self, request: str) -> bool:
+        """Return whether a request waits for the service to come back.
+
+        If the instance was lost, every request does. If it has withdrawn, which may be for good, only those do whose callers
+        expect retries: idempotent and `once` requests.
+        """
+        info = self.requests.get(request)
+        return self.lost or (info is not None and (info.idempotent or info.once))
+
+
 class Registry:
     """The live instances as one node sees them.
 
@@ -103,7 +123,8 @@ class Registry:
         self._random = random
         self._wanted = wanted
         self._members: dict[str, dict[Address, Member]] = {}
-        self._lost_at: dict[str, float] = {}
+        self._gone: dict[str, _Gone] = {}
+        self._closing = False
         self._watchers: list[Callable[[], None]] = []
         self._changed: asyncio.Future[None] | None = None
 
@@ -144,29 +165,40 @@ class Registry:
     def leave(self, address: Address, *, lost: bool) -> bool:
         """Remove an instance. Return True if it was a member."""
         members = self._members.get(address.service, {})
-        if members.pop(address, None) is None:
+        member = members.pop(address, None)
+        if member is None:
             return False
-        if lost and not members:
-            self._lost_at[address.service] = self._clock.monotonic()
+        if not members:
+            self._gone[address.service] = _Gone(member, self._clock.monotonic(), lost=lost)
         self._notify()
         return True
 
-    async def comes_back(self, service: str, deadline: float) -> bool:
-        """Wait for a service whose last instance was lost a moment ago: it may restart, or reconnect to the network.
+    def close(self) -> None:
+        """Let no request wait for a service any more, because this node is stopping."""
+        self._closing = True
+        self._notify()
+
+    async def comes_back(self, service: str, request: str, deadline: float) -> bool:
+        """Wait for a service whose last instance is gone since a moment ago: it may restart, or reconnect to the network.
 
         Args:
+            request: the full name of the request that waits.
             deadline: when to stop waiting, on the clock's `monotonic` scale.
 
         Returns:
             Whether the service has an instance again.
         """
-        lost_at = self._lost_at.get(service)
-        until = deadline if lost_at is None else min(deadline, lost_at + _COMES_BACK)
-        if lost_at is None or until <= self._clock.monotonic():
+        gone = self._gone.get(service)
+        if gone is None or not gone.awaited_for(request):
             return False
+        until = min(deadline, gone.at + _COMES_BACK)
+        self._wanted(service)
         try:
             async with asyncio.timeout_at(until):
-                await self.wait_for(service)
+                while not self._members.get(service):
+                    if self._closing or until <= self._clock.monotonic():
+                        return False
+                    await self._next_change()
         except TimeoutError:
             return False
         return True
@@ -217,9 +249,12 @@ class Registry:
         for service in services:
             self._wanted(service)
         while not all(self._members.get(service) for service in services):
-            if self._changed is None:
-                self._changed = asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._changed)
+            await self._next_change()
+
+    async def _next_change(self) -> None:
+        if self._changed is None:
+            self._changed = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._changed)
 
     def _notify(self) -> None:
         if self._changed is not None:

@@ -172,6 +172,7 @@ class Node:
 
     async def stop(self) -> None:
         """Drain and stop the services, the last started first, and leave the network. Calling it twice is harmless."""
+        self.registry.close()
         for name, task in reversed(self._running.items()):
             next(supervised for supervised in self.supervised if supervised.name == name).stop()
             await asyncio.wait((task,))

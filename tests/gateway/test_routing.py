@@ -7,7 +7,7 @@ from gateway.service import Gateway
 from gateway.settings import GatewaySettings
 from runtime import Node
 from runtime.testing import FakeAuth, eventually
-from tests.gateway.environment import GatewayEnvironment, check_problem
+from tests.gateway.environment import TOPOLOGIES, GatewayEnvironment, check_problem
 from tests.gateway.probe import Probe
 from transports.memory import MemoryNetwork, MemoryTransport
 
@@ -39,18 +39,21 @@ async def test_an_invalid_query_parameter_is_refused_and_named(env: GatewayEnvir
     assert [error["pointer"] for error in body["errors"]] == [pointer]
 
 
-async def test_a_service_without_an_instance_answers_503(env: GatewayEnvironment) -> None:
-    """The status is not 404, because the service was known before and may come back."""
-    supervised = next(one for node in env.nodes for one in node.supervised if one.name == "probe")
-    supervised.stop()
-    registry = env.nodes[-1].registry
-    await eventually(lambda: not registry.members("probe"), "the probe has left")
-    check_problem(await env.client.get("/look/x"), 503, "no-instance")
+@pytest.mark.parametrize("kind", TOPOLOGIES)
+async def test_a_service_without_an_instance_answers_503(kind: str) -> None:
+    """The status is not 404, because the service was known before and may come back. A safe request waits for that."""
+    async with GatewayEnvironment(kind, request_timeout=0.2) as env:
+        supervised = next(one for node in env.nodes for one in node.supervised if one.name == "probe")
+        supervised.stop()
+        registry = env.nodes[-1].registry
+        await eventually(lambda: not registry.members("probe"), "the probe has left")
+        check_problem(await env.client.get("/look/x"), 503, "no-instance")
+        check_problem(await env.client.post("/behave/teapot"), 503, "no-instance")
 
 
 async def test_a_new_service_is_served_without_a_restart() -> None:
     network = MemoryNetwork()
-    gateway = Gateway(GatewaySettings(port=0))
+    gateway = Gateway(GatewaySettings(port=0, request_timeout=1))
     async with (
         Node([lambda: gateway], MemoryTransport(network)),
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}") as client,

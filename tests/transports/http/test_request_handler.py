@@ -123,7 +123,7 @@ async def test_a_draining_instance_gets_no_new_requests(http_peers: HttpPeers) -
         stopping = asyncio.create_task(node.stop())
         with pytest.raises(ServiceError) as refused:
             while time.monotonic() - started < 3:
-                await ctx.request(Say("x"))
+                await ctx.request(Say("x"), timeout=0.5)
         assert refused.value.status == 503
         assert not refused.value.maybe_delivered
         task.cancel()
