@@ -179,7 +179,7 @@ class Registry:
         self._notify()
 
     async def comes_back(self, service: str, request: str, deadline: float) -> bool:
-        """Wait for a service whose last instance is gone since a moment ago: it may restart, or reconnect to the network.
+        """Wait for a service whose last instance has left or was lost a moment ago: it may restart, or reconnect to the network.
 
         Args:
             request: the full name of the request that waits.
