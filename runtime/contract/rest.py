@@ -23,6 +23,8 @@ RESERVED = ("docs", "console", "live", "healthz", "readyz", "metrics", "openapi.
 """First path segments that belong to the gateway itself."""
 
 _SEGMENT = re.compile(r"[A-Za-z0-9._~-]+|\{[a-z][A-Za-z0-9_-]*\}")
+_ANNOUNCED_SEGMENT = re.compile(r"[A-Za-z0-9._~-]+|\{[A-Za-z0-9._~-]+\}")
+_EXPECTED = f"expected e.g. 'POST /rides/{{id}}/end' with one of {', '.join(METHODS)}"
 _NAME = re.compile(r"[A-Za-z0-9._~-]+")
 _BODYLESS = ("GET", "DELETE")
 
@@ -62,9 +64,10 @@ class HttpBinding(msgspec.Struct, frozen=True):
             DefinitionError: if it is not a route, or its parameters are not fields that a string can become.
         """
         method, _, path = route.partition(" ")
-        if (fault := route_fault(method, path)) is not None:
-            raise DefinitionError(f"{where}: http={route!r}: {fault}")
         segments = path.split("/")[1:]
+        fault = route_fault(method, path) or (None if all(map(_SEGMENT.fullmatch, segments)) else _EXPECTED)
+        if fault is not None:
+            raise DefinitionError(f"{where}: http={route!r}: {fault}")
         if message.__struct_config__.array_like:
             raise DefinitionError(f"{where}: http={route!r}: {message.__name__} is array_like: a REST request needs named fields")
         outside = dict(zip(message.__struct_fields__, message.__struct_encode_fields__, strict=True))
@@ -89,10 +92,10 @@ class HttpBinding(msgspec.Struct, frozen=True):
 
 
 def route_fault(method: str, path: str) -> str | None:
-    """Return what is wrong with a method and path, or None if they can be a route."""
+    """Return what is wrong with a method and path in which fields have their outside names, or None if they can be a route."""
     segments = path.split("/")[1:]
-    if method not in METHODS or not path.startswith("/") or not all(map(_SEGMENT.fullmatch, segments)):
-        return f"expected e.g. 'POST /rides/{{id}}/end' with one of {', '.join(METHODS)}"
+    if method not in METHODS or not path.startswith("/") or not all(map(_ANNOUNCED_SEGMENT.fullmatch, segments)):
+        return _EXPECTED
     if segments[0] in RESERVED:
         return f"/{segments[0]} is reserved by the gateway: choose another path"
     parameters = [segment for segment in segments if segment.startswith("{")]

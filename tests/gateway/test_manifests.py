@@ -44,6 +44,8 @@ def test_a_manifest_that_holds_together_is_accepted() -> None:
     assert manifest_fault(manifest()) is None
     assert manifest_fault(manifest(live=LiveInfo("Moved", "odd.Find"))) is None
     assert manifest_fault(Manifest("odd", "n", "i")) is None
+    renamed = {"type": "object", "properties": {"Odd-Id": {"type": "string"}}}
+    assert manifest_fault(manifest(http=route(path="/odd/{Odd-Id}", path_fields=("Odd-Id",)), request=renamed)) is None
 
 
 def nested(depth: int) -> dict[str, Any]:
