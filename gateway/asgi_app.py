@@ -6,6 +6,7 @@ It adds security headers, CORS headers (the Fetch standard, section 3.2), and co
 import gzip
 from collections.abc import Callable
 
+from gateway.addresses import Addresses, source
 from gateway.client import App, Message, Receive, Scope, Send
 from gateway.fields import read_fields
 from gateway.problems import Headers, Problem, problem_response
@@ -20,6 +21,7 @@ _SECURITY: Headers = [
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
+    (b"server", b""),  # granian would name itself
 ]
 _EXPOSED = b"X-Request-Id, Retry-After"
 _ALLOWED_HEADERS = b"Authorization, Content-Type, Idempotency-Key, X-Request-Id, Traceparent, Last-Event-ID"
@@ -33,12 +35,16 @@ class AsgiApp:
         pages: the Litestar application.
         api: the dispatcher.
         new_id: returns an id for a request.
+        addresses: finds the address of a client.
     """
 
-    def __init__(self, settings: GatewaySettings, pages: App, api: App, new_id: Callable[[], str]) -> None:
+    def __init__(
+        self, settings: GatewaySettings, pages: App, api: App, new_id: Callable[[], str], addresses: Addresses
+    ) -> None:
         self._pages = pages
         self._api = api
         self._new_id = new_id
+        self._addresses = addresses
         self._origins = frozenset(origin.encode() for origin in settings.cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,6 +59,8 @@ class AsgiApp:
         except Problem as problem:
             await self._answer(_Response(send, [], accepts_gzip=False), problem)
             return
+        peer = scope.get("client")
+        scope["source"] = source(self._addresses.client(peer[0] if peer else "", scope["headers"]))
         accept_encoding, origin = header.get(b"accept-encoding"), header.get(b"origin")
         cors = self._cors(origin) if origin is not None and self._origins else []
         if cors and scope["method"] == "OPTIONS" and b"access-control-request-method" in header:
@@ -94,6 +102,7 @@ def _preflight() -> Headers:
         (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, PATCH, DELETE"),
         (b"access-control-allow-headers", _ALLOWED_HEADERS),
         (b"access-control-max-age", b"600"),
+        (b"server", b""),
     ]
 
 

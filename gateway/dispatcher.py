@@ -12,7 +12,7 @@ from gateway.manifests import Manifests
 from gateway.problems import Headers, Problem, error_response, problem_response
 from gateway.routing import Route, Routes, query_params
 from gateway.settings import GatewaySettings
-from runtime import Forbidden, ServiceError
+from runtime import Context, Forbidden, ServiceError
 from runtime.contract.rest import METHODS
 from runtime.network import Params
 from runtime.node.proxy import Proxy
@@ -50,8 +50,7 @@ class Dispatcher:
         sent_id = headers.get(b"x-request-id")
         request_id = sent_id.decode() if sent_id is not None and _REQUEST_ID.fullmatch(sent_id) else self._proxy.new_id()
         try:
-            client = scope.get("client")
-            self._limits.admit(client[0] if client else "")
+            self._limits.admit(scope["source"])
             status, response_headers, body = await self._respond(scope, headers, receive, request_id)
         except Problem as problem:
             status, response_headers, body = problem_response(problem, request_id)
@@ -78,12 +77,28 @@ class Dispatcher:
         params: Params = tuple(zip(route.fields, values, strict=True))
         if scope["query_string"]:
             params += query_params(scope["query_string"])
-        body = await self._read_body(route, headers, receive) if route.takes_body else b""
+        client: str = scope["source"]
+        body = await self._read_body(route, headers, receive, client) if route.takes_body else b""
         trace = headers.get(b"traceparent")
         ctx = self._proxy.context(
-            request_id, token, None if trace is None else trace.decode("latin-1"), self._settings.request_timeout
+            request_id,
+            token,
+            None if trace is None else trace.decode("latin-1"),
+            self._settings.request_timeout,
+            client or None,
         )
         key = _idempotency_key(headers)
+        if route.is_login:
+            self._limits.begin_login(client)
+        try:
+            return await self._forward(route, ctx, params, body, key, receive)
+        finally:
+            if route.is_login:
+                self._limits.end_login(client)
+
+    async def _forward(
+        self, route: Route, ctx: Context, params: Params, body: bytes, key: str | None, receive: Receive
+    ) -> Response:
         self._limits.begin_request()
         work: Coroutine[Any, Any, bytes] = self._proxy.forward(ctx, route.service, route.info.name, params, body, key)
         loop = self._proxy.clock.loop
@@ -125,14 +140,14 @@ class Dispatcher:
         if identity.role not in route.allow.roles:
             raise Forbidden
 
-    async def _read_body(self, route: Route, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+    async def _read_body(self, route: Route, headers: dict[bytes, bytes], receive: Receive, client: str) -> bytes:
         limit = self._settings.max_body
         length = headers.get(b"content-length", b"")
         if length.isdigit() and int(length) > limit:
             raise Problem(413, "too-large", f"The body is longer than {limit} bytes.", [(b"connection", b"close")])
         chunks: list[bytes] = []
         size = 0
-        self._limits.begin_body()
+        self._limits.begin_body(client)
         try:
             async with asyncio.timeout(self._settings.body_timeout):
                 while True:
@@ -148,7 +163,7 @@ class Dispatcher:
         except TimeoutError:
             raise Problem(408, "body-too-slow", "The body did not arrive in time.", [(b"connection", b"close")]) from None
         finally:
-            self._limits.end_body()
+            self._limits.end_body(client)
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         if headers.get(b"content-encoding", b"identity").strip().lower() not in (b"identity", b""):
             accepted = [(b"accept-encoding", b"identity")]

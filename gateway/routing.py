@@ -8,13 +8,16 @@ from runtime.contract.rest import METHODS
 from runtime.network import Manifest, Params, RequestInfo
 from runtime.telemetry import logger
 
+_LOGINS = frozenset({("POST", "/sessions"), ("POST", "/users"), ("POST", "/users/me/password")})
+"""The routes whose requests make auth hash a password. They have separate limits, because hashing is slow on purpose."""
+
 _log = logger("gateway")
 
 
 class Route:
     """A REST route and the request that it maps to."""
 
-    __slots__ = ("allow", "fields", "info", "needs_body", "service", "status", "takes_body")
+    __slots__ = ("allow", "fields", "info", "is_login", "needs_body", "service", "status", "takes_body")
 
     def __init__(self, service: str, info: RequestInfo) -> None:
         assert info.http is not None
@@ -26,6 +29,7 @@ class Route:
         self.takes_body = info.http.method not in ("GET", "DELETE")
         required = info.request.get("required", ())
         self.needs_body = any(name in required for name in info.http.body_fields)
+        self.is_login = (info.http.method, info.http.path) in _LOGINS
 
     def __repr__(self) -> str:
         assert self.info.http is not None

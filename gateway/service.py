@@ -7,6 +7,7 @@ from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
+from gateway.addresses import Addresses
 from gateway.app import create_app
 from gateway.asgi_app import AsgiApp
 from gateway.client import App
@@ -39,6 +40,7 @@ class Gateway(Service):
         self.settings = settings or GatewaySettings()
         self.port = self.settings.port
         """The port that the gateway listens on, once it has started."""
+        self._addresses = Addresses(self.settings.trusted_proxies)
         self._serving: asyncio.Task[None] | None = None
 
     async def on_start(self, ctx: Context) -> None:
@@ -56,7 +58,7 @@ class Gateway(Service):
             self.settings.title, self.proxy, ctx, self.document, self.manifests, lambda: self.limits.draining, streams
         )
         api = Dispatcher(self.settings, self.proxy, self.limits, self.manifests)
-        asgi_app = AsgiApp(self.settings, pages, api, self.proxy.new_id)
+        asgi_app = AsgiApp(self.settings, pages, api, self.proxy.new_id, self._addresses)
         # HTTP/1.1 only: while granian waits to detect the version, a connection that sends nothing would stay open forever
         self.server = Server(
             asgi_app, address=self.settings.host, port=self.port, interface=Interfaces.ASGINL, http=HTTPModes.http1, websockets=False, log_enabled=False,
