@@ -116,11 +116,11 @@ class Auth(Service):
 
     @handles(http="POST /users/me/password", status=204, allow=roles(*ROLES), raises=(WrongPassword, TooManyAttempts))
     async def change_password(self, message: ChangePassword, ctx: Context, tx: Transaction) -> None:
-        self.login_throttle.record_attempt(ctx.user.subject)
+        self.login_throttle.record_attempt(ctx.user.subject, _source(ctx), familiar=True)
         old_hash = await self.store.password_hash(ctx.user.subject)
         if old_hash is None or not await self.passwords.matches(old_hash, message.old):
             raise WrongPassword
-        self.login_throttle.reset(ctx.user.subject)
+        self.login_throttle.reset(ctx.user.subject, _source(ctx))
         if not await self.store.change_password(tx, ctx.user.subject, old_hash, await self.passwords.hash(message.new)):
             raise WrongPassword
         await self.store.revoke_user(tx, ctx.user.subject)
@@ -139,9 +139,9 @@ class Auth(Service):
 
     @handles(http="POST /sessions", status=201, allow=ANYONE, raises=(WrongCredentials, TooManyAttempts))
     async def login(self, message: Login, ctx: Context, tx: Transaction) -> Tokens:
-        email = message.email.lower()
-        self.login_throttle.record_attempt(email)
-        known = await self.store.user_by_email(email)
+        email, source = message.email.lower(), _source(ctx)
+        known, familiar = await self.store.user_at(email, source)
+        self.login_throttle.record_attempt(email, source, familiar=familiar)
         matches = await self.passwords.matches(None if known is None else known[1], message.password)
         if known is None or not matches or known[0].disabled:
             raise WrongCredentials
@@ -149,7 +149,8 @@ class Auth(Service):
         session = await self.store.begin_session(tx, user, password_hash, self.settings.session_seconds)
         if session is None:
             raise WrongCredentials
-        self.login_throttle.reset(email)
+        await self.store.record_source(tx, user.id, source)
+        self.login_throttle.reset(email, source)
         sid, refresh_token = session
         return self._tokens(Session(sid, user), refresh_token)
 
@@ -198,3 +199,11 @@ class Auth(Service):
         """Rotate the signing keys when they are due, and delete expired sessions."""
         await self.keys.rotate_if_older(self.settings.rotate_seconds)
         await self.store.prune()
+
+
+def _source(ctx: Context) -> str:
+    """Return where a login comes from: the address of the gateway's client, or a service that calls on its own account.
+
+    What another service says about the address does not count, or it could try one password from each.
+    """
+    return ctx.client_address or "" if ctx.caller == "gateway" else f"service {ctx.caller}"

@@ -15,6 +15,10 @@ Two tabs may share the token, or a reply may be lost.
 """
 
 
+_REMEMBERED = 180 * 24 * 3600
+"""Seconds for which an account remembers where its owner logged in."""
+
+
 class Session(Struct):
     """A session, which a login starts and which lasts until it is revoked or expires."""
 
@@ -56,6 +60,31 @@ class Store:
         """Return a user and the hash of the password, or None if the user is unknown."""
         row = await self._db.fetch_one("SELECT * FROM users WHERE email = $1", email.lower())
         return None if row is None else (_user(row), row["password_hash"])
+
+    async def user_at(self, email: str, source: str) -> tuple[tuple[User, str] | None, bool]:
+        """Return what `user_by_email` returns, and whether this source has logged in to the account before."""
+        row = await self._db.fetch_one(
+            "SELECT u.*, EXISTS (SELECT 1 FROM login_sources s WHERE s.user_id = u.id AND s.source = $2) AS familiar "
+            "FROM users u WHERE u.email = $1",
+            email.lower(),
+            source,
+        )
+        return (None, False) if row is None else ((_user(row), row["password_hash"]), bool(row["familiar"]))
+
+    async def record_source(self, tx: Transaction, user_id: str, source: str) -> None:
+        """Record that a source has logged in to an account. The last ten of each account are kept."""
+        await tx.execute(
+            "INSERT INTO login_sources (user_id, source, at) VALUES ($1, $2, $3) "
+            "ON CONFLICT (user_id, source) DO UPDATE SET at = excluded.at",
+            user_id,
+            source,
+            self._clock.timestamp(),
+        )
+        await tx.execute(
+            "DELETE FROM login_sources WHERE user_id = $1 AND source NOT IN "
+            "(SELECT source FROM login_sources WHERE user_id = $1 ORDER BY at DESC LIMIT 10)",
+            user_id,
+        )
 
     async def password_hash(self, user_id: str) -> str | None:
         row = await self._db.fetch_one("SELECT password_hash FROM users WHERE id = $1", user_id)
@@ -170,6 +199,7 @@ class Store:
             await tx.execute("DELETE FROM revocations WHERE until < $1 AND version < (SELECT MAX(version) FROM revocations)", now)
             await tx.execute("DELETE FROM refresh_tokens WHERE sid IN (SELECT sid FROM sessions WHERE expires < $1)", now)
             await tx.execute("DELETE FROM sessions WHERE expires < $1", now)
+            await tx.execute("DELETE FROM login_sources WHERE at < $1", now - _REMEMBERED)
 
 
 def _hash(token: str) -> str:
