@@ -4,7 +4,20 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from runtime import ANYONE, SERVICES, Context, Service, Struct, Transaction, every, handles, roles
+from runtime import (
+    ANYONE,
+    SERVICES,
+    Context,
+    Invalid,
+    Service,
+    StartError,
+    Struct,
+    Transaction,
+    Violation,
+    every,
+    handles,
+    roles,
+)
 from runtime.identity import MAX_LIFETIME, Keys, KeySet, Revocations, RevokedSessions, SessionsRevoked, TokenSettings
 from services.auth.keys import SigningKeys
 from services.auth.login_throttle import LoginThrottle
@@ -29,6 +42,7 @@ from services.auth.messages import (
     WrongPassword,
     auth,
 )
+from services.auth.password_rules import weakness
 from services.auth.passwords import MAX_WAITING, HashSettings, Passwords
 from services.auth.store import Session, Store
 
@@ -67,6 +81,10 @@ class Auth(Service):
 
     def __init__(self, settings: AuthSettings | None = None) -> None:
         self.settings = settings or AuthSettings()
+        for seed in self.settings.users:
+            reason = weakness(seed.password, seed.email)
+            if reason is not None:
+                raise StartError(f"auth.users: {seed.email}: {reason}: choose another one")
         self.passwords = Passwords(self.settings.hashing)
 
     async def on_start(self, ctx: Context) -> None:
@@ -102,6 +120,7 @@ class Auth(Service):
 
     @handles(http="POST /users", status=201, allow=ANYONE, raises=(EmailTaken,))
     async def register(self, message: Register, ctx: Context, tx: Transaction) -> User:
+        _refuse_weak("/password", message.password, message.email)
         password_hash = await self.passwords.hash(message.password)
         user = await self.store.add_user(tx, message.email, password_hash, message.name, "rider")
         await tx.publish(UserRegistered(user.id, user.role))
@@ -121,6 +140,8 @@ class Auth(Service):
         if old_hash is None or not await self.passwords.matches(old_hash, message.old):
             raise WrongPassword
         self.login_throttle.reset(ctx.user.subject, _source(ctx))
+        user = await self.store.user(ctx.user.subject)
+        _refuse_weak("/new", message.new, "" if user is None else user.email)
         if not await self.store.change_password(tx, ctx.user.subject, old_hash, await self.passwords.hash(message.new)):
             raise WrongPassword
         await self.store.revoke_user(tx, ctx.user.subject)
@@ -199,6 +220,17 @@ class Auth(Service):
         """Rotate the signing keys when they are due, and delete expired sessions."""
         await self.keys.rotate_if_older(self.settings.rotate_seconds)
         await self.store.prune()
+
+
+def _refuse_weak(pointer: str, password: str, email: str) -> None:
+    """Refuse a new password that an attacker would try first.
+
+    Raises:
+        Invalid: if it is too common, or is the e-mail address of the account.
+    """
+    reason = weakness(password, email)
+    if reason is not None:
+        raise Invalid((Violation(pointer, reason),))
 
 
 def _source(ctx: Context) -> str:
