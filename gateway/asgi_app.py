@@ -38,9 +38,7 @@ class AsgiApp:
         addresses: finds the address of a client.
     """
 
-    def __init__(
-        self, settings: GatewaySettings, pages: App, api: App, new_id: Callable[[], str], addresses: Addresses
-    ) -> None:
+    def __init__(self, settings: GatewaySettings, pages: App, api: App, new_id: Callable[[], str], addresses: Addresses) -> None:
         self._pages = pages
         self._api = api
         self._new_id = new_id
