@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast, get_args
 
 import msgspec
 
@@ -57,6 +57,24 @@ def _walk(section: type[Struct], prefix: str = "") -> Iterator[Field]:
 
 FIELDS = {field.name: field for field in _walk(Settings)}
 """All fields of the settings tree by full name. A section precedes the fields it contains."""
+
+
+def secret_variables(environment: Mapping[str, str], *, except_section: str | None = None) -> set[str]:
+    """Return the names of the environment variables that hold secrets, or name files with secrets.
+
+    Args:
+        environment: the environment variables.
+        except_section: the section of the settings whose secrets are left out.
+    """
+    sections = {field.name for field in FIELDS.values() if field.secret or _holds_secret(field.type)}
+    secrets = {name for name in sections if name.partition(".")[0] != except_section}
+    names = {variable_name(name) for name in secrets} | {"CALLBOARD_TOKEN"}
+    return {name for name in environment if name in names or name.removesuffix("_FILE") in names}
+
+
+def _holds_secret(tp: Any) -> bool:
+    """Return whether a setting is a list of structs with secret fields."""
+    return any(isinstance(arg, type) and issubclass(arg, Struct) and bool(arg.__secret__) for arg in get_args(tp))
 
 
 class Setting(NamedTuple):

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import rich_click as click
 
+from config.load import secret_variables
 from runtime import CallboardError, Clock, Random
 from runtime.tasks import Backoff
 from runtime.telemetry import printable
@@ -23,6 +24,7 @@ _GRACE = 25.0
 """How long a process may take to stop, in seconds. Longer than the default drain timeout."""
 _LONGEST_LINE = 65_536
 """Bytes. A longer line is split."""
+_FOR_PROGRAMS = frozenset({"PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "TERM"})
 _USER_ERROR = 2
 """The exit status of a process that cannot run as configured. Restarting it would not help."""
 
@@ -148,6 +150,12 @@ async def run_groups(groups: Sequence[Sequence[Process]], stop: asyncio.Event) -
         await asyncio.gather(*running, return_exceptions=True)
 
 
-def inherited_environment() -> dict[str, str]:
-    """Return a copy of this process's environment for child processes. Their Python output is not buffered."""
-    return {**os.environ, "PYTHONUNBUFFERED": "1"}
+def service_environment(service: str) -> dict[str, str]:
+    """Return this process's environment for the process of a service, without the secrets that are not the service's."""
+    secrets = secret_variables(os.environ, except_section=service)
+    return {name: value for name, value in os.environ.items() if name not in secrets} | {"PYTHONUNBUFFERED": "1"}
+
+
+def program_environment() -> dict[str, str]:
+    """Return the environment for a program that is not ours: only what programs need to find files and to print."""
+    return {name: value for name, value in os.environ.items() if name in _FOR_PROGRAMS or name.startswith("LC_")}

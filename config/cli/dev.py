@@ -15,7 +15,7 @@ from config import compose
 from config.cli import reload
 from config.cli.common import loaded, run_loop, set_up_logging, with_config
 from config.cli.output import print_error, progress
-from config.cli.quickstart import empty, quickstart, with_users
+from config.cli.quickstart import empty, quickstart, warn_if_public, with_users
 from config.cli.run import stop_signal, wait_for_stop
 from config.settings import Settings
 from gateway.service import Gateway
@@ -40,6 +40,7 @@ def dev_command(names: tuple[str, ...], fresh: bool, debug: bool, no_reload: boo
     settings = loaded(config_file).settings
     watched = [] if debug or no_reload else reload.folders(settings.services)
     set_up_logging(settings)
+    warn_if_public(settings)
     prepare = partial(_prepare, settings, names, fresh and not reload.is_restart(), debug)
     if run_loop(_serve(prepare, names, watched), debug=debug):
         reload.restart()

@@ -5,6 +5,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Collection, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import msgspec
@@ -27,6 +28,21 @@ def with_users(settings: Settings) -> Settings:
         auth=replace(settings.auth, users=(*users, *settings.auth.users)),
         dev=replace(settings.dev, password=password),
     )
+
+
+def warn_if_public(settings: Settings) -> None:
+    """Warn if a development system can be reached from other machines, because its users have a well-known role and one password."""
+    host = settings.gateway.host
+    try:
+        local = ip_address(host).is_loopback
+    except ValueError:
+        local = host == "localhost"
+    if not local:
+        click.echo(
+            f"callboard: warning: gateway.host={host} lets other machines reach this development system, its admin included: "
+            "127.0.0.1 does not",
+            err=True,
+        )
 
 
 def empty(folder: Path) -> None:

@@ -15,12 +15,13 @@ from config import compose
 from config.broker import Credentials, PrivateBroker
 from config.cli.common import http_url, loaded, run_loop, with_config
 from config.cli.output import progress
-from config.cli.quickstart import empty, quickstart, with_users
+from config.cli.quickstart import empty, quickstart, warn_if_public, with_users
 from config.cli.run import stop_signal
-from config.processes import Process, inherited_environment, run_groups
+from config.processes import Process, program_environment, run_groups, service_environment
 from config.settings import Settings
 from runtime import CallboardError
 from runtime.sockets import free_port
+from services.auth.service import Auth
 
 
 @click.command("up")
@@ -37,6 +38,7 @@ def up_command(names: tuple[str, ...], replicas: str, fresh: bool, config_file: 
     unexpectedly is restarted.
     """
     settings = loaded(config_file).settings
+    warn_if_public(settings)
     chosen = list(compose.chosen(settings, names))
     counts = _counts(replicas, settings, chosen)
     if settings.gateway.port == 0 or "gateway" in chosen:
@@ -54,7 +56,7 @@ def up_command(names: tuple[str, ...], replicas: str, fresh: bool, config_file: 
     users.write_bytes(msgspec.json.encode(settings.auth.users))
     width = max(map(len, [*chosen, "broker"])) + 2
     groups = [
-        [Process("broker", command, inherited_environment(), width, 0)],
+        [Process("broker", command, program_environment(), width, 0)],
         *_services(settings, counts, credentials, folder, width, config_file),
     ]
     run_loop(_run(settings, groups, chosen, counts))
@@ -85,19 +87,20 @@ def _services(
     groups: list[list[Process]] = [[], []]
     number = 0
     for name, count in counts.items():
-        environment = inherited_environment() | {
+        environment = service_environment(name) | {
             "CALLBOARD_TRANSPORT__KIND": "mqtt",
             "CALLBOARD_TRANSPORT__MQTT__URL": credentials.url,
             "CALLBOARD_TRANSPORT__MQTT__NAMESPACE": credentials.namespace,
             "CALLBOARD_TRANSPORT__MQTT__USERNAME": name,
             "CALLBOARD_TRANSPORT__MQTT__PASSWORD_FILE": str(folder / "broker" / f"{name}.password"),
-            "CALLBOARD_AUTH__USERS_FILE": str(folder / "broker" / "users.json"),
             "CALLBOARD_GATEWAY__EXPECTS": ",".join(compose.expected(settings, list(counts))),
             "CALLBOARD_GATEWAY__PORT": str(settings.gateway.port),
             "CALLBOARD_GATEWAY__SHARE_PORT": "true" if count > 1 else "false",
         }
         environment.pop("CALLBOARD_TRANSPORT__MQTT__PASSWORD", None)
-        environment.pop("CALLBOARD_AUTH__USERS", None)
+        if name == Auth.contract.name:
+            environment.pop("CALLBOARD_AUTH__USERS", None)
+            environment["CALLBOARD_AUTH__USERS_FILE"] = str(folder / "broker" / "users.json")
         config = [] if config_file is None else ["--config", str(config_file)]
         for index in range(count):
             number += 1
