@@ -24,6 +24,11 @@ class HashSettings(Struct):
     iterations: Annotated[int, Meta(ge=1)] = 3
     lanes: Annotated[int, Meta(ge=1, le=8)] = 4
 
+    @property
+    def weak(self) -> bool:
+        """Whether the cost is below every recommendation of OWASP's Password Storage Cheat Sheet (7 MiB and 5 iterations, to 46 MiB and 1)."""
+        return self.memory_kib < 7 * 1024 or self.memory_kib * self.iterations < 35 * 1024
+
 
 class Passwords:
     """Hashes and verifies passwords, at most two at a time."""
