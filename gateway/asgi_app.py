@@ -36,6 +36,10 @@ class AsgiApp:
         api: the dispatcher.
         new_id: returns an id for a request.
         addresses: finds the address of a client.
+
+    Attributes:
+        closing: whether every answer closes its connection, because the gateway is stopping.
+        requests: the number of requests so far.
     """
 
     def __init__(self, settings: GatewaySettings, pages: App, api: App, new_id: Callable[[], str], addresses: Addresses) -> None:
@@ -43,6 +47,8 @@ class AsgiApp:
         self._api = api
         self._new_id = new_id
         self._addresses = addresses
+        self.closing = False
+        self.requests = 0
         self._origins = frozenset(origin.encode() for origin in settings.cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,17 +56,20 @@ class AsgiApp:
             if scope["type"] == "lifespan":
                 await _lifespan(receive, send)
             return
+        self.requests += 1
         raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
         scope["raw_path"] = raw_path
         try:
             scope["header"] = header = read_fields(scope)
         except Problem as problem:
-            await self._answer(_Response(send, [], accepts_gzip=False), problem)
+            await self._answer(_Response(send, [], accepts_gzip=False), problem)  # which closes the connection
             return
         peer = scope.get("client")
         scope["source"] = source(self._addresses.client(peer[0] if peer else "", scope["headers"]))
         accept_encoding, origin = header.get(b"accept-encoding"), header.get(b"origin")
         cors = self._cors(origin) if origin is not None and self._origins else []
+        if self.closing:
+            send = _closing(send)
         if cors and scope["method"] == "OPTIONS" and b"access-control-request-method" in header:
             await send({"type": "http.response.start", "status": 204, "headers": [*cors, *_preflight()]})
             await send({"type": "http.response.body", "body": b""})
@@ -93,6 +102,17 @@ class AsgiApp:
         if origin in self._origins:
             return [(b"access-control-allow-origin", origin), (b"vary", b"Origin"), (b"access-control-expose-headers", _EXPOSED)]
         return []
+
+
+def _closing(send: Send) -> Send:
+    """Return a callable that sends a response after which the connection is closed."""
+
+    async def send_and_close(message: Message) -> None:
+        if message["type"] == "http.response.start" and not any(name == b"connection" for name, _ in message["headers"]):
+            message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+        await send(message)
+
+    return send_and_close
 
 
 def _preflight() -> Headers:

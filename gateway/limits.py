@@ -21,13 +21,11 @@ class Limits:
     Attributes:
         running: the number of requests being handled.
         reading: the number of request bodies being read.
-        draining: whether the gateway is stopping, so that every new request is refused.
     """
 
     def __init__(self, settings: GatewaySettings, now: Callable[[], float]) -> None:
         self.running = 0
         self.reading = 0
-        self.draining = False
         self._settings = settings
         self._requests = _Rate(settings.rate, settings.burst, now)
         self._logins = _Rate(settings.login_rate, settings.login_burst, now)
@@ -38,15 +36,8 @@ class Limits:
         """Count a new request against the rate limit of its client address.
 
         Raises:
-            Problem: if the address exceeds its rate (429) or the gateway is stopping (503).
+            Problem: if the address exceeds its rate (429).
         """
-        if self.draining:
-            raise Problem(
-                503,
-                "draining",
-                "The gateway is stopping: try again elsewhere.",
-                [(b"retry-after", b"1"), (b"connection", b"close")],
-            )
         if self._settings.rate:
             self._requests.spend(address)
 

@@ -13,6 +13,7 @@ from gateway.asgi_app import AsgiApp
 from gateway.client import App
 from gateway.dispatcher import Dispatcher
 from gateway.limits import Limits
+from gateway.listener import Listener, listening_inodes
 from gateway.live import Live
 from gateway.manifests import Manifests
 from gateway.openapi import document
@@ -27,7 +28,13 @@ from runtime.sockets import free_port, until_listening
 _DRAIN_TIMEOUT = 10.0
 """Seconds for which the gateway waits for running requests and streams when it stops."""
 _STOP_TIMEOUT = 2.0
-"""Seconds for which the gateway waits until the HTTP server has stopped."""
+"""Seconds for which the gateway waits until the HTTP server has stopped, when nothing runs any more."""
+_QUIET = 0.02
+"""Seconds without a new request after which no client is taken to be in the middle of sending one."""
+_MOMENT = 0.1
+"""Seconds that running requests get before the listener closes."""
+_BUSY = 1.0
+"""Seconds for which the gateway waits for that."""
 
 
 class Gateway(Service):
@@ -41,6 +48,8 @@ class Gateway(Service):
         self.port = self.settings.port
         """The port that the gateway listens on, once it has started."""
         self._addresses = Addresses(self.settings.trusted_proxies)
+        self.draining = False
+        """Whether the gateway is stopping."""
         self._serving: asyncio.Task[None] | None = None
 
     async def on_start(self, ctx: Context) -> None:
@@ -55,33 +64,62 @@ class Gateway(Service):
             "/console/tail": Tail(self.proxy, self.subscribers),
         }
         pages: Any = create_app(
-            self.settings.title, self.proxy, ctx, self.document, self.manifests, lambda: self.limits.draining, streams
+            self.settings.title, self.proxy, ctx, self.document, self.manifests, lambda: self.draining, streams
         )
         api = Dispatcher(self.settings, self.proxy, self.limits, self.manifests)
-        asgi_app = AsgiApp(self.settings, pages, api, self.proxy.new_id, self._addresses)
+        self._asgi_app = AsgiApp(self.settings, pages, api, self.proxy.new_id, self._addresses)
         # HTTP/1.1 only: while granian waits to detect the version, a connection that sends nothing would stay open forever
         self.server = Server(
-            asgi_app, address=self.settings.host, port=self.port, interface=Interfaces.ASGINL, http=HTTPModes.http1, websockets=False, log_enabled=False,
+            self._asgi_app, address=self.settings.host, port=self.port, interface=Interfaces.ASGINL, http=HTTPModes.http1, websockets=False, log_enabled=False,
             backlog=1024, backpressure=self.settings.max_requests * 2 + self.settings.max_streams, http1_settings=HTTP1Settings(header_read_timeout=10_000),
         )  # fmt: skip
+        others = listening_inodes(self.port)
         self._serving = asyncio.create_task(self.server.serve())
         await until_listening(self.settings.host, self.port, self._serving)
+        self._listener = Listener(self.port, others)
 
     async def on_stop(self, ctx: Context) -> None:
-        """Refuse new requests, finish the running ones, end the streams, and stop listening."""
+        """Stop without failing a request: turn clients away, answer all who have come, end the streams, and stop listening."""
         if self._serving is None:
             return  # the start has failed
-        self.limits.draining = True
+        self.draining = self._asgi_app.closing = True
+        if self.settings.drain_delay:
+            await self.clock.sleep(self.settings.drain_delay)
+        self._listener.turn_away()
+        await self._until_quiet()
+        self._listener.close()
         self.subscribers.end()
-        deadline = self.clock.monotonic() + _DRAIN_TIMEOUT
-        while (self.limits.running or self.subscribers.count) and self.clock.monotonic() < deadline:
-            await self.clock.sleep(0.01)
         self.server.stop()  # type: ignore[no-untyped-call]
-        done, _ = await asyncio.wait((self._serving,), timeout=_STOP_TIMEOUT)
-        if not done:
+        if not await self._until_stopped(self._serving):
             self.log.warning("the HTTP server did not stop in time")
         elif (error := self._serving.exception()) is not None:
             self.log.warning("the HTTP server ended with an error: %r", error)
+
+    async def _until_quiet(self) -> None:
+        """Wait until the server has accepted every connection, and the clients of open ones have sent what they were sending.
+
+        The answers to these close their connections. So every client learns to connect again, to another gateway. Running
+        requests get a moment, too, because the server no longer notices clients that disconnect once it has been told to stop.
+        """
+        seen = -1
+        for attempt in range(round(_BUSY / _QUIET)):
+            quiet = seen == self._asgi_app.requests and not self._listener.queued()
+            if quiet and (not self.limits.running or attempt * _QUIET >= _MOMENT):
+                return
+            seen = self._asgi_app.requests
+            await asyncio.sleep(_QUIET)  # the kernel and the clients do not follow the node's clock
+
+    async def _until_stopped(self, serving: "asyncio.Task[None]") -> bool:
+        """Wait until the server has answered the running requests and stopped. Return whether it has."""
+        deadline = self.clock.monotonic() + _DRAIN_TIMEOUT
+        while (
+            (self.limits.running or self.limits.reading or self.subscribers.count)
+            and not serving.done()
+            and self.clock.monotonic() < deadline
+        ):
+            await self.clock.sleep(0.01)
+        await asyncio.wait((serving,), timeout=_STOP_TIMEOUT)
+        return serving.done()
 
     @every(seconds=1)
     async def end_stale_streams(self, ctx: Context) -> None:

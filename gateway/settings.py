@@ -15,6 +15,8 @@ class GatewaySettings(Struct):
     """Where it listens; 0 takes a free port."""
     share_port: bool = False
     """Whether other gateways on this machine may listen on the same port. The operating system distributes the connections (SO_REUSEPORT)."""
+    drain_delay: Annotated[float, Meta(ge=0)] = 0.0
+    """How long it keeps serving after the signal to stop, with `/readyz` at 503, so that load balancers notice. `dev` and `up` do not wait."""
     expects: tuple[str, ...] = ()
     """The services whose routes it has to know before it is ready. Until then it answers 503, not 404, where it knows no route.
     `dev` and `up` set it to the services that they run. If it is empty, any service with routes is enough."""

@@ -59,7 +59,7 @@ def _prepare(settings: Settings, names: tuple[str, ...], fresh: bool, debug: boo
     return replace(
         with_users(settings),
         database=replace(settings.database, durable=False),
-        gateway=replace(settings.gateway, expects=compose.expected(settings, names)),
+        gateway=replace(settings.gateway, expects=compose.expected(settings, names), drain_delay=0),
         node=replace(settings.node, deadlines=settings.node.deadlines and not debug),
     )
 
