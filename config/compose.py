@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import msgspec
+
 from config.settings import Settings
 from gateway.service import Gateway
 from runtime import CallboardError, Database, Node, Service, Transport
@@ -51,7 +53,7 @@ def catalogue(settings: Settings) -> dict[str, Factory]:
                 f"services: {path!r} has the contract {name!r}, which another service already uses: choose another name"
             )
         found[name] = cls
-    found["gateway"] = partial(Gateway, settings.gateway)
+    found["gateway"] = partial(Gateway, settings.gateway, Path(settings.database.folder) / "gateway.routes.json")
     return found
 
 
@@ -85,7 +87,7 @@ def chosen(settings: Settings, names: Sequence[str]) -> dict[str, Factory]:
 
 def node(settings: Settings, names: Sequence[str] = (), *, name: str = "node") -> Node:
     """Return a node that hosts the named services, or all services if no name is given."""
-    factories = list(chosen(settings, names).values())
+    factories = list(chosen(with_route_owners(settings, names), names).values())
     return Node(factories, transport(settings), name=name, databases=databases(settings), settings=settings.node)
 
 
@@ -106,6 +108,21 @@ def transport(settings: Settings) -> Transport:
     from transports.http_mqtt import HttpMqttTransport
 
     return HttpMqttTransport(HttpTransport(chosen.http, readers=stream_readers(settings)), MqttTransport(chosen.mqtt))
+
+
+def with_route_owners(settings: Settings, names: Sequence[str] = ()) -> Settings:
+    """Return the settings with the named services as the owners of the routes that their classes declare.
+
+    These are the services that run beside the gateway, in its process or under the same command. What the settings say counts more.
+    """
+    owners = [
+        f"{handler.http.method} {handler.http.path}={name}"
+        for name, factory in chosen(settings, names).items()
+        for handler in _class(factory).definition.requests.values()
+        if handler.http is not None
+    ]
+    replace = msgspec.structs.replace
+    return replace(settings, gateway=replace(settings.gateway, owners=(*owners, *settings.gateway.owners)))
 
 
 def stream_readers(settings: Settings) -> dict[str, set[str]]:

@@ -11,6 +11,7 @@ from typing import Any, cast
 import msgspec
 
 from gateway.openapi import document
+from gateway.route_owners import RouteOwners
 from runtime.contract.rest import HttpBinding, route_fault
 from runtime.network import Address, LiveInfo, Manifest, RequestInfo
 from runtime.network.registry import Registry
@@ -30,18 +31,20 @@ class Manifests:
 
     Args:
         expects: the services whose routes have to be known before the gateway is ready.
+        owners: admits the routes that belong to the service that announces them.
 
     Attributes:
         live: a manifest of each service that has a live instance.
         absent: the last manifests of services that have none. Their routes stay, because they may come back.
     """
 
-    def __init__(self, registry: Registry, metrics: Metrics, expects: Sequence[str]) -> None:
+    def __init__(self, registry: Registry, metrics: Metrics, expects: Sequence[str], owners: RouteOwners) -> None:
         self.live: dict[str, Manifest] = {}
         self.absent: list[Manifest] = []
         self._registry = registry
         self._metrics = metrics
         self._expects = expects
+        self._owners = owners
         self._known: dict[str, Manifest] = {}
         self._checked: dict[Address, tuple[Manifest, bool]] = {}
         registry.watch(self.update)
@@ -55,7 +58,8 @@ class Manifests:
             known = self._checked.get(member.address)
             checked[member.address] = known if known is not None and known[0] is manifest else (manifest, self._check(manifest))
         self._checked = checked
-        self.live = {manifest.service: manifest for manifest, accepted in checked.values() if accepted}
+        newest = {manifest.service: manifest for manifest, accepted in checked.values() if accepted}
+        self.live = {manifest.service: manifest for manifest in self._owners.admit(newest.values())}
         self._known |= self.live
         self.absent = [manifest for service, manifest in self._known.items() if service not in self.live]
 

@@ -1,6 +1,7 @@
 """The gateway: the service that speaks HTTP to the outside."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 from granian.constants import HTTPModes, Interfaces
@@ -17,6 +18,7 @@ from gateway.listener import Listener, listening_inodes
 from gateway.live import Live
 from gateway.manifests import Manifests
 from gateway.openapi import document
+from gateway.route_owners import RouteOwners
 from gateway.settings import GatewaySettings
 from gateway.subscribers import Subscribers
 from gateway.tail import Tail
@@ -38,12 +40,17 @@ _BUSY = 1.0
 
 
 class Gateway(Service):
-    """Routes REST requests to the services and hides the division into services. It learns the routes from their manifests."""
+    """Routes REST requests to the services and hides the division into services. It learns the routes from their manifests.
+
+    Args:
+        owners_file: where the gateway stores which service owns each route; None to keep it in memory.
+    """
 
     contract = Contract("gateway")
     calls = (identity,)
 
-    def __init__(self, settings: GatewaySettings | None = None) -> None:
+    def __init__(self, settings: GatewaySettings | None = None, owners_file: Path | None = None) -> None:
+        self._owners_file = owners_file
         self.settings = settings or GatewaySettings()
         self.port = self.settings.port
         """The port that the gateway listens on, once it has started."""
@@ -56,7 +63,8 @@ class Gateway(Service):
         self.port = free_port(self.settings.host, self.settings.port, "CALLBOARD_GATEWAY__PORT", shared=self.settings.share_port)
         self.proxy = Proxy(ctx)
         await self.proxy.watch()
-        self.manifests = Manifests(self.proxy.registry, self.proxy.metrics, self.settings.expects)
+        owners = RouteOwners(self.settings.owners, self._owners_file, self.proxy.metrics)
+        self.manifests = Manifests(self.proxy.registry, self.proxy.metrics, self.settings.expects, owners)
         self.limits = Limits(self.settings, self.clock.monotonic)
         self.subscribers = Subscribers(self.settings, self.proxy, self.clock)
         streams: dict[str, App] = {
@@ -66,7 +74,7 @@ class Gateway(Service):
         pages: Any = create_app(
             self.settings.title, self.proxy, ctx, self.document, self.manifests, lambda: self.draining, streams
         )
-        api = Dispatcher(self.settings, self.proxy, self.limits, self.manifests)
+        api = self.dispatcher = Dispatcher(self.settings, self.proxy, self.limits, self.manifests)
         self._asgi_app = AsgiApp(self.settings, pages, api, self.proxy.new_id, self._addresses)
         # HTTP/1.1 only: while granian waits to detect the version, a connection that sends nothing would stay open forever
         self.server = Server(

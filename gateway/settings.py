@@ -6,6 +6,8 @@ from msgspec import Meta
 
 from runtime import Struct
 
+RouteOwner = Annotated[str, Meta(pattern=r"^([A-Z]+ )?/[^\s=,]*=[a-z][a-z0-9_-]*$")]
+
 
 class GatewaySettings(Struct):
     """Where the gateway listens and which limits it sets. Durations are in seconds, sizes in bytes."""
@@ -46,6 +48,9 @@ class GatewaySettings(Struct):
     """The number of those that one client address may make at once before `login_rate` applies."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses or networks of proxies, such as `10.0.0.0/8`. From them, `Forwarded` or `X-Forwarded-For` names the client's address."""
+    owners: tuple[RouteOwner, ...] = ()
+    """The service to which a route or all paths below a prefix belong: `/sessions=auth`, `POST /rides=rides`. Others belong to the first
+    service that announces them."""
     max_streams: Annotated[int, Meta(ge=0)] = 10_000
     """The most streams of `/live` and `/console/tail` open at once. Further requests for one get status 503."""
     streams_per_user: Annotated[int, Meta(ge=1)] = 16

@@ -50,7 +50,7 @@ def empty(folder: Path) -> None:
     if not folder.exists():
         return
     for path in folder.iterdir():
-        if path.name in ("password", "broker") or ".sqlite" in path.name:
+        if path.name in ("password", "broker") or path.name.startswith("gateway.routes.") or ".sqlite" in path.name:
             path.unlink() if not path.is_dir() else shutil.rmtree(path)
 
 

@@ -86,6 +86,7 @@ def _services(
     """Return the processes of all services except the gateway, then those of the gateway, which stops first."""
     groups: list[list[Process]] = [[], []]
     number = 0
+    owners = compose.with_route_owners(settings, list(counts)).gateway.owners
     for name, count in counts.items():
         environment = service_environment(name) | {
             "CALLBOARD_TRANSPORT__KIND": "mqtt",
@@ -95,6 +96,7 @@ def _services(
             "CALLBOARD_TRANSPORT__MQTT__PASSWORD_FILE": str(folder / "broker" / f"{name}.password"),
             "CALLBOARD_GATEWAY__EXPECTS": ",".join(compose.expected(settings, list(counts))),
             "CALLBOARD_GATEWAY__PORT": str(settings.gateway.port),
+            "CALLBOARD_GATEWAY__OWNERS": ",".join(owners),
             "CALLBOARD_GATEWAY__SHARE_PORT": "true" if count > 1 else "false",
         }
         environment.pop("CALLBOARD_TRANSPORT__MQTT__PASSWORD", None)
