@@ -16,13 +16,26 @@ from typing import Any, ClassVar, Self, cast, dataclass_transform
 
 import msgspec
 
+from runtime.source import calling_place, place_of
+
 
 class CallboardError(Exception):
     """The base class of errors that Callboard raises and that never cross the wire."""
 
 
 class DefinitionError(CallboardError):
-    """A definition of a service, message, or handler is wrong. Raised when the class is defined or the node starts."""
+    """A definition of a service, message, or handler is wrong. Raised when the class is defined or the node starts.
+
+    Args:
+        text: the fault and the remedy.
+        definition: the function, class, or file that is wrong; by default the code that makes the definition. The error
+            names its file and line.
+    """
+
+    def __init__(self, text: str = "", definition: object = None) -> None:
+        where = place_of(definition) or calling_place()
+        self.text: str = text
+        super().__init__(text if where is None else f"{where}: {text}")
 
 
 class StartError(CallboardError):

@@ -16,8 +16,9 @@ from runtime.identity import Verifier
 from runtime.network.envelope import Envelope
 from runtime.network.registry import Registry
 from runtime.network.transport import Transport
+from runtime.node.factory import Factory, make
 from runtime.node.inbound import Inbound
-from runtime.node.supervisor import Factory, Supervised
+from runtime.node.supervisor import Supervised
 from runtime.node.token_refresh import TokenRefresher
 from runtime.service.context import Context
 from runtime.service.service import Definition, Service
@@ -100,11 +101,11 @@ class Node:
         return self.environment.metrics
 
     def _supervise(self, factory: Factory, *, announced: bool = True) -> Supervised:
-        service = factory()
+        service = make(factory)
         database = None
         if service.definition.needs_database:
             if self._databases is None:
-                raise DefinitionError(f"{type(service).__name__} keeps state: give its node databases=…")
+                raise DefinitionError(f"{type(service).__name__} keeps state: give its node databases=…", type(service))
             database = self._databases(service.definition.contract.name)
         return Supervised(factory, service, database, self, announced=announced)
 
@@ -275,7 +276,7 @@ def check_together(definitions: Sequence[Definition]) -> None:
     for definition in definitions:
         name = definition.contract.name
         if name in names:
-            raise DefinitionError(f"two services have the contract {name!r}: one node hosts one of each")
+            raise DefinitionError(f"two services have the contract {name!r}: one node hosts one of each", definition.cls)
         names.add(name)
         for handler in definition.requests.values():
             if handler.http is None:
@@ -283,5 +284,6 @@ def check_together(definitions: Sequence[Definition]) -> None:
             other = routes.setdefault(handler.http.shape, name)
             if other != name:
                 raise DefinitionError(
-                    f"{name}.{handler.name}: the route {handler.http.method} {handler.http.path} is taken by {other}: choose another path"
+                    f"{name}.{handler.name}: the route {handler.http.method} {handler.http.path} is taken by {other}: choose another path",
+                    handler.function,
                 )

@@ -6,7 +6,7 @@ node stops. A crash in a handler fails only its message. A service that is not t
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from enum import Enum
 from typing import Any, Protocol, cast
 
@@ -20,13 +20,12 @@ from runtime.execution.instance import Instance
 from runtime.identity import Verifier
 from runtime.network.envelope import Topic
 from runtime.node.dependencies import Dependencies
+from runtime.node.factory import Factory, make
 from runtime.service.describe import describe
 from runtime.service.service import Service
-from runtime.storage.database import Database, DatabaseError
+from runtime.source import missing_variable
+from runtime.storage.database import Database, DatabaseError, MissingTable
 from runtime.tasks import Backoff, finish
-
-Factory = Callable[[], Service]
-"""Makes a service: its class, or a `functools.partial` of it. Called again for every restart."""
 
 _WINDOW = 60.0
 """The seconds after which a crash no longer counts."""
@@ -143,11 +142,14 @@ class Supervised:
                     first = _root_cause(error)
                     if isinstance(first, DefinitionError | StartError):
                         raise first from None
+                    remedy = missing_variable(first) or (str(first) if isinstance(first, MissingTable) else None)
+                    if remedy is not None:
+                        raise StartError(f"{self.name}: {remedy}") from first
                     if _is_starting(self._state) and isinstance(first, ServiceError) and first.retryable:
                         await self._handle_failed_start(first)
                     else:
                         await self._handle_crash(first)
-                    self.service = self._factory()
+                    self.service = make(self._factory)
         finally:
             self._enter(SupervisorState.STOPPED)
             if self._database is not None:

@@ -218,7 +218,7 @@ def _spec(where: str, annotation: Any) -> MessageSpec:
     try:
         return spec_of(annotation)
     except DefinitionError as error:
-        raise DefinitionError(f"{where}: {error}") from error
+        raise DefinitionError(f"{where}: {error.text}") from error
 
 
 def _subscriber(where: str, mark: _Subscribes, handler: Handler) -> Handler:

@@ -21,9 +21,11 @@ class Definition(msgspec.Struct, frozen=True, eq=False):
     """What a service class declares, after all checks.
 
     Attributes:
+        cls: the class.
         migrations: the folder of the SQL files of its database, or None.
     """
 
+    cls: type[Any]
     contract: Contract
     calls: tuple[Contract, ...]
     requests: dict[str, Handler]
@@ -132,7 +134,10 @@ def define(cls: type[Service]) -> Definition:
     signals: dict[str, Handler] = {}
     timers: list[Timer] = []
     for name, attribute in inspect.getmembers_static(cls):
-        handler = handler_of(cls, name, attribute)
+        try:
+            handler = handler_of(cls, name, attribute)
+        except DefinitionError as error:
+            raise DefinitionError(error.text, attribute) from error
         if isinstance(handler, Timer):
             timers.append(handler)
         elif handler is not None:
@@ -145,7 +150,7 @@ def define(cls: type[Service]) -> Definition:
             group[handler.spec.full_name] = handler
     _check_routes(cls, requests)
     _check_complete(cls, contract, requests)
-    return Definition(contract, cls.calls, requests, events, signals, tuple(timers), _migrations(cls))
+    return Definition(cls, contract, cls.calls, requests, events, signals, tuple(timers), _migrations(cls))
 
 
 def _migrations(cls: type[Service]) -> str | None:

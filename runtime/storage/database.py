@@ -46,6 +46,10 @@ class StatementError(DatabaseError):
     """
 
 
+class MissingTable(StatementError):
+    """A statement names a table that does not exist: a migration has to create it."""
+
+
 class ConstraintError(StatementError):
     """A row violates a constraint (unique, foreign key, check)."""
 

@@ -68,9 +68,9 @@ def _ordered(folder: Path) -> dict[int, Path]:
     for path in sorted(folder.glob("*.sql")):
         match = _NAME.fullmatch(path.name)
         if match is None:
-            raise DefinitionError(f"{path}: expected a name such as 0001_create_accounts.sql")
+            raise DefinitionError("expected a name such as 0001_create_accounts.sql", path)
         number = int(match[1])
         if number in files:
-            raise DefinitionError(f"{path}: {files[number].name} has the same number")
+            raise DefinitionError(f"{files[number].name} has the same number", path)
         files[number] = path
     return files

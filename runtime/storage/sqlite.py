@@ -25,6 +25,7 @@ from runtime.storage.database import (
     DatabaseError,
     Guard,
     Holder,
+    MissingTable,
     Row,
     StatementError,
     Superseded,
@@ -287,6 +288,8 @@ def _translation(path: Path, error: Exception) -> DatabaseError:
     """Translate an error of SQLite by its result code (sqlite.org/rescode.html)."""
     if isinstance(error, sqlite3.IntegrityError):
         return ConstraintError(str(error))
+    if str(error).startswith("no such table: "):
+        return MissingTable(f"{error}: create it in a file in the service's folder migrations/, such as 0001_{path.stem}.sql")
     code = getattr(error, "sqlite_errorcode", None)
     if code == sqlite3.SQLITE_READONLY:
         return StatementError(f"{error}: fetch() only reads: write through tx, or with self.db.execute")

@@ -1,5 +1,6 @@
 """Messages of two contracts, and the assertion that a definition is refused: for the tests of definition errors."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -35,8 +36,9 @@ class Look(Request[int]):
 
 
 def assert_refused(define: Callable[[], object], *parts: str) -> None:
-    """Assert that `define` raises a DefinitionError whose text has all the parts."""
+    """Assert that `define` raises a DefinitionError that names a file and line, and whose text has all the parts."""
     with pytest.raises(DefinitionError) as caught:
         define()
+    assert re.match(r"tests/\S+\.py:\d+: ", str(caught.value)), str(caught.value)
     for part in parts:
         assert part in str(caught.value)

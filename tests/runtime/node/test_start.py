@@ -2,10 +2,27 @@
 
 import asyncio
 import itertools
+import os
+from pathlib import Path
 
 import pytest
 
-from runtime import ANYONE, Context, Contract, Node, NodeSettings, NoInstance, Overloaded, Request, Service, handles
+from runtime import (
+    ANYONE,
+    Context,
+    Contract,
+    Crashed,
+    Node,
+    NodeSettings,
+    NoInstance,
+    Overloaded,
+    Request,
+    Service,
+    StartError,
+    Transaction,
+    handles,
+)
+from runtime.storage.sqlite import SqliteFolder
 from runtime.testing import eventually
 from tests.runtime.node.services import LOG, Base, Poke, Upper
 from transports.memory import MemoryNetwork, MemoryTransport
@@ -163,3 +180,52 @@ async def test_two_starts_that_wait_for_each_other_are_reported_at_once(
     async with asyncio.timeout(5), Node(order, MemoryTransport(), settings=NodeSettings(restarts=0)):
         assert LOG == ["right starts without left"]
     assert "wait for each other: make one of the requests later" in caplog.text
+
+
+# What a restart cannot fix
+
+
+class WithoutTable(Base):
+    @handles(allow=ANYONE)
+    async def poke(self, message: Poke, ctx: Context, tx: Transaction) -> int:  # type: ignore[override]
+        return 1
+
+    async def on_start(self, ctx: Context) -> None:
+        await self.db.execute("DELETE FROM greetings")
+
+
+class WithoutVariable(Base):
+    async def on_start(self, ctx: Context) -> None:
+        os.environ["NOT_SET_ANYWHERE"]
+
+
+class WithoutVariableAtInit(Base):
+    def __init__(self) -> None:
+        os.environ["NOT_SET_ANYWHERE"]
+
+
+class WithAnotherKeyError(Base):
+    async def on_start(self, ctx: Context) -> None:
+        raise KeyError("NOT_SET_ANYWHERE")
+
+
+@pytest.mark.parametrize(
+    ("service", "expected"),
+    [
+        (WithoutTable, "base: no such table: greetings: create it in a file in the service's folder migrations/"),
+        (WithoutVariable, r"base: .*test_start\.py:\d+: the environment variable NOT_SET_ANYWHERE is not set: set it"),
+        (WithoutVariableAtInit, r"test_start\.py:\d+: the environment variable NOT_SET_ANYWHERE is not set: set it"),
+    ],
+)
+async def test_what_a_restart_cannot_fix_ends_the_start_with_the_remedy(
+    service: type[Service], expected: str, tmp_path: Path
+) -> None:
+    with pytest.raises(StartError, match=expected):
+        async with Node([service], MemoryTransport(), databases=SqliteFolder(tmp_path, durable=False)):
+            pass
+
+
+async def test_any_other_key_error_is_a_crash() -> None:
+    with pytest.raises(Crashed):
+        async with Node([WithAnotherKeyError], MemoryTransport(), settings=NodeSettings(restarts=0)):
+            pass
