@@ -8,12 +8,15 @@ from pathlib import Path
 
 import msgspec
 
+from config.packages import conflict_hint
 from config.settings import Settings
 from gateway.service import Gateway
-from runtime import CallboardError, Database, Node, Service, Transport
+from runtime import CallboardError, Database, Node, Service, StartError, Transport
 from runtime.network import Address, Manifest
+from runtime.node.factory import Factory, make
 from runtime.service.describe import describe
 from runtime.service.service import Definition
+from runtime.source import innermost, missing_variable, place
 from services.auth.service import Auth
 from services.devices.service import Devices
 from services.fleet.service import Fleet
@@ -22,11 +25,13 @@ from services.rides.service import Rides
 from services.wallet.service import Wallet
 from transports.memory import MemoryTransport
 
-Factory = Callable[[], Service]
-
 
 class UnknownService(CallboardError):
-    """A service that does not exist, cannot be imported, or has the name of another service."""
+    """A service that does not exist, cannot be found, or has the name of another service."""
+
+
+class BrokenService(CallboardError):
+    """A service whose module fails when it is imported."""
 
 
 def catalogue(settings: Settings) -> dict[str, Factory]:
@@ -35,7 +40,9 @@ def catalogue(settings: Settings) -> dict[str, Factory]:
     The order is the order of starting. The gateway comes last because it depends on the other services.
 
     Raises:
-        UnknownService: if a class named in the setting `services` cannot be imported, is not a service, or has a name that is in use.
+        UnknownService: if a class named in the setting `services` cannot be found, is not a service, or has a name that is in use.
+        BrokenService: if its module fails when it is imported.
+        DefinitionError: if it is defined wrongly.
     """
     found: dict[str, Factory] = {
         "auth": partial(Auth, settings.auth),
@@ -64,12 +71,39 @@ def _import_service(path: str) -> type[Service]:
     if "" not in sys.path:
         sys.path.insert(0, "")  # as `python -m` does: the user's services are in the working directory
     try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UnknownService(f"services: {path!r} cannot be imported: {error}") from error
+        found: object = getattr(importlib.import_module(module), name)
+    except CallboardError:
+        raise
+    except Exception as error:
+        raise _import_error(path, error) from error
     if not isinstance(found, type) or not issubclass(found, Service):
         raise UnknownService(f"services: {path!r} is not a subclass of Service")
     return found
+
+
+def _import_error(path: str, error: Exception) -> CallboardError:
+    """Return the error for a service that cannot be imported: the fault, its place, and the remedy."""
+    module, _, name = path.partition(":")
+    subject = f"services: {path!r} cannot be imported"
+    hint = conflict_hint(error)
+    if hint is not None:
+        return UnknownService(f"{subject}: {hint}")
+    if isinstance(error, ModuleNotFoundError) and error.name is not None and f"{module}.".startswith(f"{error.name}."):
+        return UnknownService(
+            f"{subject}: there is no module {error.name} in {Path.cwd()} or on the path: correct the setting, or start in the folder that contains {module.partition('.')[0]}"
+        )
+    if isinstance(error, AttributeError) and error.obj is sys.modules.get(module):
+        return UnknownService(f"{subject}: {module} has no {name}: correct the setting")
+    missing = missing_variable(error)
+    if missing is not None:
+        return StartError(f"{subject}: {missing}")
+    if isinstance(error, SyntaxError):
+        where: str | None = place(error.filename or module, error.lineno or 0)
+        return BrokenService(f"{subject}: {where}: {type(error).__name__}: {error.msg}")
+    where = innermost(error.__traceback__) or module
+    if isinstance(error, ModuleNotFoundError) and error.name is not None:
+        return BrokenService(f"{subject}: {where}: there is no module {error.name}: install its package, or correct the import")
+    return BrokenService(f"{subject}: {where}: {type(error).__name__}: {error}")
 
 
 def chosen(settings: Settings, names: Sequence[str]) -> dict[str, Factory]:
@@ -83,6 +117,11 @@ def chosen(settings: Settings, names: Sequence[str]) -> dict[str, Factory]:
         if name not in known:
             raise UnknownService(f"no service is called {name!r}: choose from {', '.join(known)}")
     return {name: factory for name, factory in known.items() if not names or name in names}
+
+
+def stateful(settings: Settings, names: Sequence[str]) -> list[str]:
+    """Return those of the named services, or of all services, that have a database."""
+    return [definition.contract.name for definition in definitions(settings, names) if definition.needs_database]
 
 
 def node(settings: Settings, names: Sequence[str] = (), *, name: str = "node") -> Node:
@@ -155,7 +194,7 @@ def databases(settings: Settings) -> Callable[[str], Database]:
 
 def definitions(settings: Settings, names: Sequence[str] = ()) -> list[Definition]:
     """Return the definitions of the named services without running them."""
-    return [factory().definition for factory in chosen(settings, names).values()]
+    return [make(factory).definition for factory in chosen(settings, names).values()]
 
 
 def expected(settings: Settings, names: Sequence[str] = ()) -> tuple[str, ...]:
@@ -166,5 +205,5 @@ def expected(settings: Settings, names: Sequence[str] = ()) -> tuple[str, ...]:
 
 def manifests(settings: Settings, names: Sequence[str] = ()) -> list[Manifest]:
     """Return the manifests that the named services would announce, without running them."""
-    services = [factory() for factory in chosen(settings, names).values()]
+    services = [make(factory) for factory in chosen(settings, names).values()]
     return [describe(type(service), Address(service.definition.contract.name, "-"), "-") for service in services]

@@ -10,23 +10,20 @@ from collections.abc import Mapping, Sequence
 import rich_click as click
 
 from config.load import secret_variables
-from runtime import CallboardError, Clock, Random
+from runtime import Clock, Random
 from runtime.tasks import Backoff
 from runtime.telemetry import printable
 
 _COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green", "bright_yellow", "bright_magenta")
 _WINDOW = 60.0
 """The period, in seconds, over which restarts are counted."""
-_RESTARTS = 5
-_RESTART = Backoff(0.1, 60.0)
-"""How often a process is restarted within the period."""
+_RESTART = Backoff(0.1, 30.0)
+"""The pause before a restart. It grows with the number of restarts within the period."""
 _GRACE = 25.0
 """How long a process may take to stop, in seconds. Longer than the default drain timeout."""
 _LONGEST_LINE = 65_536
 """Bytes. A longer line is split."""
 _FOR_PROGRAMS = frozenset({"PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "TERM"})
-_USER_ERROR = 2
-"""The exit status of a process that cannot run as configured. Restarting it would not help."""
 
 
 class Process:
@@ -49,23 +46,22 @@ class Process:
         self._stopping = False
         self._ended: deque[float] = deque()
         self._random = Random(Clock())
-        self._last = ""
 
     def __repr__(self) -> str:
         return f"<Process {self.name} [{'DOWN' if self._process is None else self._process.pid}]>"
 
     async def run(self) -> None:
-        """Run the process, restarting it as needed, until `stop` is called.
-
-        Raises:
-            CallboardError: if the process ends too often, or with the exit status of a wrong configuration.
-        """
+        """Run the process until `stop` is called. Whenever it ends before, it is restarted after a pause that grows."""
         while not self._stopping:
             # A new session, so that Ctrl-C in the terminal does not reach the process: we stop all processes in order.
-            self._process = process = await asyncio.create_subprocess_exec(
-                *self._command, env={**self._environment}, start_new_session=True,
-                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-            )  # fmt: skip
+            try:
+                self._process = process = await asyncio.create_subprocess_exec(
+                    *self._command, env={**self._environment}, start_new_session=True,
+                    stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+                )  # fmt: skip
+            except OSError as error:
+                await self._wait_before_restart(f"could not be started ({error})")
+                continue
             printing = asyncio.create_task(self._print_output(process))
             status = await process.wait()
             await asyncio.wait((printing,), timeout=1)  # a grandchild may keep the pipe open
@@ -73,7 +69,8 @@ class Process:
             self._process = None
             if self._stopping:
                 return
-            await self._wait_before_restart(status)
+            how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+            await self._wait_before_restart(how)
 
     async def _print_output(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
@@ -83,21 +80,15 @@ class Process:
             if len(rest) >= _LONGEST_LINE:
                 lines, rest = [*lines, rest], b""
             for line in lines:
-                self._last = _shown(line)
-                click.echo(f"{self._prefix}{self._last}")
+                click.echo(f"{self._prefix}{_shown(line)}")
         if rest:
             click.echo(f"{self._prefix}{_shown(rest)}")
 
-    async def _wait_before_restart(self, status: int) -> None:
-        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+    async def _wait_before_restart(self, how: str) -> None:
         now = time.monotonic()
         self._ended.append(now)
         while self._ended[0] < now - _WINDOW:
             self._ended.popleft()
-        if status == _USER_ERROR:
-            raise CallboardError(f"{self.name} cannot run: {self._last.removeprefix('callboard: ')}")
-        if len(self._ended) > _RESTARTS:
-            raise CallboardError(f"{self.name} {how}; it ended {len(self._ended)} times within a minute: {self._last}")
         pause = _RESTART.delay(len(self._ended), self._random)
         click.echo(f"{self._prefix}{how}; starting it anew in {pause:.1f} s", err=True)
         await asyncio.sleep(pause)
@@ -127,10 +118,7 @@ async def run_groups(groups: Sequence[Sequence[Process]], stop: asyncio.Event) -
 
     Args:
         groups: the processes to run.
-        stop: the event that ends the run.
-
-    Raises:
-        CallboardError: if a process cannot be kept running.
+        stop: the event that ends the run. The end of a process does not end the run or any other process.
     """
     running: dict[asyncio.Task[None], Process] = {}
     waiting = asyncio.create_task(stop.wait())

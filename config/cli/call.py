@@ -46,7 +46,9 @@ def call_command(
     """
     client = Client(loaded(config_file).settings, url, email)
     with progress("asking the gateway for its requests"):
-        _, openapi = client.ask("GET", "/openapi.json")
+        status, openapi = client.ask("GET", "/openapi.json")
+    if status != 200 or not isinstance(openapi.get("paths"), dict):
+        raise CallboardError(f"{client.url}/openapi.json answered {status} without an OpenAPI document: is that a gateway?")
     operations: dict[str, Operation] = {
         operation["operationId"]: (method.upper(), path, operation)
         for path, methods in openapi["paths"].items()
@@ -63,7 +65,7 @@ def call_command(
     path, body = _address(operation, values)
     with progress(f"calling {request}"):
         client.log_in()
-        status, answer = client.ask(operation[0], path, body, {} if key is None else {"Idempotency-Key": key})
+        status, answer = client.ask_any(operation[0], path, body, {} if key is None else {"Idempotency-Key": key})
     if answer is not None:
         click.echo(json_text(answer, indent=not as_json))
     if status == 401:

@@ -2,30 +2,40 @@
 
 import os
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, cast
 from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, ProxyHandler, build_opener
 from urllib.request import Request as HttpRequest
-from urllib.request import urlopen
 
 import msgspec
 import rich_click as click
 
 from config.cli.common import F, http_url
+from config.folder_locks import running_url
 from config.settings import Settings
 from runtime import CallboardError
 
 _TIMEOUT = 60
 """Seconds to wait for data from the gateway."""
+_LOCAL = ("127.0.0.1", "::1", "localhost")
+_UNREACHABLE = (URLError, OSError, HTTPException)
+_NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def with_gateway(function: F) -> F:
     """Add the options `--url` and `--as` to a command."""
     url = click.option(
-        "--url", default="", help="The URL of the gateway (default: $CALLBOARD_URL, or the address in the settings)."
+        "--url",
+        default="",
+        help="The URL of the gateway (default: $CALLBOARD_URL, the running `dev` or `up` in this folder, or the address in the settings).",
     )
     user = click.option(
-        "--as", "email", help="Log in as this user. Uses the password of `callboard dev` or `up` in this folder, or asks for it."
+        "--as",
+        "email",
+        help="Log in as this user. Uses the password of the running `callboard dev` or `up` in this folder, or asks for it.",
     )
     return url(user(function))
 
@@ -35,7 +45,8 @@ class Client:
 
     Args:
         settings: the settings, which have the gateway's address and the development password.
-        url: the URL of the gateway. If empty, `$CALLBOARD_URL` or the address in the settings.
+        url: the URL of the gateway. If empty, `$CALLBOARD_URL`, or the URL of the system that `dev` or `up` runs on the database
+            folder, or the address in the settings.
         email: the user to log in as. If None, the client uses the access token in `$CALLBOARD_TOKEN`, if it is set.
 
     Raises:
@@ -43,52 +54,91 @@ class Client:
     """
 
     def __init__(self, settings: Settings, url: str, email: str | None) -> None:
-        self.url = (url or os.environ.get("CALLBOARD_URL") or http_url(settings.gateway.host, settings.gateway.port)).rstrip("/")
-        if not self.url.startswith(("http://", "https://")):
-            raise CallboardError(f"--url {self.url}: expected http:// or https://")
+        running = running_url(Path(settings.database.folder))
+        configured = http_url(settings.gateway.host, settings.gateway.port)
+        self.url = (url or os.environ.get("CALLBOARD_URL") or running or configured).rstrip("/")
+        host = _host(self.url)
+        if host is None:
+            raise CallboardError(f"--url {self.url}: expected a URL such as http://127.0.0.1:8000")
         self._settings = settings
         self._email = email
+        self._is_ours = running is not None and self.url.lower() == running.lower()
+        """Whether the gateway belongs to the system that runs on this folder, and so made or got its development password."""
+        # No redirects: they would take the token to another server. No proxy for servers on this machine
+        self._opener = build_opener(_NoRedirect, *([ProxyHandler({})] if host in _LOCAL else []))
         self.token = os.environ.get("CALLBOARD_TOKEN")
 
     def log_in(self, default_email: str | None = None) -> None:
         """Get an access token for the user. Does nothing if there is no user to log in as.
 
+        The development password is sent only to the system that runs on this folder. For any other, the user is asked.
+
         Args:
-            default_email: the user to log in as if neither a user nor an access token was given. It is used only in a
-                folder in which `dev` or `up` has stored a password.
+            default_email: the user to log in as if neither a user nor an access token was given. It is used only if the system
+                runs on this folder.
 
         Raises:
             CallboardError: if the gateway cannot be reached or refuses the login.
         """
-        if self._email is None and self.token is None and _stored_password(self._settings) is not None:
+        known = self._development_password() if self._is_ours else None
+        if self._email is None and self.token is None and known is not None:
             self._email = default_email
         if self._email is None:
             return
-        password: str = (
-            self._settings.dev.password or _stored_password(self._settings) or click.prompt("Password", hide_input=True, err=True)
-        )
+        password = known or self._ask_for_password()
         status, answer = self.ask("POST", "/sessions", msgspec.json.encode({"email": self._email, "password": password}))
-        if status != 201:
-            raise CallboardError(f"cannot log in as {self._email}: {answer.get('title', status)}")
-        self.token = answer["access_token"]
+        token = answer.get("access_token")
+        if status != 201 or not isinstance(token, str):
+            raise CallboardError(f"cannot log in as {self._email} at {self.url}: {_reason(status, answer)}")
+        self.token = token
 
-    def ask(self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> tuple[int, Any]:
-        """Send a request. Return the status and the decoded JSON body, or None if the body is empty.
+    def _development_password(self) -> str | None:
+        if self._settings.dev.password is not None:
+            return self._settings.dev.password
+        try:
+            return (Path(self._settings.database.folder) / "password").read_text(encoding="utf-8").strip()
+        except OSError:
+            return None
+
+    def _ask_for_password(self) -> str:
+        try:
+            password: str = click.prompt(f"Password of {self._email} at {self.url}", hide_input=True, err=True)
+        except click.Abort:
+            raise CallboardError(
+                f"no password for {self._email} at {self.url} was given (the development password is only sent to the system that runs on {self._settings.database.folder}): run this in a terminal, or set CALLBOARD_TOKEN"
+            ) from None
+        return password
+
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, dict[str, Any]]:
+        """Send a request. Return the status and the decoded JSON object, which is empty if the body is.
 
         Raises:
-            CallboardError: if the gateway cannot be reached, or answers with something other than JSON.
+            CallboardError: if the gateway cannot be reached, or answers with something other than a JSON object.
         """
+        status, answer = self.ask_any(method, path, body, headers)
+        if answer is not None and not isinstance(answer, dict):
+            raise CallboardError(f"{self.url}{path} answered {status} without a JSON object: is that the URL of a gateway?")
+        return status, cast(dict[str, Any], answer or {})
+
+    def ask_any(
+        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, Any]:
+        """Send a request. Return the status and the decoded JSON body, or None if the body is empty. Raises like `ask`."""
         try:
-            with urlopen(self._request(method, path, body, headers or {}), timeout=_TIMEOUT) as response:  # noqa: S310
+            with self._opener.open(self._request(method, path, body, headers or {}), timeout=_TIMEOUT) as response:
                 text, status = response.read(), response.status
         except HTTPError as error:
-            text, status = error.read(), error.code
-        except (URLError, OSError) as error:
+            text, status = _body(error), error.code
+        except _UNREACHABLE as error:
             raise self._unreachable(error) from None
         try:
             return status, msgspec.json.decode(text) if text else None
-        except msgspec.DecodeError:
-            raise CallboardError(f"{self.url}{path} answered {status} with a body that is not JSON") from None
+        except _NOT_JSON:
+            raise CallboardError(
+                f"{self.url}{path} answered {status} with a body that is not JSON: is that the URL of a gateway?"
+            ) from None
 
     def follow(self, path: str) -> Iterator[tuple[str, Any]]:
         """Yield the name and data of each server-sent event of a path until the server ends the stream.
@@ -97,7 +147,7 @@ class Client:
             CallboardError: if the gateway cannot be reached or refuses the request.
         """
         try:
-            with urlopen(self._request("GET", path, None, {}), timeout=_TIMEOUT) as response:  # noqa: S310
+            with self._opener.open(self._request("GET", path, None, {}), timeout=_TIMEOUT) as response:
                 name = ""
                 for line in response:
                     field, _, value = line.decode().rstrip("\n").partition(": ")
@@ -106,8 +156,8 @@ class Client:
                     elif field == "data":
                         yield name, msgspec.json.decode(value)
         except HTTPError as error:
-            raise CallboardError(describe_problem(error.code, _decoded(error.read()))) from None
-        except (URLError, OSError, ValueError) as error:
+            raise CallboardError(describe_problem(error.code, _decoded(_body(error)))) from None
+        except (*_UNREACHABLE, *_NOT_JSON) as error:
             raise self._unreachable(error) from None
 
     def _request(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> HttpRequest:
@@ -119,8 +169,38 @@ class Client:
     def _unreachable(self, error: Exception) -> CallboardError:
         reason = error.reason if isinstance(error, URLError) else error
         return CallboardError(
-            f"{self.url} cannot be reached ({reason}): is the system running? (start it with `make dev`, or name another gateway with --url)"
+            f"{self.url} cannot be reached ({reason or type(error).__name__}): is the system running? (start it with `make dev`, or name another gateway with --url)"
         )
+
+
+class _NoRedirect(HTTPRedirectHandler):
+    """Does not follow redirects: their answers are returned like any other."""
+
+    def redirect_request(self, req: HttpRequest, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> None:
+        return None
+
+
+def _host(url: str) -> str | None:
+    """Return the host of an HTTP URL, or None if the URL is not one."""
+    try:
+        parts = urlsplit(url)
+        return parts.hostname if parts.scheme in ("http", "https") and parts.port != 0 else None
+    except ValueError:
+        return None
+
+
+def _body(error: HTTPError) -> bytes:
+    try:
+        return error.read()
+    except _UNREACHABLE:
+        return b""
+
+
+def _reason(status: int, answer: dict[str, Any]) -> str:
+    reason = answer.get("title")
+    if isinstance(reason, str):
+        return reason
+    return f"it answered {status} without {'an access token' if status == 201 else 'a reason'}: is that the URL of a gateway?"
 
 
 def describe_problem(status: int, problem: Any) -> str:
@@ -133,12 +213,5 @@ def describe_problem(status: int, problem: Any) -> str:
 def _decoded(body: bytes) -> Any:
     try:
         return msgspec.json.decode(body)
-    except msgspec.DecodeError:
-        return None
-
-
-def _stored_password(settings: Settings) -> str | None:
-    try:
-        return (Path(settings.database.folder) / "password").read_text(encoding="utf-8").strip()
-    except OSError:
+    except _NOT_JSON:
         return None

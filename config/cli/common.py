@@ -39,7 +39,8 @@ def loaded(config_file: Path | None) -> Loaded:
 
 
 def http_url(host: str, port: int) -> str:
-    """Return the URL of an HTTP server, given its host name or IP address."""
+    """Return the URL at which this machine reaches an HTTP server that listens on a host name or an IP address."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # an address to connect to, not to listen on
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 

@@ -13,17 +13,20 @@ import rich_click as click
 
 from config import compose
 from config.cli import reload
-from config.cli.common import loaded, run_loop, set_up_logging, with_config
+from config.cli.common import http_url, loaded, run_loop, set_up_logging, with_config
 from config.cli.output import print_error, progress
 from config.cli.quickstart import empty, quickstart, warn_if_public, with_users
 from config.cli.run import stop_signal, wait_for_stop
+from config.cli.status import NodeFailed
+from config.folder_locks import databases_locked, url_published
 from config.settings import Settings
 from gateway.service import Gateway
-from runtime import CallboardError, DatabaseError
-from runtime.sockets import PortTaken, free_port
+from runtime import CallboardError, Crashed, DefinitionError
+from runtime.sockets import free_port
+from runtime.storage.migrations import MigrationError
 
-_NOT_FIXED_BY_CODE = (PortTaken, DatabaseError, compose.UnknownService)
-"""Errors for which waiting for a code change is pointless."""
+_FIXED_BY_CODE = (DefinitionError, MigrationError, Crashed, NodeFailed, compose.BrokenService)
+"""Those errors of ours that a change of code may fix. For the others, waiting for one is pointless."""
 
 
 @click.command("dev")
@@ -42,7 +45,7 @@ def dev_command(names: tuple[str, ...], fresh: bool, debug: bool, no_reload: boo
     set_up_logging(settings)
     warn_if_public(settings)
     prepare = partial(_prepare, settings, names, fresh and not reload.is_restart(), debug)
-    if run_loop(_serve(prepare, names, watched), debug=debug):
+    if run_loop(_serve(settings, prepare, names, watched), debug=debug):
         reload.restart()
 
 
@@ -64,14 +67,16 @@ def _prepare(settings: Settings, names: tuple[str, ...], fresh: bool, debug: boo
     )
 
 
-async def _serve(prepare: Callable[[], Settings], names: tuple[str, ...], watched: list[Path]) -> bool:
+async def _serve(settings: Settings, prepare: Callable[[], Settings], names: tuple[str, ...], watched: list[Path]) -> bool:
     """Run the system until a stop signal arrives (return False) or code changes (return True)."""
     stop = stop_signal()
     async with reload.watching(watched) as changed:
         try:
-            await _run(prepare(), names, stop, changed)
+            with databases_locked(Path(settings.database.folder), compose.stateful(settings, names), "callboard dev"):
+                await _run(prepare(), names, stop, changed)
         except Exception as error:
-            if not watched or (isinstance(error, _NOT_FIXED_BY_CODE) and not reload.is_restart()):
+            fixed_by_code = not isinstance(error, CallboardError) or isinstance(error, _FIXED_BY_CODE)
+            if not watched or (not fixed_by_code and not reload.is_restart()):
                 raise
             if isinstance(error, CallboardError):
                 print_error(error)
@@ -87,6 +92,9 @@ async def _run(settings: Settings, names: tuple[str, ...], stop: asyncio.Event, 
         with progress("starting the services"):
             node = await stack.enter_async_context(compose.node(settings, names, name="dev"))
         gateway = node.service(Gateway)
+        if gateway is not None:
+            url = http_url(settings.gateway.host, gateway.port)
+            stack.enter_context(url_published(Path(settings.database.folder), url))
         if gateway is None:
             click.echo(f"\n  Running {', '.join(compose.chosen(settings, names))} without a gateway. Stop with Ctrl-C.\n")
         elif reload.is_restart():

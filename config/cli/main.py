@@ -76,8 +76,13 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line. An error that the user can fix is printed as one line, and the exit status is 2."""
+    """Run the command line.
+
+    An error that the user can fix, such as a wrong setting, is printed as one line, and the exit status is 2. If a node fails
+    while it runs, it is 1, like after an unexpected error: a restart may help.
+    """
     from config.cli.output import print_error
+    from config.cli.status import exit_status
     from runtime import CallboardError
 
     try:
@@ -89,7 +94,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except CallboardError as error:
         print_error(error)
-        sys.exit(2)
+        sys.exit(exit_status(error))
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:

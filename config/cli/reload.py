@@ -13,8 +13,8 @@ import rich_click as click
 from watchfiles import PythonFilter, awatch  # pyright: ignore[reportUnknownVariableType]
 
 from config import PACKAGES
+from config.packages import ROOT, own_command, own_path
 
-ROOT = Path(__file__).parent.parent.parent
 _RESTARTED_AT = "_CALLBOARD_DEV_AGAIN"
 """The environment variable with the Unix time at which this process replaced an earlier one."""
 _SUFFIXES = (".py", ".sql", ".toml")
@@ -96,7 +96,8 @@ def restart() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os.environ[_RESTARTED_AT] = str(time.time())
-    os.execv(sys.executable, [sys.executable, "-m", "config.cli", *sys.argv[1:]])  # noqa: S606
+    os.environ.update(own_path())
+    os.execv(sys.executable, own_command(*sys.argv[1:]))  # noqa: S606
 
 
 def _compiles(paths: Iterable[Path]) -> bool:

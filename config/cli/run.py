@@ -9,9 +9,11 @@ import rich_click as click
 
 from config import compose
 from config.cli.common import loaded, run_loop, set_up_logging, with_config
+from config.cli.status import NodeFailed
+from config.folder_locks import databases_locked
 from config.health import serve_health
 from config.settings import Settings
-from runtime import Node
+from runtime import CallboardError, Node
 
 
 @click.command("run")
@@ -24,9 +26,10 @@ def run_command(names: tuple[str, ...], leash: bool, config_file: Path | None) -
     On the first signal, the services finish their work and stop. A second signal ends the process at once.
     """
     settings = loaded(config_file).settings
-    compose.chosen(settings, names)
+    services = compose.stateful(settings, names)
     set_up_logging(settings)
-    run_loop(serve(settings, names, leash=leash))
+    with databases_locked(Path(settings.database.folder), services, f"callboard run {' '.join(names)}"):
+        run_loop(serve(settings, names, leash=leash))
 
 
 async def serve(settings: Settings, names: tuple[str, ...], *, leash: bool) -> None:
@@ -38,7 +41,7 @@ async def serve(settings: Settings, names: tuple[str, ...], *, leash: bool) -> N
         leash: whether to stop when standard input ends, too.
 
     Raises:
-        Crashed: if a service crashed too often.
+        NodeFailed: if the node ended although it was not stopped.
     """
     stop = stop_signal()
     if leash:
@@ -95,11 +98,14 @@ async def wait_for_stop(node: Node, stop: asyncio.Event) -> None:
     """Wait until `stop` is set or the node has stopped.
 
     Raises:
-        Crashed: if a service of the node crashed too often.
+        NodeFailed: if the node has stopped for another reason.
     """
     waiting = [asyncio.create_task(stop.wait()), asyncio.create_task(node.wait())]
     done, rest = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     for task in rest:
         task.cancel()
     for task in done:
-        task.result()
+        try:
+            task.result()
+        except CallboardError as error:
+            raise NodeFailed(str(error)) from error

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import rich_click as click
 from rich.console import Console
 from rich.live import Live
@@ -36,7 +37,7 @@ def services_command(watch: bool, as_json: bool, url: str, email: str | None, co
         client.log_in("operator@example.com")
         rows = _fetch(client)
     if not watch:
-        table([{name: str(row[name]) for name in _COLUMNS} for row in rows], as_json)
+        table([{name: str(row.get(name, "")) for name in _COLUMNS} for row in rows], as_json)
         return
     try:
         _watch(client, rows, as_json)
@@ -48,7 +49,7 @@ def _watch(client: Client, rows: list[dict[str, Any]], as_json: bool) -> None:
     console = Console()
     if as_json or not console.is_terminal:
         while True:
-            table([{name: str(row[name]) for name in _COLUMNS} for row in rows], as_json)
+            table([{name: str(row.get(name, "")) for name in _COLUMNS} for row in rows], as_json)
             time.sleep(1)
             rows = _fetch_again(client)
     with Live(_table(rows), console=console, auto_refresh=False) as live:
@@ -74,8 +75,10 @@ def _fetch(client: Client) -> list[dict[str, Any]]:
     status, answer = client.ask("GET", "/console/services")
     if status != 200:
         raise CallboardError(describe_problem(status, answer))
-    found: list[dict[str, Any]] = answer["items"]
-    return found
+    try:
+        return msgspec.convert(answer.get("items"), list[dict[str, Any]])
+    except msgspec.ValidationError:
+        raise CallboardError(f"{client.url}/console/services answered without a list of services: is that a gateway?") from None
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
@@ -84,6 +87,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
         instances.add_column(name, justify="right" if name in ("load", "in_flight", "requests", "events") else "left")
     for row in rows:
         instances.add_row(
-            *(escape(printable(str(row[name]))) for name in _COLUMNS), style="" if row["state"] == "there" else "yellow"
+            *(escape(printable(str(row.get(name, "")))) for name in _COLUMNS),
+            style="" if row.get("state") == "there" else "yellow",
         )
     return instances

@@ -1,7 +1,7 @@
 """`callboard up`: run the same services as `dev`, each in a separate process, connected by a private broker."""
 
 import asyncio
-import sys
+import os
 from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
@@ -17,6 +17,8 @@ from config.cli.common import http_url, loaded, run_loop, with_config
 from config.cli.output import progress
 from config.cli.quickstart import empty, quickstart, warn_if_public, with_users
 from config.cli.run import stop_signal
+from config.folder_locks import Lock, databases_locked, url_published
+from config.packages import own_command, own_path
 from config.processes import Process, program_environment, run_groups, service_environment
 from config.settings import Settings
 from runtime import CallboardError
@@ -35,7 +37,7 @@ def up_command(names: tuple[str, ...], replicas: str, fresh: bool, config_file: 
     """Run the whole system, or the named services, as separate processes with a private mosquitto broker. Stop with Ctrl-C.
 
     Each service has its own credential, and the broker's access list limits it to its own topics. A process that ends
-    unexpectedly is restarted.
+    is restarted, after a pause that grows, and the others run on.
     """
     settings = loaded(config_file).settings
     warn_if_public(settings)
@@ -47,9 +49,23 @@ def up_command(names: tuple[str, ...], replicas: str, fresh: bool, config_file: 
     folder = Path(settings.database.folder)
     broker = PrivateBroker(folder)
     command = broker.command()
-    if fresh:
-        empty(folder)
-    settings = with_users(settings)
+    with Lock(folder / "up.lock", f"process {os.getpid()} (`callboard up`)"):
+        with databases_locked(folder, compose.stateful(settings, chosen), "callboard up"):
+            if fresh:
+                empty(folder)
+        # from here on, the processes of the services lock their own databases
+        _up(with_users(settings), names, counts, config_file, broker, command)
+
+
+def _up(
+    settings: Settings,
+    names: tuple[str, ...],
+    counts: dict[str, int],
+    config_file: Path | None,
+    broker: PrivateBroker,
+    command: list[str],
+) -> None:
+    folder, chosen = Path(settings.database.folder), list(counts)
     credentials = broker.prepare(compose.definitions(settings, names), settings.transport.mqtt.namespace)
     users = folder / "broker" / "users.json"
     users.touch(mode=0o600)
@@ -64,7 +80,7 @@ def up_command(names: tuple[str, ...], replicas: str, fresh: bool, config_file: 
 
 def _counts(replicas: str, settings: Settings, chosen: list[str]) -> dict[str, int]:
     counts = dict.fromkeys(chosen, 1)
-    stateful = {d.contract.name for d in compose.definitions(settings, chosen) if d.needs_database}
+    stateful = compose.stateful(settings, chosen)
     for part in filter(None, (part.strip() for part in replicas.split(","))):
         name, equals, number = part.partition("=")
         if not equals or not number.isdecimal() or int(number) < 1:
@@ -88,17 +104,21 @@ def _services(
     number = 0
     owners = compose.with_route_owners(settings, list(counts)).gateway.owners
     for name, count in counts.items():
-        environment = service_environment(name) | {
-            "CALLBOARD_TRANSPORT__KIND": "mqtt",
-            "CALLBOARD_TRANSPORT__MQTT__URL": credentials.url,
-            "CALLBOARD_TRANSPORT__MQTT__NAMESPACE": credentials.namespace,
-            "CALLBOARD_TRANSPORT__MQTT__USERNAME": name,
-            "CALLBOARD_TRANSPORT__MQTT__PASSWORD_FILE": str(folder / "broker" / f"{name}.password"),
-            "CALLBOARD_GATEWAY__EXPECTS": ",".join(compose.expected(settings, list(counts))),
-            "CALLBOARD_GATEWAY__PORT": str(settings.gateway.port),
-            "CALLBOARD_GATEWAY__OWNERS": ",".join(owners),
-            "CALLBOARD_GATEWAY__SHARE_PORT": "true" if count > 1 else "false",
-        }
+        environment = (
+            service_environment(name)
+            | own_path()
+            | {
+                "CALLBOARD_TRANSPORT__KIND": "mqtt",
+                "CALLBOARD_TRANSPORT__MQTT__URL": credentials.url,
+                "CALLBOARD_TRANSPORT__MQTT__NAMESPACE": credentials.namespace,
+                "CALLBOARD_TRANSPORT__MQTT__USERNAME": name,
+                "CALLBOARD_TRANSPORT__MQTT__PASSWORD_FILE": str(folder / "broker" / f"{name}.password"),
+                "CALLBOARD_GATEWAY__EXPECTS": ",".join(compose.expected(settings, list(counts))),
+                "CALLBOARD_GATEWAY__PORT": str(settings.gateway.port),
+                "CALLBOARD_GATEWAY__OWNERS": ",".join(owners),
+                "CALLBOARD_GATEWAY__SHARE_PORT": "true" if count > 1 else "false",
+            }
+        )
         environment.pop("CALLBOARD_TRANSPORT__MQTT__PASSWORD", None)
         if name == Auth.contract.name:
             environment.pop("CALLBOARD_AUTH__USERS", None)
@@ -107,7 +127,7 @@ def _services(
         for index in range(count):
             number += 1
             label = name if count == 1 else f"{name}.{index + 1}"
-            command = [sys.executable, "-m", "config.cli", "run", name, "--leash", *config]
+            command = own_command("run", name, "--leash", *config)
             groups[name == "gateway"].append(Process(label, command, environment, width, number))
     return [group for group in groups if group]
 
@@ -115,9 +135,12 @@ def _services(
 async def _run(settings: Settings, groups: list[list[Process]], chosen: list[str], counts: Mapping[str, int]) -> None:
     running = asyncio.create_task(run_groups(groups, stop_signal()))
     if "gateway" in chosen:
-        announcement = asyncio.create_task(_announce(settings, chosen, counts))
-        await asyncio.wait((running, announcement), return_when=asyncio.FIRST_COMPLETED)
-        announcement.cancel()
+        url = http_url(settings.gateway.host, settings.gateway.port)
+        with url_published(Path(settings.database.folder), url):
+            announcement = asyncio.create_task(_announce(settings, chosen, counts))
+            await asyncio.wait((running, announcement), return_when=asyncio.FIRST_COMPLETED)
+            announcement.cancel()
+            await running
     await running
 
 
