@@ -19,6 +19,7 @@ _COMMANDS = {
     "services": "config.cli.services",
     "call": "config.cli.call",
     "tail": "config.cli.tail",
+    "resume": "config.cli.resume",
     "devices": "config.cli.devices",
     "doctor": "config.cli.doctor",
     "bench": "config.cli.bench",

@@ -1,11 +1,13 @@
 """Dead letters: the events of a publisher whose handlers kept failing, and how often each event has failed so far."""
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
+from runtime.contract.errors import CallboardError
 from runtime.durable.stream import StreamEvent
-from runtime.storage.database import Database, Guard, Transaction
+from runtime.storage.database import Database, Guard, Superseded, Transaction
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -18,6 +20,19 @@ class Source(msgspec.Struct, frozen=True):
 
 Apply = Callable[[Source, Sequence[StreamEvent], Guard], Awaitable[None]]
 """Runs the handlers of events in one transaction that the guard begins. Raises what a handler raises."""
+
+
+class NeedsNewerVersion(CallboardError):
+    """This version of the service cannot decode an event, so that it has to wait for a newer one."""
+
+
+LAST_PAUSE = 240.0
+"""The seconds before the last attempt at an event. Each earlier pause takes a sixth of the next."""
+
+
+def pause_before_next(attempts: int, of: int) -> float:
+    """Return the seconds to wait after so many failed attempts of so many."""
+    return LAST_PAUSE / 6.0 ** max(of - 1 - attempts, 0)
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
@@ -49,8 +64,15 @@ class DeadLetters:
         self._database = database
         self._apply = apply
 
-    async def count_attempt(self, source: Source) -> int:
-        """Count a failed attempt at an event, across restarts, and return its number."""
+    async def count_attempt(self, source: Source, now: float, pause: Callable[[int], float]) -> tuple[int, float]:
+        """Count a failed attempt at an event, across restarts. Return its number and when the next one is due.
+
+        An attempt that another replica made at the same time does not count again.
+
+        Args:
+            now: the time of day, in seconds since 1970.
+            pause: returns the seconds to the next attempt, from the number of this one.
+        """
         async with self._database.transaction() as tx:
             await tx.execute(
                 "DELETE FROM callboard_attempts WHERE publisher = $1 AND NOT (epoch = $2 AND seq = $3)",
@@ -58,13 +80,17 @@ class DeadLetters:
                 source.epoch,
                 source.seq,
             )
-            rows = await tx.fetch(
-                "INSERT INTO callboard_attempts (publisher, epoch, seq, attempts) VALUES ($1, $2, $3, 1) "
-                "ON CONFLICT (publisher) DO UPDATE SET attempts = callboard_attempts.attempts + 1 RETURNING attempts",
-                self._publisher, source.epoch, source.seq,
+            row = await tx.fetch_one("SELECT attempts, retry_at FROM callboard_attempts WHERE publisher = $1", self._publisher)
+            if row is not None and now < row["retry_at"] <= now + LAST_PAUSE:
+                return row["attempts"], row["retry_at"]
+            attempts: int = 1 if row is None else row["attempts"] + 1
+            retry_at = now + pause(attempts)
+            await tx.execute(
+                "INSERT INTO callboard_attempts (publisher, epoch, seq, attempts, retry_at) VALUES ($1, $2, $3, $4, $5) "
+                "ON CONFLICT (publisher) DO UPDATE SET attempts = $4, retry_at = $5",
+                self._publisher, source.epoch, source.seq, attempts, retry_at,
             )  # fmt: skip
-        attempts: int = rows[0]["attempts"]
-        return attempts
+        return attempts, retry_at
 
     async def add(self, tx: Transaction, epoch: str, event: StreamEvent, attempts: int, error: Exception) -> None:
         """Store an event as a dead letter."""
@@ -82,10 +108,34 @@ class DeadLetters:
         )
         return [DeadLetter(**row) for row in rows]
 
+    async def retry_undecoded(self, log: logging.Logger) -> int:
+        """Apply the events that an older version could not decode, if this one can. Return how many were applied.
+
+        They come after events that were published later, as an operator has chosen.
+        """
+        applied = 0
+        for letter in await self.all():
+            if letter.attempts:
+                continue  # a handler has failed
+            try:
+                await self.retry(letter)
+            except (NeedsNewerVersion, Superseded):
+                continue
+            except Exception as error:
+                log.warning("%s %d of %s stays a dead letter: %r", letter.type, letter.seq, letter.publisher, error)
+            else:
+                applied += 1
+                log.warning(
+                    "%s %d of %s, which an older version could not decode, was applied late",
+                    letter.type, letter.seq, letter.publisher,
+                )  # fmt: skip
+        return applied
+
     async def retry(self, letter: DeadLetter) -> None:
         """Apply a dead letter again: its effects and its removal commit together.
 
         Raises:
+            NeedsNewerVersion: if this version cannot decode it, or does not take its type.
             Superseded: if it is not a dead letter any more.
             Exception: what its handler raises; the dead letter stays.
         """

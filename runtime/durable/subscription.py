@@ -9,15 +9,16 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 
 from runtime.clock import Clock, Random
-from runtime.contract.errors import ServiceError
-from runtime.durable.dead_letters import Apply, DeadLetters, Source
+from runtime.contract.errors import CallboardError, DeadlineExceeded, ServiceError
+from runtime.durable.cursor import Cursor, Cursors, digest_of
+from runtime.durable.dead_letters import LAST_PAUSE, Apply, DeadLetters, NeedsNewerVersion, Source, pause_before_next
 from runtime.durable.stream import Batch, Diverged, Position, PositionPruned, Pull, StreamEvent, StreamHead
-from runtime.storage.database import Database, DatabaseError, Guard, Row, StatementError, Superseded
+from runtime.storage.database import Database, DatabaseError, StatementError, Superseded
 from runtime.tasks import Backoff, wait_for_event
 from runtime.telemetry import Metrics
 
@@ -26,8 +27,8 @@ POLL_SECONDS = 10.0
 
 _TRANSIENT_BACKOFF = Backoff(0.05, 30.0)
 """After an error that says nothing about the event."""
-_HANDLER_BACKOFF = Backoff(0.1, 30.0)
-"""After an attempt at an event whose handler failed."""
+_SELDOM = 60
+"""After how many looks at an event that needs a newer version it is logged again."""
 
 
 Ask = Callable[[str, Pull | StreamHead], Awaitable[Batch | Position]]
@@ -47,22 +48,33 @@ class SubscriptionState(Enum):
     """A transient error occurred: it waits before it tries again."""
     STANDBY = "STANDBY"
     """The cursor lists event types that this version does not handle. Instances of the newer version apply all events."""
+    NEEDS_NEWER_VERSION = "NEEDS_NEWER_VERSION"
+    """This version cannot decode the next event. It waits until an instance of a newer version has applied it."""
     STOPPED = "STOPPED"
     """It waits until an operator resumes it."""
 
 
-class Cursor(msgspec.Struct, frozen=True):
-    """How far one publisher's stream has been applied.
+_BLOCKED = (SubscriptionState.STANDBY, SubscriptionState.NEEDS_NEWER_VERSION, SubscriptionState.STOPPED)
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """A type of event that a service takes.
 
     Attributes:
-        position: the position of the last event that was applied or skipped.
-        types: for each type, the number after which its events are taken.
-        stopped: why the subscription waits for an operator, or None.
+        cls: the class of the event.
+        attempts: how often its handler may fail before the event is a dead letter.
     """
 
-    position: Position
-    types: dict[str, int]
-    stopped: str | None
+    cls: type[Any]
+    attempts: int
+
+
+class _Pause(CallboardError):
+    """The next event is not tried before so many seconds have passed, because its handler has failed."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
 
 
 class Subscription:
@@ -70,7 +82,7 @@ class Subscription:
 
     Args:
         publisher: the name of the publishing service.
-        attempts: the types of events to take, and how often the handler of each may fail.
+        taken: the types of events to take.
         batched: whether several events may share a transaction, because the service's handlers make no requests.
         service: the name of the subscribing service.
         database: its database.
@@ -81,7 +93,7 @@ class Subscription:
     def __init__(
         self,
         publisher: str,
-        attempts: Mapping[str, int],
+        taken: Mapping[str, Taken],
         *,
         batched: bool,
         service: str,
@@ -94,7 +106,8 @@ class Subscription:
         log: logging.Logger,
     ) -> None:
         self.publisher = publisher
-        self._attempts = attempts
+        self._taken = taken
+        self._cursors = Cursors(publisher, database)
         self._batched = batched
         self._service = service
         self._database = database
@@ -109,13 +122,15 @@ class Subscription:
         self._failures = 0
         self._state = SubscriptionState.NEW
         self._reason = ""
+        self._looks = 0
+        metrics.gauge("subscription_blocked", lambda: self._state in _BLOCKED, service=service, publisher=publisher)
 
     def __repr__(self) -> str:
         reason = f": {self._reason}" if self._reason else ""
         return f"<Subscription of {self._service} to {self.publisher} [{self._state.value}{reason}]>"
 
     def _enter(self, state: SubscriptionState, reason: str = "") -> None:
-        """Change the state. The two states that need an operator are logged, once for each reason."""
+        """Change the state. The states that need an operator or a newer version are logged, once for each reason."""
         if (state, reason) == (self._state, self._reason):
             return
         self._state, self._reason = state, reason
@@ -123,6 +138,14 @@ class Subscription:
             self._log.error("the stream of %s stopped: %s; resume it when its cause is known", self.publisher, reason)
         elif state is SubscriptionState.STANDBY:
             self._log.error("the stream of %s stands down: a newer version of this service also takes %s", self.publisher, reason)
+        elif state is SubscriptionState.NEEDS_NEWER_VERSION:
+            self._looks = 0
+            self._count("events_need_newer_version_total")
+            self._log.error(
+                "the stream of %s waits: the next event needs a newer version of this service (%s); run that version, or "
+                "`callboard resume %s %s --known-types` to continue without what this one cannot decode",
+                self.publisher, reason, self._service, self.publisher,
+            )  # fmt: skip
 
     def hint(self) -> None:
         """Pull now instead of at the next poll: there may be new events."""
@@ -130,12 +153,24 @@ class Subscription:
 
     async def run(self) -> None:
         """Apply events until cancelled."""
+        undecoded = True
         while True:
             try:
+                if undecoded:
+                    self._count("events_applied_total", await self.dead_letters.retry_undecoded(self._log))
+                    undecoded = False
                 more = await self._step()
             except Superseded:
                 continue  # another instance was faster: read its cursor
-            except (ServiceError, DatabaseError) as error:
+            except NeedsNewerVersion as error:
+                await self._wait_for_newer_version(error)
+                continue
+            except _Pause as pause:
+                await self._clock.sleep(min(pause.seconds, POLL_SECONDS))
+                continue
+            except Exception as error:
+                if not isinstance(error, ServiceError | DatabaseError) and not is_transient(error):
+                    raise
                 await self._back_off(error)
                 continue
             self._failures = 0
@@ -151,13 +186,19 @@ class Subscription:
         if cursor.stopped is not None:
             self._enter(SubscriptionState.STOPPED, cursor.stopped)
             return False
-        missing = cursor.types.keys() - self._attempts.keys()
-        if missing:
+        missing = cursor.types.keys() - self._taken.keys()
+        if missing and not self._accepted(cursor):
             self._enter(SubscriptionState.STANDBY, ", ".join(sorted(missing)))
             return False
-        self._enter(SubscriptionState.PULLING)
+        if self._state in (
+            SubscriptionState.NEW,
+            SubscriptionState.WAITING,
+            SubscriptionState.STANDBY,
+            SubscriptionState.STOPPED,
+        ):
+            self._enter(SubscriptionState.PULLING)
         try:
-            batch = await self._ask(self.publisher, Pull(cursor.position, tuple(sorted(self._attempts))))
+            batch = await self._ask(self.publisher, Pull(cursor.position, tuple(sorted(cursor.types))))
         except Diverged as error:
             return await self._stop(
                 cursor,
@@ -176,18 +217,24 @@ class Subscription:
                 self.publisher, batch.forked_at.seq + 1, position.seq, position.epoch, batch.forked_at.seq,
             )  # fmt: skip
             self._count("stream_forks_total")
-            position = await self._fork(cursor, batch.forked_at)
+            position = await self._cursors.fork(cursor, batch.forked_at)
             cursor = await self._cursor()
-        await self._apply(position, batch, cursor.types)
+        await self._apply(position, batch, cursor)
+        self._enter(SubscriptionState.PULLING)
         return batch.scanned.seq < batch.head
 
-    async def _apply(self, position: Position, batch: Batch, starts: Mapping[str, int]) -> None:
+    async def _apply(self, position: Position, batch: Batch, cursor: Cursor) -> None:
         epoch = batch.scanned.epoch
-        events = [event for event in batch.events if event.seq > starts.get(event.type, 0)]
-        if self._batched and len(events) > 1:
+        events = [event for event in batch.events if event.seq > cursor.types.get(event.type, 0)]
+        failed = None if cursor.failed is None or cursor.failed.epoch != epoch else cursor.failed
+        if (
+            self._batched
+            and len(events) > 1
+            and all(event.type in self._taken and (failed is None or event.seq != failed.seq) for event in events)
+        ):
             last = Position(epoch, events[-1].seq, events[-1].id)
             try:
-                await self._apply_events(Source(self.publisher, epoch, last.seq), events, self._guard(position, last))
+                await self._apply_events(Source(self.publisher, epoch, last.seq), events, self._cursors.guard(position, last))
             except Superseded:
                 raise
             except Exception as error:  # applying them one by one shows whose handler failed
@@ -196,50 +243,54 @@ class Subscription:
                 self._count("events_applied_total", len(events))
                 events, position = [], last
         for event in events:
-            position = await self._apply_one(position, Position(epoch, event.seq, event.id), event)
+            if failed is not None and event.seq == failed.seq and (pause := self._remaining(failed.retry_at)) > 0:
+                raise _Pause(pause)
+            position = await self._apply_one(position, Position(epoch, event.seq, event.id), event, cursor)
         if position != batch.scanned:
-            await self._move(position, batch.scanned)
+            await self._cursors.move(position, batch.scanned)
 
-    async def _apply_one(self, position: Position, target: Position, event: StreamEvent) -> Position:
+    async def _apply_one(self, position: Position, target: Position, event: StreamEvent, cursor: Cursor) -> Position:
+        """Apply an event, or make it a dead letter.
+
+        Raises:
+            NeedsNewerVersion: if this version cannot decode it, and no operator lets it continue without.
+            _Pause: if its handler has failed, and is tried again later.
+            Exception: what the handler raised, if it says nothing about the event.
+        """
         source = Source(self.publisher, target.epoch, target.seq)
-        while True:
-            try:
-                await self._apply_events(source, (event,), self._guard(position, target))
-            except Superseded:
+        try:
+            await self._apply_events(source, (event,), self._cursors.guard(position, target))
+        except Superseded:
+            raise
+        except NeedsNewerVersion as error:
+            if not self._accepted(cursor):
                 raise
-            except Exception as error:
-                if is_transient(error):
-                    await self._back_off(error)
-                    continue
-                attempts = await self.dead_letters.count_attempt(source)
-                self._log.exception("attempt %d at %s %d of %s failed", attempts, event.type, event.seq, self.publisher)
-                if attempts >= self._attempts[event.type]:
-                    await self._dead_letter(position, target, event, attempts, error)
-                    return target
-                await self._clock.sleep(_HANDLER_BACKOFF.delay(attempts, self._random))
-            else:
-                self._failures = 0
-                self._enter(SubscriptionState.PULLING)
-                self._count("events_applied_total")
-                return target
+            await self._dead_letter(position, target, event, 0, error)
+        except Exception as error:
+            if is_transient(error):
+                raise
+            limit = self._taken[event.type].attempts
+            attempts, retry_at = await self.dead_letters.count_attempt(
+                source, self._clock.timestamp(), lambda failed: self._random.jitter(pause_before_next(failed, limit))
+            )
+            self._log.exception("attempt %d of %d at %s %d of %s failed", attempts, limit, event.type, event.seq, self.publisher)
+            if attempts < limit:
+                self._enter(SubscriptionState.BACKING_OFF, f"{event.type} {event.seq} has failed {attempts} times of {limit}")
+                raise _Pause(self._remaining(retry_at)) from error
+            await self._dead_letter(position, target, event, attempts, error)
+        else:
+            self._failures = 0
+            self._enter(SubscriptionState.PULLING)
+            self._count("events_applied_total")
+        return target
 
-    def _guard(self, before: Position, after: Position) -> Guard:
-        return Guard(
-            "UPDATE callboard_cursors SET epoch = $2, seq = $3, event_id = $4 WHERE publisher = $1 AND epoch = $5 AND seq = $6 AND stopped IS NULL",
-            (self.publisher, after.epoch, after.seq, after.event_id, before.epoch, before.seq),
-        )
+    def _remaining(self, retry_at: float) -> float:
+        """Return the seconds until a time of day. A clock that was set back does not prolong the wait."""
+        return min(max(retry_at - self._clock.timestamp(), 0), LAST_PAUSE)
 
-    async def _move(self, before: Position, after: Position) -> Position:
-        async with self._database.transaction(self._guard(before, after)):
-            pass
-        return after
-
-    async def _fork(self, cursor: Cursor, after: Position) -> Position:
-        """Move the cursor to the publisher's new branch. All events after the fork are taken."""
-        types = {name: min(start, after.seq) for name, start in cursor.types.items()}
-        async with self._database.transaction(self._guard(cursor.position, after)) as tx:
-            await tx.execute("UPDATE callboard_cursors SET types = $2 WHERE publisher = $1", self.publisher, _types(types))
-        return after
+    def _accepted(self, cursor: Cursor) -> bool:
+        """Return whether an operator lets this version continue without the events that it cannot decode."""
+        return cursor.accepted is not None and cursor.accepted == digest_of({name: one.cls for name, one in self._taken.items()})
 
     # The cursor
 
@@ -249,22 +300,15 @@ class Subscription:
         Raises:
             ServiceError: if the publisher's head is needed and the publisher cannot be reached.
         """
-        row = await self._row()
-        if row is None:
-            await self._database.execute(
-                "INSERT INTO callboard_cursors (publisher, epoch, seq, event_id, types) VALUES ($1, '', 0, '', $2) ON CONFLICT DO NOTHING",
-                self.publisher, _types(dict.fromkeys(self._attempts, 0)),
-            )  # fmt: skip
+        cursor = await self._cursors.read()
+        if cursor is None:
+            await self._cursors.create(dict.fromkeys(self._taken, 0))
             return
-        known = _read_types(row)
-        new = self._attempts.keys() - known.keys()
+        new = self._taken.keys() - cursor.types.keys()
         if new:
             head = await self._ask(self.publisher, StreamHead())
             assert isinstance(head, Position)
-            await self._database.execute(
-                "UPDATE callboard_cursors SET types = $2 WHERE publisher = $1 AND types = $3",
-                self.publisher, _types(known | dict.fromkeys(new, head.seq)), row["types"],
-            )  # fmt: skip
+            await self._cursors.replace_types(cursor.types, cursor.types | dict.fromkeys(new, head.seq))
 
     async def position(self) -> Position:
         """Return the committed position of this service."""
@@ -281,33 +325,19 @@ class Subscription:
             head = await self._ask(self.publisher, StreamHead())
             assert isinstance(head, Position)
             position = head
-        await self._database.execute(
-            "UPDATE callboard_cursors SET epoch = $2, seq = $3, event_id = $4, types = $5, stopped = NULL WHERE publisher = $1",
-            self.publisher, position.epoch, position.seq, position.event_id, _types(dict.fromkeys(self._attempts, 0)),
-        )  # fmt: skip
+        await self._cursors.resume(position, dict.fromkeys(self._taken, 0))
         self.hint()
 
     async def _cursor(self) -> Cursor:
-        row = await self._row()
-        if row is None:
+        cursor = await self._cursors.read()
+        if cursor is None or self._taken.keys() - cursor.types.keys():
             await self.open()
-            row = await self._row()
-            assert row is not None
-        elif self._attempts.keys() - _read_types(row).keys():
-            await self.open()
-            row = await self._row() or row
-        return Cursor(Position(row["epoch"], row["seq"], row["event_id"]), _read_types(row), row["stopped"])
-
-    async def _row(self) -> Row | None:
-        return await self._database.fetch_one(
-            "SELECT epoch, seq, event_id, types, stopped FROM callboard_cursors WHERE publisher = $1", self.publisher
-        )
+            cursor = await self._cursors.read() or cursor
+            assert cursor is not None
+        return cursor
 
     async def _stop(self, cursor: Cursor, reason: str) -> bool:
-        await self._database.execute(
-            "UPDATE callboard_cursors SET stopped = $2 WHERE publisher = $1 AND epoch = $3 AND seq = $4 AND stopped IS NULL",
-            self.publisher, reason, cursor.position.epoch, cursor.position.seq,
-        )  # fmt: skip
+        await self._cursors.stop(cursor.position, reason)
         self._count("streams_stopped_total")
         self._enter(SubscriptionState.STOPPED, reason)
         return False
@@ -317,7 +347,7 @@ class Subscription:
     async def _dead_letter(
         self, position: Position, target: Position, event: StreamEvent, attempts: int, error: Exception
     ) -> None:
-        async with self._database.transaction(self._guard(position, target)) as tx:
+        async with self._database.transaction(self._cursors.guard(position, target)) as tx:
             await self.dead_letters.add(tx, target.epoch, event, attempts, error)
         self._count("dead_letters_total")
         self._log.error(
@@ -327,10 +357,17 @@ class Subscription:
     async def _back_off(self, error: Exception) -> None:
         self._failures += 1
         self._enter(SubscriptionState.BACKING_OFF)
-        if self._failures in (5, 10) or self._failures % 100 == 0:
+        if self._failures in (5, 10) or self._failures % 100 == 0 or isinstance(error, DeadlineExceeded | TimeoutError):
             self._log.warning("the events of %s wait (%d tries so far): %s", self.publisher, self._failures, error)
         self._count("stream_retries_total")
         await self._clock.sleep(_TRANSIENT_BACKOFF.delay(min(self._failures, 10), self._random))
+
+    async def _wait_for_newer_version(self, error: NeedsNewerVersion) -> None:
+        self._enter(SubscriptionState.NEEDS_NEWER_VERSION, str(error))
+        self._looks += 1
+        if self._looks % _SELDOM == 0:
+            self._log.error("the stream of %s still waits for a newer version of this service: %s", self.publisher, error)
+        await self._clock.sleep(self._random.jitter(POLL_SECONDS))
 
     def _count(self, name: str, amount: int = 1) -> None:
         self._metrics.count(name, amount, service=self._service, publisher=self.publisher)
@@ -342,12 +379,6 @@ def is_transient(error: BaseException) -> bool:
         return all(is_transient(part) for part in cast("BaseExceptionGroup[BaseException]", error).exceptions)
     if isinstance(error, ServiceError):
         return error.retryable
+    if isinstance(error, TimeoutError):
+        return True  # a pause of the process is enough for it
     return isinstance(error, DatabaseError) and not isinstance(error, StatementError)
-
-
-def _types(types: Mapping[str, int]) -> str:
-    return msgspec.json.encode(types, order="sorted").decode()
-
-
-def _read_types(row: Row) -> dict[str, int]:
-    return msgspec.json.decode(row["types"], type=dict[str, int])

@@ -3,8 +3,8 @@
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from runtime.contract.errors import CallboardError, DeadlineExceeded, NotDelivered, ServiceError
-from runtime.durable.dead_letters import Source
+from runtime.contract.errors import CallboardError, DeadlineExceeded, Invalid, Malformed, NotDelivered, ServiceError
+from runtime.durable.dead_letters import NeedsNewerVersion, Source
 from runtime.durable.stream import StreamEvent
 from runtime.execution.deadlines import Deadlines
 from runtime.execution.endpoint import Call, Endpoint, Unattended
@@ -113,8 +113,15 @@ class EventHandler:
         self.method: Callable[..., Awaitable[Any]] = method
 
     def message(self, event: StreamEvent) -> Any:
-        """Return the message of an event. Raises `Malformed` or `Invalid`."""
-        return self.handler.spec.codec.decode(event.body.encode())
+        """Return the message of an event.
+
+        Raises:
+            NeedsNewerVersion: if this version cannot decode it.
+        """
+        try:
+            return self.handler.spec.codec.decode(event.body.encode())
+        except (Malformed, Invalid) as error:
+            raise NeedsNewerVersion(f"{event.type} {event.seq}: {error.explained()}") from None
 
 
 class EventsEndpoint(Unattended):
@@ -134,8 +141,7 @@ class EventsEndpoint(Unattended):
         super().__init__(host, f"the event handlers of {host.name}", mailbox, failures, deadlines)
         self._handlers = handlers
         self._transactions = transactions
-        # Requests of the handlers end a second earlier, as errors that say nothing about the event. A handler that hangs
-        # without a request is the event's fault.
+        # Requests of the handlers end a second earlier, with errors that name the service that did not answer
         self.time_limit: float | None = host.request_timeout + 1
         self.call: Call = self._apply
 
@@ -143,12 +149,18 @@ class EventsEndpoint(Unattended):
         """Run the handlers of events in one transaction that the guard begins. Raises what a handler raises."""
         await self.enter(Context(self.host, None, unbounded=True), EventBatch(source, events, guard))
 
+    def _handler(self, event: StreamEvent) -> EventHandler:
+        handler = self._handlers.get(event.type)
+        if handler is None:
+            raise NeedsNewerVersion(f"{event.type} {event.seq}: this version does not take this type")
+        return handler
+
     async def _apply(self, batch: EventBatch, ctx: Context) -> None:
         works: list[UnitOfWork] = []
         last: Context | None = None
         tx: Transaction | None = None
         try:
-            first = self._handlers[batch.events[0].type].method
+            first = self._handler(batch.events[0]).method
             database = self._transactions.database
             holder = database.holder_until(getattr(first, "__qualname__", self.title), ctx.deadline)
             async with database.transaction(batch.guard, holder) as tx:
@@ -160,7 +172,7 @@ class EventsEndpoint(Unattended):
                     last = Context(
                         self.host, None, envelope=envelope, fixed_deadline=deadline, enforced=False, work=work
                     )  # fmt: skip
-                    handler = self._handlers[event.type]
+                    handler = self._handler(event)
                     await handler.method(handler.message(event), last, tx)
                     tx.trace = event.trace
         finally:
@@ -169,6 +181,3 @@ class EventsEndpoint(Unattended):
                 if tx is not None and tx.committed:
                     self._transactions.committed([signal for work in works for signal in work.signals], last)
                 ctx.compensations = last.compensations
-
-    def deadline_error(self) -> Exception:
-        return TimeoutError(f"the handler took longer than {self.time_limit:g} s")

@@ -10,7 +10,7 @@ from runtime.contract.errors import UsageError
 from runtime.contract.messages import Contract, Signal, spec_of
 from runtime.durable.idempotency import Once
 from runtime.durable.stream import Batch, Position, Pull, Stream, StreamHead
-from runtime.durable.subscription import Subscription
+from runtime.durable.subscription import Subscription, Taken
 from runtime.execution.caller import Caller
 from runtime.execution.endpoint import HookEndpoint, TimerEndpoint
 from runtime.execution.environment import Environment
@@ -149,10 +149,10 @@ class Instance(Host):
 
     def _subscriptions(self, transactions: Transactions) -> dict[str, Subscription]:
         handlers: dict[str, EventHandler] = {}
-        attempts: dict[str, dict[str, int]] = {}
+        taken: dict[str, dict[str, Taken]] = {}
         for name, handler in self.definition.events.items():
             handlers[name] = EventHandler(handler, getattr(self.service, handler.name))
-            attempts.setdefault(handler.spec.contract.name, {})[name] = handler.attempts
+            taken.setdefault(handler.spec.contract.name, {})[name] = Taken(handler.spec.cls, handler.attempts)
         endpoint = EventsEndpoint(
             handlers, self, self.mailbox, self.failures, self.environment.deadlines, transactions
         )  # fmt: skip
@@ -170,7 +170,7 @@ class Instance(Host):
                 metrics=self.metrics,
                 log=self.log,
             )
-            for publisher, types in attempts.items()
+            for publisher, types in taken.items()
         }
 
     async def prune(self) -> None:

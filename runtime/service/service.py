@@ -50,6 +50,10 @@ class Definition(msgspec.Struct, frozen=True, eq=False):
         """The services that it calls, or whose events it subscribes to."""
         return frozenset({contract.name for contract in self.calls} | {name.partition(".")[0] for name in self.events})
 
+    def events_of(self, publisher: str) -> dict[str, type[Any]]:
+        """Return the classes of a publisher's events that it takes, by their full names."""
+        return {name: handler.spec.cls for name, handler in self.events.items() if handler.spec.contract.name == publisher}
+
     def known_error(self, contract: str, code: str) -> type[ServiceError] | None:
         """Return an error class of the service's contract or of one that it calls, or None."""
         for known in (self.contract, *self.calls, stream):

@@ -13,6 +13,7 @@ async def replicas(tmp_path: Path) -> AsyncGenerator[Replicas, None]:
     created = Replicas(tmp_path)
     Subscriber.failures.clear()
     Subscriber.ids.clear()
+    Subscriber.times.clear()
     try:
         yield created
     finally:

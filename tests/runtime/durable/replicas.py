@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from runtime import (
     ANYONE,
+    Clock,
     Context,
     Contract,
     Database,
@@ -22,6 +23,7 @@ from runtime import (
 )
 from runtime.durable.stream import Stream
 from runtime.durable.subscription import Subscription
+from runtime.identity import TokenSettings
 from runtime.storage.sqlite import SqliteDatabase
 from runtime.testing import CrashingDatabase, CrashPoints
 from runtime.testing.expectations import WAIT
@@ -80,6 +82,7 @@ class Subscriber(Service):
     Attributes:
         failures: Makes the error for a word; set by the tests.
         ids: The word and the message id of every attempt.
+        times: The time of day of every attempt, in seconds.
     """
 
     contract = subscriber
@@ -87,6 +90,7 @@ class Subscriber(Service):
     calls: ClassVar[tuple[Contract, ...]] = (publisher,)
     failures: dict[str, Callable[[], BaseException]] = {}
     ids: ClassVar[list[tuple[str, str]]] = []
+    times: ClassVar[list[float]] = []
 
     async def on_start(self, ctx: Context) -> None:
         async with self.db.transaction() as tx:
@@ -95,6 +99,7 @@ class Subscriber(Service):
     @subscribes(attempts=3)
     async def on_word_published(self, event: WordPublished, ctx: Context, tx: Transaction) -> None:
         self.ids.append((event.word, ctx.message_id))
+        self.times.append(self.clock.timestamp())
         await tx.execute("INSERT INTO applied (word) VALUES ($1)", event.word)
         await tx.publish(WordApplied(event.word))
         if event.word in self.failures:
@@ -122,15 +127,42 @@ def overloaded() -> Overloaded:
 WORDS = [f"w{number}" for number in range(40)]
 
 
+class SkippingClock(Clock):
+    """A clock that skips the sleeps of a subscription, and moves the time of day by them.
+
+    Attributes:
+        skipping: whether it skips them now.
+        skipped: the lengths of these sleeps, in seconds.
+    """
+
+    def __init__(self) -> None:
+        self.skipping = True
+        self.skipped: list[float] = []
+
+    def timestamp(self) -> float:
+        return super().timestamp() + sum(self.skipped)
+
+    async def sleep(self, seconds: float) -> None:
+        if self.skipping and 0.3 < seconds < 300:  # the heartbeat is shorter, and the refreshes of tokens are longer
+            self.skipped.append(seconds)
+            seconds = 0.002
+        await super().sleep(seconds)
+
+
 class Replicas:
-    """Replicas of both services, each on a separate node, with database files that outlive the nodes."""
+    """Replicas of both services, each on a separate node, with database files that outlive the nodes.
+
+    Attributes:
+        clock: the clock of all nodes that start later.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.network = MemoryNetwork()
         self.points = {"publisher": CrashPoints(), "subscriber": CrashPoints()}
         self.nodes: dict[str, Node] = {}
-        self.settings = NodeSettings(heartbeat=0.2)
+        self.settings = NodeSettings(heartbeat=0.2, tokens=TokenSettings(refresh_seconds=3600, keys_seconds=3600))
+        self.clock = SkippingClock()
 
     def database(self, service: str) -> Database:
         inner = SqliteDatabase(self.folder / f"{service}.sqlite", durable=False)
@@ -139,7 +171,9 @@ class Replicas:
     async def start(self, *services: type[Service], name: str = "") -> Node:
         """Start a node per service; `name` tells replicas of one service apart."""
         for service in services:
-            node = Node([service], MemoryTransport(self.network), databases=self.database, settings=self.settings)
+            node = Node(
+                [service], MemoryTransport(self.network), databases=self.database, settings=self.settings, clock=self.clock
+            )
             await node.__aenter__()
             self.nodes[name or service.contract.name] = node
         return self.nodes[name or services[-1].contract.name]

@@ -1,13 +1,14 @@
 """The subscriber's side of durable events: applying, retries, dead letters, and new versions."""
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 import pytest
 
-from runtime import UsageError
+from runtime import DeadlineExceeded, UsageError
 from runtime.network import Envelope, Head
-from runtime.storage import DatabaseError, Superseded
+from runtime.storage import DatabaseError
 from runtime.testing.expectations import WAIT
 from tests.runtime.durable.replicas import (
     WORDS,
@@ -120,10 +121,20 @@ async def test_a_subscriber_that_crashes_before_or_after_a_commit_applies_each_e
     assert bodies == [f'{{"word":"{word}"}}' for word in published]
 
 
-async def test_a_retryable_error_delays_the_event_and_counts_no_attempt(
-    replicas: Replicas, subscriber_class: type[Subscriber]
+TRANSIENT: dict[str, Callable[[], BaseException]] = {
+    "retryable": overloaded,
+    "database": lambda: DatabaseError("disk full"),
+    "deadline": lambda: DeadlineExceeded("subscriber"),
+    "timeout": TimeoutError,
+    "task group": lambda: ExceptionGroup("", [TimeoutError(), overloaded()]),
+}
+
+
+@pytest.mark.parametrize("kind", TRANSIENT)
+async def test_an_error_that_says_nothing_about_the_event_delays_it_and_counts_no_attempt(
+    replicas: Replicas, subscriber_class: type[Subscriber], kind: str
 ) -> None:
-    Subscriber.failures["retry"] = overloaded
+    Subscriber.failures["retry"] = TRANSIENT[kind]
     await replicas.start(Publisher, subscriber_class)
     await replicas.publish("retry", "next")
     metrics = replicas.nodes["subscriber"].metrics
@@ -133,76 +144,6 @@ async def test_a_retryable_error_delays_the_event_and_counts_no_attempt(
     Subscriber.failures.clear()
     replicas.subscription().hint()
     await wait_until_applied(replicas, ["retry", "next"])
-
-
-async def test_a_database_error_delays_the_event_and_counts_no_attempt(
-    replicas: Replicas, subscriber_class: type[Subscriber]
-) -> None:
-    Subscriber.failures["retry"] = lambda: DatabaseError("disk full")
-    await replicas.start(Publisher, subscriber_class)
-    await replicas.publish("retry")
-    await wait_until(
-        lambda: (
-            replicas.nodes["subscriber"].metrics.value("stream_retries_total", service="subscriber", publisher="publisher") >= 5
-        )
-    )
-    assert await replicas.rows("subscriber", "SELECT * FROM callboard_attempts") == []
-    Subscriber.failures.clear()
-    replicas.subscription().hint()
-    await wait_until_applied(replicas, ["retry"])
-
-
-async def test_an_event_that_keeps_failing_becomes_a_dead_letter(replicas: Replicas, subscriber_class: type[Subscriber]) -> None:
-    Subscriber.failures["poison"] = lambda: ValueError("cannot digest this")
-    await replicas.start(Publisher, subscriber_class)
-    await replicas.publish("a", "poison", "b")
-    await wait_until_applied(replicas, ["a", "b"])
-    [letter] = await replicas.subscription().dead_letters.all()
-    assert (letter.type, letter.body, letter.attempts, letter.seq) == ("publisher.WordPublished", '{"word":"poison"}', 3, 2)
-    assert "cannot digest this" in letter.error
-    assert replicas.nodes["subscriber"].metrics.value("dead_letters_total", service="subscriber", publisher="publisher") == 1
-    with pytest.raises(ValueError, match="digest"):
-        await replicas.subscription().dead_letters.retry(letter)
-    assert len(await replicas.subscription().dead_letters.all()) == 1
-    Subscriber.failures.clear()
-    await replicas.subscription().dead_letters.retry(letter)
-    assert await replicas.applied() == ["a", "b", "poison"]
-    assert await replicas.subscription().dead_letters.all() == []
-    with pytest.raises(Superseded):
-        await replicas.subscription().dead_letters.retry(letter)
-
-
-async def test_the_message_id_is_the_same_at_every_attempt(replicas: Replicas) -> None:
-    Subscriber.failures["poison"] = lambda: ValueError("cannot digest this")
-    await replicas.start(Publisher, Subscriber)
-    await replicas.publish("poison", "b")
-    await wait_until_applied(replicas, ["b"])
-    ids = [message_id for word, message_id in Subscriber.ids if word == "poison"]
-    assert len(ids) == 3
-    assert len(set(ids)) == 1
-    assert ids[0] == (await replicas.subscription().dead_letters.all())[0].event_id
-
-
-async def test_attempts_are_counted_across_restarts(replicas: Replicas) -> None:
-    Subscriber.failures["poison"] = lambda: ValueError("cannot digest this")
-    await replicas.start(Publisher, Subscriber)
-    await replicas.publish("poison")
-
-    async def attempts() -> int:
-        rows = await replicas.rows("subscriber", "SELECT attempts FROM callboard_attempts")
-        return rows[0] if rows else 0
-
-    async with asyncio.timeout(WAIT):
-        while await attempts() < 1:
-            await asyncio.sleep(0.005)
-    await replicas.crash("subscriber")
-    before = await attempts()
-    assert 1 <= before < 3
-    await replicas.start(Subscriber)
-    await replicas.publish("b")
-    await wait_until_applied(replicas, ["b"])
-    [letter] = await replicas.subscription().dead_letters.all()
-    assert letter.attempts == 3
 
 
 async def test_a_newly_taken_type_begins_with_the_next_event(replicas: Replicas) -> None:
