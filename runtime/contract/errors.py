@@ -10,12 +10,12 @@ Any other `ServiceError` is the callee's own answer. If a handler lets a `NotDel
 through to its own caller, the error gets `maybe_delivered`, because this handler has run.
 """
 
-import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, ClassVar, Self, cast, dataclass_transform
 
 import msgspec
 
+from runtime.contract.error_fields import own_fields, why_taken
 from runtime.source import calling_place, place_of
 
 
@@ -60,18 +60,6 @@ class ErrorData(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
-_DOCUMENT = frozenset(
-    ("type", "title", "status", "detail", "instance", "code", "contract", "request_id", "errors", "retryable", "maybe_delivered", "fields")
-)  # fmt: skip
-"""The members of a problem document, which an error's fields would hide."""
-
-
-def _own_fields(cls: type[Any]) -> Iterable[tuple[str, Any]]:
-    for name, annotation in inspect.get_annotations(cls).items():
-        if "ClassVar" not in str(annotation):
-            yield name, annotation
-
-
 @dataclass_transform()
 class ServiceError(Exception):
     """An answer that is not a reply. Subclass it in a contract, and annotate its fields like those of a struct.
@@ -98,10 +86,14 @@ class ServiceError(Exception):
         super().__init_subclass__(**kwargs)
         annotations: dict[str, Any] = {}
         for ancestor in reversed(cls.__mro__[: cls.__mro__.index(ServiceError)]):
-            annotations.update(_own_fields(ancestor))
+            annotations.update(own_fields(ancestor))
         if cls.__module__ != __name__:
             for name, annotation in annotations.items():
-                _refuse_taken(cls, name, annotation)
+                if (remedy := why_taken(name, annotation, _TAKEN)) is not None:
+                    raise DefinitionError(
+                        f"{cls.__module__}.{cls.__qualname__}.{name}: an error's field cannot have this name, which every error and "
+                        f"its problem document use: {remedy}"
+                    )
         fields: list[Any] = []
         for name, annotation in annotations.items():
             default = getattr(cls, name, msgspec.NODEFAULT)
@@ -160,22 +152,6 @@ class ServiceError(Exception):
         """Return what is particular to this occurrence, for people; empty if the title says everything."""
         detail = getattr(self, "detail", "")
         return detail if isinstance(detail, str) else ""
-
-
-def _refuse_taken(cls: type[ServiceError], name: str, annotation: Any) -> None:
-    """Refuse a field whose name means something else: in an exception, or in the problem document of the error."""
-    if name == "detail" and annotation in (str, "str"):
-        return  # it is shown as the document's own detail
-    if name in _DOCUMENT or name in _TAKEN or name.startswith("_"):
-        remedy = (
-            "annotate it as ClassVar, or not at all"
-            if name in ("code", "status", "retryable", "contract")
-            else "name it otherwise"
-        )
-        raise DefinitionError(
-            f"{cls.__module__}.{cls.__qualname__}.{name}: an error's field cannot have this name, which every error and its "
-            f"problem document use: {remedy}"
-        )
 
 
 _TAKEN = frozenset(dir(ServiceError))
