@@ -1,6 +1,15 @@
-"""Values that MQTT and HTTP headers share: numbers, budgets, and the media type of errors. `docs/wire.md` specifies them."""
+"""Values that MQTT and HTTP headers share, and how any text becomes one. `docs/wire.md` specifies them.
+
+A broker ends the connection of a client that sends a header with a control character, and HTTP has similar rules. A header
+therefore consists of printable ASCII characters only. Every text goes through `encode_text` or `encode_json`, so that it
+arrives equal and can never be an illegal header.
+"""
 
 import re
+from collections.abc import Sequence
+from urllib.parse import quote, unquote
+
+import msgspec
 
 PROBLEM = "application/problem+json"
 """The media type of an error (RFC 9457)."""
@@ -8,6 +17,42 @@ MAX_BUDGET = 3600.0
 """The largest budget of a request, in seconds, whatever its caller asks for."""
 _DIGITS = 12
 _ADDRESS = re.compile(r"[0-9A-Fa-f:.]{2,45}(/64)?", re.ASCII)
+_UNCHANGED = "!#$&'()*+,-./:;<=>?@[]^_`{|}~"
+"""The characters that are not encoded, besides letters and digits."""
+_PLAIN = re.compile(rf"[A-Za-z0-9{re.escape(_UNCHANGED)}]*")
+_ESCAPED_IN_JSON = re.compile(r"[^ -~]")
+
+
+def encode_text(text: str) -> str:
+    """Return a text as a header. Everything except `_UNCHANGED` is percent-encoded (RFC 3986), in UTF-8.
+
+    Raises:
+        ValueError: if the text has a surrogate, which has no encoding.
+    """
+    return text if _PLAIN.fullmatch(text) else quote(text, safe=_UNCHANGED)
+
+
+def decode_text(header: str) -> str:
+    """Return the text in a header. Characters that need not have been encoded are accepted as they are.
+
+    Raises:
+        ValueError: if what is percent-encoded is not UTF-8.
+    """
+    return unquote(header, errors="strict") if "%" in header else header
+
+
+def encode_json(value: Sequence[str] | Sequence[tuple[str, str]]) -> str:
+    """Return texts as a JSON header: characters that are not printable ASCII become JSON's `\\u` escapes.
+
+    Raises:
+        ValueError: if a text has a surrogate, which has no encoding.
+    """
+    return _ESCAPED_IN_JSON.sub(_json_escape, msgspec.json.encode(value).decode())
+
+
+def _json_escape(character: "re.Match[str]") -> str:
+    units = character[0].encode("utf-16-be").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
 
 
 def parse_number(text: str) -> int:

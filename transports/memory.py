@@ -155,8 +155,8 @@ class MemoryTransport(Transport):
     def subscribers(self, topic: Topic) -> Iterable[tuple[str, bool]]:
         """Return the services on this node that subscribe to a topic, by its key or by all keys, and whether they broadcast."""
         found = dict(self._subscribed.get(topic, {}))
-        if topic.key != "-":
-            found |= self._subscribed.get(topic._replace(key="-"), {})
+        if topic.key is not None:
+            found |= self._subscribed.get(topic._replace(key=None), {})
         return found.items()
 
     def _opened(self) -> Receiver:

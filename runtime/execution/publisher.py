@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from runtime.contract.codec import to_json
-from runtime.contract.errors import UsageError
+from runtime.contract.errors import Invalid, UsageError, Violation
 from runtime.contract.messages import Signal, spec_of
 from runtime.durable.stream import Stream
 from runtime.execution.environment import Environment
 from runtime.network.envelope import Envelope, Topic
-from runtime.network.transport import TransportError
+from runtime.network.transport import TransportError, Unsendable
 from runtime.service.context import Context
 from runtime.service.host import Host
 from runtime.storage.database import Transaction
@@ -32,6 +32,7 @@ class SignalPublisher:
 
         Raises:
             UsageError: if it belongs to a contract that the service does not know, or does not fit its type.
+            Invalid: if the network cannot carry it.
         """
         host, environment = self._host, self._environment
         spec = spec_of(type(signal))
@@ -42,9 +43,11 @@ class SignalPublisher:
         body = signal if environment.transport.zero_copy else spec.codec.encode_checked(signal)
         key = None if spec.key is None else getattr(signal, spec.key)
         envelope = Envelope("signal", host.new_id(), spec.full_name, body, trace=ctx.trace, signal_key=key)
-        topic = Topic("signal", spec.contract.name, spec.name, "-" if key is None else key)
+        topic = Topic("signal", spec.contract.name, spec.name, key)
         try:
             await environment.transport.multicast(topic, envelope, host.name)
+        except Unsendable as error:
+            raise Invalid((Violation("", f"{spec.full_name} cannot be sent: {error}"),)) from None
         except TransportError as error:
             environment.metrics.count("signals_dropped_total", service=host.name)
             # There may be many: the transport logs once that it is down
@@ -56,7 +59,11 @@ class SignalPublisher:
 
     async def _publish_all(self, signals: Sequence[Signal], ctx: Context) -> None:
         for signal in signals:
-            await self.publish(ctx, signal)
+            try:
+                await self.publish(ctx, signal)
+            except Invalid as error:  # the handler has returned, so that only the log can report it
+                self._environment.metrics.count("signals_dropped_total", service=self._host.name)
+                self._host.log.error("%s", error)
 
 
 class EventPublisher:

@@ -21,12 +21,15 @@ class Address(NamedTuple):
 
 
 class Topic(NamedTuple):
-    """The topic of a multicast: a signal, with its key if it has one, or the head of a service's stream."""
+    """The topic of a multicast: a signal, with its key if it has one, or the head of a service's stream.
+
+    A key is any text. To subscribe without a key is to subscribe to all keys.
+    """
 
     kind: Literal["signal", "stream"]
     service: str
     name: str = "-"
-    key: str = "-"
+    key: str | None = None
 
 
 class Envelope(msgspec.Struct, frozen=True, eq=False):

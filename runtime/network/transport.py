@@ -133,7 +133,7 @@ class Transport(ABC):
     async def subscribe(self, topic: Topic, service: str, *, broadcast: bool) -> None:
         """Receive multicasts on a topic for a service from now on: each on one of its nodes, or with `broadcast` on all.
 
-        A topic without a key (`-`) includes all keys.
+        A topic without a key includes all keys.
 
         Raises:
             TransportError: if the topic is a signal's and the capabilities exclude signals.

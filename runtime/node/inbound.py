@@ -13,7 +13,7 @@ from runtime.execution.instance import Instance
 from runtime.execution.request_endpoint import RequestEndpoint
 from runtime.network.envelope import Address, Envelope, EnvelopeKind, Head
 from runtime.network.manifest import Manifest
-from runtime.network.transport import Receiver, TooLarge, TransportError
+from runtime.network.transport import Receiver, TransportError, Unsendable
 from runtime.service.context import Context
 from runtime.tasks import finish
 
@@ -219,7 +219,7 @@ class Inbound(Receiver):
                 await transport.unicast(to, reply, instance.name)
         except TransportError as error:
             self._environment.metrics.count("replies_dropped_total", service=instance.name)
-            if isinstance(error, TooLarge):
+            if isinstance(error, Unsendable):
                 incident = self._environment.random.hex(16)
                 instance.log.error("incident %s: the answer to %s: %s", incident, request.subject, error)
                 await self._reply_error(request, instance, InternalError(incident))

@@ -180,7 +180,7 @@ class _Topics:
         topics = (
             [Topic("stream", envelope.caller)]
             if envelope.kind == "head"
-            else [Topic("signal", service, name, key) for key in {"-", envelope.signal_key or "-"}]
+            else [Topic("signal", service, name, key) for key in {None, envelope.signal_key}]
         )
         for topic in topics:
             for listener in list(self._listeners.get(topic, ())):

@@ -1,14 +1,13 @@
 """Envelopes as HTTP requests and answers: which header field carries what. `docs/wire.md` is the specification."""
 
-import json
 from collections.abc import Collection, Mapping
 from typing import Protocol
-from urllib.parse import parse_qsl, quote, unquote, urlencode
+from urllib.parse import parse_qsl, urlencode
 
 import msgspec
 
 from runtime.network import Address, Envelope
-from transports.header_values import format_budget, parse_address, parse_budget, parse_number
+from transports.header_values import decode_text, encode_json, encode_text, format_budget, parse_address, parse_budget, parse_number
 
 ASSERTION = "callboard-assertion"
 BUDGET = "callboard-budget"
@@ -31,8 +30,6 @@ ONCE = frozenset(
 """The fields of a request that may come once. Of two, neither counts: a proxy and the node could each read another one."""
 
 _NAMES = msgspec.json.Decoder(tuple[str, ...])
-_PLAIN = "!#$&'()*+,-./:;<=>?@[]^_`{|}~"
-"""The characters of an idempotency key that are sent as they are, besides letters and digits; the rest is percent-encoded (RFC 3986)."""
 
 
 class Fields(Protocol):
@@ -57,8 +54,11 @@ def of_request(envelope: Envelope, node: str | None) -> dict[str, str]:
 
     Args:
         node: The node that has to answer; None if any node of the service may.
+
+    Raises:
+        ValueError: if a text has a surrogate, which has no encoding.
     """
-    fields = {ID: envelope.id, "content-type": JSON}
+    fields = {ID: encode_text(envelope.id), "content-type": JSON}
     if node is not None:
         fields[TO] = node
     if envelope.reply_to is None:
@@ -68,15 +68,15 @@ def of_request(envelope: Envelope, node: str | None) -> dict[str, str]:
     if envelope.budget is not None:
         fields[BUDGET] = format_budget(envelope.budget)
     if envelope.token is not None:
-        fields["authorization"] = f"Bearer {envelope.token}"
+        fields["authorization"] = f"Bearer {encode_text(envelope.token)}"
     if envelope.trace is not None:
-        fields[TRACE] = envelope.trace
+        fields[TRACE] = encode_text(envelope.trace)
     if envelope.idempotency_key is not None:
-        fields[KEY] = quote(envelope.idempotency_key, safe=_PLAIN)
+        fields[KEY] = encode_text(envelope.idempotency_key)
     if envelope.params is not None:
         fields[PARAMS] = urlencode(envelope.params)
     if envelope.path:
-        fields[PATH] = json.dumps(envelope.path)
+        fields[PATH] = encode_json(envelope.path)
     if envelope.client is not None:
         fields[CLIENT] = envelope.client
     return fields
@@ -88,7 +88,7 @@ def request(fields: Fields, subject: str, caller: str, body: bytes) -> Envelope:
     Raises:
         ValueError: if a field cannot be read.
     """
-    node, params, path, key = (_text(fields, name) for name in (NODE, PARAMS, PATH, KEY))
+    node, params, path, key, trace = (_text(fields, name) for name in (NODE, PARAMS, PATH, KEY, TRACE))
     authorization = _text(fields, "authorization")
     token: str | None = None
     if authorization is not None:
@@ -99,15 +99,15 @@ def request(fields: Fields, subject: str, caller: str, body: bytes) -> Envelope:
     try:
         return Envelope(
             "request",
-            _text(fields, ID) or "",
+            decode_text(_text(fields, ID) or ""),
             subject,
             body,
             caller,
             None if one_way else Address(caller, node or "-"),
             parse_budget(_text(fields, BUDGET)),
-            token,
-            _text(fields, TRACE),
-            None if key is None else unquote(key, errors="strict"),
+            None if token is None else decode_text(token),
+            None if trace is None else decode_text(trace),
+            None if key is None else decode_text(key),
             None if params is None else _params(params),
             () if path is None else _NAMES.decode(path),
             client=parse_address(fields.get(CLIENT)),

@@ -25,6 +25,8 @@ class Acknowledgements:
         self._pings: deque[asyncio.Future[None]] = deque()
         self._last_id = 0
         self._quota = 0
+        self._lost: str | None = "there is no connection yet"
+        """Why nothing can be acknowledged: the connection has ended. None while there is one."""
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     def __repr__(self) -> str:
@@ -32,16 +34,18 @@ class Acknowledgements:
 
     def begin(self, receive_maximum: int) -> None:
         """Start with the send quota that the broker has granted to a new connection."""
-        self._quota = receive_maximum
+        self._quota, self._lost = receive_maximum, None
 
     def fail(self, reason: str) -> None:
-        """Fail everything that is awaited with `LinkLost`, and let the senders that wait for the quota look at the link again."""
+        """Fail everything that is awaited with `LinkLost`, and let the senders that wait for the quota look at the link again.
+
+        Until the next `begin`, everything that is expected fails at once: it cannot be sent.
+        """
+        self._quota, self._lost = 0, reason
         awaited, self._expected = [*self._expected.values(), *self._pings], {}
         self._pings.clear()
         for future in awaited:
-            if not future.done():
-                future.set_exception(LinkLost(reason))
-                future.exception()  # the sender may no longer wait for it
+            _fail(future, reason)
         waiting, self._waiting = self._waiting, deque()
         for sender in waiting:
             if not sender.done():
@@ -53,13 +57,26 @@ class Acknowledgements:
             self._last_id = self._last_id % _LARGEST_ID + 1
             if self._last_id not in self._expected:
                 break
-        expected = self._expected[self._last_id] = asyncio.get_running_loop().create_future()
+        expected: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if self._lost is not None:
+            _fail(expected, self._lost)
+        else:
+            self._expected[self._last_id] = expected
         return self._last_id, expected
+
+    def give_up(self, packet_id: int) -> None:
+        """Take back a QoS 1 publication that could not be sent."""
+        if self._expected.pop(packet_id, None) is not None:
+            self._quota += 1
+            self._wake_next()
 
     def expect_pong(self) -> "asyncio.Future[None]":
         """Return a future for the broker's answer to the ping that is sent next."""
         pong: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._pings.append(pong)
+        if self._lost is not None:
+            _fail(pong, self._lost)
+        else:
+            self._pings.append(pong)
         return pong
 
     def received(self, packet: Acknowledgement) -> None:
@@ -100,3 +117,9 @@ class Acknowledgements:
             if not turn.done():
                 turn.set_result(None)
                 return
+
+
+def _fail(future: "asyncio.Future[Any]", reason: str) -> None:
+    if not future.done():
+        future.set_exception(LinkLost(reason))
+        future.exception()  # the sender may no longer wait for it

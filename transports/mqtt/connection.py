@@ -83,12 +83,15 @@ class Connection(asyncio.Protocol):
     # Writing
 
     def send(self, packet: Any) -> None:
-        """Send a packet with the next write, which combines all packets of this turn of the event loop."""
+        """Send a packet like `send_bytes`."""
+        self.send_bytes(packet.write())
+
+    def send_bytes(self, data: bytes) -> None:
+        """Send an encoded packet with the next write, which combines all packets of this turn of the event loop."""
         if self._transport is None:
             return
         if not self._pending:
             self._loop.call_soon(self._flush)
-        data: bytes = packet.write()
         self._pending.append(data)
         self._pending_bytes += len(data)
         if self._pending_bytes > _WRITE_SIZE:  # a sender that never waits has to notice congestion

@@ -8,7 +8,7 @@ from typing import Any
 import mqtt5
 
 from runtime import Clock, Random, StartError
-from runtime.network import LinkLost, TooLarge, TransportError
+from runtime.network import LinkLost, TooLarge, TransportError, Unsendable
 from runtime.tasks import Backoff
 from runtime.telemetry import logger
 from transports.mqtt.acknowledgements import Acknowledgements
@@ -25,8 +25,8 @@ _RECONNECT = Backoff(0.05, 5.0)
 """Seconds between two attempts to connect, at most."""
 _HOPELESS = 100
 """The number of failures that a refusal counts as: an operator has to act first, so the next attempt can wait."""
-_HEADERS = 24 * 1024
-"""Bytes reserved for a packet's headers: a token of 8 KiB, the parameters of a URL, and everything else."""
+_LONGEST = 65_535
+"""Bytes of the longest string in MQTT (section 1.5.4)."""
 
 
 class Link:
@@ -228,6 +228,8 @@ class Link:
                 self._largest = min(settings.max_packet, connack.max_packet_size or settings.max_packet)
             async with asyncio.timeout(settings.connect_timeout):
                 await self._subscriptions.restore(connection)
+            if ended.done():  # in the same turn of the event loop as the last acknowledgement
+                raise TransportError(ended.result())
             self._enter(LinkState.UP)
         except TimeoutError:
             raise TransportError(f"no answer within {settings.connect_timeout:g} s") from None
@@ -287,7 +289,7 @@ class Link:
 
         Raises:
             LinkLost: if the link is closed, or down and `wait` is false.
-            TooLarge: if the broker does not accept messages of this size.
+            Unsendable: if the broker does not accept messages of this size, or a header is longer than MQTT allows.
         """
         while not self.publish_now(topic, payload, **properties):
             await self.ready(wait=wait)
@@ -306,20 +308,31 @@ class Link:
             Whether the message was handed to the network.
 
         Raises:
-            TooLarge: if the broker does not accept messages of this size.
+            Unsendable: if the broker does not accept messages of this size, or a header is longer than MQTT allows.
         """
         connection = self._connection
         if connection is None or not self.is_up or connection.congested:
             return False
-        self._check_size(topic, payload)
-        connection.send(mqtt5.PublishPacket(topic, payload, **properties))
+        connection.send_bytes(self._encode(topic, payload, **properties))
         return True
 
-    def _check_size(self, topic: str, payload: bytes) -> None:
-        if len(payload) + len(topic) + _HEADERS > self._largest:
+    def _encode(self, topic: str, payload: bytes, **properties: Any) -> bytes:
+        """Return a message as bytes. One that the broker would not take must not be sent: it would end the connection.
+
+        Raises:
+            TooLarge: if the broker does not accept messages of this size.
+            Unsendable: if a header or the topic is longer than MQTT allows.
+        """
+        try:
+            data: bytes = mqtt5.PublishPacket(topic, payload, **properties).write()
+        except ValueError as error:
+            too_long = [f"the header {name!r}" for name, value in properties.get("user_properties", ()) if len(value) > _LONGEST]
+            raise Unsendable(f"{too_long[0] if too_long else 'the topic'} is too long ({error})") from None
+        if len(data) > self._largest:
             raise TooLarge(
                 f"a message of {len(payload):,} bytes is more than the broker takes ({self._largest:,} with its headers)"
             )
+        return data
 
     async def publish_acknowledged(self, topic: str, payload: bytes, **properties: Any) -> bool:
         """Publish with QoS 1, waiting for a connection if necessary.
@@ -329,18 +342,24 @@ class Link:
 
         Raises:
             LinkLost: if the connection was lost before the broker acknowledged the message, which may have arrived.
-            TooLarge: if the broker does not accept messages of this size.
+            Unsendable: if the broker does not accept messages of this size, or a header is longer than MQTT allows.
             TransportError: if the broker refuses the message.
         """
-        self._check_size(topic, payload)
         while True:
             connection = await self._wait_until_up()
-            await connection.writable()
+            if connection.congested:
+                await connection.writable()  # and look again: the connection may have been lost meanwhile
+                continue
             if self._acknowledgements.take_quota():
                 break
             await self._acknowledgements.wait_for_quota()
         packet_id, acknowledged = self._acknowledgements.expect()
-        connection.send(mqtt5.PublishPacket(topic, payload, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=packet_id, **properties))
+        try:
+            data = self._encode(topic, payload, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=packet_id, **properties)
+        except Unsendable:
+            self._acknowledgements.give_up(packet_id)
+            raise
+        connection.send_bytes(data)
         answer: mqtt5.PubAckPacket = await asyncio.shield(acknowledged)
         if int(answer.reason_code) >= 0x80:
             raise TransportError(f"the broker refuses {topic}: {answer.reason_str or describe(answer.reason_code)}")

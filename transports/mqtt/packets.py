@@ -1,15 +1,26 @@
 """Envelopes as MQTT packets: which property carries what. `docs/wire.md` is the specification."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import mqtt5
 import msgspec
 
 from runtime.network import Address, Envelope, EnvelopeKind
-from transports.header_values import PROBLEM, format_budget, parse_address, parse_budget, parse_number
+from transports.header_values import (
+    PROBLEM,
+    decode_text,
+    encode_json,
+    encode_text,
+    format_budget,
+    parse_address,
+    parse_budget,
+    parse_number,
+)
 
+_subject = lru_cache(4096)(encode_text)
 _KINDS = msgspec.json.Decoder(EnvelopeKind)
 _PARAMS = msgspec.json.Decoder(tuple[tuple[str, str], ...])
 _PATH = msgspec.json.Decoder(tuple[str, ...])
@@ -19,14 +30,18 @@ _IN_INBOXES = ("request", "reply", "error", "cancel")
 
 
 def properties(envelope: Envelope, reply_topic: str | None) -> dict[str, Any]:
-    """Return the properties of the packet that carries an envelope. They leave out what the topic already says."""
+    """Return the properties of the packet that carries an envelope. They leave out what the topic already says.
+
+    Raises:
+        ValueError: if a text has a surrogate, which has no encoding.
+    """
     kind, correlation = envelope.kind, envelope.id.encode("latin-1")
     if kind == "reply":
         if not envelope.load:
             return {"correlation_data": correlation}
         return {"correlation_data": correlation, "user_properties": [("load", str(envelope.load))]}
     if kind == "request":
-        headers = [("subject", envelope.subject)]
+        headers = [("subject", _subject(envelope.subject))]
     elif kind == "signal":
         headers = []
     else:
@@ -34,15 +49,15 @@ def properties(envelope: Envelope, reply_topic: str | None) -> dict[str, Any]:
     if envelope.budget is not None:
         headers.append(("budget", format_budget(envelope.budget)))
     if envelope.token is not None:
-        headers.append(("token", envelope.token))
+        headers.append(("token", encode_text(envelope.token)))
     if envelope.trace is not None:
-        headers.append(("traceparent", envelope.trace))
+        headers.append(("traceparent", encode_text(envelope.trace)))
     if envelope.idempotency_key is not None:
-        headers.append(("key", envelope.idempotency_key))
+        headers.append(("key", encode_text(envelope.idempotency_key)))
     if envelope.params is not None:
-        headers.append(("params", msgspec.json.encode(envelope.params).decode()))
+        headers.append(("params", encode_json(envelope.params)))
     if envelope.path:
-        headers.append(("path", msgspec.json.encode(envelope.path).decode()))
+        headers.append(("path", encode_json(envelope.path)))
     if envelope.load:
         headers.append(("load", str(envelope.load)))
     if envelope.client is not None:
@@ -81,7 +96,8 @@ def envelope(
     named = dict(headers)
     if len(named) != len(headers) and (twice := _KNOWN & _repeated(headers)):
         raise ValueError(f"it has the header {min(twice)} more than once")
-    if subject and (named.get("kind", kind), named.get("subject", subject)) != (kind, subject):
+    named_subject = decode_text(named.get("subject", subject))
+    if subject and (named.get("kind", kind), named_subject) != (kind, subject):
         raise ValueError("its headers contradict its topic")
     if not subject and named.get("kind", kind) not in _IN_INBOXES:
         raise ValueError(f"{named['kind']!r:.40} is not a kind for an inbox")
@@ -90,18 +106,18 @@ def envelope(
         return Envelope(
             _KINDS.decode(msgspec.json.encode(named["kind"])) if "kind" in named else kind,
             message_id,
-            named.get("subject", subject),
+            named_subject,
             packet.payload,
             caller,
             reply_to,
             parse_budget(named.get("budget")),
-            named.get("token"),
-            named.get("traceparent"),
-            None if kind == "signal" else named.get("key"),
+            _text(named, "token"),
+            _text(named, "traceparent"),
+            None if kind == "signal" else _text(named, "key"),
             None if params is None else _PARAMS.decode(params),
             () if path is None else _PATH.decode(path),
             load(packet),
-            signal_key or (named.get("key") if kind == "signal" else None),
+            signal_key,
             parse_address(named.get("client")),
         )
     except msgspec.MsgspecError as error:
@@ -111,6 +127,11 @@ def envelope(
 def _repeated(headers: Sequence[tuple[str, str]]) -> set[str]:
     """Return the names that come more than once."""
     return {name for name, count in Counter(name for name, _ in headers).items() if count > 1}
+
+
+def _text(headers: Mapping[str, str], name: str) -> str | None:
+    header = headers.get(name)
+    return None if header is None else decode_text(header)
 
 
 def load(packet: mqtt5.PublishPacket) -> int:

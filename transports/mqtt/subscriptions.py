@@ -26,8 +26,11 @@ class Subscriptions:
         self._wanted[pattern] = subscription_id
 
     def remove(self, pattern: str) -> bool:
-        """Have no further connection subscribe to a topic filter. Return whether it had a subscription identifier."""
-        return self._wanted.pop(pattern, None) is not None
+        """Have no further connection subscribe to a topic filter. Return whether it was subscribed to."""
+        if pattern not in self._wanted:
+            return False
+        del self._wanted[pattern]
+        return True
 
     async def restore(self, connection: Connection) -> None:
         """Subscribe to everything on a new connection.

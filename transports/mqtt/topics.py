@@ -2,8 +2,10 @@
 
 import re
 from functools import lru_cache
+from urllib.parse import quote
 
 from runtime.network import Address, Topic, TransportError
+from transports.header_values import decode_text
 
 VERSION = "1"
 
@@ -13,13 +15,16 @@ FOREIGN = "-"
 _REMEMBERED = 256
 """Topics longer than this, which no node uses, are not cached."""
 _LEVEL = re.compile(r"[A-Za-z0-9_-]+")
+_NO_KEY = "-"
+"""The level in place of a signal's key if it has none."""
 
 
 class Topics:
-    """The topics and topic filters of a namespace. Every level is checked before it is used.
+    """The topics and topic filters of a namespace. Every level is checked before it is used; a signal's key is encoded.
 
     Raises:
         TransportError: from every method that builds a topic, if a level has characters other than letters, digits, `_`, and `-`.
+        ValueError: if a signal's key has a surrogate, which has no encoding.
     """
 
     def __init__(self, namespace: str) -> None:
@@ -53,7 +58,7 @@ class Topics:
         """Return the topic of a signal, or of the heads of a stream."""
         if topic.kind == "stream":
             return self._of("stream", topic.service)
-        return self._of("signal", topic.service, topic.name, topic.key)
+        return f"{self._of('signal', topic.service, topic.name)}/{key_level(topic.key)}"
 
     def multicasts(self, topic: Topic, group: str | None) -> str:
         """Return the filter for a signal or for the heads of a stream.
@@ -64,7 +69,7 @@ class Topics:
         if topic.kind == "stream":
             pattern = self._of("stream", topic.service)
         else:
-            pattern = self._of("signal", topic.service, topic.name) + ("/+" if topic.key == "-" else f"/{_checked(topic.key)}")
+            pattern = self._of("signal", topic.service, topic.name) + ("/+" if topic.key is None else f"/{key_level(topic.key)}")
         return pattern if group is None else f"$share/{_checked(group)}/{pattern}"
 
     def presence(self, address: Address) -> str:
@@ -95,6 +100,27 @@ class Topics:
 
     def _of(self, kind: str, *levels: str) -> str:
         return _joined(self._root, kind, levels)
+
+
+@lru_cache(65536)
+def key_level(key: str | None) -> str:
+    """Return the topic level of a signal's key. Everything except letters, digits, and `_.~-` is percent-encoded (RFC 3986).
+
+    The level of an empty key is empty. `-` means that there is no key, so that the key `-` is encoded, too.
+
+    Raises:
+        ValueError: if the key has a surrogate, which has no encoding.
+    """
+    return _NO_KEY if key is None else "%2D" if key == _NO_KEY else quote(key, safe="")
+
+
+def key_of(level: str) -> str | None:
+    """Return the key of a signal from its topic level. Characters that need not have been encoded are accepted as they are.
+
+    Raises:
+        ValueError: if what is percent-encoded is not UTF-8.
+    """
+    return None if level == _NO_KEY else decode_text(level)
 
 
 @lru_cache(65536)

@@ -24,13 +24,14 @@ from runtime.network import (
     Topic,
     Transport,
     TransportError,
+    Unsendable,
 )
 from runtime.telemetry import logger
 from transports.mqtt import packets
 from transports.mqtt.link import Link
 from transports.mqtt.presence import MISSED, Presence
 from transports.mqtt.settings import MqttSettings
-from transports.mqtt.topics import FOREIGN, Topics
+from transports.mqtt.topics import FOREIGN, Topics, key_of
 
 _WITHDRAW_TIMEOUT = 2.0
 """Seconds that a withdrawal may take: a node that stops does not wait for a broker that does not answer."""
@@ -239,7 +240,7 @@ class MqttTransport(Transport):
             return
         levels = self._topics.levels(packet.topic)
         try:
-            if "" in levels:
+            if "" in levels and not (levels[0] == "signal" and "" not in levels[:3]):  # only a key can be empty
                 raise ValueError("a level of its topic is empty")
             match levels:
                 case ("inbox", service, node, caller) if node == self.node:
@@ -247,8 +248,7 @@ class MqttTransport(Transport):
                     kind: EnvelopeKind = "reply" if reply_to is None else "request"
                     self._deliver(packet, kind, "", caller, (service,), reply_to)
                 case ("signal", service, name, key):
-                    signal_key = None if key == "-" else key
-                    self._deliver(packet, "signal", f"{service}.{name}", service, self._subscribers(packet), key=signal_key)
+                    self._deliver(packet, "signal", f"{service}.{name}", service, self._subscribers(packet), key=key_of(key))
                 case ("request", service, name, caller):
                     reply_to = self._reply_to(packet.response_topic, caller)
                     self._deliver(packet, "request", f"{service}.{name}", caller, (service,), reply_to)
@@ -367,17 +367,27 @@ class MqttTransport(Transport):
     def _encode(self, to: Address, envelope: Envelope, sender: str) -> tuple[str, dict[str, Any]]:
         reply_to = envelope.reply_to
         reply_topic = None if reply_to is None else self._topics.reply(reply_to)
-        return self._topics.to(to, sender), packets.properties(envelope, reply_topic)
+        return self._topics.to(to, sender), _properties(envelope, reply_topic)
 
     async def anycast(self, service: str, envelope: Envelope, sender: str) -> None:
         await self._open_inbox(sender)
         topic = self._topics.request(service, envelope.subject.partition(".")[2], sender)
         reply_to = None if envelope.reply_to is None else self._topics.reply(envelope.reply_to)
-        if not await self.link.publish_acknowledged(topic, envelope.body, **packets.properties(envelope, reply_to)):
+        if not await self.link.publish_acknowledged(topic, envelope.body, **_properties(envelope, reply_to)):
             raise PeerUnreachable(f"no instance listens for {service}")
 
     async def multicast(self, topic: Topic, envelope: Envelope, sender: str) -> None:
-        name = self._topics.multicast(topic)
-        properties = packets.properties(envelope, None)
+        try:
+            name = self._topics.multicast(topic)
+        except ValueError as error:
+            raise Unsendable(f"the key {topic.key!r:.80} has no encoding: {error}") from None
+        properties = _properties(envelope, None)
         if not self.link.publish_now(name, envelope.body, **properties):
             await self.link.publish(name, envelope.body, wait=False, **properties)
+
+
+def _properties(envelope: Envelope, reply_topic: str | None) -> dict[str, Any]:
+    try:
+        return packets.properties(envelope, reply_topic)
+    except ValueError as error:
+        raise Unsendable(f"a header has no encoding: {error}") from None
