@@ -75,10 +75,10 @@ class MemoryTransport(Transport):
     async def close(self) -> None:
         for manifest in list(self._manifests.values()):
             await self.withdraw(manifest.address)
-        self._end()
+        self.crash()  # from now on nothing answers: peers give up the requests that they sent last
 
     def crash(self) -> None:
-        """Disappear without withdrawing, as a killed process would: peers see its instances as lost."""
+        """Disappear: peers see its instances as lost. Without `close`, this is what a killed process does."""
         addresses = {manifest.address for manifest in self._manifests.values()} | self._withdrawn
         self._end()
         for other in self.network.others(self.node):

@@ -39,6 +39,7 @@ class Capabilities(msgspec.Struct, frozen=True):
 
     Attributes:
         signals: signals can be multicast. Heads of streams always can.
+        anycast: the network can choose an instance for a request. Some brokers cannot, so this may change when a transport opens.
         ordered: envelopes from one sender to one address arrive in the order in which they were sent.
         duplicates: an envelope may arrive twice.
         authenticates: the `caller` of a received envelope is proven, not only claimed.
@@ -46,6 +47,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     """
 
     signals: bool = True
+    anycast: bool = True
     ordered: bool = True
     duplicates: bool = False
     authenticates: bool = True
@@ -74,7 +76,8 @@ class Receiver:
     def left(self, address: Address, *, lost: bool) -> None:
         """Called when an instance is gone. One that withdrew still replies to its running requests; a lost one does not.
 
-        An instance may first withdraw and then, while it is still busy, be lost: both are reported.
+        An instance that withdrew is lost, too, once its node has left: what it has not answered by then, it never will. A
+        transport whose requests end with their connection need not report that.
         """
 
     def cut(self) -> None:
@@ -123,7 +126,7 @@ class Transport(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Leave the network. Peers see announced instances withdraw; they are not reported as lost. Calling it twice is harmless."""
+        """Leave the network. Peers see announced instances withdraw, and then no request to them waits. Calling it twice is harmless."""
 
     @abstractmethod
     async def listen(self, service: str) -> None:
@@ -177,7 +180,10 @@ class Transport(ABC):
 
     @abstractmethod
     async def anycast(self, service: str, envelope: Envelope, sender: str) -> None:
-        """Send an envelope to one listening node of a service, which the network chooses. Otherwise like `unicast`."""
+        """Send an envelope to one listening node of a service, which the network chooses. Otherwise like `unicast`.
+
+        Raises `TransportError` if the capabilities exclude it.
+        """
 
     @abstractmethod
     async def multicast(self, topic: Topic, envelope: Envelope, sender: str) -> None:

@@ -85,6 +85,34 @@ class MembershipCases(KitBase):
             expect(all(isinstance(error, ServiceError) for error in done), f"each call ends in a ServiceError: {done[0]!r}")
             expect(len(peer.cancelled) == 10, "unfinished handlers were cancelled")
 
+    async def case_a_request_is_not_left_waiting_by_an_instance_that_leaves(self) -> None:
+        sender, receiver, listener, peer = self.factory(), self.factory(), RecordingReceiver(), RecordingReceiver()
+        await receiver.open("receiver", peer)
+        await sender.open("sender", listener)
+        to = Address("conformance", "receiver")
+        request = Envelope("request", "1", "conformance.Hang", b"", "sender", Address("sender", "sender"), 60.0)
+        sending = None
+        try:
+            await receiver.announce(Manifest("conformance", "receiver", "1"))
+            await sender.watch("conformance")
+            await eventually(lambda: to in listener.members, "it is seen to join")
+            sending = sent = asyncio.create_task(sender.unicast(to, request, "sender"))
+            await asyncio.sleep(0)
+            await receiver.close()
+
+            def ended() -> bool:
+                failed = sent.done() and sent.exception() is not None
+                return failed or bool(listener.envelopes or peer.envelopes) or (to, True) in listener.departed
+
+            await eventually(ended, "the request arrived, failed, or was answered, or its instance was reported as lost")
+            expect((to, False) in listener.departed or not listener.departed, "it withdraws first")
+        finally:
+            if sending is not None:
+                sending.cancel()
+                await asyncio.wait((sending,))
+            await sender.close()
+            await receiver.close()
+
     async def case_drain_finishes_what_runs(self) -> None:
         async with self.asker(see=0) as (asker, ctx):
             async with self.nodes("one"):

@@ -1,19 +1,15 @@
 """Asking a broker for a connection: CONNECT, the reasons for a refusal, and takeovers by clients with the same id."""
 
-from collections import deque
 from enum import IntEnum
 
 import mqtt5
 
 from runtime import StartError
 from runtime.network import TransportError
+from transports.mqtt.connection import CLOSED, OLD_VERSION
+from transports.mqtt.limits import Limits, limits_of
 from transports.mqtt.settings import MqttSettings
 
-_SHORT = 3.0
-"""Seconds. A connection that the broker closes this soon, without a reason, may have been taken over."""
-_SHORT_CONNECTIONS = 6
-_WINDOW = 30.0
-"""Seconds within which that many short connections count as a takeover."""
 _REFUSALS = {
     int(mqtt5.ConnAckReasonCode.BAD_USER_NAME_OR_PASSWORD): "the user name or the password is wrong",
     int(mqtt5.ConnAckReasonCode.NOT_AUTHORIZED): (
@@ -28,6 +24,10 @@ _REFUSALS = {
 
 class BrokerRefused(TransportError, StartError):
     """The broker refuses this node. Trying again does not help; the credentials, the certificate, or the settings have to change."""
+
+
+class QosNotSupported(TransportError):
+    """The broker does not take a Will with QoS 1. The next attempt has one with QoS 0."""
 
 
 class TakenOver(TransportError, StartError):
@@ -53,15 +53,29 @@ def connect_packet(settings: MqttSettings, client_id: str, will: mqtt5.Will) -> 
     )  # fmt: skip
 
 
-def check_connack(packet: mqtt5.ConnAckPacket) -> None:
-    """Check the broker's answer to CONNECT.
+def no_connack(reason: str) -> TransportError:
+    """Return the error for a connection that has ended before the broker answered CONNECT."""
+    if reason == OLD_VERSION:
+        return BrokerRefused(reason)
+    if reason == CLOSED:
+        return TransportError(f"{reason} without an answer: is it an MQTT 5 broker, and does it expect TLS (mqtts://) here?")
+    return TransportError(reason)
+
+
+def check_connack(packet: mqtt5.ConnAckPacket, settings: MqttSettings) -> Limits:
+    """Check the broker's answer to CONNECT, and return what the broker can do.
 
     Raises:
         BrokerRefused: if the broker refuses for a reason that trying again does not change.
+        QosNotSupported: if the broker does not take a Will with QoS 1.
         TransportError: if the broker refuses for any other reason.
     """
     if packet.reason_code == mqtt5.ConnAckReasonCode.SUCCESS:
-        return
+        if not packet.wildcard_subscription_available:
+            raise BrokerRefused("the broker allows no subscriptions with wildcards, which every node needs: allow them there")
+        return limits_of(packet, settings)
+    if packet.reason_code == mqtt5.ConnAckReasonCode.QUALITY_NOT_SUPPORTED:
+        raise QosNotSupported("the broker takes QoS 0 only")
     details = f" ({packet.reason_str})" if packet.reason_str else ""
     refusal = _REFUSALS.get(int(packet.reason_code))
     if refusal is not None:
@@ -69,32 +83,6 @@ def check_connack(packet: mqtt5.ConnAckPacket) -> None:
     raise TransportError(f"the broker refuses the connection: {describe(packet.reason_code)}{details}")
 
 
-class TakeoverDetector:
-    """Detects that another client uses this node's client id.
-
-    A broker announces a takeover in its DISCONNECT packet (reason code 0x8E). Not every broker does: mosquitto 2.0 just
-    closes the connection. Six short connections within half a minute therefore count as a takeover, too.
-
-    Attributes:
-        detected: Whether a takeover was detected.
-    """
-
-    def __init__(self) -> None:
-        self.detected = False
-        self._closed_at: deque[float] = deque(maxlen=_SHORT_CONNECTIONS)
-
-    def on_disconnect(self, packet: mqtt5.DisconnectPacket) -> None:
-        """Take note of the reason that the broker gives for disconnecting."""
-        self.detected = int(packet.reason_code) == int(mqtt5.DisconnectReasonCode.SESSION_TAKEN_OVER)
-
-    def on_closed(self, opened_at: float, closed_at: float) -> None:
-        """Take note of a connection that the broker had accepted and then closed without a reason. Times are in seconds."""
-        if closed_at - opened_at >= _SHORT:
-            return
-        self._closed_at.append(closed_at)
-        if len(self._closed_at) == _SHORT_CONNECTIONS and closed_at - self._closed_at[0] < _WINDOW:
-            self.detected = True
-
-    def reset(self) -> None:
-        """Forget the short connections: the broker cannot be reached, so it was the broker that closed them."""
-        self._closed_at.clear()
+def says_taken_over(packet: mqtt5.DisconnectPacket) -> bool:
+    """Return whether the broker disconnects this client because another one has connected with its id."""
+    return int(packet.reason_code) == int(mqtt5.DisconnectReasonCode.SESSION_TAKEN_OVER)

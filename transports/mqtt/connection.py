@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import mqtt5
 
+from runtime import StartError
 from transports.mqtt.settings import MqttSettings
 from transports.resolver import Resolver
 from transports.sockets import detect_cut_connection, tls_context
@@ -22,6 +23,9 @@ _WRITE_SIZE = 1024 * 1024
 """Bytes to collect before writing them."""
 
 CLOSED = "the broker has closed the connection"
+OLD_VERSION = "the broker speaks MQTT 3.1.1 and not MQTT 5, which is needed: use mosquitto 2, ejabberd, or another MQTT 5 broker"
+_OLD_CONNACK = b"\x20\x02"
+"""How the CONNACK of MQTT 3.1.1 begins. In MQTT 5, it is longer."""
 
 
 class Connection(asyncio.Protocol):
@@ -69,7 +73,10 @@ class Connection(asyncio.Protocol):
                     self.end(f"a packet is larger than {self._max_packet} bytes", mqtt5.DisconnectReasonCode.PACKET_TOO_LARGE)
                 break
             except ValueError as error:
-                self.end(f"the broker sent a malformed packet: {error}", mqtt5.DisconnectReasonCode.MALFORMED_PACKET)
+                if bytes(view[at : at + 2]) == _OLD_CONNACK:
+                    self.abort(OLD_VERSION)
+                else:
+                    self.end(f"the broker sent a malformed packet: {error}", mqtt5.DisconnectReasonCode.MALFORMED_PACKET)
                 break
             at += length
             self._on_packet(self, packet)
@@ -142,18 +149,18 @@ class Connection(asyncio.Protocol):
 
 async def connect(
     settings: MqttSettings,
+    broker: str,
     resolver: Resolver,
     on_packet: Callable[[Connection, Packet], None],
     on_end: Callable[[Connection, str], None],
 ) -> Connection:
-    """Connect to the first of the broker's addresses that accepts. `on_packet` and `on_end` are those of `Connection`.
+    """Connect to the first address of the broker with this URL that accepts. `on_packet` and `on_end` are those of `Connection`.
 
     Raises:
         OSError: if no address accepts a connection; this is the error of the last one.
-        ssl.SSLCertVerificationError: if the broker's certificate cannot be verified.
-        StartError: if the file of trusted certificates cannot be read.
+        StartError: if the broker's certificate cannot be verified, or the file of trusted certificates cannot be read.
     """
-    url = urlsplit(settings.url)
+    url = urlsplit(broker)
     secure = url.scheme == "mqtts"
     host, port = url.hostname or "", url.port or (8883 if secure else 1883)
     tls = tls_context(settings.ca_file, "transport.mqtt.ca_file") if secure else None
@@ -166,8 +173,8 @@ async def connect(
                     lambda: Connection(on_packet, on_end, settings.max_packet), ip, port,
                     ssl=tls, server_hostname=host if secure else None,
                 )  # fmt: skip
-        except ssl.SSLCertVerificationError:
-            raise
+        except ssl.SSLCertVerificationError as error:
+            raise StartError(f"its certificate is not to be trusted: {error.verify_message}") from error
         except OSError as error:
             failure = error
         else:

@@ -1,62 +1,70 @@
 """A node's link to its MQTT broker: one connection at a time, which is replaced, with its subscriptions, whenever it is lost."""
 
 import asyncio
-import ssl
 from collections.abc import Callable
 from typing import Any
 
 import mqtt5
 
-from runtime import Clock, Random, StartError
-from runtime.network import LinkLost, TooLarge, TransportError, Unsendable
-from runtime.tasks import Backoff
+from runtime import Clock, StartError
+from runtime.network import LinkLost, TransportError, Unsendable
 from runtime.telemetry import logger
 from transports.mqtt.acknowledgements import Acknowledgements
-from transports.mqtt.broker import BrokerRefused, TakenOver, TakeoverDetector, check_connack, connect_packet, describe
-from transports.mqtt.connection import CLOSED, Connection, Packet, connect
+from transports.mqtt.attempts import Attempts
+from transports.mqtt.broker import (
+    BrokerRefused,
+    QosNotSupported,
+    TakenOver,
+    check_connack,
+    connect_packet,
+    describe,
+    no_connack,
+    says_taken_over,
+)
+from transports.mqtt.connection import Connection, Packet, connect
 from transports.mqtt.keepalive import keep_alive
+from transports.mqtt.limits import Limits
 from transports.mqtt.link_state import LinkState
+from transports.mqtt.packets import encode_publish
 from transports.mqtt.settings import MqttSettings
 from transports.mqtt.subscriptions import Subscriptions
 from transports.resolver import Resolver
 
 _UP = LinkState.UP
-_RECONNECT = Backoff(0.05, 5.0)
-"""Seconds between two attempts to connect, at most."""
-_HOPELESS = 100
-"""The number of failures that a refusal counts as: an operator has to act first, so the next attempt can wait."""
-_LONGEST = 65_535
-"""Bytes of the longest string in MQTT (section 1.5.4)."""
 
 
 class Link:
     """One node's link to its broker.
 
     Args:
+        attempts: The attempts to reach a broker.
         client_id: The node's id. A connection with the same id from elsewhere takes this one over.
         will: The message that the broker publishes if the node disappears without closing its connection.
         on_publish: Called for each message, in order.
         on_lost: Called after the connection was lost.
         on_restored: Called after a lost connection was replaced and every subscription is in place again.
         on_failed: Called with the reason when the link is lost for good.
+
+    Attributes:
+        limits: What the broker of the last connection can do.
     """
 
     def __init__(
         self, settings: MqttSettings, client_id: str, will: mqtt5.Will, on_publish: Callable[[mqtt5.PublishPacket], None],
         on_lost: Callable[[], None], on_restored: Callable[[], None], on_failed: Callable[[TransportError], None],
-        clock: Clock, random: Random,
+        clock: Clock, attempts: Attempts,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._resolver = Resolver()
         self._client_id = client_id
         self._will = will
+        self.limits: Limits = Limits()
         self._on_publish = on_publish
         self._on_lost = on_lost
         self._on_restored = on_restored
         self._on_failed = on_failed
         self._clock = clock
-        self._random = random
-        self._log = logger("mqtt")
+        self._attempts = attempts
         self._state = LinkState.NEW
         self._settled = asyncio.Event()
         self._error: TransportError | None = None
@@ -66,12 +74,11 @@ class Link:
         self._ended: asyncio.Future[str] | None = None
         self._acknowledgements = Acknowledgements()
         self._subscriptions = Subscriptions(self._acknowledgements)
-        self._takeover = TakeoverDetector()
-        self._largest = settings.max_packet
+        self._taken_over = False
         self._running: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<Link {self._client_id} to {self._settings.url} [{self._state.name}]>"
+        return f"<Link {self._client_id} to {self._attempts.url} [{self._state.name}]>"
 
     def _enter(self, state: LinkState) -> None:
         assert self._state.may_become(state), f"a link that is {self._state.name} cannot become {state.name}"
@@ -136,50 +143,48 @@ class Link:
         try:
             await self._keep_connected(opened)
         except Exception as error:  # unexpected; but a node that is off the network must not act as if it were on it
-            self._log.error("the link to %s has failed: %r", self._settings.url, error, exc_info=error)
-            self._fail(TransportError(f"the link to {self._settings.url} has failed: {error}"), opened)
+            logger("mqtt").error("the link to %s has failed: %r", self._attempts.url, error, exc_info=error)
+            self._fail(TransportError(f"the link to {self._attempts.url} has failed: {error}"), opened)
 
     async def _keep_connected(self, opened: "asyncio.Future[None]") -> None:
-        url, failures = self._settings.url, 0
+        attempts, loop = self._attempts, asyncio.get_running_loop()
         while True:
             try:
                 await self._connect()
             except StartError as error:  # such as `BrokerRefused`
                 if not opened.done():
                     user = self._settings.username or "an anonymous client"
-                    self._error = BrokerRefused(f"{url}, connecting as {user}: {error}")
+                    self._error = BrokerRefused(f"{attempts.url}, connecting as {user}: {error}")
                     self._enter(LinkState.FAILED)
                     opened.set_exception(self._error)
                     return
-                self._log.error("%s: %s", url, error)
-                failures = _HOPELESS
+                attempts.refused(error)
             except (TransportError, OSError) as error:
-                failures += 1
-                if isinstance(error, OSError):
-                    self._takeover.reset()
-                if failures in (1, 5) or failures % 60 == 0:
-                    self._log.warning("%s cannot be reached (%d attempts): %s", url, failures, error or type(error).__name__)
+                attempts.failed(error)
             else:
-                if failures:
-                    self._log.info("connected to %s", url)
-                failures = 0
+                attempts.connected()
                 if not opened.done():
                     opened.set_result(None)
                 else:
                     self._on_restored()
-                connection, ended = self._connection, self._ended
-                assert connection is not None
-                assert ended is not None
-                reason = await keep_alive(connection, ended, self._settings.keepalive, self._acknowledgements)
+                connection, ended, begun = self._connection, self._ended, loop.time()
+                assert connection is not None and ended is not None  # noqa: PT018
+                reason = await keep_alive(connection, ended, self.limits.keepalive, self._acknowledgements)
                 if self._state is LinkState.CLOSED:
                     return
                 self._on_lost()
-                self._log.warning("the connection to %s was lost: %s", url, reason)
-            if self._takeover.detected:
-                self._fail(TakenOver(url, self._client_id), opened)
+                attempts.lost(reason, loop.time() - begun)
+            if self._taken_over:
+                self._fail(TakenOver(attempts.url, self._client_id), opened)
                 return
-            await self._clock.sleep(_RECONNECT.delay(failures, self._random))
+            await self._clock.sleep(attempts.pause())
             self._enter(LinkState.CONNECTING)
+
+    def fail_taken_over(self) -> None:
+        """Give up the link, because another client has proved that it uses this one's client id."""
+        self._taken_over = True
+        if self._connection is not None:
+            self._connection.abort("another client has this client's id")
 
     def _fail(self, error: TransportError, opened: "asyncio.Future[None]") -> None:
         """Give up: report the error to the node, and to everything that waits for the link."""
@@ -198,43 +203,42 @@ class Link:
 
         Raises:
             TransportError: if the broker refuses the connection or a subscription, or does not answer in time.
-            BrokerRefused: if trying again does not help.
+            StartError: if trying again does not help.
             OSError: if no address of the broker accepts a connection.
         """
         settings, loop = self._settings, asyncio.get_running_loop()
         ended: asyncio.Future[str] = loop.create_future()
         connected: asyncio.Future[mqtt5.ConnAckPacket] = loop.create_future()
         self._ended, self._connected = ended, connected
-        begun = loop.time()
 
         def on_end(which: Connection, reason: str) -> None:
             if which is self._connection:
                 self._disconnected(reason)
-            if reason == CLOSED and connected.done():
-                self._takeover.on_closed(begun, loop.time())
             ended.set_result(reason)
             if not connected.done():
-                connected.set_exception(TransportError(reason))
+                connected.set_exception(no_connack(reason))
                 connected.exception()  # the attempt may have timed out already
 
         connection: Connection | None = None
         try:
             async with asyncio.timeout(settings.connect_timeout):
-                self._connection = connection = await connect(settings, self._resolver, self._on_packet, on_end)
+                self._connection = connection = await connect(
+                    settings, self._attempts.url, self._resolver, self._on_packet, on_end
+                )
                 connection.send(connect_packet(settings, self._client_id, self._will))
                 connack = await connected
-                check_connack(connack)
-                self._acknowledgements.begin(connack.receive_max)
-                self._largest = min(settings.max_packet, connack.max_packet_size or settings.max_packet)
+                self.limits = check_connack(connack, settings)
+                self._acknowledgements.begin(self.limits.receive_maximum)
             async with asyncio.timeout(settings.connect_timeout):
-                await self._subscriptions.restore(connection)
+                await self._subscriptions.restore(connection, self.limits)
             if ended.done():  # in the same turn of the event loop as the last acknowledgement
                 raise TransportError(ended.result())
             self._enter(LinkState.UP)
+        except QosNotSupported:
+            self._will = mqtt5.Will(self._will.topic, qos=mqtt5.QoS.AT_MOST_ONCE)
+            raise
         except TimeoutError:
             raise TransportError(f"no answer within {settings.connect_timeout:g} s") from None
-        except ssl.SSLCertVerificationError as error:
-            raise BrokerRefused(f"its certificate is not to be trusted: {error.verify_message}") from error
         finally:
             if not self.is_up:
                 if connection is not None:
@@ -261,7 +265,7 @@ class Link:
             if self._connected is not None and not self._connected.done():
                 self._connected.set_result(packet)
         elif isinstance(packet, mqtt5.DisconnectPacket):
-            self._takeover.on_disconnect(packet)
+            self._taken_over = self._taken_over or says_taken_over(packet)
             connection.abort(f"the broker says: {packet.reason_str or describe(packet.reason_code)}")
 
     async def _wait_until_up(self) -> Connection:
@@ -313,26 +317,8 @@ class Link:
         connection = self._connection
         if connection is None or not self.is_up or connection.congested:
             return False
-        connection.send_bytes(self._encode(topic, payload, **properties))
+        connection.send_bytes(encode_publish(topic, payload, self.limits.max_packet, **properties))
         return True
-
-    def _encode(self, topic: str, payload: bytes, **properties: Any) -> bytes:
-        """Return a message as bytes. One that the broker would not take must not be sent: it would end the connection.
-
-        Raises:
-            TooLarge: if the broker does not accept messages of this size.
-            Unsendable: if a header or the topic is longer than MQTT allows.
-        """
-        try:
-            data: bytes = mqtt5.PublishPacket(topic, payload, **properties).write()
-        except ValueError as error:
-            too_long = [f"the header {name!r}" for name, value in properties.get("user_properties", ()) if len(value) > _LONGEST]
-            raise Unsendable(f"{too_long[0] if too_long else 'the topic'} is too long ({error})") from None
-        if len(data) > self._largest:
-            raise TooLarge(
-                f"a message of {len(payload):,} bytes is more than the broker takes ({self._largest:,} with its headers)"
-            )
-        return data
 
     async def publish_acknowledged(self, topic: str, payload: bytes, **properties: Any) -> bool:
         """Publish with QoS 1, waiting for a connection if necessary.
@@ -341,7 +327,8 @@ class Link:
             Whether there was a subscriber.
 
         Raises:
-            LinkLost: if the connection was lost before the broker acknowledged the message, which may have arrived.
+            LinkLost: if the connection was lost before the broker acknowledged the message, which may have arrived. A broker
+                that acknowledges nothing gets the message with QoS 0, and the subscriber is taken for granted.
             Unsendable: if the broker does not accept messages of this size, or a header is longer than MQTT allows.
             TransportError: if the broker refuses the message.
         """
@@ -350,12 +337,17 @@ class Link:
             if connection.congested:
                 await connection.writable()  # and look again: the connection may have been lost meanwhile
                 continue
+            if not self.limits.acknowledges:
+                connection.send_bytes(encode_publish(topic, payload, self.limits.max_packet, **properties))
+                return True
             if self._acknowledgements.take_quota():
                 break
             await self._acknowledgements.wait_for_quota()
         packet_id, acknowledged = self._acknowledgements.expect()
         try:
-            data = self._encode(topic, payload, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=packet_id, **properties)
+            data = encode_publish(
+                topic, payload, self.limits.max_packet, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=packet_id, **properties
+            )
         except Unsendable:
             self._acknowledgements.give_up(packet_id)
             raise
@@ -395,7 +387,7 @@ class Link:
         self._subscriptions.add(pattern, subscription_id)
         if self.is_up and self._connection is not None:
             try:
-                await self._subscriptions.subscribe(self._connection, {pattern: subscription_id})
+                await self._subscriptions.subscribe(self._connection, {pattern: subscription_id}, self.limits)
             except LinkLost:
                 pass  # the next connection subscribes to it
         await self._wait_until_up()

@@ -8,7 +8,7 @@ from typing import Any
 import mqtt5
 import msgspec
 
-from runtime.network import Address, Envelope, EnvelopeKind
+from runtime.network import Address, Envelope, EnvelopeKind, TooLarge, Unsendable
 from transports.header_values import (
     PROBLEM,
     decode_text,
@@ -26,6 +26,8 @@ _PARAMS = msgspec.json.Decoder(tuple[tuple[str, str], ...])
 _PATH = msgspec.json.Decoder(tuple[str, ...])
 _KNOWN = frozenset({"subject", "kind", "budget", "token", "traceparent", "key", "params", "path", "load", "client"})
 """The headers that may come once. Properties of other names are a client's own."""
+_LONGEST = 65_535
+"""Bytes of the longest string in MQTT (section 1.5.4)."""
 _IN_INBOXES = ("request", "reply", "error", "cancel")
 
 
@@ -33,8 +35,15 @@ def properties(envelope: Envelope, reply_topic: str | None) -> dict[str, Any]:
     """Return the properties of the packet that carries an envelope. They leave out what the topic already says.
 
     Raises:
-        ValueError: if a text has a surrogate, which has no encoding.
+        Unsendable: if a text has no encoding.
     """
+    try:
+        return _properties(envelope, reply_topic)
+    except ValueError as error:
+        raise Unsendable(f"a header has no encoding: {error}") from None
+
+
+def _properties(envelope: Envelope, reply_topic: str | None) -> dict[str, Any]:
     kind, correlation = envelope.kind, envelope.id.encode("latin-1")
     if kind == "reply":
         if not envelope.load:
@@ -144,3 +153,23 @@ def load(packet: mqtt5.PublishPacket) -> int:
         if name == "load":
             return parse_number(value)
     return 0
+
+
+def encode_publish(topic: str, payload: bytes, largest: int, **properties: Any) -> bytes:
+    """Return a PUBLISH packet as bytes. One that the broker would not take must not be sent, because it would end the connection.
+
+    Args:
+        largest: The largest packet that the broker accepts, in bytes.
+
+    Raises:
+        TooLarge: if the packet is larger.
+        Unsendable: if a header or the topic is longer than MQTT allows.
+    """
+    try:
+        data: bytes = mqtt5.PublishPacket(topic, payload, **properties).write()
+    except ValueError as error:
+        too_long = [f"the header {name!r}" for name, value in properties.get("user_properties", ()) if len(value) > _LONGEST]
+        raise Unsendable(f"{too_long[0] if too_long else 'the topic'} is too long ({error})") from None
+    if len(data) > largest:
+        raise TooLarge(f"a message of {len(payload):,} bytes is more than the broker takes ({largest:,} with its headers)")
+    return data

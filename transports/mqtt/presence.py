@@ -30,7 +30,7 @@ class PeerState(enum.Enum):
     RETURNING = enum.auto()
     """It was live before the cut; since then only its retained manifest has arrived. It may still be reconnecting."""
     WITHDRAWN = enum.auto()
-    """It has withdrawn. It may still answer what it has begun."""
+    """It has withdrawn. It may still answer what it has begun, until its node is gone."""
 
     @property
     def is_live(self) -> bool:
@@ -149,11 +149,14 @@ class Presence:
 
     # Events
 
-    def heard(self, address: Address, payload: bytes, load: int, *, kept: bool) -> None:
+    def heard(self, address: Address, payload: bytes, load: int, *, kept: bool) -> bool:
         """Handle an instance's manifest. An empty one is its withdrawal.
 
         Args:
             kept: Whether the manifest comes from the broker's memory, so that the instance may be dead.
+
+        Returns:
+            Whether the instance was not known before.
 
         Raises:
             ValueError: if the payload is not a manifest, or is the manifest of another instance.
@@ -165,7 +168,8 @@ class Presence:
                 peer.heard_at = self._clock.monotonic()
                 self._wake(address.service)
                 self._receiver.left(address, lost=False)
-            return
+            return False
+        new = peer is None
         if peer is None or peer.payload != payload:
             manifest = _manifest(payload)
             if manifest.address != address:
@@ -179,15 +183,19 @@ class Presence:
         self._receiver.joined(peer.manifest, load)
         if not peer.state.is_live:
             self._receiver.suspected(address)
+        return new
 
     def gone(self, node: str) -> None:
-        """Handle a node's Will: all its instances are lost."""
+        """Handle the end of a node, by its Will or at the end of an orderly stop: nothing there answers any more."""
         for address in [address for address in self._peers if address.node == node]:
             self._lose(address)
 
     def cut(self) -> None:
         """Handle the loss of this node's link. The instances may still be alive, but that is no longer known."""
-        for address, peer in self._peers.items():
+        for address, peer in list(self._peers.items()):
+            if peer.state is PeerState.WITHDRAWN:  # its last requests have failed with the link
+                del self._peers[address]
+                continue
             peer.on(PeerEvent.LINK_CUT)
             self._receiver.suspected(address)
 
@@ -201,10 +209,8 @@ class Presence:
         for address, peer in list(self._peers.items()):
             silent = now - max(peer.heard_at, self._listening_since)
             if peer.state is PeerState.WITHDRAWN:
-                if silent > MISSED * self._heartbeat:
-                    del self._peers[address]
-                    self._wake(address.service)
-            elif silent > (self._patience if peer.state.was_live else MISSED * self._heartbeat):
+                continue  # it may be busy for long; `gone` follows when its node leaves
+            if silent > (self._patience if peer.state.was_live else MISSED * self._heartbeat):
                 self._lose(address)
             elif silent > _SUSPECTED * self._heartbeat and peer.state is PeerState.LIVE:
                 peer.on(PeerEvent.SILENT)
@@ -221,6 +227,14 @@ class Presence:
         news = self._news.pop(service, None)
         if news is not None:
             news.set_result(None)
+
+    def nodes(self, service: str) -> list[str]:
+        """Return the ids of the nodes on which a service has an instance."""
+        return [
+            address.node
+            for address, peer in self._peers.items()
+            if address.service == service and peer.state is not PeerState.WITHDRAWN
+        ]
 
     # Questions of a request
 

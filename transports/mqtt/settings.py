@@ -6,14 +6,18 @@ from msgspec import Meta
 
 from runtime import Struct
 
+Url = Annotated[str, Meta(pattern=r"^mqtts?://[^/@\s]+$")]
+
 
 class MqttSettings(Struct):
     """Which broker to connect to, as which user, and how. Durations are in seconds, sizes in bytes."""
 
     __secret__: ClassVar = frozenset({"password"})
 
-    url: Annotated[str, Meta(pattern=r"^mqtts?://[^/@\s]+$")] = "mqtt://127.0.0.1:1883"
+    url: Url = "mqtt://127.0.0.1:1883"
     """`mqtt://host:port`, or `mqtts://` for TLS (port 8883 by default)."""
+    urls: tuple[Url, ...] = ()
+    """The brokers of a cluster, which are tried in turn. If there are any, `url` is not used."""
     username: str | None = None
     """On a broker with access rules, the name of the service that the node runs."""
     password: str | None = None
@@ -28,3 +32,8 @@ class MqttSettings(Struct):
     connect_timeout: Annotated[float, Meta(gt=0)] = 5.0
     max_packet: Annotated[int, Meta(ge=1024)] = 17 * 1024 * 1024
     """The largest packet that the node accepts."""
+
+    @property
+    def brokers(self) -> tuple[str, ...]:
+        """The URLs of all brokers."""
+        return self.urls or (self.url,)

@@ -9,6 +9,7 @@ from runtime.network import TransportError
 from transports.mqtt.acknowledgements import Acknowledgements
 from transports.mqtt.broker import describe
 from transports.mqtt.connection import Connection
+from transports.mqtt.limits import Limits
 
 
 class Subscriptions:
@@ -32,7 +33,7 @@ class Subscriptions:
         del self._wanted[pattern]
         return True
 
-    async def restore(self, connection: Connection) -> None:
+    async def restore(self, connection: Connection, limits: Limits) -> None:
         """Subscribe to everything on a new connection.
 
         Raises:
@@ -45,10 +46,10 @@ class Subscriptions:
                 del done[pattern]
                 await self.unsubscribe(connection, pattern)
             missing = {pattern: number for pattern, number in self._wanted.items() if pattern not in done}
-            await self.subscribe(connection, missing)
+            await self.subscribe(connection, missing, limits)
             done |= missing
 
-    async def subscribe(self, connection: Connection, patterns: dict[str, int | None]) -> None:
+    async def subscribe(self, connection: Connection, patterns: dict[str, int | None], limits: Limits) -> None:
         """Subscribe to topic filters on a connection.
 
         Raises:
@@ -57,11 +58,17 @@ class Subscriptions:
         """
         sent: list[tuple[str, asyncio.Future[Any]]] = []
         for pattern, subscription_id in patterns.items():
+            if pattern.startswith("$share/") and not limits.shared_subscriptions:
+                continue  # a broker without them would end the connection
             packet_id, acknowledged = self._acknowledgements.expect()
             sent.append((pattern, acknowledged))
             # without retain_as_published, the retain flag tells messages from the broker's memory from new ones
             topic_filter = mqtt5.TopicFilter(pattern, max_qos=mqtt5.QoS.AT_LEAST_ONCE, retain_as_published=False)
-            connection.send(mqtt5.SubscribePacket(packet_id, [topic_filter], subscription_id=subscription_id))
+            connection.send(
+                mqtt5.SubscribePacket(
+                    packet_id, [topic_filter], subscription_id=subscription_id if limits.subscription_ids else None
+                )
+            )
         for pattern, acknowledged in sent:
             answer: mqtt5.SubAckPacket = await acknowledged
             if int(answer.reason_codes[0]) >= 0x80:

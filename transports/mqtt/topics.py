@@ -4,7 +4,7 @@ import re
 from functools import lru_cache
 from urllib.parse import quote
 
-from runtime.network import Address, Topic, TransportError
+from runtime.network import Address, Topic, TransportError, Unsendable
 from transports.header_values import decode_text
 
 VERSION = "1"
@@ -24,7 +24,7 @@ class Topics:
 
     Raises:
         TransportError: from every method that builds a topic, if a level has characters other than letters, digits, `_`, and `-`.
-        ValueError: if a signal's key has a surrogate, which has no encoding.
+        Unsendable: if a signal's key has no encoding.
     """
 
     def __init__(self, namespace: str) -> None:
@@ -49,6 +49,24 @@ class Topics:
     def reply(self, address: Address) -> str:
         """Return the Response Topic that stands for an address. The service that answers appends its name."""
         return self._of("inbox", address.service, address.node)
+
+    def reply_address(self, response_topic: str | None, caller: str) -> Address | None:
+        """Return the address for the answer to a request: the caller's own inbox, or the topic that another kind of client names.
+
+        Raises:
+            ValueError: if answers may not be sent to the topic, because it is, for example, the inbox of another service.
+        """
+        if response_topic is None:
+            return None
+        match self.levels(response_topic):
+            case ("inbox", service, node) if service == caller and self.is_level(node):
+                return Address(service, node)
+            case ():
+                if response_topic.startswith("$") or not response_topic or any(sign in response_topic for sign in "+#\0"):
+                    raise ValueError(f"{response_topic!r:.80} cannot be used as a response topic")
+                return Address(FOREIGN, response_topic)
+            case _:
+                raise ValueError(f"the response topic {response_topic!r:.120} is not an inbox of {caller}")
 
     def to(self, address: Address, sender: str) -> str:
         """Return the topic on which to publish to an address. For a client that is not a node, this is its Response Topic."""
@@ -109,9 +127,12 @@ def key_level(key: str | None) -> str:
     The level of an empty key is empty. `-` means that there is no key, so that the key `-` is encoded, too.
 
     Raises:
-        ValueError: if the key has a surrogate, which has no encoding.
+        Unsendable: if the key has no encoding, because it has a surrogate.
     """
-    return _NO_KEY if key is None else "%2D" if key == _NO_KEY else quote(key, safe="")
+    try:
+        return _NO_KEY if key is None else "%2D" if key == _NO_KEY else quote(key, safe="")
+    except ValueError as error:
+        raise Unsendable(f"the key {key!r:.80} has no encoding: {error}") from None
 
 
 def key_of(level: str) -> str | None:

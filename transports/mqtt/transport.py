@@ -24,19 +24,18 @@ from runtime.network import (
     Topic,
     Transport,
     TransportError,
-    Unsendable,
 )
 from runtime.telemetry import logger
 from transports.mqtt import packets
+from transports.mqtt.attempts import Attempts
 from transports.mqtt.link import Link
+from transports.mqtt.multicasts import Multicasts
 from transports.mqtt.presence import MISSED, Presence
 from transports.mqtt.settings import MqttSettings
-from transports.mqtt.topics import FOREIGN, Topics, key_of
+from transports.mqtt.topics import Topics, key_of
 
 _WITHDRAW_TIMEOUT = 2.0
 """Seconds that a withdrawal may take: a node that stops does not wait for a broker that does not answer."""
-_LARGEST_SUBSCRIPTION_ID = 268_435_455
-"""The largest subscription identifier (MQTT 5, section 3.8.2.1.2)."""
 
 
 class MqttTransport(Transport):
@@ -49,18 +48,19 @@ class MqttTransport(Transport):
         self._settings = settings or MqttSettings()
         self._clock = clock or Clock()
         self._random = random or Random(self._clock)
+        self.attempts: Attempts = Attempts(self._settings.brokers, "", self._random)
         self._topics = Topics(self._settings.namespace)
         self._log = logger("mqtt")
         self._receiver: Receiver | None = None
         self._presence: Presence | None = None
         self._link: Link | None = None
         self._inboxes: dict[str, asyncio.Future[None]] = {}
-        self._services: dict[int, set[str]] = {}
-        self._subscription_ids: dict[str, int] = {}
-        self._last_subscription_id = 0
         self._announcing = asyncio.Lock()
-        self._patterns: dict[tuple[Topic, str], str] = {}
+        self._announcements: set[asyncio.Task[None]] = set()
+        self._multicasts = Multicasts("", self._topics, lambda _: (), shares_out=True)
         self._manifests: dict[str, Manifest] = {}
+        self._instances: set[str] = set()
+        """The ids of all instances that this node has announced."""
         self._heartbeats: asyncio.Task[None] | None = None
         self._unreadable = 0
 
@@ -84,14 +84,20 @@ class MqttTransport(Transport):
         if self._link is not None:
             raise TransportError(f"{self.node} is open already: a transport serves one node")
         self.node, self._receiver = node, receiver
+        self.attempts = Attempts(self._settings.brokers, node, self._random)
         patience = max(2 * MISSED * self._settings.heartbeat, 3.0 * self._settings.keepalive)
         self._presence = Presence(receiver, self._clock, self._settings.heartbeat, patience)
         will = mqtt5.Will(self._topics.gone(node), qos=mqtt5.QoS.AT_LEAST_ONCE)
         link = Link(
-            self._settings, node, will, self._on_publish, self._cut, self._restored, receiver.failed, self._clock, self._random
+            self._settings, node, will, self._on_publish, self._cut, self._restored, receiver.failed, self._clock, self.attempts
         )
         await link.open()
         self._link = link
+        limits = link.limits
+        for restriction in limits.restrictions():
+            self._log.warning("%s: %s", self.attempts.url, restriction)
+        self.capabilities = Capabilities(authenticates=True, anycast=limits.shared_subscriptions)
+        self._multicasts = Multicasts(node, self._topics, self._presence.nodes, shares_out=limits.shares_out)
         await link.subscribe(self._topics.all_gone)
         self._heartbeats = asyncio.create_task(self._announce_regularly())
 
@@ -104,9 +110,20 @@ class MqttTransport(Transport):
         if link.is_up:
             for manifest in list(self._manifests.values()):
                 await self.withdraw(manifest.address)
+            await self._say_goodbye(link)
         self._link = None
         await link.close()
         self._end()
+
+    async def _say_goodbye(self, link: Link) -> None:
+        """Let peers give up the requests that they sent before they knew that this node's services had withdrawn."""
+        if not self._instances:
+            return
+        try:
+            async with asyncio.timeout(_WITHDRAW_TIMEOUT):
+                await link.publish_acknowledged(self._topics.gone(self.node), b"")
+        except (TimeoutError, TransportError) as error:
+            self._log.debug("%s did not say goodbye: %r", self.node, error)
 
     def crash(self) -> None:
         """Disappear without withdrawing, as a killed process would. The broker publishes the node's Will."""
@@ -120,10 +137,8 @@ class MqttTransport(Transport):
     def _end(self) -> None:
         self._receiver = self._presence = None
         self._inboxes.clear()
-        self._services.clear()
-        self._subscription_ids.clear()
-        self._patterns.clear()
         self._manifests.clear()
+        self._instances.clear()
 
     def _cut(self) -> None:
         if self._receiver is not None and self._presence is not None:
@@ -134,8 +149,13 @@ class MqttTransport(Transport):
         if self._presence is not None:
             self._presence.restored()
         for manifest in self._manifests.values():
-            task = asyncio.create_task(self._announce(manifest))
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._announce_soon(manifest)
+
+    def _announce_soon(self, manifest: Manifest) -> None:
+        task = asyncio.create_task(self._announce(manifest))
+        self._announcements.add(task)
+        task.add_done_callback(self._announcements.discard)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     # Presence
 
@@ -146,6 +166,8 @@ class MqttTransport(Transport):
     async def announce(self, manifest: Manifest) -> None:
         await self._open_inbox(manifest.service)
         self._manifests[manifest.service] = manifest
+        self._instances.add(manifest.instance)
+        await self.link.subscribe(self._topics.presence(manifest.address))  # see `_check_own`
         await self._announce(manifest)
 
     async def _announce(self, manifest: Manifest) -> None:
@@ -157,7 +179,7 @@ class MqttTransport(Transport):
         assert self._receiver is not None
         load = self._receiver.load(manifest.service)
         await self.link.publish_acknowledged(
-            self._topics.presence(manifest.address), msgspec.json.encode(manifest), retain=True,
+            self._topics.presence(manifest.address), msgspec.json.encode(manifest), retain=self.link.limits.retain,
             message_expiry_interval=max(1, round(self._settings.heartbeat * MISSED)), user_properties=[("load", str(load))],
         )  # fmt: skip
 
@@ -166,12 +188,11 @@ class MqttTransport(Transport):
         try:
             async with asyncio.timeout(_WITHDRAW_TIMEOUT):
                 await self.link.unsubscribe(self._topics.requests(address.service))
-                for topic, service in list(self._patterns):
-                    if service == address.service:
-                        await self.unsubscribe(topic, service)
+                for topic in self._multicasts.topics_of(address.service):
+                    await self.unsubscribe(topic, address.service)
                 async with self._announcing:
                     if manifest is not None and self.link.is_up:
-                        await self.link.publish_acknowledged(self._topics.presence(address), b"", retain=True)
+                        await self.link.publish_acknowledged(self._topics.presence(address), b"", retain=self.link.limits.retain)
         except (TimeoutError, TransportError) as error:  # then peers learn it from the Will, or from the silence
             self._log.debug("%s was not withdrawn: %r", address, error)
 
@@ -191,24 +212,6 @@ class MqttTransport(Transport):
 
     # Receiving
 
-    async def _add_subscription(self, pattern: str, service: str) -> None:
-        """Subscribe for a service. The subscription identifier comes back with each message, and identifies the services it is for."""
-        subscription_id = self._subscription_ids.get(pattern)
-        if subscription_id is None:
-            self._last_subscription_id = self._last_subscription_id % _LARGEST_SUBSCRIPTION_ID + 1
-            subscription_id = self._subscription_ids[pattern] = self._last_subscription_id
-        self._services.setdefault(subscription_id, set()).add(service)
-        await self.link.subscribe(pattern, subscription_id)
-
-    async def _remove_subscription(self, pattern: str, service: str) -> None:
-        subscription_id = self._subscription_ids.get(pattern, 0)
-        services = self._services.get(subscription_id, set())
-        services.discard(service)
-        if not services:
-            self._subscription_ids.pop(pattern, None)
-            self._services.pop(subscription_id, None)
-            await self.link.unsubscribe(pattern)
-
     async def _open_inbox(self, service: str) -> None:
         """Receive what is sent to a service on this node: its requests, and the replies to its own requests."""
         opened = self._inboxes.get(service)
@@ -223,16 +226,20 @@ class MqttTransport(Transport):
 
     async def listen(self, service: str) -> None:
         await self._open_inbox(service)
-        await self.link.subscribe(self._topics.requests(service))
+        if self.capabilities.anycast:
+            await self.link.subscribe(self._topics.requests(service))
 
     async def subscribe(self, topic: Topic, service: str, *, broadcast: bool) -> None:
-        pattern = self._patterns[topic, service] = self._topics.multicasts(topic, None if broadcast else service)
-        await self._add_subscription(pattern, service)
+        link = self.link
+        if not broadcast and not self._multicasts.shares_out:
+            await self.watch(service)  # the instances choose one of them for each signal
+        await link.subscribe(*self._multicasts.add(topic, service, broadcast=broadcast))
 
     async def unsubscribe(self, topic: Topic, service: str) -> None:
-        pattern = self._patterns.pop((topic, service), None)
+        link = self.link
+        pattern = self._multicasts.remove(topic, service)
         if pattern is not None:
-            await self._remove_subscription(pattern, service)
+            await link.unsubscribe(pattern)
 
     def _on_publish(self, packet: mqtt5.PublishPacket) -> None:
         """Handle a message from the broker."""
@@ -244,18 +251,24 @@ class MqttTransport(Transport):
                 raise ValueError("a level of its topic is empty")
             match levels:
                 case ("inbox", service, node, caller) if node == self.node:
-                    reply_to = self._reply_to(packet.response_topic, caller)
+                    reply_to = self._topics.reply_address(packet.response_topic, caller)
                     kind: EnvelopeKind = "reply" if reply_to is None else "request"
                     self._deliver(packet, kind, "", caller, (service,), reply_to)
                 case ("signal", service, name, key):
-                    self._deliver(packet, "signal", f"{service}.{name}", service, self._subscribers(packet), key=key_of(key))
+                    self._deliver(
+                        packet, "signal", f"{service}.{name}", service, self._multicasts.subscribers(packet), key=key_of(key)
+                    )
                 case ("request", service, name, caller):
-                    reply_to = self._reply_to(packet.response_topic, caller)
+                    reply_to = self._topics.reply_address(packet.response_topic, caller)
                     self._deliver(packet, "request", f"{service}.{name}", caller, (service,), reply_to)
                 case ("stream", service):
-                    self._deliver(packet, "head", f"{service}.head", service, self._subscribers(packet))
+                    self._deliver(packet, "head", f"{service}.head", service, self._multicasts.subscribers(packet))
                 case ("presence", service, node):
-                    self._presence.heard(Address(service, node), packet.payload, packets.load(packet), kept=packet.retain)
+                    if node == self.node:
+                        self._check_own(service, packet.payload)
+                    address, load = Address(service, node), packets.load(packet)
+                    if self._presence.heard(address, packet.payload, load, kept=packet.retain):
+                        self._introduce(service, node)
                 case ("gone", node):
                     self._presence.gone(node)
                 case _:
@@ -272,12 +285,25 @@ class MqttTransport(Transport):
             if levels[:1] in (("inbox",), ("request",)) and self._topics.is_level(levels[1]):
                 self._refuse(packet, levels[1], levels[-1], error)
 
-    def _subscribers(self, packet: mqtt5.PublishPacket) -> set[str]:
-        """Return the services that a multicast is for."""
-        found: set[str] = set()
-        for subscription_id in packet.subscription_ids:
-            found |= self._services.get(subscription_id, set())
-        return found
+    def _check_own(self, service: str, payload: bytes) -> None:
+        """Detect another node with this node's id: it announces instances that this one has never had.
+
+        A broker reports a takeover in its DISCONNECT packet, but not every broker does: mosquitto 2.0 just closes the
+        connection. Only a manifest of one of this node's own services counts, because others may be forged.
+        """
+        if service in self._manifests and payload and self._link is not None:
+            instance = msgspec.json.decode(payload, type=_Instance).instance
+            if instance not in self._instances:
+                self._link.fail_taken_over()
+
+    def _introduce(self, service: str, node: str) -> None:
+        """Announce the own instance of a service to a new one, where these two have to choose which takes a signal.
+
+        The new instance may not have received the retained manifest, if there is any.
+        """
+        manifest = self._manifests.get(service)
+        if manifest is not None and node != self.node and not self._multicasts.shares_out:
+            self._announce_soon(manifest)
 
     def _deliver(
         self,
@@ -296,28 +322,10 @@ class MqttTransport(Transport):
         for service in services:
             self._receiver.receive(envelope, service)
 
-    def _reply_to(self, response_topic: str | None, caller: str) -> Address | None:
-        """Return the address for the answer to a request: the caller's own inbox, or the topic that another kind of client names.
-
-        Raises:
-            ValueError: if answers may not be sent to the topic, because it is, for example, the inbox of another service.
-        """
-        if response_topic is None:
-            return None
-        match self._topics.levels(response_topic):
-            case ("inbox", service, node) if service == caller and self._topics.is_level(node):
-                return Address(service, node)
-            case ():
-                if response_topic.startswith("$") or not response_topic or any(sign in response_topic for sign in "+#\0"):
-                    raise ValueError(f"{response_topic!r:.80} cannot be used as a response topic")
-                return Address(FOREIGN, response_topic)
-            case _:
-                raise ValueError(f"the response topic {response_topic!r:.120} is not an inbox of {caller}")
-
     def _refuse(self, packet: mqtt5.PublishPacket, service: str, caller: str, error: Exception) -> None:
         """Answer a request that cannot be read, if it has a response topic."""
         try:
-            reply_to = self._reply_to(packet.response_topic, caller)
+            reply_to = self._topics.reply_address(packet.response_topic, caller)
         except ValueError:
             return
         if reply_to is not None and self._link is not None:
@@ -351,7 +359,8 @@ class MqttTransport(Transport):
                 if self._presence.probe(to) is not probe:
                     raise PeerUnreachable(f"{to} is not there")
                 if await self.link.publish_acknowledged(topic, envelope.body, **properties):
-                    self._presence.mark_live(to)
+                    if self.link.limits.acknowledges:
+                        self._presence.mark_live(to)
                     return
                 self._presence.mark_absent(to)
 
@@ -367,27 +376,25 @@ class MqttTransport(Transport):
     def _encode(self, to: Address, envelope: Envelope, sender: str) -> tuple[str, dict[str, Any]]:
         reply_to = envelope.reply_to
         reply_topic = None if reply_to is None else self._topics.reply(reply_to)
-        return self._topics.to(to, sender), _properties(envelope, reply_topic)
+        return self._topics.to(to, sender), packets.properties(envelope, reply_topic)
 
     async def anycast(self, service: str, envelope: Envelope, sender: str) -> None:
+        if not self.capabilities.anycast:
+            raise TransportError(f"{self.attempts.url} has no shared subscriptions: choose an instance of {service} instead")
         await self._open_inbox(sender)
         topic = self._topics.request(service, envelope.subject.partition(".")[2], sender)
         reply_to = None if envelope.reply_to is None else self._topics.reply(envelope.reply_to)
-        if not await self.link.publish_acknowledged(topic, envelope.body, **_properties(envelope, reply_to)):
+        if not await self.link.publish_acknowledged(topic, envelope.body, **packets.properties(envelope, reply_to)):
             raise PeerUnreachable(f"no instance listens for {service}")
 
     async def multicast(self, topic: Topic, envelope: Envelope, sender: str) -> None:
-        try:
-            name = self._topics.multicast(topic)
-        except ValueError as error:
-            raise Unsendable(f"the key {topic.key!r:.80} has no encoding: {error}") from None
-        properties = _properties(envelope, None)
+        name = self._topics.multicast(topic)
+        properties = packets.properties(envelope, None)
         if not self.link.publish_now(name, envelope.body, **properties):
             await self.link.publish(name, envelope.body, wait=False, **properties)
 
 
-def _properties(envelope: Envelope, reply_topic: str | None) -> dict[str, Any]:
-    try:
-        return packets.properties(envelope, reply_topic)
-    except ValueError as error:
-        raise Unsendable(f"a header has no encoding: {error}") from None
+class _Instance(msgspec.Struct):
+    """The part of a manifest that identifies an instance."""
+
+    instance: str

@@ -3,17 +3,20 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import mqtt5
 import pytest
 
 from runtime import Clock, Random
-from runtime.network import LinkLost, TransportError
+from runtime.network import LinkLost, TransportError, Unsendable
 from runtime.sockets import any_free_port
 from runtime.testing import eventually
 from tests.broker import Broker
-from transports.mqtt.broker import BrokerRefused, TakenOver, TakeoverDetector
+from tests.transports.proxy import Proxy
+from transports.mqtt.attempts import Attempts
+from transports.mqtt.broker import BrokerRefused, TakenOver
 from transports.mqtt.link import Link
 from transports.mqtt.link_state import LinkState
 from transports.mqtt.settings import MqttSettings
@@ -32,14 +35,15 @@ class PausingClock(Clock):
 class Harness:
     """A link, and what it has called back."""
 
-    def __init__(self, url: str, **settings: Any) -> None:
+    def __init__(self, url: str, on_publish: Callable[[mqtt5.PublishPacket], None] | None = None, **settings: Any) -> None:
         self.clock = PausingClock()
         self.events: list[str] = []
         self.errors: list[TransportError] = []
         self.received: list[mqtt5.PublishPacket] = []
         self.link = Link(
-            MqttSettings(url=url, keepalive=1, connect_timeout=1.0, **settings), "node-1", mqtt5.Will("gone/node-1"), self.received.append,
-            lambda: self.events.append("lost"), self.restored, self.errors.append, self.clock, Random(Clock()),
+            MqttSettings(url=url, keepalive=1, connect_timeout=1.0, **settings), "node-1", mqtt5.Will("gone/node-1"), on_publish or self.received.append,
+            lambda: self.events.append("lost"), self.restored, self.errors.append, self.clock,
+            Attempts((url,), "node-1", Random(Clock())),
         )  # fmt: skip
 
     def restored(self) -> None:
@@ -51,6 +55,9 @@ class Harness:
         text = repr(self.link)
         assert text.startswith("<Link node-1 to mqtt://127.0.0.1:")
         return text[text.index("[") + 1 : text.index("]")]
+
+    def was_restored(self, times: int) -> bool:
+        return self.events == ["lost", "restored"] * times
 
     async def enters(self, state: str) -> None:
         await eventually(lambda: self.state == state, f"the link is {state}")
@@ -219,21 +226,112 @@ def test_nothing_follows_closed_and_only_closed_follows_failed() -> None:
     assert not any(state.may_become(LinkState.NEW) for state in LinkState)
 
 
-def test_a_takeover_is_what_the_broker_says_or_six_short_connections_in_half_a_minute() -> None:
-    said = TakeoverDetector()
-    said.on_disconnect(mqtt5.DisconnectPacket(reason_code=mqtt5.DisconnectReasonCode.SERVER_SHUTTING_DOWN))
-    assert not said.detected
-    said.on_disconnect(mqtt5.DisconnectPacket(reason_code=mqtt5.DisconnectReasonCode.SESSION_TAKEN_OVER))
-    assert said.detected
-    for length, every, interrupted, detected in (
-        (1.0, 2.0, False, True),
-        (3.0, 4.0, False, False),
-        (1.0, 6.0, False, False),
-        (1.0, 2.0, True, False),
-    ):
-        seen = TakeoverDetector()
-        for number in range(6):
-            if interrupted and number == 3:
-                seen.reset()
-            seen.on_closed(number * every, number * every + length)
-        assert seen.detected is detected, (length, every, interrupted)
+async def test_connections_that_end_at_once_are_no_takeover(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    """A flapping balancer looks like this. The link keeps trying, with longer pauses, and the log names the possible reasons once."""
+    async with Proxy(broker.port) as proxy:
+        harness = Harness(proxy.url)
+        harness.clock.awake.set()
+        await harness.link.open()
+        for number in range(9):
+            proxy.cut()
+            await eventually(partial(harness.was_restored, number + 1), "the link is up again")
+        assert harness.errors == []
+        assert caplog.text.count("has ended 6 connections in a row within 3 s") == 1
+        await harness.link.close()
+
+
+def test_the_pause_grows_with_short_connections_and_brokers_are_tried_in_turn() -> None:
+    attempts = Attempts(("a", "b"), "node-1", Random(Clock()))
+    tried: list[str] = []
+    pauses: list[float] = []
+    for _ in range(8):
+        tried.append(attempts.url)
+        attempts.failed(TransportError("refused"))
+        pauses.append(attempts.pause())
+    assert tried == ["a", "b"] * 4
+    assert pauses[::2] == [0.0] * 4, "there is no pause before every broker was tried"
+    assert all(later > earlier for earlier, later in zip(pauses[1::2], pauses[5::2], strict=False))
+    attempts.connected()
+    attempts.lost("closed", 100.0)
+    assert attempts.url == "a", "the broker of a long connection is tried first"
+    assert attempts.pause() <= 0.05
+    for _ in range(12):
+        attempts.connected()
+        attempts.lost("closed", 1.0)
+    assert attempts.pause() > 0.5
+
+
+async def test_a_filter_without_an_identifier_is_unsubscribed_at_the_broker(broker: Broker) -> None:
+    harness = Harness(broker.url)
+    await harness.link.open()
+    await harness.link.subscribe("news/+")
+    assert await harness.link.publish_acknowledged("news/1", b"") is True
+    await harness.link.unsubscribe("news/+")
+    assert await harness.link.publish_acknowledged("news/1", b"") is False, "nobody is subscribed any more"
+    await harness.link.close()
+
+
+async def test_a_message_that_waits_for_a_congested_connection_is_sent_on_the_next_one(broker: Broker) -> None:
+    harness = Harness(broker.url)
+    await harness.link.open()
+    connection = harness.link._connection
+    assert connection is not None
+    connection.pause_writing()
+    waiting = asyncio.create_task(harness.link.publish_acknowledged("news/1", b""))
+    await asyncio.sleep(0)
+    await broker.stop()
+    await harness.enters("DOWN")
+    await broker.start()
+    harness.clock.awake.set()
+    assert await asyncio.wait_for(waiting, 10) is False
+    await harness.link.close()
+
+
+async def test_a_message_with_a_header_that_is_too_long_is_refused_and_keeps_no_place(broker: Broker) -> None:
+    harness = Harness(broker.url)
+    await harness.link.open()
+    headers = {"user_properties": [("key", "x" * 70_000)]}
+    for _ in range(30):  # more than mosquitto's Receive Maximum
+        with pytest.raises(Unsendable, match="the header 'key' is too long"):
+            await harness.link.publish_acknowledged("news/1", b"", **headers)
+    with pytest.raises(Unsendable, match="the header 'key' is too long"):
+        harness.link.publish_now("news/1", b"", **headers)
+    assert await harness.link.publish_acknowledged("news/1", b"") is False
+    await harness.link.close()
+
+
+async def test_a_connection_that_ends_with_the_last_acknowledgement_is_down() -> None:
+    """The end is reported before the link has seen the acknowledgement, as uvloop may do."""
+    connections = ended = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections, ended
+        connections += 1
+        await reader.read(1000)
+        writer.write(mqtt5.ConnAckPacket().write())
+        while data := await reader.read(1000):
+            packet, _ = mqtt5.read(memoryview(data))
+            if isinstance(packet, mqtt5.SubscribePacket):
+                granted = mqtt5.SubAckPacket(packet.packet_id, [mqtt5.SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE]).write()
+                writer.write(granted + (mqtt5.PublishPacket("end", b"").write() if connections == 2 else b""))
+                if connections == 1:
+                    break
+        writer.close()
+        ended += 1
+
+    def end(packet: mqtt5.PublishPacket) -> None:
+        connection = harness.link._connection
+        assert connection is not None and connection._transport is not None  # noqa: PT018
+        connection._transport.set_protocol(asyncio.Protocol())  # which does not hear of the end a second time
+        connection._transport.abort()
+        connection.connection_lost(None)
+
+    async with played(serve) as url:
+        harness = Harness(url, end)
+        harness.clock.awake.set()
+        await harness.link.open()
+        await harness.link.subscribe("news")
+        await eventually(lambda: connections == 3 and harness.state == "UP", "the third connection is up")
+        assert harness.errors == []
+        await harness.link.close()
+        await eventually(lambda: ended == 3, "every connection is closed")

@@ -155,17 +155,26 @@ async def test_the_will_of_a_node_loses_its_instances(harness: Harness) -> None:
     assert harness.receiver.drain() == ["lost echo@one"]
 
 
-async def test_an_instance_that_withdraws_is_forgotten_after_three_heartbeats(harness: Harness) -> None:
+async def test_an_instance_that_withdraws_is_lost_when_its_node_is_gone(harness: Harness) -> None:
+    """Until then it may answer what it has begun. A request that it never received fails at that moment, and no sooner."""
     harness.announce()
     harness.withdraw()
     assert harness.states == "echo@one [WITHDRAWN]"
     assert harness.receiver.drain() == ["joined echo@one 0", "left echo@one"]
     harness.withdraw()
-    harness.silence(3)
+    harness.silence(30)
     assert harness.states == "echo@one [WITHDRAWN]"
-    harness.silence(0.1)
+    assert harness.receiver.drain() == []
+    harness.presence.gone("one")
     assert harness.states == ""
-    assert harness.receiver.drain() == [], "it had left already"
+    assert harness.receiver.drain() == ["lost echo@one"]
+
+
+async def test_an_instance_that_withdraws_is_forgotten_when_the_link_is_cut(harness: Harness) -> None:
+    harness.announce()
+    harness.withdraw()
+    harness.presence.cut()
+    assert harness.states == ""
 
 
 async def test_an_instance_that_withdraws_may_come_back_or_be_lost(harness: Harness) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import Context, Node, NotDelivered, ServiceError
+from runtime import Context, InstanceLost, Node, NotDelivered, ServiceError
 from runtime.testing import eventually
 from tests.broker import Broker
 from tests.transports.mqtt.echo import Echo, Repeat, Say, answers, echo, transport
@@ -144,3 +144,20 @@ async def test_a_paused_instance_is_suspected_but_not_removed(broker: Broker, tm
             lambda: not any(member.suspected for member in node.registry.members("echo")), "no instance is suspected any more"
         )
         assert node.metrics.value("instances_lost_total", service="echo") == 0
+
+
+async def test_a_call_whose_caller_has_not_heard_that_its_callee_has_left_ends_at_once(broker: Broker) -> None:
+    """The caller sends it when the callee has left already, as it may after its event loop was blocked for a while."""
+    quiet: dict[str, object] = {"keepalive": 60, "heartbeat": 30.0}
+    async with Proxy(broker.port) as proxy, Node([], transport(proxy.url, **quiet)) as node:
+        async with Node([Echo], transport(broker.url, **quiet)):
+            await node.registry.wait_for("echo")
+            ctx = node.client("test", (echo,))
+            assert await answers(ctx)
+            proxy.half_open()
+        sent = asyncio.create_task(ctx.request(Say("?"), timeout=300))
+        await asyncio.sleep(0.05)
+        assert not sent.done()
+        proxy.thaw()
+        with pytest.raises(InstanceLost):
+            await asyncio.wait_for(sent, 10)

@@ -1,0 +1,66 @@
+"""What a broker can do, as its CONNACK says (MQTT 5, section 3.2.2.3)."""
+
+import mqtt5
+import msgspec
+
+from transports.mqtt.settings import MqttSettings
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What a broker can do. The defaults are those of a broker that announces nothing.
+
+    Attributes:
+        shared_subscriptions: it can deliver a message to one of several subscribers. Otherwise nodes share out signals by
+            themselves, and clients that are not nodes cannot send requests to a service without naming an instance.
+        subscription_ids: it says which subscription a message is for.
+        retain: it keeps manifests for nodes that join later. Otherwise these learn of an instance at its next heartbeat.
+        acknowledges: it takes messages with QoS 1, and says whether anybody is subscribed to them.
+        receive_maximum: how many messages with QoS 1 may await their acknowledgement.
+        max_packet: the largest packet that it takes, in bytes.
+        keepalive: how often it expects to hear from a client, in seconds.
+    """
+
+    shared_subscriptions: bool = True
+    subscription_ids: bool = True
+    retain: bool = True
+    acknowledges: bool = True
+    receive_maximum: int = 65_535
+    max_packet: int = 268_435_455
+    keepalive: float = 60.0
+
+    @property
+    def shares_out(self) -> bool:
+        """Whether the broker can deliver each signal to one instance of every subscribing service.
+
+        Without identifiers, the copies for a shared and for a plain subscription could not be told apart.
+        """
+        return self.shared_subscriptions and self.subscription_ids
+
+    def restrictions(self) -> list[str]:
+        """Return a sentence about each thing that the broker cannot do."""
+        found: list[str] = []
+        if not self.shared_subscriptions:
+            found.append(
+                "it has no shared subscriptions: a client that is not a node cannot call a service by name alone (anycast), and "
+                "the nodes choose by themselves which instance takes a signal"
+            )
+        elif not self.subscription_ids:
+            found.append("it has no subscription identifiers: the nodes choose by themselves which instance takes a signal")
+        if not self.retain:
+            found.append("it retains no messages: a node that joins learns of the others at their next heartbeat")
+        if not self.acknowledges:
+            found.append("it takes QoS 0 only: a request to an instance that is gone waits until its heartbeats are missed")
+        return found
+
+
+def limits_of(packet: mqtt5.ConnAckPacket, settings: MqttSettings) -> Limits:
+    """Return what a broker can do, and where a setting of this node is lower, that."""
+    return Limits(
+        packet.shared_subscription_available,
+        packet.subscription_id_available,
+        packet.retain_available,
+        int(packet.max_qos) > 0,
+        packet.receive_max,
+        min(settings.max_packet, packet.max_packet_size or settings.max_packet),
+        min(settings.keepalive, packet.server_keep_alive or settings.keepalive),
+    )
