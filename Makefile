@@ -32,10 +32,13 @@ dev: $(VENV)/.run  ## run the whole system in one process at http://127.0.0.1:80
 	@exec $(BIN)/callboard dev $(ARGS)
 
 # The programs that the tests use besides Python. Debian installs the broker in /usr/sbin, Homebrew in its own sbin
+# The MQTT transport is also tested on ejabberd, where that can be installed
+SECOND_BROKER := $(shell command -v apt-get >/dev/null && echo ejabberdctl)
 MISSING := PATH="$$PATH:/usr/sbin:/opt/homebrew/sbin:/usr/local/sbin"; \
-  for tool in mosquitto curl ps; do command -v $$tool >/dev/null || echo $$tool; done | sed 's/^ps$$/procps/'
+  for tool in mosquitto curl ps $(SECOND_BROKER); do command -v $$tool >/dev/null || echo $$tool; done | sed 's/^ps$$/procps/; s/^ejabberdctl$$/ejabberd/'
 
 tools:
+	@test -n "$(SECOND_BROKER)" || echo "there is no ejabberd on this system: the MQTT tests use mosquitto only"
 	@missing=$$(echo $$($(MISSING))); test -z "$$missing" || { echo "installing the programs that the tests use: $$missing (once)"; \
 	  if command -v brew >/dev/null; then brew install --quiet $$missing; \
 	  elif ! command -v apt-get >/dev/null; then false; \

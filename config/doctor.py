@@ -11,7 +11,9 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import msgspec
 
 from config import compose
 from config.load import Loaded, variable_name
@@ -19,6 +21,9 @@ from config.settings import Settings
 from runtime import CallboardError, Clock, StartError
 from runtime.network import Address, Manifest, Receiver, TransportError
 from runtime.service.service import Definition
+
+if TYPE_CHECKING:
+    from transports.mqtt.transport import MqttTransport
 
 _TIMEOUT = 5.0
 """Seconds that each step of a check may take."""
@@ -275,20 +280,29 @@ class Members(Receiver):
 
 
 async def _broker(settings: Settings, names: Sequence[str], needs: Sequence[str]) -> AsyncGenerator[Finding, None]:
-    from transports.mqtt.topics import Topics
+    """Check every broker of the cluster, and on the first one that can be used, which services have announced themselves."""
+    for url in settings.transport.mqtt.brokers:
+        usable = False
+        async for finding in _one_broker(settings, url, names, needs):
+            yield finding
+            usable = usable or finding.state == "ok"
+        if usable:
+            needs = ()
+
+
+async def _one_broker(settings: Settings, url: str, names: Sequence[str], needs: Sequence[str]) -> AsyncGenerator[Finding, None]:
     from transports.mqtt.transport import MqttTransport
 
-    chosen, members = settings.transport.mqtt, Members()
+    chosen, members = msgspec.structs.replace(settings.transport.mqtt, urls=(url,)), Members()
     transport, started = MqttTransport(chosen), time.monotonic()
     name = f"doctor-{os.getpid()}-{time.time_ns() % 1_000_000_007}"
     try:
         async with asyncio.timeout(_TIMEOUT):
             await transport.open(name, members)
     except TimeoutError:
-        yield _fault(
-            "broker",
-            f"{chosen.url} cannot be reached within {_TIMEOUT:g} s: start it, or correct {variable_name('transport.mqtt.url')}",
-        )
+        variable = variable_name("transport.mqtt.urls" if settings.transport.mqtt.urls else "transport.mqtt.url")
+        reason = transport.attempts.last_error or "no answer"
+        yield _fault("broker", f"{url} cannot be reached within {_TIMEOUT:g} s ({reason}): start it, or correct {variable}")
         return
     except CallboardError as error:
         yield _fault("broker", str(error))
@@ -296,24 +310,20 @@ async def _broker(settings: Settings, names: Sequence[str], needs: Sequence[str]
     try:
         milliseconds = (time.monotonic() - started) * 1000
         user = chosen.username or "an anonymous user"
-        yield _ok("broker", f"{chosen.url} accepts {user} ({milliseconds:.0f} ms)")
-        topics = Topics(chosen.namespace)
+        yield _ok("broker", f"{url} accepts {user} ({milliseconds:.0f} ms)")
+        for restriction in transport.link.limits.restrictions():
+            yield Finding("broker", "warning", f"{url}: {restriction}")
         other = next(known for known in compose.catalogue(settings) if known not in names) if len(names) == 1 else "nobody"
-        try:
-            async with asyncio.timeout(_TIMEOUT):
-                await transport.link.publish_acknowledged(topics.presence(Address(other, name)), b"")
-        except TransportError:
-            yield _ok("access list", f"the broker does not let {user} publish as {other}")
-        except TimeoutError:
-            yield _fault("access list", "the broker does not acknowledge messages")
-        else:
-            yield _fault(
-                "access list",
-                f"the broker lets {user} publish as {other}: set acl_file, and create a user for each service",
-            )
-        for service in needs:
-            async with asyncio.timeout(_TIMEOUT):
+        yield await _access_list(transport, chosen.namespace, Address(other, name), user)
+        retained = transport.link.limits.retain and len(settings.transport.mqtt.brokers) == 1
+        patience = 0 if retained else transport.settling
+        async with asyncio.timeout(_TIMEOUT + patience):
+            for service in needs:
                 await transport.watch(service)
+            complete_at = time.monotonic() + patience
+            while not members.nodes.keys() >= set(needs) and time.monotonic() < complete_at:
+                await asyncio.sleep(0.05)
+        for service in needs:
             nodes = members.nodes.get(service)
             if nodes:
                 yield _ok(f"peer {service}", ", ".join(nodes))
@@ -323,6 +333,24 @@ async def _broker(settings: Settings, names: Sequence[str], needs: Sequence[str]
         yield _fault("broker", f"the connection was lost: {error or 'no answer'}")
     finally:
         await transport.close()
+
+
+async def _access_list(transport: "MqttTransport", namespace: str, forged: Address, user: str) -> Finding:
+    """Check whether the broker lets a user publish as another service."""
+    from transports.mqtt.topics import Topics
+
+    if not transport.link.limits.acknowledges:
+        return Finding("access list", "warning", "cannot be checked, because the broker takes QoS 0 only")
+    try:
+        async with asyncio.timeout(_TIMEOUT):
+            await transport.link.publish_acknowledged(Topics(namespace).presence(forged), b"")
+    except TransportError:
+        return _ok("access list", f"the broker does not let {user} publish as {forged.service}")
+    except TimeoutError:
+        return _fault("access list", "the broker does not acknowledge messages")
+    return _fault(
+        "access list", f"the broker lets {user} publish as {forged.service}: set acl_file, and create a user for each service"
+    )
 
 
 def _clock_without_peers() -> Finding:

@@ -131,7 +131,7 @@ class Caller:
             if member is None:
                 member = environment.registry.pick(service, now)
                 if member is None:
-                    if not await environment.registry.comes_back(service, request, deadline):
+                    if not await environment.registry.appears(service, request, deadline):
                         raise tries.final_error(NoInstance(service))
                     now = environment.clock.monotonic()
                     continue

@@ -84,6 +84,8 @@ class Environment:
                 del self._watching[service]
             raise
         self._watched.add(service)
+        if self.transport.settling:
+            self.registry.will_be_complete(service, self.clock.monotonic() + self.transport.settling)
 
     def is_watched(self, service: str) -> bool:
         """Return whether the registry contains the members of a service."""

@@ -17,6 +17,8 @@ _EJECTION = Backoff(1.0, 30.0)
 _COMES_BACK = 10.0
 """The seconds for which requests wait for a service whose last instance is gone: time to restart a container."""
 
+_NEVER = float("-inf")
+
 
 class Member:
     """A live instance, with the requests that this node has in flight there and its recent failures."""
@@ -124,6 +126,7 @@ class Registry:
         self._wanted = wanted
         self._members: dict[str, dict[Address, Member]] = {}
         self._gone: dict[str, _Gone] = {}
+        self._complete_at: dict[str | None, float] = {}
         self._closing = False
         self._watchers: list[Callable[[], None]] = []
         self._changed: asyncio.Future[None] | None = None
@@ -178,20 +181,31 @@ class Registry:
         self._closing = True
         self._notify()
 
-    async def comes_back(self, service: str, request: str, deadline: float) -> bool:
-        """Wait for a service whose last instance has left or was lost a moment ago: it may restart, or reconnect to the network.
+    def will_be_complete(self, service: str | None, at: float) -> None:
+        """Note when all instances of a service that is watched now will be known; of every service, for None."""
+        self._complete_at.setdefault(service, at)
+
+    async def appears(self, service: str, request: str, deadline: float) -> bool:
+        """Wait for a service that has no instance, if it may have one in a moment.
+
+        Its last instance may have left or been lost a moment ago, and restart or reconnect to the network. Or this node has
+        only begun to watch the service, and has not heard of all instances yet.
 
         Args:
             request: the full name of the request that waits.
             deadline: when to stop waiting, on the clock's `monotonic` scale.
 
         Returns:
-            Whether the service has an instance again.
+            Whether the service has an instance.
         """
         gone = self._gone.get(service)
-        if gone is None or not gone.awaited_for(request):
+        if gone is not None:
+            until = gone.at + _COMES_BACK if gone.awaited_for(request) else _NEVER
+        else:
+            until = min((self._complete_at[name] for name in (service, None) if name in self._complete_at), default=_NEVER)
+        until = min(deadline, until)
+        if until <= self._clock.monotonic():
             return False
-        until = min(deadline, gone.at + _COMES_BACK)
         self._wanted(service)
         try:
             async with asyncio.timeout_at(until):

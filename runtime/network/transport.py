@@ -76,8 +76,8 @@ class Receiver:
     def left(self, address: Address, *, lost: bool) -> None:
         """Called when an instance is gone. One that withdrew still replies to its running requests; a lost one does not.
 
-        An instance that withdrew is lost, too, once its node has left: what it has not answered by then, it never will. A
-        transport whose requests end with their connection need not report that.
+        An instance that withdrew is lost, too, once its node has left, so that no request waits for it any longer. A transport
+        whose requests end with their connection need not report that.
         """
 
     def cut(self) -> None:
@@ -98,10 +98,12 @@ class Transport(ABC):
 
     Attributes:
         capabilities: the declared capabilities.
+        settling: how long `watch` may have returned before the last member is reported, in seconds.
         zero_copy: whether messages between instances in this process skip encoding, and with it validation.
     """
 
     capabilities: Capabilities = Capabilities()
+    settling: float = 0.0
     zero_copy: bool = False
 
     @property

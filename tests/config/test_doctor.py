@@ -8,6 +8,9 @@ from config.doctor import Finding, examine
 from config.load import load
 from config.provision import provision
 from config.settings import Settings
+from tests.broker import Broker
+from tests.transports.mqtt.test_limits import answering
+from tests.transports.mqtt.test_link_state import played
 
 
 async def examine_auth(folder: Path, authority: Path) -> dict[str, Finding]:
@@ -53,3 +56,36 @@ async def test_the_key_of_another_service_is_a_fault(secrets: Path) -> None:
     (secrets / "auth" / "peer-key.json").unlink()
     (secrets / "auth" / "peer-key.json").write_bytes((secrets / "wallet" / "peer-key.json").read_bytes())
     assert (await examine_auth(secrets, secrets))["keys"].state == "fault"
+
+
+async def examine_broker(folder: Path, **environment: str) -> list[tuple[str, str]]:
+    """Return the state and the details of the doctor's findings about the broker."""
+    settings = load(None, {
+        "CALLBOARD_TRANSPORT__KIND": "mqtt", "CALLBOARD_DATABASE__FOLDER": str(folder),
+        **{f"CALLBOARD_TRANSPORT__MQTT__{name.upper()}": value for name, value in environment.items()},
+    })  # fmt: skip
+    findings = [finding async for finding in examine(settings, ["notices"])]
+    return [(finding.state, finding.said) for finding in findings if finding.what == "broker"]
+
+
+async def test_what_a_broker_cannot_do_is_a_warning(tmp_path: Path) -> None:
+    async with Broker(tmp_path, "allow_anonymous true", "retain_available false", "max_qos 0") as broker:
+        accepted, *warnings = await examine_broker(tmp_path, url=broker.url, heartbeat="0.1")
+        assert accepted[0] == "ok"
+        assert [state for state, _ in warnings] == ["warning", "warning"]
+        assert "it retains no messages" in warnings[0][1]
+        assert "it takes QoS 0 only" in warnings[1][1]
+
+
+async def test_a_broker_that_does_not_speak_mqtt_5_is_a_fault(tmp_path: Path) -> None:
+    async with played(answering(b"\x20\x02\x00\x01")) as url:
+        ((state, said),) = await examine_broker(tmp_path, url=url)
+        assert state == "fault"
+        assert "the broker speaks MQTT 3.1.1 and not MQTT 5" in said
+
+
+async def test_every_broker_of_a_cluster_is_checked(tmp_path: Path) -> None:
+    async with Broker(tmp_path) as broker, played(answering(b"\x20\x02\x00\x01")) as old:
+        first, second = await examine_broker(tmp_path, urls=f"{old},{broker.url}", heartbeat="0.1")
+        assert first[0] == "fault"
+        assert (second[0], second[1].startswith(broker.url)) == ("ok", True)

@@ -68,8 +68,8 @@ class Attempts:
     def lost(self, reason: str, seconds: float) -> None:
         """Note that a connection has ended after so many seconds.
 
-        If connections keep ending at once, a balancer may be the reason, or a broker that is about to stop. It is no proof of a
-        takeover, and reconnecting faster would not help.
+        If connections keep ending at once, a balancer may be the reason, or a broker that is about to stop. This does not
+        prove a takeover, and reconnecting faster would not help.
         """
         self._log.warning("the connection to %s was lost: %s", self.url, reason)
         if seconds > _SHORT:

@@ -10,11 +10,11 @@ class Limits(msgspec.Struct, frozen=True):
     """What a broker can do. The defaults are those of a broker that announces nothing.
 
     Attributes:
-        shared_subscriptions: it can deliver a message to one of several subscribers. Otherwise nodes share out signals by
-            themselves, and clients that are not nodes cannot send requests to a service without naming an instance.
+        shared_subscriptions: it can deliver a message to one of several subscribers. Otherwise the nodes share out
+            signals, and clients that are not nodes cannot send requests to a service without naming an instance.
         subscription_ids: it says which subscription a message is for.
         retain: it keeps manifests for nodes that join later. Otherwise these learn of an instance at its next heartbeat.
-        acknowledges: it takes messages with QoS 1, and says whether anybody is subscribed to them.
+        acknowledges: it takes messages with QoS 1, and reports if nobody is subscribed to them.
         receive_maximum: how many messages with QoS 1 may await their acknowledgement.
         max_packet: the largest packet that it takes, in bytes.
         keepalive: how often it expects to hear from a client, in seconds.
@@ -32,7 +32,7 @@ class Limits(msgspec.Struct, frozen=True):
     def shares_out(self) -> bool:
         """Whether the broker can deliver each signal to one instance of every subscribing service.
 
-        Without identifiers, the copies for a shared and for a plain subscription could not be told apart.
+        Without identifiers, the copies for a shared and for a plain subscription look the same.
         """
         return self.shared_subscriptions and self.subscription_ids
 
@@ -42,10 +42,10 @@ class Limits(msgspec.Struct, frozen=True):
         if not self.shared_subscriptions:
             found.append(
                 "it has no shared subscriptions: a client that is not a node cannot call a service by name alone (anycast), and "
-                "the nodes choose by themselves which instance takes a signal"
+                "the nodes choose which instance takes a signal"
             )
         elif not self.subscription_ids:
-            found.append("it has no subscription identifiers: the nodes choose by themselves which instance takes a signal")
+            found.append("it has no subscription identifiers: the nodes choose which instance takes a signal")
         if not self.retain:
             found.append("it retains no messages: a node that joins learns of the others at their next heartbeat")
         if not self.acknowledges:

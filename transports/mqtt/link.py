@@ -46,7 +46,7 @@ class Link:
         on_failed: Called with the reason when the link is lost for good.
 
     Attributes:
-        limits: What the broker of the last connection can do.
+        limits: The abilities of the broker of the last connection.
     """
 
     def __init__(
@@ -67,8 +67,7 @@ class Link:
         self._attempts = attempts
         self._state = LinkState.NEW
         self._settled = asyncio.Event()
-        self._error: TransportError | None = None
-        """Why the link has failed."""
+        self._error: TransportError | None = None  # why the link has failed
         self._connection: Connection | None = None
         self._connected: asyncio.Future[mqtt5.ConnAckPacket] | None = None
         self._ended: asyncio.Future[str] | None = None
@@ -83,10 +82,7 @@ class Link:
     def _enter(self, state: LinkState) -> None:
         assert self._state.may_become(state), f"a link that is {self._state.name} cannot become {state.name}"
         self._state = state
-        if state.is_settled:
-            self._settled.set()
-        else:
-            self._settled.clear()
+        (self._settled.set if state.is_settled else self._settled.clear)()
 
     @property
     def is_up(self) -> bool:
@@ -168,7 +164,8 @@ class Link:
                 else:
                     self._on_restored()
                 connection, ended, begun = self._connection, self._ended, loop.time()
-                assert connection is not None and ended is not None  # noqa: PT018
+                assert connection is not None
+                assert ended is not None
                 reason = await keep_alive(connection, ended, self.limits.keepalive, self._acknowledgements)
                 if self._state is LinkState.CLOSED:
                     return
@@ -183,8 +180,8 @@ class Link:
     def fail_taken_over(self) -> None:
         """Give up the link, because another client has proved that it uses this one's client id."""
         self._taken_over = True
-        if self._connection is not None:
-            self._connection.abort("another client has this client's id")
+        assert self._connection is not None, "the proof came over it"
+        self._connection.abort("another client has this client's id")
 
     def _fail(self, error: TransportError, opened: "asyncio.Future[None]") -> None:
         """Give up: report the error to the node, and to everything that waits for the link."""
@@ -302,8 +299,7 @@ class Link:
         """Wait until the link is up and its connection is not congested. Raises like `publish`."""
         if not wait and not self.is_up:
             raise LinkLost("there is no connection to the broker")
-        connection = await self._wait_until_up()
-        await connection.writable()
+        await (await self._wait_until_up()).writable()
 
     def publish_now(self, topic: str, payload: bytes, **properties: Any) -> bool:
         """Publish with QoS 0 if that needs no waiting.

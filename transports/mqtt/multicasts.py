@@ -40,7 +40,7 @@ class Multicasts:
         self._services: dict[int, set[str]] = {}
         """By subscription identifier: the services that its messages are for."""
         self._last_id = 0
-        self._recent: deque[tuple[str, bytes]] = deque(maxlen=_REMEMBERED)
+        self._recent: deque[bytes] = deque(maxlen=_REMEMBERED)
 
     def topics_of(self, service: str) -> list[Topic]:
         """Return the topics to which a service subscribes."""
@@ -78,7 +78,7 @@ class Multicasts:
         return self._chosen(packet)
 
     def _chosen(self, packet: mqtt5.PublishPacket) -> set[str]:
-        identity = packet.topic, packet.correlation_data or packet.payload
+        identity = packet.topic.encode() + b"\0" + (packet.correlation_data or packet.payload)
         patterns = {pattern for pattern, number in self._ids.items() if number in packet.subscription_ids}
         if not patterns:  # without identifiers, the copies for several subscriptions are equal
             if packet.correlation_data and identity in self._recent:
@@ -86,7 +86,7 @@ class Multicasts:
             self._recent.append(identity)
             every_key = packet.topic.rpartition("/")[0] + "/+"
             patterns = {packet.topic, every_key}
-        digest = blake2b(repr(identity).encode(), digest_size=8).digest()
+        digest = blake2b(identity, digest_size=8).digest()
         return {
             service
             for (_, service), (pattern, broadcast) in self._subscribed.items()

@@ -6,7 +6,7 @@ data that must not be lost is in the databases.
 
 import asyncio
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import mqtt5
@@ -37,6 +37,9 @@ from transports.mqtt.topics import Topics, key_of
 _WITHDRAW_TIMEOUT = 2.0
 """Seconds that a withdrawal may take: a node that stops does not wait for a broker that does not answer."""
 
+_COMPLETE = 1.2
+"""Heartbeats after which a node that has joined has heard of every instance, even if the broker retains no manifests."""
+
 
 class MqttTransport(Transport):
     """A node on an MQTT 5 broker."""
@@ -46,6 +49,7 @@ class MqttTransport(Transport):
     def __init__(self, settings: MqttSettings | None = None, clock: Clock | None = None, random: Random | None = None) -> None:
         self.node = ""
         self._settings = settings or MqttSettings()
+        self.settling = self._settings.heartbeat * _COMPLETE
         self._clock = clock or Clock()
         self._random = random or Random(self._clock)
         self.attempts: Attempts = Attempts(self._settings.brokers, "", self._random)
@@ -93,11 +97,10 @@ class MqttTransport(Transport):
         )
         await link.open()
         self._link = link
-        limits = link.limits
-        for restriction in limits.restrictions():
+        for restriction in link.limits.restrictions():
             self._log.warning("%s: %s", self.attempts.url, restriction)
-        self.capabilities = Capabilities(authenticates=True, anycast=limits.shared_subscriptions)
-        self._multicasts = Multicasts(node, self._topics, self._presence.nodes, shares_out=limits.shares_out)
+        self.capabilities = Capabilities(authenticates=True, anycast=link.limits.shared_subscriptions)
+        self._multicasts = Multicasts(node, self._topics, self._presence.nodes, shares_out=link.limits.shares_out)
         await link.subscribe(self._topics.all_gone)
         self._heartbeats = asyncio.create_task(self._announce_regularly())
 
@@ -110,20 +113,13 @@ class MqttTransport(Transport):
         if link.is_up:
             for manifest in list(self._manifests.values()):
                 await self.withdraw(manifest.address)
-            await self._say_goodbye(link)
+            if self._instances:  # peers give up what they sent before they knew that the services had withdrawn
+                with suppress(TimeoutError, TransportError):
+                    async with asyncio.timeout(_WITHDRAW_TIMEOUT):
+                        await link.publish_acknowledged(self._topics.gone(self.node), b"")
         self._link = None
         await link.close()
         self._end()
-
-    async def _say_goodbye(self, link: Link) -> None:
-        """Let peers give up the requests that they sent before they knew that this node's services had withdrawn."""
-        if not self._instances:
-            return
-        try:
-            async with asyncio.timeout(_WITHDRAW_TIMEOUT):
-                await link.publish_acknowledged(self._topics.gone(self.node), b"")
-        except (TimeoutError, TransportError) as error:
-            self._log.debug("%s did not say goodbye: %r", self.node, error)
 
     def crash(self) -> None:
         """Disappear without withdrawing, as a killed process would. The broker publishes the node's Will."""
@@ -152,10 +148,15 @@ class MqttTransport(Transport):
             self._announce_soon(manifest)
 
     def _announce_soon(self, manifest: Manifest) -> None:
-        task = asyncio.create_task(self._announce(manifest))
+        task = asyncio.create_task(self._announce_again(manifest))
         self._announcements.add(task)
         task.add_done_callback(self._announcements.discard)
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def _announce_again(self, manifest: Manifest) -> None:
+        try:
+            await self._announce(manifest)
+        except TransportError as error:  # the next heartbeat does it
+            self._log.debug("%s was not announced: %s", manifest.address, error)
 
     # Presence
 
@@ -203,10 +204,7 @@ class MqttTransport(Transport):
             if self._link is None or self._presence is None or not self._link.is_up:
                 continue
             for manifest in list(self._manifests.values()):
-                try:
-                    await self._announce(manifest)
-                except TransportError as error:
-                    self._log.debug("%s was not announced: %s", manifest.address, error)
+                await self._announce_again(manifest)
             if not self._link.is_busy:
                 self._presence.check()
 
@@ -216,8 +214,8 @@ class MqttTransport(Transport):
         """Receive what is sent to a service on this node: its requests, and the replies to its own requests."""
         opened = self._inboxes.get(service)
         if opened is None:
-            inboxes = self._topics.inboxes(Address(service, self.node))
-            opened = self._inboxes[service] = asyncio.ensure_future(self.link.subscribe(inboxes))
+            subscribing = self.link.subscribe(self._topics.inboxes(Address(service, self.node)))
+            opened = self._inboxes[service] = asyncio.ensure_future(subscribing)
         if not opened.done():
             await asyncio.shield(opened)
         elif opened.exception() is not None:
@@ -279,9 +277,8 @@ class MqttTransport(Transport):
             if self._unreadable == 1:
                 self._log.warning(
                     "a message on %.200s cannot be read, and is dropped; further ones will be dropped without a log entry: %s",
-                    packet.topic,
-                    error,
-                )
+                    packet.topic, error,
+                )  # fmt: skip
             if levels[:1] in (("inbox",), ("request",)) and self._topics.is_level(levels[1]):
                 self._refuse(packet, levels[1], levels[-1], error)
 

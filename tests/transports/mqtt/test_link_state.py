@@ -226,7 +226,7 @@ def test_nothing_follows_closed_and_only_closed_follows_failed() -> None:
     assert not any(state.may_become(LinkState.NEW) for state in LinkState)
 
 
-async def test_connections_that_end_at_once_are_no_takeover(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+async def test_connections_that_end_at_once_do_not_end_the_link(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
     """A flapping balancer looks like this. The link keeps trying, with longer pauses, and the log names the possible reasons once."""
     async with Proxy(broker.port) as proxy:
         harness = Harness(proxy.url)
