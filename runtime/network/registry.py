@@ -14,7 +14,7 @@ from runtime.tasks import Backoff
 _TOLERATED = 5
 """The number of failures in a row after which an instance is ejected."""
 _EJECTION = Backoff(1.0, 30.0)
-_COMES_BACK = 10.0
+_COMES_BACK = 15.0
 """The seconds for which requests wait for a service whose last instance is gone: time to restart a container."""
 
 _NEVER = float("-inf")

@@ -70,6 +70,8 @@ async def test_retryable_requests_survive_killed_paused_and_cut_off_containers(
     for service in STATEFUL:
         errors = await under_load(f"{service} killed", stack, load, partial(kill_and_restart, service))
         assert not errors, f"{service} was back within the deadline"
+        errors = await under_load(f"{service} restarted", stack, load, partial(stack.do, "restart", service))
+        assert not errors, f"{service} was back within the deadline"
     assert not await under_load("wallet paused", stack, load, pause), "the wallet resumed within the deadline"
     # until the cut is noticed, waiting requests fill the limit of one instance
     assert await under_load("wallet cut off", stack, load, cut_off) <= {"503 overloaded"}
