@@ -25,6 +25,8 @@ from runtime import CallboardError, Crashed, DefinitionError
 from runtime.sockets import free_port
 from runtime.storage.migrations import MigrationError
 
+_BLOCKED_AFTER = 0.5
+"""How long a handler may block the event loop before the log names it, in seconds, unless the settings say otherwise."""
 _FIXED_BY_CODE = (DefinitionError, MigrationError, Crashed, NodeFailed, compose.BrokenService)
 """Those errors of ours that a change of code may fix. For the others, waiting for one is pointless."""
 
@@ -63,7 +65,11 @@ def _prepare(settings: Settings, names: tuple[str, ...], fresh: bool, debug: boo
         with_users(settings),
         database=replace(settings.database, durable=False),
         gateway=replace(settings.gateway, expects=compose.expected(settings, names), drain_delay=0),
-        node=replace(settings.node, deadlines=settings.node.deadlines and not debug),
+        node=replace(
+            settings.node,
+            deadlines=settings.node.deadlines and not debug,
+            blocked_after=0.0 if debug else settings.node.blocked_after or _BLOCKED_AFTER,
+        ),
     )
 
 

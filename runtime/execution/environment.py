@@ -34,6 +34,8 @@ class NodeSettings(Struct):
     """How long a request in `on_start` waits for a service that has no instance yet. If none comes, `on_start` fails, and runs again after a pause."""
     restarts: Annotated[int, Meta(ge=0)] = 5
     """How often an instance may crash within a minute before the node gives up."""
+    blocked_after: Annotated[float, Meta(ge=0)] = 0.0
+    """How long a handler may block the event loop before the log names it, with the line; 0 turns the watch off. `callboard dev` turns it on."""
     deadlines: bool = True
     """Disabled under a debugger, so that stepping through a handler does not cancel it."""
     tokens: TokenSettings = TokenSettings()

@@ -20,6 +20,7 @@ from runtime.node.factory import Factory, make
 from runtime.node.inbound import Inbound
 from runtime.node.supervisor import Supervised
 from runtime.node.token_refresh import TokenRefresher
+from runtime.node.watchdog import Watchdog
 from runtime.service.context import Context
 from runtime.service.service import Definition, Service
 from runtime.storage.database import Database
@@ -78,6 +79,9 @@ class Node:
             *(self._supervise(factory) for factory in services),
         ]
         self._running: dict[str, asyncio.Task[None]] = {}
+        classes = [type(supervised.service) for supervised in self.supervised]
+        blocked_after = settings.blocked_after
+        self._watchdog = Watchdog(classes, blocked_after, self.environment.log) if blocked_after else None
         self._auth_client = self.client("runtime", TokenRefresher.calls)
         self._seen: set[str] = set()
         self.registry.watch(self._note_services)
@@ -117,6 +121,8 @@ class Node:
                 await self._until(supervised, supervised.ready, supervised.waiting)
             for supervised in self.supervised:
                 await self._until(supervised, supervised.ready)
+            if self._watchdog is not None:
+                self._watchdog.start()  # only now: nobody waits for an on_start that takes its time to import something
         except BaseException:
             await finish(self.stop())
             raise
@@ -183,6 +189,8 @@ class Node:
         await self.inbound.cancel_all()
         await self.environment.settle()
         await self.environment.transport.close()
+        if self._watchdog is not None:
+            self._watchdog.stop()
 
     async def crash(self) -> None:
         """End immediately, as if the process were killed: nothing is drained, withdrawn, or committed. For tests."""
@@ -194,6 +202,8 @@ class Node:
         self._running.clear()
         await self.inbound.cancel_all()
         await self.environment.settle()
+        if self._watchdog is not None:
+            self._watchdog.stop()
 
     # Contexts outside handlers
 
