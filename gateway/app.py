@@ -12,7 +12,7 @@ from litestar.handlers import ASGIRouteHandler
 from gateway.client import App
 from gateway.console import instances, require_operator
 from gateway.manifests import Manifests
-from gateway.problems import Problem, error_response, problem_response
+from gateway.problems import Problem, error_response, log_if_refused, problem_response
 from runtime import Context, InternalError, ServiceError
 from runtime.identity import Keys, KeySet
 from runtime.node.proxy import Proxy
@@ -136,8 +136,10 @@ def create_app(
     def problem(_: Request[Any, Any, Any], error: Problem) -> Response[bytes]:
         return _response(*problem_response(error, proxy.new_id()))
 
-    def service_error(_: Request[Any, Any, Any], error: ServiceError) -> Response[bytes]:
-        return _response(*error_response(error, proxy.new_id()))
+    def service_error(request: Request[Any, Any, Any], error: ServiceError) -> Response[bytes]:
+        request_id = proxy.new_id()
+        log_if_refused(error, request.scope, request_id)
+        return _response(*error_response(error, request_id))
 
     def http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
         if error.status_code == 404:

@@ -9,7 +9,7 @@ from typing import Any
 from gateway.client import ClientDisconnected, Receive, Scope, Send, bearer_token, cancel_on_disconnect, require_token
 from gateway.limits import Limits
 from gateway.manifests import Manifests
-from gateway.problems import Headers, Problem, error_response, problem_response
+from gateway.problems import Headers, Problem, error_response, log_if_refused, problem_response
 from gateway.routing import Route, Routes, query_params
 from gateway.settings import GatewaySettings
 from runtime import Context, Forbidden, ServiceError
@@ -17,6 +17,7 @@ from runtime.contract.rest import METHODS
 from runtime.network import Params
 from runtime.node.proxy import Proxy
 from runtime.tasks import Started
+from runtime.telemetry import log_refusal
 
 _log = logging.getLogger("callboard.gateway")
 
@@ -55,6 +56,7 @@ class Dispatcher:
         except Problem as problem:
             status, response_headers, body = problem_response(problem, request_id)
         except ServiceError as error:
+            log_if_refused(error, scope, request_id)
             status, response_headers, body = error_response(error, request_id)
         except ClientDisconnected:
             return
@@ -89,12 +91,19 @@ class Dispatcher:
         )
         key = _idempotency_key(headers)
         if route.is_login:
-            self._limits.begin_login(client)
+            self._begin_login(client, request_id)
         try:
             return await self._forward(route, ctx, params, body, key, receive)
         finally:
             if route.is_login:
                 self._limits.end_login(client)
+
+    def _begin_login(self, client: str, request_id: str) -> None:
+        try:
+            self._limits.begin_login(client)
+        except Problem:
+            log_refusal("login", "too many from this address", service="gateway", client=client, message=request_id)
+            raise
 
     async def _forward(
         self, route: Route, ctx: Context, params: Params, body: bytes, key: str | None, receive: Receive

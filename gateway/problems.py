@@ -1,15 +1,15 @@
 """Problem documents (RFC 9457), the form in which a REST client receives every error."""
 
-import logging
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
 import msgspec
 
-from runtime import ServiceError, Unauthenticated
+from runtime import Forbidden, ServiceError, Unauthenticated
 from runtime.contract.errors import ErrorData
-
-_log = logging.getLogger("callboard.gateway")
+from runtime.identity import identity
+from runtime.telemetry import Refused, log_refusal
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -65,10 +65,30 @@ def error_response(error: ServiceError, request_id: str) -> tuple[int, Headers, 
         headers.append((b"retry-after", str(fields.get("retry_after", 1)).encode()))
     extra = _visible_fields(data, fields) if data.contract == "callboard" else fields
     if data.contract == "callboard" and data.code == Unauthenticated.code:
-        _log.info("request %s was answered 401: %s", request_id, data.detail)
         extra = {"detail": _UNAUTHENTICATED}
     fate = {"retryable": data.retryable, "maybe_delivered": True} if data.maybe_delivered else {"retryable": data.retryable}
     return _response(data.status, data.contract, data.code, data.title, request_id, extra | fate, headers)
+
+
+def log_if_refused(error: ServiceError, scope: Mapping[str, Any], request_id: str) -> None:
+    """Log an error that refuses a login, a token, or an authorization, with the reason that the client does not learn."""
+    data = error.data()
+    if data.contract == "callboard" and data.code in (Unauthenticated.code, Forbidden.code):
+        what: Refused = "token" if data.code == Unauthenticated.code else "authorization"
+    elif data.contract == identity.name and data.status in (401, 403, 429):
+        what = "token" if data.code == "session-ended" else "login"  # the refresh token of a session
+    else:
+        return
+    reason = getattr(error, "detail", "") or data.detail or data.code
+    log_refusal(
+        what,
+        reason,
+        service="gateway",
+        method=scope["method"],
+        path=scope["path"][:200],
+        client=scope["source"],
+        message=request_id,
+    )
 
 
 def _visible_fields(data: ErrorData, fields: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Logs, counters, and gauges of a node, and the W3C trace context of messages."""
 
+import json
 import logging
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from runtime.clock import Random
 
@@ -38,6 +39,24 @@ def _escape_message(record: logging.LogRecord) -> bool:
     if not message.isprintable():
         record.msg, record.args = printable(message), None
     return True
+
+
+_security = logger("security")
+Refused = Literal["login", "token", "authorization"]
+"""What may be refused."""
+
+
+def log_refusal(what: Refused, reason: str, **details: str | None) -> None:
+    """Log that a login, a token, or an authorization was refused: one line, whose first word is always `security.refused`.
+
+    Args:
+        what: the kind of refusal.
+        reason: why. Neither it nor a detail may be a secret, or a text that a user typed.
+        details: who was refused and where, such as `service`, `request`, `caller`, `client`, and `user`. None is left out.
+    """
+    named = {"what": what, **{name: value for name, value in details.items() if value}, "reason": reason}
+    text = " ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in named.items())
+    _security.info("security.refused %s", text, extra={"event": "security.refused", "details": named})
 
 
 class LogFormatter(logging.Formatter):

@@ -17,6 +17,7 @@ from runtime.service.context import Context
 from runtime.service.handlers import Handler
 from runtime.service.host import Host
 from runtime.storage.database import Guard, Transaction
+from runtime.telemetry import log_refusal
 
 
 class SignalDropped(CallboardError):
@@ -61,6 +62,8 @@ class SignalEndpoint(Endpoint):
 
     async def authorize(self, ctx: Context) -> None:
         if ctx.caller not in self.handler.allow.services:
+            name = self.handler.spec.full_name
+            log_refusal("authorization", "not in allow=", service=self.host.name, signal=name, caller=ctx.caller)
             raise SignalDropped("signals_refused_total", f"{ctx.caller or 'a stranger'} may not publish it")
 
     def _message(self, envelope: Envelope) -> Any:

@@ -6,7 +6,16 @@ from typing import Any, get_origin
 import msgspec
 
 from runtime.contract.codec import Codec, to_canonical_json, to_json
-from runtime.contract.errors import Invalid, Malformed, ServiceError, UsageError, Violation, rebuild_error
+from runtime.contract.errors import (
+    Forbidden,
+    Invalid,
+    Malformed,
+    ServiceError,
+    Unauthenticated,
+    UsageError,
+    Violation,
+    rebuild_error,
+)
 from runtime.contract.parameters import Params
 from runtime.contract.rest import RestDecoder
 from runtime.durable.idempotency import Scope
@@ -20,6 +29,7 @@ from runtime.network.envelope import Envelope
 from runtime.service.context import Context
 from runtime.service.handlers import Handler
 from runtime.service.host import Host
+from runtime.telemetry import log_refusal
 
 
 class RequestEndpoint(Endpoint):
@@ -87,6 +97,19 @@ class RequestEndpoint(Endpoint):
         allow.require_role(None if ctx.identity is None else ctx.identity.role)
 
     async def handle_failure(self, error: BaseException, ctx: Context) -> BaseException:
+        if isinstance(error, Unauthenticated | Forbidden):
+            log_refusal(
+                "token" if isinstance(error, Unauthenticated) else "authorization",
+                getattr(error, "detail", "not in allow="),
+                service=self.host.name,
+                request=self.name,
+                caller=ctx.caller,
+                user=None if ctx.identity is None else ctx.identity.subject,
+                role=None if ctx.identity is None else ctx.identity.role,
+                client=ctx.client_address,
+                message=ctx.message_id,
+                trace=ctx.trace,
+            )
         outcome = await self.failures.to_caller_error(error, ctx, self.title, self.handler)
         if ctx.known is None or not isinstance(outcome, ServiceError):
             return outcome

@@ -19,6 +19,7 @@ from runtime import (
     roles,
 )
 from runtime.identity import MAX_LIFETIME, Keys, KeySet, Revocations, RevokedSessions, SessionsRevoked, TokenSettings
+from runtime.telemetry import log_refusal
 from services.auth.keys import SigningKeys
 from services.auth.login_throttle import LoginThrottle
 from services.auth.messages import (
@@ -137,9 +138,10 @@ class Auth(Service):
 
     @handles(http="POST /users/me/password", status=204, allow=roles(*ROLES), raises=(WrongPassword, TooManyAttempts))
     async def change_password(self, message: ChangePassword, ctx: Context, tx: Transaction) -> None:
-        self.login_throttle.record_attempt(ctx.user.subject, _source(ctx), familiar=True)
+        self._record_attempt(ctx.user.subject, _source(ctx), ctx.user.subject, familiar=True)
         old_hash = await self.store.password_hash(ctx.user.subject)
         if old_hash is None or not await self.passwords.matches(old_hash, message.old):
+            self._log_refusal("wrong old password", _source(ctx), ctx.user.subject)
             raise WrongPassword
         self.login_throttle.reset(ctx.user.subject, _source(ctx))
         user = await self.store.user(ctx.user.subject)
@@ -164,9 +166,12 @@ class Auth(Service):
     async def login(self, message: Login, ctx: Context, tx: Transaction) -> Tokens:
         email, source = message.email.lower(), _source(ctx)
         known, familiar = await self.store.user_at(email, source)
-        self.login_throttle.record_attempt(email, source, familiar=familiar)
+        user_id = None if known is None else known[0].id
+        self._record_attempt(email, source, user_id, familiar=familiar)
         matches = await self.passwords.matches(None if known is None else known[1], message.password)
         if known is None or not matches or known[0].disabled:
+            reason = "unknown user" if known is None else "disabled user" if matches else "wrong password"
+            self._log_refusal(reason, source, user_id)
             raise WrongCredentials
         user, password_hash = known
         session = await self.store.begin_session(tx, user, password_hash, self.settings.session_seconds)
@@ -184,6 +189,9 @@ class Auth(Service):
             renewed = await self.store.rotate(tx, message.refresh_token)
         if renewed is None:
             await ctx.publish(SessionsRevoked())
+            log_refusal(
+                "token", "the refresh token is unknown, used, or of an ended session", service=self.name, client=_source(ctx)
+            )
             raise SessionEnded
         return self._tokens(*renewed)
 
@@ -191,6 +199,17 @@ class Auth(Service):
     async def logout(self, message: Logout, ctx: Context, tx: Transaction) -> None:
         await self.store.revoke_session(tx, ctx.user.session)
         await ctx.publish(SessionsRevoked())
+
+    def _record_attempt(self, account: str, source: str, user_id: str | None, *, familiar: bool) -> None:
+        try:
+            self.login_throttle.record_attempt(account, source, familiar=familiar)
+        except TooManyAttempts:
+            self._log_refusal("too many attempts", source, user_id)
+            raise
+
+    def _log_refusal(self, reason: str, source: str, user_id: str | None) -> None:
+        """Log a refused login. The e-mail address is left out, because people type passwords into its field."""
+        log_refusal("login", reason, service=self.name, user=user_id, client=source)
 
     def _tokens(self, session: Session, refresh_token: str) -> Tokens:
         now = int(self.clock.timestamp())

@@ -56,7 +56,7 @@ async def test_all_refused_tokens_get_the_same_answer(env: GatewayEnvironment, c
     bodies: list[dict[str, object]] = []
     for value in (None, "Basic eDp5", "Bearer", "Bearer nonsense", "Bearer a.b.c", "Bearer a b", "Bearer " + "x" * 9000):
         caplog.clear()
-        with caplog.at_level("INFO", "callboard.gateway"):
+        with caplog.at_level("INFO", "callboard.security"):
             answer = await env.client.get("/guarded", headers={} if value is None else {"Authorization": value})
         body = check_problem(answer, 401, "unauthenticated")
         assert sum(str(body["request_id"]) in record.getMessage() for record in caplog.records) == 1, "the reason is in the log"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runtime.telemetry import LOG_FORMAT, LogFormatter, logger, printable
+from runtime.telemetry import LOG_FORMAT, LogFormatter, log_refusal, logger, printable
 
 FORGED = "12:00:00 INFO    callboard.auth: admin has logged in"
 BREAKS = (
@@ -95,3 +95,19 @@ def test_ordinary_text_is_unchanged() -> None:
 def test_wrong_arguments_of_a_log_call_do_not_reach_the_caller(capsys: pytest.CaptureFixture[str]) -> None:
     rendered("test", LogFormatter(), lambda log: log.info("%d", "x"))
     assert "Logging error" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", BREAKS)
+def test_a_refusal_is_one_line_of_quoted_values(text: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    log_refusal("token", f'no"{text}{FORGED}', service="a", client=None, path=f'/x" what="login"{text}')
+    (record,) = caplog.records
+    line = record.getMessage()
+    assert line.isprintable()
+    assert line.startswith('security.refused what="token" service="a" path="/x\\" what=\\"login\\"')
+    assert "client" not in line
+    assert (record.name, vars(record)["event"], vars(record)["details"]["service"]) == (
+        "callboard.security",
+        "security.refused",
+        "a",
+    )

@@ -11,6 +11,7 @@ import msgspec
 from runtime import Clock, Forbidden, InstanceLost, Malformed, NoInstance, Random, ServiceError, Unreachable
 from runtime.durable.stream import stream
 from runtime.network import Address, Envelope, Head, Manifest, Receiver, TooLarge
+from runtime.telemetry import log_refusal
 from transports.header_values import PROBLEM, parse_number
 from transports.http import fields
 from transports.http.assertions import Refused, Verifier
@@ -171,6 +172,7 @@ class RequestHandler:
                 caller = self._verifier.caller(given.get(fields.ASSERTION), service)
             except Refused as refused:
                 self._complain("a request to %s/%s from %s was refused: %s", service, name, scope.client, refused)
+                log_refusal("token", str(refused), service=service, request=name, client=scope.client)
                 raise Refusal(401, Unreachable(service), [("www-authenticate", "Callboard")], str(refused)) from None
             if name == "presence":
                 status, headers, body = await self._news(scope, service, caller)
@@ -211,6 +213,7 @@ class RequestHandler:
         if own is None or not own.known or (to != self._node if to is not None else not own.listening):
             raise Refusal(404, NoInstance(service))
         if name.startswith(_STREAM) and not self._may_read(service, caller):
+            log_refusal("authorization", "not a subscriber", service=service, request=name, caller=caller)
             self._complain(
                 "%s may not read the stream of %s, because it does not subscribe to it (transport.http.stream_readers)",
                 caller,
