@@ -7,7 +7,15 @@ from urllib.parse import parse_qsl, urlencode
 import msgspec
 
 from runtime.network import Address, Envelope
-from transports.header_values import decode_text, encode_json, encode_text, format_budget, parse_address, parse_budget, parse_number
+from transports.header_values import (
+    decode_text,
+    encode_json,
+    encode_text,
+    format_budget,
+    parse_address,
+    parse_budget,
+    parse_number,
+)
 
 ASSERTION = "callboard-assertion"
 BUDGET = "callboard-budget"
