@@ -18,6 +18,13 @@ HOSTILE = (
 TEXTS = st.text(st.one_of(st.sampled_from(HOSTILE), st.characters(exclude_categories=["Cs"])))
 
 
+class Received(dict[str, str]):
+    """The header fields of an HTTP request, as the server hands them over."""
+
+    def get_all(self, key: str) -> list[str]:
+        return [self[key]] if key in self else []
+
+
 @given(TEXTS)
 @settings(max_examples=100)
 def test_any_text_is_encoded_as_printable_ascii_and_comes_back(text: str) -> None:
@@ -31,13 +38,6 @@ def test_any_text_is_encoded_as_printable_ascii_and_comes_back(text: str) -> Non
     names = encode_json([text, text])
     assert names.isascii()
     assert names.isprintable()
-
-
-class _Received(dict[str, str]):
-    """Header fields as a server gives them."""
-
-    def get_all(self, key: str) -> list[str]:
-        return [self[key]] if key in self else []
 
 
 @given(
@@ -66,7 +66,7 @@ def test_an_envelope_arrives_equal_over_mqtt_and_http(envelope: Envelope) -> Non
     assert all(value.isascii() and value.isprintable() for value in given_fields.values())
     for arrived in (
         packets.envelope(packet, "request", "", "caller", envelope.reply_to),
-        fields.request(_Received(given_fields), envelope.subject, "caller", b"{}"),
+        fields.request(Received(given_fields), envelope.subject, "caller", b"{}"),
     ):
         for name in Envelope.__struct_fields__:
             assert getattr(arrived, name) == getattr(envelope, name), name
