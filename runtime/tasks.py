@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import contextmanager
+from types import CodeType
 from typing import Any, NamedTuple, TypeVar
 
 from runtime.clock import Random
@@ -85,47 +86,44 @@ def watching(watch: Callable[[], Coroutine[Any, Any, None]], after: float) -> Ge
 class Unfinished:
     """Coroutines that were made and have not ended yet, with the line of code where each was made."""
 
-    __slots__ = ("_made", "_number")
+    __slots__ = ("_made",)
 
     def __init__(self) -> None:
-        self._number = 0
-        self._made: dict[int, tuple[str, Coroutine[Any, Any, Any], Coroutine[Any, Any, Any], str, int]] = {}
+        self._made: list[tuple[Any, str, CodeType, int]] = []
 
     def track(self, name: str, work: Coroutine[Any, Any, T], callers: int = 2) -> Coroutine[Any, Any, T]:
-        """Return a coroutine that does `work`, and remember it until it ends.
+        """Remember a coroutine until it ends, and return it.
 
         Args:
             name: how the code spells the call, for `describe`.
             callers: how many frames up the line is that made it; 1 is the caller of `track`.
         """
         frame = sys._getframe(callers)  # pyright: ignore[reportPrivateUsage]
-        self._number = number = self._number + 1
-        tracked = self._run(number, work)
-        self._made[number] = name, tracked, work, frame.f_code.co_filename, frame.f_lineno
-        return tracked
-
-    async def _run(self, number: int, work: Coroutine[Any, Any, T]) -> T:
-        try:
-            return await work
-        finally:
-            self._made.pop(number, None)
+        made = self._made
+        if len(made) > _MANY:
+            made[:] = [one for one in made if one[0].cr_frame is not None]
+        made.append((work, name, frame.f_code, frame.f_lineno))
+        return work
 
     def describe(self) -> str | None:
         """Return which of them was made first and has not ended, as `tx.execute at service.py:18 …`; None if all have."""
-        for name, tracked, _, file, line in self._made.values():
-            state = inspect.getcoroutinestate(tracked)
-            if state != inspect.CORO_CLOSED:  # cancelled before its start, it is not removed
-                how = "was never awaited" if state == inspect.CORO_CREATED else "has not ended"
-                return f"{name} at {os.path.basename(file)}:{line} {how}"
+        for work, name, code, line in self._made:
+            if work.cr_frame is not None:  # a coroutine that has ended, or was cancelled before its start, has no frame
+                how = "was never awaited" if inspect.getcoroutinestate(work) == inspect.CORO_CREATED else "has not ended"
+                return f"{name} at {os.path.basename(code.co_filename)}:{line} {how}"
+        self._made.clear()
         return None
 
     def close(self) -> None:
         """Forget all of them. Those that were never awaited never run, and Python does not warn about them."""
-        for _, tracked, work, _, _ in self._made.values():
-            for coroutine in (tracked, work):
-                if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
-                    coroutine.close()
+        for work, *_ in self._made:
+            if inspect.getcoroutinestate(work) == inspect.CORO_CREATED:
+                work.close()
         self._made.clear()
+
+
+_MANY = 64
+"""The number of remembered coroutines beyond which those that have ended are forgotten."""
 
 
 class Started(Awaitable[T]):

@@ -121,7 +121,8 @@ class Transaction(ABC):
     def fetch(self, sql: str, *params: Any, into: type[T]) -> Coroutine[Any, Any, list[T]]: ...
     def fetch(self, sql: str, *params: Any, into: Any = None) -> Coroutine[Any, Any, list[Any]]:
         """Run a query, and return all rows; as structs of the type `into`, if given. Raises like `execute`."""
-        return self.made.track("tx.fetch", self._fetch_into(sql, params, into))
+        work = self._fetch(sql, params) if into is None else self._fetch_into(sql, params, into)
+        return self.made.track("tx.fetch", work)
 
     @overload
     def fetch_one(self, sql: str, *params: Any) -> Coroutine[Any, Any, Row | None]: ...
@@ -154,12 +155,13 @@ class Transaction(ABC):
         """Run a query, and return all rows. Raises like `execute`."""
 
     async def _fetch_into(self, sql: str, params: Sequence[Any], into: Any) -> list[Any]:
-        rows = await self._fetch(sql, params)
-        return rows if into is None else structs(rows, into)
+        return structs(await self._fetch(sql, params), into)
 
     async def _fetch_first(self, sql: str, params: Sequence[Any], into: Any) -> Any:
-        rows = await self._fetch_into(sql, params, into)
-        return rows[0] if rows else None
+        rows = await self._fetch(sql, params)
+        if not rows:
+            return None
+        return rows[0] if into is None else structs(rows[:1], into)[0]
 
     async def _publish(self, event: Event) -> None:
         if not isinstance(event, Event):

@@ -166,11 +166,11 @@ class Writer:
                 raise
             raise DatabaseError(f"the commit failed: {error}") from error
         group.size += 1
-        if group.size == 1:
-            group.since = asyncio.get_running_loop().time()
         if commit:
             self._settle(group)
         else:
+            if group.size == 1:
+                group.since = asyncio.get_running_loop().time()
             await self.pass_on(group)
         try:
             await asyncio.shield(group.committed)
