@@ -12,7 +12,7 @@ import msgspec
 from runtime import CallboardError, Struct
 from runtime.service.service import Definition
 from runtime.sockets import any_free_port
-from transports.mqtt.access import DeviceRights, access_list, password_file
+from transports.mqtt.access import DeviceRights, access_list, device_access_list, password_file
 from transports.mqtt.settings import MqttSettings
 
 DEVICES = DeviceRights(says=("fleet.Telemetry",), hears=("fleet.Lock", "fleet.Unlock"))
@@ -28,7 +28,8 @@ class Credentials(Struct):
     """The credentials of a private broker. They are secret: never log them.
 
     Attributes:
-        url: the URL of the broker.
+        url: the URL of the broker for services.
+        devices_url: the URL of the broker for devices. Each has one connection there, whose client id is its user name.
         namespace: the first level of every topic.
         services: the password of each service, by its name, which is also its user name.
         devices: the password of each device, by its id, which is also its user name.
@@ -38,6 +39,7 @@ class Credentials(Struct):
     namespace: str
     services: dict[str, str]
     devices: dict[str, str] = {}
+    devices_url: str = ""
 
     def __repr__(self) -> str:
         return f"<Credentials for {self.url}: {len(self.services)} services, {len(self.devices)} devices>"
@@ -65,10 +67,12 @@ class PrivateBroker:
             generated = {definition.contract.name: secrets.token_urlsafe(24) for definition in definitions}
             kept = {} if before is None else {name: old for name, old in before.services.items() if name in generated}
             services = generated | kept
-            port = any_free_port()
-            found = Credentials(f"mqtt://127.0.0.1:{port}", namespace, services, {} if before is None else before.devices)
-            self._write("access", access_list(definitions, namespace, devices=DEVICES))
-            self._write("mosquitto.conf", _configuration(self.folder, port))
+            ports = any_free_port(), any_free_port()
+            urls = [f"mqtt://127.0.0.1:{port}" for port in ports]
+            found = Credentials(urls[0], namespace, services, {} if before is None else before.devices, urls[1])
+            self._write("access", access_list(definitions, namespace))
+            self._write("device-access", device_access_list(DEVICES, namespace))
+            self._write("mosquitto.conf", _configuration(self.folder, *ports))
             self._save(found)
             for name, password in services.items():
                 self._write(f"{name}.password", password)
@@ -117,7 +121,8 @@ class PrivateBroker:
             raise CallboardError(f"the broker of {self.folder} is not running ({error}): start `callboard up` first") from None
 
     def _save(self, found: Credentials) -> None:
-        self._write("passwords", password_file(found.services | found.devices))
+        self._write("passwords", password_file(found.services))
+        self._write("device-passwords", password_file(found.devices))
         self._write("credentials.json", msgspec.json.encode(found).decode())
 
     def _write(self, name: str, text: str) -> None:
@@ -127,14 +132,20 @@ class PrivateBroker:
         new.replace(path)
 
 
-def _configuration(folder: Path, port: int) -> str:
+def _configuration(folder: Path, port: int, devices_port: int) -> str:
     here = folder.resolve()
     lines = [
+        "per_listener_settings true",
         f"listener {port} 127.0.0.1",
-        "set_tcp_nodelay true",  # without it, a request waits for the acknowledgement of the previous one
         "allow_anonymous false",
         f"password_file {here}/passwords",
         f"acl_file {here}/access",
+        f"listener {devices_port} 127.0.0.1",
+        "use_username_as_clientid true",  # so that no device can take the place of another one, or of a node
+        "allow_anonymous false",
+        f"password_file {here}/device-passwords",
+        f"acl_file {here}/device-access",
+        "set_tcp_nodelay true",  # without it, a request waits for the acknowledgement of the previous one
         f"pid_file {here}/pid",
         "persistence false",  # the broker holds nothing that must survive a restart
         "max_queued_messages 10000",

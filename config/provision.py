@@ -26,7 +26,7 @@ from config.broker import DEVICES
 from config.load import load
 from config.settings import EXAMPLE_USERS, Settings
 from runtime import CallboardError
-from transports.mqtt.access import access_list, password_file
+from transports.mqtt.access import access_list, device_access_list, password_file
 
 _LIFETIME = timedelta(days=825)
 """The longest lifetime that all TLS libraries accept for a certificate from a private authority."""
@@ -38,7 +38,7 @@ _BROKER = "mosquitto"
 def provision(folder: Path, settings: Settings) -> bool:
     """Create the credentials in a folder if any are missing. Return True if they were created.
 
-    The broker's access list is written every time.
+    The broker's access lists are written every time. The password file of the devices begins empty, and is kept.
 
     The files of a service are in `<folder>/<service>`, public files for all services in `shared`, and the broker's files in
     `mosquitto`. All users may read the files, because a different user reads them inside a container. Only the owner may
@@ -50,6 +50,8 @@ def provision(folder: Path, settings: Settings) -> bool:
     definitions = compose.definitions(settings)
     names = [definition.contract.name for definition in definitions]
     complete = all((folder / path).is_file() for path in _files(names))
+    device_passwords = folder / _BROKER / "device-passwords"
+    devices = device_passwords.read_bytes() if device_passwords.exists() else b""
     if not complete:
         _clear(folder)
         _certificates(folder, [*names, _BROKER])
@@ -59,7 +61,11 @@ def provision(folder: Path, settings: Settings) -> bool:
         _write(folder / "shared" / "peer-keys.json", public)
         _passwords(folder, names)
         _users(folder)
-    _write(folder / _BROKER / "access", access_list(definitions, settings.transport.mqtt.namespace, devices=DEVICES))
+    namespace = settings.transport.mqtt.namespace
+    _write(folder / _BROKER / "access", access_list(definitions, namespace))
+    _write(folder / _BROKER / "device-access", device_access_list(DEVICES, namespace))
+    if not device_passwords.exists():
+        _write(device_passwords, devices)
     folder.chmod(0o700)
     return not complete
 

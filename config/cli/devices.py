@@ -74,7 +74,7 @@ async def _simulate(settings: Settings, count: int) -> None:
             broker.admit({device.id: device.password for device in known})
             path.touch(mode=0o600)
             path.write_bytes(msgspec.json.encode(known))
-    simulation = _Simulation(url, count)
+    simulation = _Simulation(msgspec.structs.replace(url, url=credentials.devices_url), count)
     scooters = [asyncio.create_task(simulation.run(device)) for device in known]
     waiting = asyncio.create_task(stop.wait())
     await asyncio.wait((waiting, *scooters), return_when=asyncio.FIRST_COMPLETED)
@@ -140,7 +140,7 @@ class _Simulation:
         root = f"{self._url.namespace}/1/signal/fleet"
         while True:
             try:
-                async with _client(self._url, device.id, device.password, f"scooter-{device.id}") as client:
+                async with _client(self._url, device.id, device.password, device.id) as client:
                     for order in ("Lock", "Unlock"):
                         await client.subscribe(f"{root}/{order}/{device.id}", qos=1)
                     self._count(+1)

@@ -3,6 +3,10 @@
 Each service is a user of the broker, named after its contract. It may publish to the services that it calls and that call it,
 and only under its own name; in this way the broker authenticates `ctx.caller`. A device is a user named after its key, and may
 use only its own signals.
+
+Services and devices have separate listeners, each with its own lists. A service has several nodes, and so several client ids
+under one user name; a device has one connection, whose client id is its user name (`use_username_as_clientid`). So a device
+cannot connect with the client id of another device or of a node, which would disconnect that one.
 """
 
 import base64
@@ -31,26 +35,30 @@ def access_list(
     namespace: str,
     *,
     proxies: Sequence[str] = ("gateway",),
-    devices: DeviceRights | None = None,
 ) -> str:
-    """Return the text of an `acl_file`. The broker refuses everything that it does not name.
+    """Return the text of the `acl_file` of the services' listener. The broker refuses everything that it does not name.
 
     Args:
         definitions: The definitions of all services.
         proxies: The services that may call every service and receive every multicast, such as a gateway.
-        devices: The rights of devices; None for a system without devices.
     """
     root = f"{namespace}/{VERSION}"
     lines = [f"pattern read {root}/inbox/%u/%c/+", f"pattern read {root}/inbox/runtime/%c/+", f"pattern write {root}/gone/%c"]
-    if devices is not None:
-        lines += [f"pattern write {root}/{_signal(name)}/%u" for name in devices.says]
-        lines += [f"pattern read {root}/{_signal(name)}/%u" for name in devices.hears]
     peers = _peers(definitions, proxies)
     for definition in definitions:
         user = definition.contract.name
         lines += ["", f"user {user}"]
         lines += [f"topic read {root}/{topic}" for topic in _readable(definition, everything=user in proxies)]
         lines += [f"topic write {root}/{topic}" for topic in _writable(definition, definitions, sorted(peers[user]))]
+    return "\n".join(lines) + "\n"
+
+
+def device_access_list(rights: DeviceRights, namespace: str) -> str:
+    """Return the text of the `acl_file` of the devices' listener, whose client ids are the user names."""
+    root = f"{namespace}/{VERSION}"
+    lines = [f"pattern read {root}/inbox/%u/%c/+"]
+    lines += [f"pattern write {root}/{_signal(name)}/%u" for name in rights.says]
+    lines += [f"pattern read {root}/{_signal(name)}/%u" for name in rights.hears]
     return "\n".join(lines) + "\n"
 
 

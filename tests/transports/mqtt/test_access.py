@@ -158,7 +158,7 @@ async def test_a_device_can_use_only_its_own_signals(tmp_path: Path) -> None:
 
         async def accepted() -> bool:
             try:
-                await client.connect(credentials.url, "scooter-1", "first")
+                await client.connect(credentials.devices_url, "scooter-1", "first")
             except AssertionError:
                 return False
             return True
@@ -197,3 +197,36 @@ async def test_broker_files_are_readable_only_by_their_owner_and_hold_no_passwor
     assert not any(password in hashed for password in credentials.services.values())
     again = broker.prepare(compose.definitions(Settings()), "callboard")
     assert again.services == credentials.services, "services keep their passwords, so connected ones stay connected"
+
+
+async def test_no_device_takes_the_place_of_another_client(tmp_path: Path) -> None:
+    """A broker disconnects a client when another one connects with its id. The client id of a device is its user name."""
+    async with private_broker(tmp_path) as (broker, credentials):
+        broker.admit({"scooter-1": "first", "scooter-2": "second"})
+        node, victim = Client("fleet-node"), Client("anything")
+        await node.connect(credentials.url, "fleet", credentials.services["fleet"])
+
+        async def connected() -> bool:
+            try:
+                await victim.connect(credentials.devices_url, "scooter-1", "first")
+            except AssertionError:
+                return False
+            return True
+
+        await eventually(connected, "the broker has read the passwords of the devices")
+        for stolen in ("fleet-node", "scooter-1", "anything"):
+            attacker = Client(stolen)
+            await attacker.connect(credentials.devices_url, "scooter-2", "second")
+            await attacker.round_trip()
+            await node.round_trip()
+            await victim.round_trip()
+            attacker.close()
+        for url, user, password in (
+            (credentials.url, "scooter-2", "second"),
+            (credentials.devices_url, "fleet", credentials.services["fleet"]),
+        ):
+            with pytest.raises(AssertionError, match="the broker accepts the connection"):
+                await Client("fleet-node").connect(url, user, password)
+        await node.round_trip()
+        node.close()
+        victim.close()
