@@ -91,16 +91,16 @@ class Dispatcher:
         )
         key = _idempotency_key(headers)
         if route.is_login:
-            self._begin_login(client, request_id)
+            await cancel_on_disconnect(self._begin_login(client, request_id), receive, self._proxy.clock.loop)
         try:
             return await self._forward(route, ctx, params, body, key, receive)
         finally:
             if route.is_login:
                 self._limits.end_login(client)
 
-    def _begin_login(self, client: str, request_id: str) -> None:
+    async def _begin_login(self, client: str, request_id: str) -> None:
         try:
-            self._limits.begin_login(client)
+            await self._limits.begin_login(client)
         except Problem:
             log_refusal("login", "too many from this address", service="gateway", client=client, message=request_id)
             raise
@@ -156,7 +156,7 @@ class Dispatcher:
             raise Problem(413, "too-large", f"The body is longer than {limit} bytes.", [(b"connection", b"close")])
         chunks: list[bytes] = []
         size = 0
-        self._limits.begin_body(client)
+        await self._limits.begin_body(client)
         try:
             async with asyncio.timeout(self._settings.body_timeout):
                 while True:

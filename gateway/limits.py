@@ -1,10 +1,11 @@
 """Limits on what all clients may have under way, and on what one client address may have of it."""
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable
 
 from gateway.problems import Problem
 from gateway.settings import GatewaySettings
+from gateway.shares import Shares, too_many
 
 _MAX_ADDRESSES = 100_000
 """Client addresses whose rate is remembered. Beyond that, the one that has been idle longest is forgotten."""
@@ -29,8 +30,8 @@ class Limits:
         self._settings = settings
         self._requests = _Rate(settings.rate, settings.burst, now)
         self._logins = _Rate(settings.login_rate, settings.login_burst, now)
-        self._bodies_of: Counter[str] = Counter()
-        self._logins_of: Counter[str] = Counter()
+        self._bodies_of = Shares(settings.bodies_per_address, settings.max_requests, settings.body_timeout)
+        self._logins_of = Shares(settings.logins_per_address, settings.max_requests // 2, settings.request_timeout / 2)
 
     def admit(self, address: str) -> None:
         """Count a new request against the rate limit of its client address.
@@ -41,37 +42,40 @@ class Limits:
         if self._settings.rate:
             self._requests.spend(address)
 
-    def begin_body(self, address: str) -> None:
-        """Count a request body whose reading starts. The caller must call `end_body` afterwards.
+    async def begin_body(self, address: str) -> None:
+        """Count a request body whose reading starts, once its address has room in its share. The caller must call `end_body` afterwards.
 
         Bodies have a separate limit, so that stalled ones do not block requests without a body.
 
         Raises:
-            Problem: if the address has its share of bodies under way (429), or too many bodies are being read (503).
+            Problem: if too many bodies of the address wait (429), or too many bodies are being read (503).
         """
+        if not self._bodies_of.begin_now(address):
+            await self._bodies_of.begin(address)
         if self.reading >= self._settings.max_requests:
+            self._bodies_of.end(address)
             raise _overloaded()
-        _begin(self._bodies_of, address, self._settings.bodies_per_address)
         self.reading += 1
 
     def end_body(self, address: str) -> None:
         """Count a request body as read or failed."""
         self.reading -= 1
-        _end(self._bodies_of, address)
+        self._bodies_of.end(address)
 
-    def begin_login(self, address: str) -> None:
-        """Count a request that makes auth hash a password. The caller must call `end_login` afterwards.
+    async def begin_login(self, address: str) -> None:
+        """Count a request that makes auth hash a password, once its address has room in its share. The caller must call `end_login` afterwards.
 
         Raises:
-            Problem: if the address exceeds its rate of such requests, or has its share of them under way (429).
+            Problem: if the address exceeds its rate of such requests, or too many of them wait (429).
         """
-        if self._logins_of[address] < self._settings.logins_per_address and self._settings.login_rate:
+        self._logins_of.check_room(address)
+        if self._settings.login_rate:
             self._logins.spend(address)
-        _begin(self._logins_of, address, self._settings.logins_per_address)
+        await self._logins_of.begin(address)
 
     def end_login(self, address: str) -> None:
         """Count a login as finished."""
-        _end(self._logins_of, address)
+        self._logins_of.end(address)
 
     def begin_request(self) -> None:
         """Count a request that has been read completely. The caller must call `end_request` afterwards.
@@ -105,7 +109,7 @@ class _Rate:
         self._buckets[address] = (tokens - 1 if tokens >= 1 else tokens, now)
         self._forget(now)
         if tokens < 1:
-            raise _too_many(int((1 - tokens) / self._rate) + 1)
+            raise too_many(int((1 - tokens) / self._rate) + 1)
 
     def _forget(self, now: float) -> None:
         """Forget the addresses whose buckets are full again: at most two each time, so that no request pays for many."""
@@ -114,24 +118,6 @@ class _Rate:
             if len(self._buckets) <= _MAX_ADDRESSES and tokens + (now - at) * self._rate < self._burst:
                 return
             del self._buckets[address]
-
-
-def _begin(under_way: Counter[str], address: str, most: int) -> None:
-    """Count what an address has under way. Raises `Problem` if it has its share already (429)."""
-    if under_way[address] >= most:
-        raise _too_many(1)
-    under_way[address] += 1
-
-
-def _end(under_way: Counter[str], address: str) -> None:
-    under_way[address] -= 1
-    if not under_way[address]:
-        del under_way[address]
-
-
-def _too_many(seconds: int) -> Problem:
-    retry_after = (b"retry-after", str(seconds).encode())
-    return Problem(429, "too-many-requests", f"Too many requests: wait {seconds} s.", [retry_after])
 
 
 def _overloaded() -> Problem:

@@ -39,12 +39,12 @@ class GatewaySettings(Struct):
     burst: Annotated[int, Meta(ge=1)] = 100
     """The number of requests that one client address may make at once before `rate` applies."""
     bodies_per_address: Annotated[int, Meta(ge=1)] = 128
-    """The most request bodies of one client address read at once. Of IPv6, all addresses of a /64 network count as one."""
+    """The most request bodies of one client address read at once; others wait. Of IPv6, all addresses of a /64 network count as one."""
     logins_per_address: Annotated[int, Meta(ge=1)] = 16
-    """The most logins, registrations, and changes of a password that one client address may have under way at once."""
-    login_rate: Annotated[float, Meta(ge=0)] = 2.0
+    """The most logins, registrations, and changes of a password that one client address may have under way at once; others wait."""
+    login_rate: Annotated[float, Meta(ge=0)] = 5.0
     """The average number of those per second that one client address may make. 0 means no limit."""
-    login_burst: Annotated[int, Meta(ge=1)] = 100
+    login_burst: Annotated[int, Meta(ge=1)] = 500
     """The number of those that one client address may make at once before `login_rate` applies."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses or networks of proxies, such as `10.0.0.0/8`. From them, `Forwarded` or `X-Forwarded-For` names the client's address."""

@@ -7,8 +7,10 @@ import pytest
 
 from gateway.limits import Limits
 from gateway.problems import Problem
+from gateway.service import Gateway
 from gateway.settings import GatewaySettings
 from runtime.testing import eventually
+from services.auth.service import Auth
 from tests.gateway.environment import GatewayEnvironment, check_problem
 from tests.system_under_test import PASSWORD, open_system, settings
 
@@ -54,38 +56,31 @@ async def test_too_large_headers_answer_431() -> None:
         check_problem(await env.client.get("/look/x", headers={"X-Big": "x" * 20_000}), 431, "headers-too-large")
 
 
-def refused_by(limits: Limits, address: str, times: int, *, login: bool = False) -> list[bool]:
-    """Begin so many bodies or logins of an address, and return which of them were refused."""
-    refused: list[bool] = []
-    for _ in range(times):
-        try:
-            (limits.begin_login if login else limits.begin_body)(address)
-            refused.append(False)
-        except Problem as problem:
-            refused.append(problem.status == 429)
-    return refused
+async def refused_logins(limits: Limits, times: int) -> list[bool]:
+    """Begin so many logins of an address, and return which of them were refused."""
+    answers = await asyncio.gather(*(limits.begin_login("a") for _ in range(times)), return_exceptions=True)
+    return [isinstance(answer, Problem) and answer.status == 429 for answer in answers]
 
 
-@pytest.mark.parametrize(("login", "share"), [(False, 128), (True, 16)])
-def test_each_address_has_its_share_of_what_is_under_way(login: bool, share: int) -> None:
-    limits = Limits(GatewaySettings(), lambda: 0.0)
-    assert refused_by(limits, "a", share + 3, login=login) == [False] * share + [True] * 3
-    assert refused_by(limits, "b", 1, login=login) == [False]
-    (limits.end_login if login else limits.end_body)("a")
-    assert refused_by(limits, "a", 2, login=login) == [False, True]
-
-
-def test_logins_are_limited_by_default_and_a_refused_one_costs_nothing() -> None:
+async def test_logins_are_limited_by_default() -> None:
     now = [0.0]
     limits = Limits(GatewaySettings(logins_per_address=1000), lambda: now[0])
-    assert refused_by(limits, "a", 103, login=True) == [False] * 100 + [True] * 3
+    assert await refused_logins(limits, 503) == [False] * 500 + [True] * 3
     now[0] = 1.0
-    assert refused_by(limits, "a", 3, login=True) == [False, False, True]
-    assert refused_by(limits, "b", 1, login=True) == [False]
-    limits = Limits(GatewaySettings(login_burst=17, login_rate=0.001), lambda: now[0])
-    assert refused_by(limits, "a", 50, login=True) == [False] * 16 + [True] * 34
+    assert await refused_logins(limits, 6) == [False] * 5 + [True]
+    await limits.begin_login("b")
+
+
+async def test_a_login_that_finds_no_room_costs_nothing() -> None:
+    limits = Limits(GatewaySettings(max_requests=2, logins_per_address=1, login_burst=3, login_rate=0.001), lambda: 0.0)
+    await limits.begin_login("a")
+    waiting = asyncio.create_task(limits.begin_login("a"))
+    await asyncio.sleep(0)
+    assert await refused_logins(limits, 10) == [True] * 10
     limits.end_login("a")
-    assert refused_by(limits, "a", 1, login=True) == [False], "what was refused for its share took nothing from the rate"
+    await waiting
+    limits.end_login("a")
+    await limits.begin_login("a")
 
 
 def test_other_addresses_do_not_flush_the_rate_of_one() -> None:
@@ -113,26 +108,42 @@ async def test_stalled_bodies_of_one_address_leave_others_served() -> None:
             writer.write(head % b"2001:db8::%d" % number)
         await eventually(lambda: env.gateway.limits.reading == 3, "three bodies are being read")
         body = {"inner": {"number": 1}}
-        refused = await env.client.put("/put", json=body, headers={"Forwarded": 'for="[2001:db8::77]"'})
-        check_problem(refused, 429, "too-many-requests")
-        assert refused.headers["retry-after"] == "1"
+        waiting = asyncio.create_task(env.client.put("/put", json=body, headers={"Forwarded": 'for="[2001:db8::77]"'}))
         assert (await env.client.put("/put", json=body, headers={"X-Forwarded-For": "2001:db8:0:1::1"})).status_code == 200
         assert (await env.client.get("/look/x", headers={"X-Forwarded-For": "2001:db8::1"})).status_code == 200
+        assert not waiting.done()
+        stalled[0][1].close()
+        assert (await waiting).status_code == 200, "it has waited for its turn"
         for _, writer in stalled:
             writer.close()
         await eventually(lambda: env.gateway.limits.reading == 0, "no body is being read")
 
 
-async def test_many_logins_of_one_address_leave_others_served(tmp_path: Path) -> None:
-    async with open_system(settings(tmp_path, trusted_proxies=("127.0.0.1",))) as system:
+async def test_many_logins_of_one_address_wait_and_leave_others_served(tmp_path: Path) -> None:
+    async with open_system(settings(tmp_path, trusted_proxies=("127.0.0.1",), logins_per_address=1)) as system:
+        users = [f"rider{number}@example.com" for number in range(20)]
 
-        async def log_in(address: str) -> int:
-            body = {"email": "rider@example.com", "password": PASSWORD}
-            return (await system.client.post("/sessions", json=body, headers={"X-Forwarded-For": address})).status_code
+        async def register(email: str, address: str) -> int:
+            body = {"email": email, "password": PASSWORD, "name": "R"}
+            return (await system.client.post("/users", json=body, headers={"X-Forwarded-For": address})).status_code
 
-        many = [asyncio.create_task(log_in("198.51.100.1")) for _ in range(60)]
-        assert await log_in("203.0.113.1") == 201
-        statuses = [await one for one in many]
-        assert set(statuses) == {201, 429}
-        registrations = [system.client.post("/users", json={}, headers={"X-Forwarded-For": "198.51.100.2"}) for _ in range(110)]
-        assert 429 in {answer.status_code for answer in await asyncio.gather(*registrations)}
+        auth, released = system.service(Auth), asyncio.Event()
+        hash_password = auth.passwords.hash
+
+        async def hash_when_released(password: str) -> str:
+            await released.wait()
+            return await hash_password(password)
+
+        auth.passwords.hash = hash_when_released  # type: ignore[method-assign]
+        many = [asyncio.create_task(register(email, "198.51.100.1")) for email in users]
+        limits = system.service(Gateway).limits
+        await eventually(lambda: len(limits._logins_of._queues.get("198.51.100.1", ())) == 19, "all but one wait at the gateway")
+        assert limits.running == 1
+        auth.passwords.hash = hash_password  # type: ignore[method-assign]
+        assert await register("other@example.com", "203.0.113.1") == 201, "nobody else waits"
+        many[-1].cancel()
+        await eventually(lambda: len(limits._logins_of._queues["198.51.100.1"]) == 18, "a client that has gone does not wait")
+        released.set()
+        assert [await one for one in many[:-1]] == [201] * 19
+        assert not limits._logins_of._queues
+        assert not limits._logins_of._under_way
