@@ -86,6 +86,8 @@ ARGUMENTS: dict[str, Callable[[Path], tuple[Any, ...]]] = {
     "Violation": lambda _: ("/cents", "expected an integer"),
 }
 """The arguments of the classes that need some."""
+ABSTRACT = {"Database", "Transaction", "Transport"}
+"""Ports, of which there are several implementations."""
 SUBCLASSED: dict[str, type[Any]] = {"Service": Example, "ServiceError": Declined}
 """Classes that are only useful as a base."""
 
@@ -106,6 +108,7 @@ async def test_a_public_name(package: str, name: str, tmp_path: Path) -> None:
     if not inspect.isclass(found):
         return
     assert vars(found).get("__doc__"), f"{package}.{name} has no docstring"
+    assert inspect.isabstract(found) == (name in ABSTRACT), f"{package}.{name} cannot be constructed"
     if not inspect.isabstract(found):
         arguments = ARGUMENTS[name](tmp_path) if name in ARGUMENTS else ()
         made = SUBCLASSED.get(name, found)(*arguments)
