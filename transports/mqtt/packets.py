@@ -1,7 +1,7 @@
 """Envelopes as MQTT packets: which property carries what. `docs/wire.md` is the specification."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -26,6 +26,8 @@ _PARAMS = msgspec.json.Decoder(tuple[tuple[str, str], ...])
 _PATH = msgspec.json.Decoder(tuple[str, ...])
 _KNOWN = frozenset({"subject", "kind", "budget", "token", "traceparent", "key", "params", "path", "load", "client"})
 """The headers that may come once. Properties of other names are a client's own."""
+_TEXTS = ("subject", "token", "traceparent", "key")
+"""The headers in which `encode_text` has encoded a text."""
 _LONGEST = 65_535
 """Bytes of the longest string in MQTT (section 1.5.4)."""
 _IN_INBOXES = ("request", "reply", "error", "cancel")
@@ -37,40 +39,36 @@ def properties(envelope: Envelope, reply_topic: str | None) -> dict[str, Any]:
     Raises:
         Unsendable: if a text has no encoding.
     """
-    try:
-        return _properties(envelope, reply_topic)
-    except ValueError as error:
-        raise Unsendable(f"a header has no encoding: {error}") from None
-
-
-def _properties(envelope: Envelope, reply_topic: str | None) -> dict[str, Any]:
     kind, correlation = envelope.kind, envelope.id.encode("latin-1")
     if kind == "reply":
         if not envelope.load:
             return {"correlation_data": correlation}
         return {"correlation_data": correlation, "user_properties": [("load", str(envelope.load))]}
-    if kind == "request":
-        headers = [("subject", _subject(envelope.subject))]
-    elif kind == "signal":
-        headers = []
-    else:
-        headers = [("kind", kind)]
-    if envelope.budget is not None:
-        headers.append(("budget", format_budget(envelope.budget)))
-    if envelope.token is not None:
-        headers.append(("token", encode_text(envelope.token)))
-    if envelope.trace is not None:
-        headers.append(("traceparent", encode_text(envelope.trace)))
-    if envelope.idempotency_key is not None:
-        headers.append(("key", encode_text(envelope.idempotency_key)))
-    if envelope.params is not None:
-        headers.append(("params", encode_json(envelope.params)))
-    if envelope.path:
-        headers.append(("path", encode_json(envelope.path)))
-    if envelope.load:
-        headers.append(("load", str(envelope.load)))
-    if envelope.client is not None:
-        headers.append(("client", envelope.client))
+    try:
+        if kind == "request":
+            headers = [("subject", _subject(envelope.subject))]
+        elif kind == "signal":
+            headers = []
+        else:
+            headers = [("kind", kind)]
+        if envelope.budget is not None:
+            headers.append(("budget", format_budget(envelope.budget)))
+        if envelope.token is not None:
+            headers.append(("token", encode_text(envelope.token)))
+        if envelope.trace is not None:
+            headers.append(("traceparent", encode_text(envelope.trace)))
+        if envelope.idempotency_key is not None:
+            headers.append(("key", encode_text(envelope.idempotency_key)))
+        if envelope.params is not None:
+            headers.append(("params", encode_json(envelope.params)))
+        if envelope.path:
+            headers.append(("path", encode_json(envelope.path)))
+        if envelope.load:
+            headers.append(("load", str(envelope.load)))
+        if envelope.client is not None:
+            headers.append(("client", envelope.client))
+    except ValueError as error:
+        raise Unsendable(f"a header has no encoding: {error}") from None
     properties: dict[str, Any] = {"user_properties": headers, "correlation_data": correlation}
     if reply_topic is not None:
         properties["response_topic"] = reply_topic
@@ -105,7 +103,10 @@ def envelope(
     named = dict(headers)
     if len(named) != len(headers) and (twice := _KNOWN & _repeated(headers)):
         raise ValueError(f"it has the header {min(twice)} more than once")
-    named_subject = decode_text(named.get("subject", subject))
+    for name in _TEXTS:
+        if name in named and "%" in named[name]:
+            named[name] = decode_text(named[name])
+    named_subject = named.get("subject", subject)
     if subject and (named.get("kind", kind), named_subject) != (kind, subject):
         raise ValueError("its headers contradict its topic")
     if not subject and named.get("kind", kind) not in _IN_INBOXES:
@@ -120,14 +121,14 @@ def envelope(
             caller,
             reply_to,
             parse_budget(named.get("budget")),
-            _text(named, "token"),
-            _text(named, "traceparent"),
-            None if kind == "signal" else _text(named, "key"),
+            named.get("token"),
+            named.get("traceparent"),
+            None if kind == "signal" else named.get("key"),
             None if params is None else _PARAMS.decode(params),
             () if path is None else _PATH.decode(path),
             load(packet),
             signal_key,
-            parse_address(named.get("client")),
+            parse_address(named["client"]) if "client" in named else None,
         )
     except msgspec.MsgspecError as error:
         raise ValueError(str(error)) from error
@@ -136,11 +137,6 @@ def envelope(
 def _repeated(headers: Sequence[tuple[str, str]]) -> set[str]:
     """Return the names that come more than once."""
     return {name for name, count in Counter(name for name, _ in headers).items() if count > 1}
-
-
-def _text(headers: Mapping[str, str], name: str) -> str | None:
-    header = headers.get(name)
-    return None if header is None else decode_text(header)
 
 
 def load(packet: mqtt5.PublishPacket) -> int:
