@@ -142,6 +142,7 @@ class Caller:
                 if info.key is not None and prefers is None:
                     prefers = _preference(info, body, params)
                     member = environment.registry.pick(service, now, without, prefers) or member
+            cuts = self.exchange.cuts
             try:
                 answer = await self._send(ctx, member, request, body, params, deadline, key, known)
             except _FAILURES:
@@ -158,7 +159,8 @@ class Caller:
                 alone = isinstance(error, Overloaded) and environment.registry.pick(service, now, without) is None
                 safe = not error.maybe_delivered or (info is not None and (info.idempotent or info.once))
                 gone = isinstance(error, InstanceLost) and not environment.registry.has_instance(member.manifest.instance)
-                if alone or not safe or now >= deadline or not tries.may_retry(error, gone=gone):
+                cut = isinstance(error, InstanceLost) and self.exchange.cuts != cuts
+                if alone or not safe or now >= deadline or not tries.may_retry(error, gone=gone, cut=cut):
                     raise tries.final_error(error) from None
                 failed, pause = error, min(tries.pause(environment.random), deadline - now)
                 environment.metrics.count("retries_total", service=service)

@@ -53,9 +53,14 @@ class _Pending:
 
 
 class Exchange:
-    """Sends the requests of a node, and hands each reply to the request that waits for it."""
+    """Sends the requests of a node, and hands each reply to the request that waits for it.
+
+    Attributes:
+        cuts: how often this node's link was cut.
+    """
 
     def __init__(self, environment: Environment) -> None:
+        self.cuts: int = 0
         self._environment = environment
         self._pending: dict[str, _Pending] = {}
 
@@ -168,5 +173,6 @@ class Exchange:
 
     def cut(self) -> None:
         """Fail all requests that were sent, because this node's link is down. The others wait for the link."""
+        self.cuts += 1
         for pending in self._pending.values():
             pending.lose()

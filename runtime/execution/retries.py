@@ -51,18 +51,23 @@ class Tries:
         self._budget = budget
         self._count = 0
         self._lost_one = False
+        self._cut_once = False
 
     def failed(self, error: ServiceError) -> None:
         """Record an attempt that has failed."""
         self._count += 1
         self.may_have_run = self.may_have_run or error.maybe_delivered
 
-    def may_retry(self, error: ServiceError, *, gone: bool) -> bool:
+    def may_retry(self, error: ServiceError, *, gone: bool, cut: bool = False) -> bool:
         """Return whether the budget allows another attempt after this error.
 
         Args:
             gone: whether the instance that had the request is gone.
+            cut: whether this node's own link was cut meanwhile. The second time, the request itself may be what breaks the link.
         """
+        if cut and self._cut_once:
+            return False
+        self._cut_once = self._cut_once or cut
         first_loss = gone and not self._lost_one  # a second instance may have been lost because of this request
         self._lost_one = self._lost_one or gone
         return first_loss or isinstance(error, _REFUSED_BEFORE_WORK) or self._budget.spend()

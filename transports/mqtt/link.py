@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import mqtt5
@@ -41,7 +42,7 @@ class Link:
         client_id: The node's id. A connection with the same id from elsewhere takes this one over.
         will: The message that the broker publishes if the node disappears without closing its connection.
         on_publish: Called for each message, in order.
-        on_lost: Called after the connection was lost.
+        on_lost: Called when the connection is lost, before anything that waits for it fails.
         on_restored: Called after a lost connection was replaced and every subscription is in place again.
         on_failed: Called with the reason when the link is lost for good.
 
@@ -169,7 +170,6 @@ class Link:
                 reason = await keep_alive(connection, ended, self.limits.keepalive, self._acknowledgements)
                 if self._state is LinkState.CLOSED:
                     return
-                self._on_lost()
                 attempts.lost(reason, loop.time() - begun)
             if self._taken_over:
                 self._fail(TakenOver(attempts.url, self._client_id), opened)
@@ -244,9 +244,11 @@ class Link:
                     self._enter(LinkState.DOWN)
 
     def _disconnected(self, reason: str) -> None:
-        if self._state in (LinkState.CONNECTING, LinkState.UP):
+        was_up, self._connection = self.is_up, None
+        if was_up or self._state is LinkState.CONNECTING:
             self._enter(LinkState.DOWN)
-        self._connection = None
+        if was_up:
+            self._on_lost()
         self._acknowledgements.fail(reason)
 
     def _on_packet(self, connection: Connection, packet: Packet) -> None:
@@ -382,10 +384,8 @@ class Link:
         """
         self._subscriptions.add(pattern, subscription_id)
         if self.is_up and self._connection is not None:
-            try:
+            with suppress(LinkLost):  # the next connection subscribes to it
                 await self._subscriptions.subscribe(self._connection, {pattern: subscription_id}, self.limits)
-            except LinkLost:
-                pass  # the next connection subscribes to it
         await self._wait_until_up()
         if pattern not in self._subscriptions:
             raise TransportError(f"the broker refuses the subscription to {pattern}")

@@ -234,3 +234,37 @@ async def test_a_manifest_that_another_service_forges_under_this_nodes_id_ends_n
             forged = msgspec.json.encode(Manifest("other", node, "forged"))
             await client.publish(f"callboard/1/presence/other/{node}", forged, qos=1)
         assert await answers(ctx)
+
+
+async def test_a_request_that_breaks_the_link_is_not_sent_again_and_again(broker: Broker) -> None:
+    """A fake intermediary cuts the connection of a client that sends a certain text, as a broker would that cannot stand it."""
+    seen = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal seen
+        broker_reader, broker_writer = await asyncio.open_connection("127.0.0.1", broker.port)
+
+        async def back() -> None:
+            while data := await broker_reader.read(65536):
+                writer.write(data)
+
+        returning = asyncio.create_task(back())
+        while data := await reader.read(65536):
+            if b"poison" in data:
+                seen += 1
+                break
+            broker_writer.write(data)
+        returning.cancel()
+        writer.transport.abort()
+        broker_writer.transport.abort()
+
+    port = any_free_port()
+    async with (
+        await asyncio.start_server(serve, "127.0.0.1", port),
+        echo_over_mqtt(broker.url, f"mqtt://127.0.0.1:{port}") as (_, ctx),
+    ):
+        assert await answers(ctx)
+        with pytest.raises(InstanceLost):
+            await ctx.request(Repeat("poison"), timeout=60)
+        assert seen == 2, "the request is idempotent, and one cut link may have had any other reason"
+        assert await ctx.request(Repeat("harmless"), timeout=30) == "harmless"
