@@ -18,7 +18,8 @@ class GatewaySettings(Struct):
     share_port: bool = False
     """Whether other gateways on this machine may listen on the same port. The operating system distributes the connections (SO_REUSEPORT)."""
     drain_delay: Annotated[float, Meta(ge=0)] = 0.0
-    """How long it keeps serving after the signal to stop, with `/readyz` at 503, so that load balancers notice. `dev` and `up` do not wait."""
+    """How long it keeps serving after the signal to stop, with `/readyz` at 503, so that load balancers notice
+    and clients close the connections that they keep. `dev` does not wait, and `up` only if it runs several gateways."""
     expects: tuple[str, ...] = ()
     """The services whose routes it has to know before it is ready. Until then it answers 503, not 404, where it knows no route.
     `dev` and `up` set it to the services that they run. If it is empty, any service with routes is enough."""

@@ -25,6 +25,9 @@ from runtime import CallboardError
 from runtime.sockets import free_port
 from services.auth.service import Auth
 
+_TWIN_DELAY = 1.0
+"""Seconds for which one of several gateways keeps serving when it stops, so that clients move their connections to another."""
+
 
 @click.command("up")
 @click.argument("names", metavar="[SERVICE…]", nargs=-1)
@@ -113,6 +116,7 @@ def _services(
                 "CALLBOARD_TRANSPORT__MQTT__NAMESPACE": credentials.namespace,
                 "CALLBOARD_TRANSPORT__MQTT__USERNAME": name,
                 "CALLBOARD_TRANSPORT__MQTT__PASSWORD_FILE": str(folder / "broker" / f"{name}.password"),
+                "CALLBOARD_GATEWAY__DRAIN_DELAY": str(max(settings.gateway.drain_delay, _TWIN_DELAY) if count > 1 else 0),
                 "CALLBOARD_GATEWAY__EXPECTS": ",".join(compose.expected(settings, list(counts))),
                 "CALLBOARD_GATEWAY__PORT": str(settings.gateway.port),
                 "CALLBOARD_GATEWAY__OWNERS": ",".join(owners),
