@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from runtime import Unauthenticated
-from runtime.identity import MAX_TOKEN, WELL_FORMED
+from runtime.identity import MAX_TOKEN, TOKEN_CHARACTERS
 from runtime.tasks import watching
 
 T = TypeVar("T")
@@ -39,10 +39,10 @@ def bearer_token(headers: dict[bytes, bytes]) -> str | None:
         return None
     if len(value) > MAX_TOKEN:
         raise Unauthenticated("the token is too large")
-    text = token.strip(b" ").decode("latin-1")
-    if WELL_FORMED.fullmatch(text) is None:
+    token = token.strip(b" ")
+    if not token or token.translate(None, TOKEN_CHARACTERS):
         raise Unauthenticated("the token contains characters that no token has")
-    return text
+    return token.decode()
 
 
 def require_token(token: str | None) -> str:

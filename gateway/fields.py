@@ -4,6 +4,7 @@ Two components that read an ambiguous request differently can be played off agai
 """
 
 import re
+from functools import lru_cache
 
 from gateway.client import Scope
 from gateway.problems import Headers, Problem
@@ -41,13 +42,18 @@ def read_fields(scope: Scope) -> dict[bytes, bytes]:
     if not host:  # granian adds an empty one if there is none
         if not scope["http_version"].startswith("1.0") and scope["http_version"] != "1":
             raise _bad_request("HTTP/1.1 requires a Host field.")
-    elif _HOST.fullmatch(host) is None:
+    elif not _is_host(host):
         raise _bad_request("The Host field is malformed.")
     if b"transfer-encoding" in fields and fields[b"transfer-encoding"].strip().lower() != b"chunked":
         raise _bad_request("The only transfer coding that is understood is chunked, once.")
     if b"te" in fields and fields[b"te"].lower().count(b"chunked") > 1:
         raise _bad_request("The TE field names chunked twice.")
     return fields
+
+
+@lru_cache(maxsize=64)
+def _is_host(host: bytes) -> bool:
+    return _HOST.fullmatch(host) is not None
 
 
 def _join(pairs: Headers, fields: dict[bytes, bytes]) -> None:

@@ -44,6 +44,7 @@ HEADERS: tuple[list[tuple[str, str]], ...] = (
     [("kind", "reply")],
     [("budget", "soon")],
     [("budget", "9" * 400)],
+    [("budget", "١٠٠")],
     [("params", "{")],
     [("path", "1")],
     [("load", "-1")],
