@@ -31,7 +31,7 @@ class Limits:
         self._requests = _Rate(settings.rate, settings.burst, now)
         self._logins = _Rate(settings.login_rate, settings.login_burst, now)
         self._bodies_of = Shares(settings.bodies_per_address, settings.max_requests, settings.body_timeout)
-        self._logins_of = Shares(settings.logins_per_address, settings.max_requests // 2, settings.request_timeout / 2)
+        self._logins_of = Shares(settings.logins_per_address, settings.max_requests // 2, settings.request_timeout * 0.8)
 
     def admit(self, address: str) -> None:
         """Count a new request against the rate limit of its client address.
