@@ -111,7 +111,7 @@ async def test_every_claim_of_a_token_is_checked(
                 del claims[name]
             else:
                 claims[name] = now + value if name in ("exp", "iat") else value
-        with caplog.at_level("INFO", "callboard.gateway"):
+        with caplog.at_level("INFO", "callboard.security"):
             answer = await system.client.get("/wallet", headers={"Authorization": f"Bearer {auth.keys.sign(claims)}"})
         assert answer.status_code == 401
         (line,) = [record.getMessage() for record in caplog.records if answer.json()["request_id"] in record.getMessage()]
