@@ -28,7 +28,7 @@ async def serve_health(settings: HealthSettings, node: Node) -> AsyncGenerator[N
 
     async def answer(scope: Scope, exchange: Exchange) -> None:
         status, headers, body = _page(node, scope.path)
-        fields: Pairs = [*headers, _NO_STORE]
+        fields: Pairs = [*headers, _NO_STORE, ("server", "")]  # granian would name itself
         exchange.response_bytes(status, fields, body)
 
     server = HttpServer(answer, settings.host, settings.port, "CALLBOARD_HEALTH__PORT")

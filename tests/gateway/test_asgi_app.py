@@ -53,3 +53,10 @@ async def test_cors_is_off_unless_configured() -> None:
             assert "PUT" in preflight.headers["access-control-allow-methods"]
         other = await env.client.get("/look/x", headers={"Origin": "https://evil.example"})
         assert "access-control-allow-origin" not in other.headers
+
+
+async def test_no_answer_names_the_server() -> None:
+    async with GatewayEnvironment("one-node-serialized", cors_origins=("*",)) as env:
+        for method, path in (("GET", "/look/x"), ("GET", "/nothing"), ("GET", "/healthz"), ("OPTIONS", "/put")):
+            headers = {"Origin": "https://app.example", "Access-Control-Request-Method": "PUT"}
+            assert not (await env.client.request(method, path, headers=headers)).headers.get("server")
