@@ -13,7 +13,9 @@ from config.cli.status import NodeFailed
 from config.folder_locks import databases_locked
 from config.health import serve_health
 from config.settings import Settings
+from gateway.service import Gateway
 from runtime import CallboardError, Node
+from runtime.sockets import free_port
 
 
 @click.command("run")
@@ -46,6 +48,9 @@ async def serve(settings: Settings, names: tuple[str, ...], *, leash: bool) -> N
     stop = stop_signal()
     if leash:
         await _stop_at_end_of_input(stop)
+    gateway = settings.gateway
+    if gateway.port and Gateway.contract.name in compose.chosen(settings, names):
+        free_port(gateway.host, gateway.port, "CALLBOARD_GATEWAY__PORT", shared=gateway.share_port)  # before anything starts
     node = compose.node(settings, names, name="-".join(names)[:40])
     async with serve_health(settings.health, node):
         if not await _start(node, stop):
