@@ -18,7 +18,7 @@ class MqttSettings(Struct):
     """`mqtt://host:port`, or `mqtts://` for TLS (port 8883 by default)."""
     urls: tuple[Url, ...] = ()
     """The brokers of a cluster, which are tried in turn. If there are any, `url` is not used."""
-    username: str | None = None
+    username: Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")] | None = None
     """On a broker with access rules, the name of the service that the node runs."""
     password: str | None = None
     ca_file: str | None = None

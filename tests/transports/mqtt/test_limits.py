@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import mqtt5
+import msgspec
 import pytest
 
 from runtime import Node, NoInstance, StartError
@@ -145,3 +146,10 @@ async def test_the_brokers_of_a_cluster_are_tried_in_turn(broker: Broker, tmp_pa
         await broker.stop()
         await eventually(lambda: used.connected and used.attempts.url == other.url, "it has moved to the other broker")
         await used.close()
+
+
+@pytest.mark.parametrize("name", ["a\tb", "\x7f", "a\x85", ""])
+def test_a_user_name_with_control_characters_is_refused_with_the_settings(name: str) -> None:
+    """A broker would close the connection without a word."""
+    with pytest.raises(msgspec.ValidationError, match="username"):
+        msgspec.convert({"username": name}, MqttSettings)
