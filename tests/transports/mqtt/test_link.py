@@ -237,7 +237,7 @@ async def test_a_manifest_that_another_service_forges_under_this_nodes_id_ends_n
 
 
 async def test_a_request_that_breaks_the_link_is_not_sent_again_and_again(broker: Broker) -> None:
-    """A fake intermediary cuts the connection of a client that sends a certain text, as a broker would that cannot stand it."""
+    """A fake intermediary cuts the connection of a client that sends a certain text, as a broker does for illegal strings."""
     seen = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
