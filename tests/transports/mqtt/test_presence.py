@@ -33,7 +33,7 @@ async def test_a_node_that_dies_with_the_broker_is_removed_from_the_registry(
         await broker.start()
         ctx = node.client("test", (echo,))
         with pytest.raises(NotDelivered):
-            await ctx.request(Say("?"), timeout=20)
+            await ctx.request(Say("?"), timeout=8)
         await eventually(lambda: not node.registry.members("echo"), "the dead instance is removed")
         async with Node([Echo], transport(broker.url)):
             await eventually(lambda: answers(ctx), "another instance answers")
