@@ -47,11 +47,13 @@ class Parameter:
     __slots__ = ("_check", "_read", "_struct", "field", "many")
 
     def __init__(self, field: inspect.Field, annotation: Any) -> None:
-        self.field = field
+        self.field: inspect.Field = field
         found = _reader(field.type)
         if found is None:
             raise TypeError(f"{field.name} cannot be made from a path or query string")
-        self._read, self.many = found
+        read, many = found
+        self._read = read
+        self.many: bool = many
         self._check: Check | None = check_for(field.type, int64=True)
         self._struct = msgspec.defstruct("Parameter", [("value", annotation, None)])
 

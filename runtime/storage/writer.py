@@ -44,7 +44,7 @@ class Group:
 
     def __init__(self) -> None:
         self.size = 0
-        self.since = 0.0
+        self.since: float = 0.0
         self.committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
@@ -61,7 +61,7 @@ class Turn(ABC):
     def __init__(self, title: str, deadline: float) -> None:
         self.title = title
         self.deadline = deadline
-        self.since = 0.0
+        self.since: float = 0.0
         self.logged_at = _LONG
 
     @abstractmethod
