@@ -207,3 +207,11 @@ def manifests(settings: Settings, names: Sequence[str] = ()) -> list[Manifest]:
     """Return the manifests that the named services would announce, without running them."""
     services = [make(factory) for factory in chosen(settings, names).values()]
     return [describe(type(service), Address(service.definition.contract.name, "-"), "-") for service in services]
+
+
+def warn_if_hashing_is_weak(node: Node, settings: Settings) -> None:
+    """Warn once a node runs whose auth service hashes passwords so cheaply that stolen hashes can be guessed."""
+    if settings.auth.hashing.weak and node.service(Auth) is not None:
+        node.environment.log.warning(
+            "auth.hashing is so cheap that stolen hashes can be guessed quickly: remove it for the default cost"
+        )

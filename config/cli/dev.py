@@ -97,6 +97,7 @@ async def _run(settings: Settings, names: tuple[str, ...], stop: asyncio.Event, 
     async with AsyncExitStack() as stack:
         with progress("starting the services"):
             node = await stack.enter_async_context(compose.node(settings, names, name="dev"))
+        compose.warn_if_hashing_is_weak(node, settings)
         gateway = node.service(Gateway)
         if gateway is not None:
             url = http_url(settings.gateway.host, gateway.port)

@@ -56,6 +56,7 @@ async def serve(settings: Settings, names: tuple[str, ...], *, leash: bool) -> N
         if not await _start(node, stop):
             return
         try:
+            compose.warn_if_hashing_is_weak(node, settings)
             node.environment.log.info("%s: %s", node.id, ", ".join(compose.chosen(settings, names)))
             await wait_for_stop(node, stop)
         finally:

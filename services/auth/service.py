@@ -89,8 +89,6 @@ class Auth(Service):
         self.passwords = Passwords(self.settings.hashing)
 
     async def on_start(self, ctx: Context) -> None:
-        if self.settings.hashing.weak:
-            self.log.warning("auth.hashing is so cheap that stolen hashes can be guessed quickly: remove it for the default cost")
         self.login_throttle = LoginThrottle(self.clock)
         self.store = Store(self.db, self.clock, self.random)
         self.keys = SigningKeys(self.db, self.clock, self.settings.publish_lead_seconds)

@@ -1,12 +1,8 @@
 """The cost of hashing passwords."""
 
-import logging
-from pathlib import Path
-
 import pytest
 
 from services.auth.passwords import HashSettings
-from tests.system_under_test import open_system, settings
 
 
 @pytest.mark.parametrize(
@@ -19,9 +15,3 @@ from tests.system_under_test import open_system, settings
 def test_a_cost_below_all_recommendations_is_weak(memory_kib: int, iterations: int, weak: bool) -> None:
     assert HashSettings(memory_kib, iterations).weak == weak
     assert not HashSettings().weak
-
-
-async def test_a_weak_cost_is_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING)
-    async with open_system(settings(tmp_path)):
-        assert "auth.hashing is so cheap" in caplog.text
