@@ -30,6 +30,10 @@ class Backoff(NamedTuple):
         return random.jitter(min(self.base * 2 ** min(failures, 30), self.longest))
 
 
+class SimulatedCrash(BaseException):
+    """The end of the process, as a test simulates it. Nothing handles it, as nothing would run after a real one."""
+
+
 async def finish(work: Awaitable[T]) -> T:
     """Await `work` to its end even if the current task is cancelled; the cancellation is raised afterwards."""
     task = asyncio.ensure_future(work)
@@ -89,27 +93,33 @@ class Unfinished:
     __slots__ = ("_made",)
 
     def __init__(self) -> None:
-        self._made: list[tuple[Any, str, CodeType, int]] = []
+        self._made: list[tuple[Any, str, CodeType, int, bool]] = []
 
-    def track(self, name: str, work: Coroutine[Any, Any, T], callers: int = 2) -> Coroutine[Any, Any, T]:
+    def track(
+        self, name: str, work: Coroutine[Any, Any, T], callers: int = 2, *, must_end: bool = True
+    ) -> Coroutine[Any, Any, T]:
         """Remember a coroutine until it ends, and return it.
 
         Args:
             name: how the code spells the call, for `describe`.
             callers: how many frames up the line is that made it; 1 is the caller of `track`.
+            must_end: whether it has to end in time; otherwise, it is enough that it was awaited.
         """
         frame = sys._getframe(callers)  # pyright: ignore[reportPrivateUsage]
         made = self._made
         if len(made) > _MANY:
             made[:] = [one for one in made if one[0].cr_frame is not None]
-        made.append((work, name, frame.f_code, frame.f_lineno))
+        made.append((work, name, frame.f_code, frame.f_lineno, must_end))
         return work
 
     def describe(self) -> str | None:
         """Return which of them was made first and has not ended, as `tx.execute at service.py:18 …`; None if all have."""
-        for work, name, code, line in self._made:
+        for work, name, code, line, must_end in self._made:
             if work.cr_frame is not None:  # a coroutine that has ended, or was cancelled before its start, has no frame
-                how = "was never awaited" if inspect.getcoroutinestate(work) == inspect.CORO_CREATED else "has not ended"
+                created = inspect.getcoroutinestate(work) == inspect.CORO_CREATED
+                if not created and not must_end:
+                    continue
+                how = "was never awaited" if created else "has not ended"
                 return f"{name} at {os.path.basename(code.co_filename)}:{line} {how}"
         self._made.clear()
         return None

@@ -89,7 +89,9 @@ class ServiceError(Exception):
             annotations.update(own_fields(ancestor))
         if cls.__module__ != __name__:
             for name, annotation in annotations.items():
-                if (remedy := why_taken(name, annotation, _TAKEN)) is not None:
+                outside = getattr(getattr(cls, name, None), "name", None)  # of `msgspec.field(name=…)`
+                taken = [why_taken(one, annotation, _TAKEN) for one in (name, outside) if isinstance(one, str)]
+                if (remedy := next(filter(None, taken), None)) is not None:
                     raise DefinitionError(
                         f"{cls.__module__}.{cls.__qualname__}.{name}: an error's field cannot have this name, which every error and "
                         f"its problem document use: {remedy}"

@@ -18,6 +18,7 @@ from runtime.contract.json_values import struct_class
 R_co = TypeVar("R_co", covariant=True)
 M = TypeVar("M", bound="type[Request[Any] | Event | Signal | ServiceError]")
 
+_CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
 Kind = Literal["request", "event", "signal"]
@@ -203,6 +204,20 @@ class Contract:
     def _add_error(self, cls: type[ServiceError]) -> None:
         if not isinstance(getattr(cls, "code", None), str) or not isinstance(getattr(cls, "status", None), int):
             raise DefinitionError(f"{self.name}.{cls.__name__}: an error needs `code, status = 'some-code', 409`")
+        if not _CODE.fullmatch(cls.code):
+            raise DefinitionError(
+                f"{self.name}.{cls.__name__}: code={cls.code!r}: expected letters, digits, '.', '_' and '-'", cls
+            )
+        if vars(cls).get("contract", self.name) != self.name:
+            raise DefinitionError(
+                f"{self.name}.{cls.__name__} belongs to the contract {cls.contract} already: derive another class", cls
+            )
+        if cls.__init__ is not ServiceError.__init__:
+            raise DefinitionError(
+                f"{self.name}.{cls.__name__} has its own __init__, but an error is made from its fields wherever it arrives: "
+                "annotate the fields, with defaults",
+                cls,
+            )
         if not 400 <= cls.status <= 599:
             raise DefinitionError(f"{self.name}.{cls.__name__}: status={cls.status}: expected an error's, from 400 to 599")
         if cls.code in self.errors:

@@ -1,5 +1,6 @@
 """The endpoint: a handler of a running instance, and the one way into it."""
 
+import asyncio
 from abc import ABC, abstractmethod
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Hashable
@@ -7,11 +8,12 @@ from typing import Any
 
 from runtime.contract.errors import CallboardError, CallCycle, DeadlineExceeded
 from runtime.execution.deadlines import Deadlines
-from runtime.execution.failures import Failures, name_field
+from runtime.execution.failures import Failures, HandlerAborted, name_field
 from runtime.execution.mailbox import Mailbox
 from runtime.service.context import Context
 from runtime.service.host import Host
 from runtime.storage.values import UnstorableValue
+from runtime.tasks import SimulatedCrash
 
 Call = Callable[[Any, Context], Awaitable[Any]]
 """Runs a handler with a message and its context."""
@@ -178,6 +180,21 @@ class Unattended(Endpoint):
 
     __slots__ = ()
 
+    async def enter_in_task(self, ctx: Context, message: Any) -> None:
+        """Enter in a separate task. What the handler does to its task, such as cancelling it, does not reach the loop that calls this.
+
+        Raises:
+            CancelledError: if the caller is cancelled.
+            Exception: what the handler raised.
+        """
+        try:
+            await asyncio.create_task(self.enter(ctx, message))
+        except BaseException as error:
+            current = asyncio.current_task()
+            if isinstance(error, Exception | SimulatedCrash) or (current is not None and current.cancelling()):
+                raise
+            raise HandlerAborted(f"{self.title} ended with {error!r}, although nothing cancelled it") from error
+
     async def handle_failure(self, error: BaseException, ctx: Context) -> BaseException:
         return error if isinstance(error, GeneratorExit) else await self.failures.compensated(error, ctx, self.title)
 
@@ -196,7 +213,7 @@ class TimerEndpoint(Unattended):
     async def tick(self, ctx: Context) -> None:
         """Run the method once."""
         ctx.holds_slot = True
-        await self.enter(ctx, None)
+        await self.enter_in_task(ctx, None)
 
 
 class HookEndpoint(Unattended):

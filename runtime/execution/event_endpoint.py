@@ -9,7 +9,7 @@ from runtime.durable.stream import StreamEvent
 from runtime.execution.deadlines import Deadlines
 from runtime.execution.endpoint import Call, Endpoint, Unattended
 from runtime.execution.environment import Environment
-from runtime.execution.failures import Failures
+from runtime.execution.failures import Failures, HandlerAborted
 from runtime.execution.mailbox import Mailbox
 from runtime.execution.unit_of_work import EventKeys, Transactions, UnitOfWork
 from runtime.network.envelope import Envelope
@@ -59,6 +59,11 @@ class SignalEndpoint(Endpoint):
             await self.enter(ctx, envelope, self._message)
         except (ServiceError, SignalDropped):
             return
+
+    def ended_task(self, error: str) -> None:
+        """Count and log a handler that has ended its own task, for example by cancelling it."""
+        self._environment.metrics.count("signals_failed_total", service=self.host.name)
+        self.host.log.error("%s ended with %s, although nothing cancelled it", self.title, error)
 
     async def authorize(self, ctx: Context) -> None:
         if ctx.caller not in self.handler.allow.services:
@@ -150,7 +155,7 @@ class EventsEndpoint(Unattended):
 
     async def apply(self, source: Source, events: Sequence[StreamEvent], guard: Guard) -> None:
         """Run the handlers of events in one transaction that the guard begins. Raises what a handler raises."""
-        await self.enter(Context(self.host, None, unbounded=True), EventBatch(source, events, guard))
+        await self.enter_in_task(Context(self.host, None, unbounded=True), EventBatch(source, events, guard))
 
     def _handler(self, event: StreamEvent) -> EventHandler:
         handler = self._handlers.get(event.type)
@@ -176,7 +181,10 @@ class EventsEndpoint(Unattended):
                         self.host, None, envelope=envelope, fixed_deadline=deadline, enforced=False, work=work
                     )  # fmt: skip
                     handler = self._handler(event)
-                    await handler.method(handler.message(event), last, tx)
+                    try:
+                        await handler.method(handler.message(event), last, tx)
+                    except GeneratorExit as error:  # raised by the handler: it would end the transaction's own generator
+                        raise HandlerAborted(f"{holder.title} raised {error!r}, which is no Exception") from error
                     tx.trace = event.trace
         finally:
             if last is not None:

@@ -27,7 +27,7 @@ from runtime.service.context import Context
 from runtime.service.handlers import Handler
 from runtime.storage.database import DatabaseError, StatementError, Superseded
 from runtime.storage.values import UnstorableValue
-from runtime.tasks import finish
+from runtime.tasks import SimulatedCrash, finish
 
 
 class HandlerAborted(CallboardError):
@@ -50,6 +50,13 @@ def _pointers(part: Any, value: object, pointer: str) -> Iterator[str]:
     elif isinstance(part, tuple | frozenset):
         for index, item in enumerate(cast("tuple[Any, ...]", part)):
             yield from _pointers(item, value, f"{pointer}/{index}")
+
+
+def _ends_node(error: BaseException) -> bool:
+    """Return whether an error, or one in a group of them, asks for the end of the process."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(_ends_node(part) for part in cast("BaseExceptionGroup[BaseException]", error).exceptions)
+    return isinstance(error, SystemExit | KeyboardInterrupt)
 
 
 class Failures:
@@ -97,10 +104,14 @@ class Failures:
                 self._compensating -= 1
                 if not self._compensating:
                     self._settled.set()
-        if isinstance(error, SystemExit | KeyboardInterrupt):
+        if _ends_node(error):
             aborted = HandlerAborted(f"{title} raised {error!r}: the node stops")
             aborted.__cause__ = error
             self._environment.fail(aborted)
+            return aborted
+        if not isinstance(error, Exception | asyncio.CancelledError | GeneratorExit | SimulatedCrash):
+            aborted = HandlerAborted(f"{title} raised {error!r}, which is no Exception")
+            aborted.__cause__ = error
             return aborted
         if isinstance(error, asyncio.CancelledError):
             task = asyncio.current_task()

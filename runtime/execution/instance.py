@@ -228,6 +228,9 @@ class Instance(Host):
             await self.before_request(service, timeout)
         return await self.caller.request(ctx, service, message, timeout, key, self.definition.known_error)
 
+    def require_publishable(self, signal: Signal) -> None:
+        self._signals.encode(signal)
+
     async def publish(self, ctx: Context, signal: Signal) -> None:
         await self._signals.publish(ctx, signal)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from runtime.contract.codec import to_json
 from runtime.contract.errors import Invalid, UsageError, Violation
-from runtime.contract.messages import Signal, spec_of
+from runtime.contract.messages import MessageSpec, Signal, spec_of
 from runtime.durable.stream import Stream
 from runtime.execution.environment import Environment
 from runtime.network.envelope import Envelope, Topic
@@ -13,6 +13,9 @@ from runtime.network.transport import TransportError, Unsendable
 from runtime.service.context import Context
 from runtime.service.host import Host
 from runtime.storage.database import Transaction
+
+MAX_KEY = 1024
+"""The characters of a signal's key. It becomes part of a topic, whose length every transport bounds."""
 
 
 class SignalPublisher:
@@ -27,21 +30,32 @@ class SignalPublisher:
         self._environment = environment
         self._known = known
 
+    def encode(self, signal: Signal) -> tuple[MessageSpec, str | None, Any]:
+        """Return what is known about a signal, its key, and its body.
+
+        Raises:
+            UsageError: if it belongs to a contract that the service does not know, does not fit its type, or has a key that is too long.
+        """
+        spec = spec_of(type(signal))
+        if spec.contract.name not in self._known:
+            raise UsageError(
+                f"{self._host.name} publishes {spec.full_name}, but {spec.contract.name} is neither its own contract nor in its calls: add it there"
+            )
+        key = None if spec.key is None else getattr(signal, spec.key)
+        body = signal if self._environment.transport.zero_copy else spec.codec.encode_checked(signal)
+        if key is not None and len(key) > MAX_KEY:
+            raise UsageError(f"{spec.full_name}: /{spec.key}: a key of {len(key):,} characters: expected at most {MAX_KEY:,}")
+        return spec, key, body
+
     async def publish(self, ctx: Context, signal: Signal) -> None:
         """Publish a signal now.
 
         Raises:
-            UsageError: if it belongs to a contract that the service does not know, or does not fit its type.
+            UsageError: as `encode`.
             Invalid: if the network cannot carry it.
         """
         host, environment = self._host, self._environment
-        spec = spec_of(type(signal))
-        if spec.contract.name not in self._known:
-            raise UsageError(
-                f"{host.name} publishes {spec.full_name}, but {spec.contract.name} is neither its own contract nor in its calls: add it there"
-            )
-        body = signal if environment.transport.zero_copy else spec.codec.encode_checked(signal)
-        key = None if spec.key is None else getattr(signal, spec.key)
+        spec, key, body = self.encode(signal)
         envelope = Envelope("signal", host.new_id(), spec.full_name, body, trace=ctx.trace, signal_key=key)
         topic = Topic("signal", spec.contract.name, spec.name, key)
         try:
@@ -61,7 +75,7 @@ class SignalPublisher:
         for signal in signals:
             try:
                 await self.publish(ctx, signal)
-            except Invalid as error:  # the handler has returned, so that only the log can report it
+            except (Invalid, UsageError) as error:  # the handler has returned, so that only the log can report it
                 self._environment.metrics.count("signals_dropped_total", service=self._host.name)
                 self._host.log.error("%s", error)
 

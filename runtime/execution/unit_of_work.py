@@ -7,7 +7,7 @@ from runtime.contract.codec import Codec
 from runtime.contract.messages import Signal
 from runtime.durable.dead_letters import Source
 from runtime.durable.idempotency import Claim, Once, Scope, derived_key
-from runtime.execution.failures import Failures, name_field
+from runtime.execution.failures import Failures, HandlerAborted, name_field
 from runtime.service.context import Context
 from runtime.service.host import Work
 from runtime.storage.database import Database, Guard, Statement, Transaction
@@ -105,7 +105,10 @@ class Transactions:
                 work = UnitOfWork(tx, claim)
                 ctx.work = work
                 tx.trace = ctx.trace
-                reply = await method(message, ctx, tx)
+                try:
+                    reply = await method(message, ctx, tx)
+                except GeneratorExit as error:  # raised by the handler: it would end the transaction's own generator
+                    raise HandlerAborted(f"{holder.title} raised {error!r}, which is no Exception") from error
                 if check is not None:
                     check(reply)
                 if final is not None:

@@ -1,6 +1,8 @@
 """The receiving side of a node: requests for its instances, replies, cancels, signals, and hints."""
 
 import asyncio
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -9,6 +11,8 @@ from runtime.contract.codec import to_json
 from runtime.contract.errors import Draining, InstanceLost, InternalError, NoInstance, Overloaded, ServiceError, UnknownRequest
 from runtime.execution.caller import Caller
 from runtime.execution.environment import Environment
+from runtime.execution.event_endpoint import SignalEndpoint
+from runtime.execution.failures import HandlerAborted
 from runtime.execution.instance import Instance
 from runtime.execution.request_endpoint import RequestEndpoint
 from runtime.network.envelope import Address, Envelope, EnvelopeKind, Head
@@ -42,6 +46,7 @@ class Inbound(Receiver):
         self._running: dict[_RequestKey, asyncio.Task[None]] = {}
         self._signals: set[asyncio.Task[None]] = set()
         self._cancelled: dict[_RequestKey, float] = {}
+        self._cancelling: set[_RequestKey] = set()
         self._done: dict[_RequestKey, float] = {}
         self._stopping = False
         environment.metrics.gauge("requests_running", lambda: len(self._running))
@@ -99,11 +104,16 @@ class Inbound(Receiver):
         if endpoint is not None:
             task = self._environment.clock.loop.create_task(endpoint.take(envelope))
             self._signals.add(task)
-            task.add_done_callback(self._signals.discard)
+            task.add_done_callback(partial(self._signal_ended, endpoint))
         elif instance.observer is not None:
             instance.observer(envelope)
         else:
             self._environment.metrics.count("signals_unknown_total", service=to)
+
+    def _signal_ended(self, endpoint: SignalEndpoint, task: asyncio.Task[None]) -> None:
+        self._signals.discard(task)
+        if not self._stopping and (task.cancelled() or task.exception() is not None):
+            endpoint.ended_task("CancelledError" if task.cancelled() else repr(task.exception()))
 
     def _head(self, envelope: Envelope, to: str) -> None:
         instance = self.instances.get(to)
@@ -154,10 +164,16 @@ class Inbound(Receiver):
             reply = await endpoint.enter(ctx, envelope, endpoint.message, encoder)
         except ServiceError as error:
             await self._reply_error(envelope, instance, error)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             if self._stopping:
                 await finish(self._reply_lost(envelope, instance))
-            raise
+            if self._stopping or key in self._cancelling:
+                raise
+            await self._reply_aborted(envelope, instance, endpoint, ctx, error)
+        except GeneratorExit as error:  # raised by the handler; or the loop has ended, and nothing can be awaited any more
+            if not environment.clock.loop.is_running():
+                raise
+            environment.spawn(self._reply_aborted(envelope, instance, endpoint, ctx, error))
         else:
             await self._reply(envelope, instance, "reply", reply)
         finally:
@@ -165,6 +181,7 @@ class Inbound(Receiver):
 
     def _ended(self, key: _RequestKey) -> None:
         """Forget a request once its handler and its compensations have ended. Calling it twice is harmless."""
+        self._cancelling.discard(key)
         if self._running.pop(key, None) is not None and self._environment.transport.capabilities.duplicates:  # another copy
             self._remember(self._done, key)
 
@@ -182,6 +199,7 @@ class Inbound(Receiver):
         if task is None:
             self._remember(self._cancelled, key)
             return
+        self._cancelling.add(key)
         task.cancel()
         task.add_done_callback(lambda _: self._ended(key))  # a task that has not taken its first step will not do that itself
 
@@ -196,6 +214,18 @@ class Inbound(Receiver):
             await self._environment.transport.unicast(request.reply_to, reply, service)
         except TransportError as error:
             self._environment.log.debug("no reply was sent that %s is not on this node: %s", service, error)
+
+    async def _reply_aborted(
+        self, request: Envelope, instance: Instance, endpoint: RequestEndpoint, ctx: Context, error: BaseException
+    ) -> None:
+        """Answer a request whose handler has ended its own task."""
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)  # a cancellation that has not arrived yet ends here
+        aborted = HandlerAborted(f"{endpoint.title} ended with {error!r}, although nothing cancelled it")
+        aborted.__cause__ = error
+        outcome = await instance.failures.to_caller_error(aborted, ctx, endpoint.title)
+        if isinstance(outcome, ServiceError):
+            await self._reply_error(request, instance, outcome)
 
     async def _reply_lost(self, request: Envelope, instance: Instance) -> None:
         try:

@@ -83,6 +83,7 @@ class Context(msgspec.Struct, eq=False, weakref=True):
         if not isinstance(signal, Signal):
             raise UsageError(f"ctx.publish takes a Signal, got {type(signal).__name__}: an Event goes through tx.publish")
         if self.work is not None:
+            self.host.require_publishable(signal)
             self.work.publish(signal)
         else:
             await self.host.publish(self, signal)

@@ -46,6 +46,10 @@ class Host(ABC):
         """Make a request for a handler. Raises like `Context.request`."""
 
     @abstractmethod
+    def require_publishable(self, signal: Signal) -> None:
+        """Check a signal that is published later. Raises UsageError if it cannot be."""
+
+    @abstractmethod
     async def publish(self, ctx: "Context", signal: Signal) -> None:
         """Publish a signal now."""
 

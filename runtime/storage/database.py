@@ -12,6 +12,7 @@ import asyncio
 import logging
 import math
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -240,9 +241,19 @@ class Database(ABC):
             return Holder(title, math.inf)
         return Holder(title, asyncio.get_running_loop().time() + timeout if deadline == math.inf else deadline)
 
-    @abstractmethod
-    async def execute(self, sql: str, *params: Any) -> int:
-        """Run one statement in its own transaction, and return the number of rows that it changed."""
+    def execute(self, sql: str, *params: Any) -> Coroutine[Any, Any, int]:
+        """Run one statement in its own transaction, and return the number of rows that it changed.
+
+        Raises:
+            UsageError: in a handler with `tx`, whose statements belong into its transaction.
+        """
+        work = self._execute(sql, params, sys._getframe(1))  # pyright: ignore[reportPrivateUsage]
+        current = self.current.get()
+        return work if current is None else current.made.track("self.db.execute", work, must_end=False)
+
+    async def _execute(self, sql: str, params: Sequence[Any], caller: FrameType) -> int:
+        async with self.transaction(None, self.holder(caller)) as tx:
+            return await tx.execute(sql, *params)
 
     @overload
     async def fetch(self, sql: str, *params: Any) -> list[Row]: ...

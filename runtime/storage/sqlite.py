@@ -126,10 +126,6 @@ class SqliteDatabase(Database):
             raise UsageError("there is no stream here to publish events to: a service's own database has one, once it runs")
         self.before_commit(transaction)
 
-    async def execute(self, sql: str, *params: Any) -> int:
-        async with self.transaction(None, self.holder(sys._getframe(1))) as tx:  # pyright: ignore[reportPrivateUsage]
-            return await tx.execute(sql, *params)
-
     async def _fetch(self, sql: str, params: Sequence[Any]) -> list[Row]:
         if self._reader is None:
             raise DatabaseError(f"{self.path}: is closed")

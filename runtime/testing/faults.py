@@ -12,6 +12,7 @@ from runtime.network.envelope import Address, Envelope, Topic
 from runtime.network.manifest import Manifest
 from runtime.network.transport import Capabilities, Receiver, Transport, TransportError
 from runtime.storage.database import Database, Guard, Holder, Row, Transaction
+from runtime.tasks import SimulatedCrash
 
 
 class Faults(Struct):
@@ -122,7 +123,7 @@ class FaultyTransport(Transport):
             self.lost += 1
 
 
-class Crash(BaseException):
+class Crash(SimulatedCrash):
     """A crash of the process: nothing after it is executed. No handler can catch it as an `Exception`."""
 
 
@@ -185,10 +186,6 @@ class CrashingDatabase(Database):
             yield tx
             await self._points.visit("before commit")
         await self._points.visit("after commit")
-
-    async def execute(self, sql: str, *params: Any) -> int:
-        async with self.transaction() as tx:
-            return await tx.execute(sql, *params)
 
     async def _fetch(self, sql: str, params: Sequence[Any]) -> list[Row]:
         return await self._inner.fetch(sql, *params)

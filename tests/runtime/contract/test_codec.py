@@ -219,6 +219,35 @@ def test_a_field_of_an_error_cannot_have_a_name_that_means_something_else(name: 
     )
 
 
+def test_an_error_that_would_not_arrive_as_itself_is_refused() -> None:
+    class Renamed(ServiceError):
+        code, status = "renamed", 409
+        reason: str
+
+    class Own(ServiceError):
+        code, status = "own", 409
+        reason: str
+
+        def __init__(self) -> None:
+            super().__init__("fixed")
+
+    Contract("shop").message(Renamed)
+    assert_refused(lambda: Contract("bank").message(Renamed), "bank.Renamed", "contract shop already")
+    assert_refused(lambda: Contract("shop").message(Own), "shop.Own", "__init__")
+    for code in ("", "a b", "a\nb", "ü"):
+        bad = type("Bad", (ServiceError,), {"code": code, "status": 409, "__module__": "shop"})
+        assert_refused(lambda: Contract("shop").message(bad), "shop.Bad", "code=")  # noqa: B023  # called at once
+    annotations = {"reason": str}
+    named = {
+        "code": "x",
+        "status": 409,
+        "__annotations__": annotations,
+        "__module__": "shop",
+        "reason": msgspec.field(name="title"),
+    }
+    assert_refused(lambda: type("Bad", (ServiceError,), named), "Bad.reason")
+
+
 def test_a_request_with_a_route_needs_named_fields() -> None:
     class Bad(Request[None], array_like=True):
         part: int

@@ -199,6 +199,25 @@ async def stray_cancellation() -> None:
     raise asyncio.CancelledError
 
 
+async def cancel_own_task() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(0)
+
+
+async def fail_in_a_group() -> None:
+    raise BaseExceptionGroup("of a task group", [asyncio.CancelledError()])
+
+
+async def fail_strangely() -> None:
+    raise BaseException("no Exception")
+
+
+async def close_itself() -> None:
+    raise GeneratorExit
+
+
 async def leave() -> None:
     raise SystemExit(3)
 

@@ -18,8 +18,12 @@ from tests.runtime.execution.entrances import (
     Act,
     Declined,
     Done,
+    cancel_own_task,
+    close_itself,
     decline,
     fail,
+    fail_in_a_group,
+    fail_strangely,
     hang,
     leave,
     opened,
@@ -45,7 +49,7 @@ async def test_a_service_error_is_the_answer(kind: str, tmp_path: Path) -> None:
         assert await entrance.send() == Done("ok")
 
 
-@pytest.mark.parametrize("act", [fail, stray_cancellation])
+@pytest.mark.parametrize("act", [fail, stray_cancellation, fail_in_a_group, fail_strangely])
 @pytest.mark.parametrize("kind", CALLED)
 async def test_any_other_error_is_an_incident(kind: str, act: Act, tmp_path: Path) -> None:
     async with opened(kind, tmp_path, act) as entrance:
@@ -55,7 +59,34 @@ async def test_any_other_error_is_an_incident(kind: str, act: Act, tmp_path: Pat
         assert await entrance.send() == Done("ok")
 
 
-@pytest.mark.parametrize("act", [decline, fail, stray_cancellation])
+@pytest.mark.parametrize("act", [cancel_own_task, close_itself])
+@pytest.mark.parametrize("kind", ["network", "gateway remote"])
+async def test_a_handler_that_ends_its_own_task_is_an_incident(kind: str, act: Act, tmp_path: Path) -> None:
+    async with opened(kind, tmp_path, act) as entrance:
+        with pytest.raises(InternalError):
+            await entrance.send()
+        assert entrance.node.metrics.value("incidents_total", service="probe") == 1
+        assert await entrance.send() == Done("ok")
+
+
+@pytest.mark.parametrize("act", [cancel_own_task, close_itself])
+@pytest.mark.parametrize("kind", ["signal", "event", "timer"])
+async def test_a_handler_that_ends_its_own_task_ends_no_loop(kind: str, act: Act, tmp_path: Path) -> None:
+    async with opened(kind, tmp_path, act) as entrance:
+        await entrance.send()
+        await eventually(lambda: not entrance.script.acts, "the first message is handled")
+
+        async def another_succeeds() -> bool:
+            await entrance.send()
+            return entrance.script.succeeded >= 2
+
+        await eventually(another_succeeds, "the next ones are handled, too")
+        counter = {"signal": "signals_failed_total", "event": "dead_letters_total"}.get(kind, "instance_restarts_total")
+        labels = {"service": "probe", "publisher": "source"} if kind == "event" else {"service": "probe"}
+        await eventually(lambda: entrance.node.metrics.value(counter, **labels) == 1, "the failure is counted once")
+
+
+@pytest.mark.parametrize("act", [decline, fail, stray_cancellation, fail_in_a_group, fail_strangely])
 @pytest.mark.parametrize("kind", UNATTENDED)
 async def test_without_a_caller_the_next_message_is_handled_after_a_failure(kind: str, act: Act, tmp_path: Path) -> None:
     async with opened(kind, tmp_path, act) as entrance:

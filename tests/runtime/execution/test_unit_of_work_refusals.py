@@ -45,6 +45,12 @@ class Noticed(Signal):
     text: str
 
 
+@ledger.message(key="owner")
+class Changed(Signal):
+    owner: str
+    by: float = 0.0
+
+
 @ledger.message
 class Echo(Request[None]):
     pass
@@ -113,6 +119,12 @@ class Ledger(Service):
                 made.append(tx.publish(Booked("never")))  # forgotten tx.publish
             case "ctx.publish":
                 made.append(ctx.publish(Noticed("never")))  # forgotten ctx.publish
+            case "self.db.execute":
+                made.append(self.db.execute("INSERT INTO lines (cents) VALUES (2)"))  # forgotten self.db.execute
+            case "a signal that does not fit":
+                await ctx.publish(Changed("me", float("nan")))
+            case "a key that is too long":
+                await ctx.publish(Changed("k" * 2000))
             case "ctx.request":
                 made.append(ctx.request(Echo()))  # forgotten ctx.request
             case _:
@@ -176,7 +188,9 @@ def line_of(mark: str) -> int:
     )
 
 
-@pytest.mark.parametrize("what", ["tx.execute", "tx.fetch", "tx.fetch_one", "tx.publish", "ctx.publish", "ctx.request", "a task"])
+@pytest.mark.parametrize(
+    "what", ["tx.execute", "tx.fetch", "tx.fetch_one", "tx.publish", "ctx.publish", "ctx.request", "self.db.execute", "a task"]
+)
 async def test_a_commit_is_refused_while_something_was_not_awaited(
     what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -190,6 +204,23 @@ async def test_a_commit_is_refused_while_something_was_not_awaited(
         assert await service.db.fetch("SELECT * FROM callboard_stream") == []
         await ctx.request(Book(number=7))
         assert await service.db.fetch("SELECT cents FROM lines") == [{"cents": 7}], "the writer is free"
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("a signal that does not fit", "ledger.Changed: /by: NaN"),
+        ("a key that is too long", "ledger.Changed: /owner: a key of 2,000 characters"),
+    ],
+)
+async def test_a_commit_is_refused_with_what_could_not_follow_it(
+    what: str, reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(tmp_path) as (service, ctx):
+        with pytest.raises(InternalError):
+            await ctx.request(Forget(what))
+        assert reason in caplog.text
+        assert await service.db.fetch("SELECT * FROM lines") == []
 
 
 HUGE = "an integer of 65 bits: expected one of at most 64, from -9223372036854775808 to 9223372036854775807"
