@@ -12,7 +12,7 @@ from gateway.manifests import Manifests
 from gateway.problems import Headers, Problem, error_response, log_if_refused, problem_response
 from gateway.routing import Route, Routes, query_params
 from gateway.settings import GatewaySettings
-from runtime import Context, Forbidden, ServiceError
+from runtime import Context, Forbidden, NoInstance, ServiceError
 from runtime.contract.rest import METHODS
 from runtime.network import Params
 from runtime.node.proxy import Proxy
@@ -43,7 +43,7 @@ class Dispatcher:
 
     def _update_routes(self) -> None:
         """Rebuild the routes. Those of a service that is away answer 503, not 404."""
-        self.routes = Routes(self._manifests.live.values(), self._manifests.absent)
+        self.routes = self._manifests.routes()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request (ASGI)."""
@@ -129,6 +129,8 @@ class Dispatcher:
         if raw_path != b"*" and (missing := self._manifests.missing()):
             _log.debug("%s %s has no route yet: waiting for %s", method, scope["path"], ", ".join(missing))
             raise Problem(503, "not-ready", "The gateway does not know all routes yet: try again.", [(b"retry-after", b"1")])
+        if raw_path != b"*" and (owner := self.routes.awaited("GET" if method == "HEAD" else method, raw_path)) is not None:
+            raise NoInstance(owner)
         allowed = ", ".join(sorted({*methods, "OPTIONS", *(["HEAD"] if "GET" in methods else [])})).encode()
         if methods and method == "OPTIONS":
             return 204, [(b"allow", allowed)], b""

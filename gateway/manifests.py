@@ -12,6 +12,7 @@ import msgspec
 
 from gateway.openapi import document
 from gateway.route_owners import RouteOwners
+from gateway.routing import Routes
 from runtime.contract.rest import HttpBinding, route_fault
 from runtime.network import Address, LiveInfo, Manifest, RequestInfo
 from runtime.network.registry import Registry
@@ -68,6 +69,10 @@ class Manifests:
         if self._expects:
             return [service for service in self._expects if service not in self._known]
         return [] if any(info.http for manifest in self._known.values() for info in manifest.requests) else ["any service"]
+
+    def routes(self) -> Routes:
+        """Return the routes of all known services. Those of a service that is away stay its own, also if they are not known."""
+        return Routes(self.live.values(), self.absent, self._owners.routes(), self._owners.prefixes)
 
     def feeds(self) -> dict[str, LiveInfo]:
         """Return what each service that is live or expected marks as `live`, by service."""

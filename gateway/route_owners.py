@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from gateway.reservations import Template, best_prefix, hides, template
 from runtime import StartError
 from runtime.network import Manifest
 from runtime.telemetry import Metrics, logger
@@ -25,12 +26,17 @@ class RouteOwners:
         file: where the owners are stored; None to keep them in memory only.
         metrics: counts refused routes.
 
+    Attributes:
+        prefixes: the owner of each configured prefix.
+
     Raises:
         StartError: if the file cannot be read.
     """
 
     def __init__(self, configured: Sequence[str], file: Path | None, metrics: Metrics) -> None:
-        self._configured = {_template(path): service for path, _, service in (text.rpartition("=") for text in configured)}
+        owners = [text.rpartition("=") for text in configured]
+        self._routes = {template(path): service for path, _, service in owners if " " in path}
+        self.prefixes = {template(path): service for path, _, service in owners if " " not in path}
         self._file = file
         self._metrics = metrics
         self._owners: dict[str, str] = {} if file is None else _read(file)
@@ -46,15 +52,18 @@ class RouteOwners:
             self._store({route: owner for route, owner in self._owners.items() if before.get(route) != owner})
         return admitted
 
+    def routes(self) -> dict[Template, str]:
+        """Return the owner of each route that is configured or stored, whether or not it is announced."""
+        stored = ((template(route), owner) for route, owner in self._owners.items())
+        return {route: self._owner_by_settings(route, owner) or owner for route, owner in stored} | self._routes
+
     def _admit(self, manifest: Manifest, refused: set[tuple[str, str]]) -> Manifest:
         requests, own = list(manifest.requests), True
         for index, info in enumerate(requests):
             if info.http is None:
                 continue
             route = " ".join(info.http.shape)
-            owner = (
-                self._configured_owner(route) or self._owners.get(route) or self._owner_of_what_it_hides(route, manifest.service)
-            )
+            owner = self._owner(route, manifest.service)
             if owner is None or owner == manifest.service:
                 self._owners[route] = manifest.service
                 continue
@@ -68,16 +77,23 @@ class RouteOwners:
                 )  # fmt: skip
         return manifest if own else msgspec.structs.replace(manifest, requests=tuple(requests))
 
-    def _configured_owner(self, route: str) -> str | None:
-        if route in self._configured:
-            return self._configured[route]
-        segments = route.partition(" ")[2].split("/")
-        prefixes = ("/".join(segments[:end]) or "/" for end in range(len(segments), 0, -1))
-        return next((self._configured[prefix] for prefix in prefixes if prefix in self._configured), None)
+    def _owner(self, route: str, service: str) -> str | None:
+        """Return the service that a route belongs to, or None if it has no owner yet. The settings count more than the file."""
+        shape = template(route)
+        return (
+            self._owner_by_settings(shape, service)
+            or self._owners.get(route)
+            or _owner_of_what_it_hides(shape, service, ((template(known), owner) for known, owner in self._owners.items()))
+        )
 
-    def _owner_of_what_it_hides(self, route: str, service: str) -> str | None:
-        """Return the other service of which a new route would take requests, because a literal segment precedes a parameter."""
-        return next((owner for known, owner in self._owners.items() if owner != service and _hides(route, known)), None)
+    def _owner_by_settings(self, route: Template, service: str) -> str | None:
+        return self._configured_owner(route) or _owner_of_what_it_hides(route, service, self._routes.items())
+
+    def _configured_owner(self, route: Template) -> str | None:
+        if route in self._routes:
+            return self._routes[route]
+        prefix = best_prefix(self.prefixes, route[1:])
+        return None if prefix is None else self.prefixes[prefix]
 
     def _store(self, changes: dict[str, str]) -> None:
         """Add new owners to the file. Gateways that share it keep what another has stored meanwhile, unless a setting differs."""
@@ -89,14 +105,14 @@ class RouteOwners:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 stored = _read(self._file)
                 for route, owner in changes.items():
-                    if route not in stored or self._configured_owner(route) is not None:
+                    if route not in stored or self._configured_owner(template(route)) is not None:
                         stored[route] = owner
                 new = self._file.with_suffix(".new")
                 new.touch(mode=0o600)
                 new.write_bytes(msgspec.json.format(msgspec.json.encode(dict(sorted(stored.items()))), indent=2) + b"\n")
                 new.replace(self._file)
         except OSError as error:
-            if any(self._configured_owner(route) is None for route in changes):
+            if any(self._configured_owner(template(route)) is None for route in changes):
                 _log.warning(
                     "%s: the owners of routes are not stored, and a restart forgets them: %s", self._file, error.strerror
                 )
@@ -104,18 +120,9 @@ class RouteOwners:
         self._owners = stored
 
 
-def _hides(route: str, known: str) -> bool:
-    """Return whether a route would receive requests of a known one."""
-    (method, *segments), (known_method, *known_segments) = route.replace(" ", "/").split("/"), known.replace(" ", "/").split("/")
-    if method != known_method or len(segments) != len(known_segments):
-        return False
-    pairs = [(new, old) for new, old in zip(segments, known_segments, strict=True) if new != old]
-    return all("{}" in pair for pair in pairs) and (not pairs or pairs[0][1] == "{}")
-
-
-def _template(route: str) -> str:
-    """Return a configured route or prefix without the names of its parameters."""
-    return "/".join("{}" if segment.startswith("{") else segment for segment in route.split("/"))
+def _owner_of_what_it_hides(route: Template, service: str, known: Iterable[tuple[Template, str]]) -> str | None:
+    """Return the other service of which a route would take requests, because a literal segment precedes a parameter."""
+    return next((owner for other, owner in known if owner != service and hides(route, other)), None)
 
 
 def _read(file: Path) -> dict[str, str]:

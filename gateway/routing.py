@@ -1,8 +1,9 @@
 """Routing of a method and path to a request of a service, built from the manifests of live instances."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from urllib.parse import unquote_to_bytes
 
+from gateway.reservations import Reservations, Template
 from runtime import Malformed
 from runtime.contract.rest import METHODS
 from runtime.network import Manifest, Params, RequestInfo
@@ -15,9 +16,24 @@ _log = logger("gateway")
 
 
 class Route:
-    """A REST route and the request that it maps to."""
+    """A REST route and the request that it maps to.
 
-    __slots__ = ("allow", "fields", "info", "is_login", "needs_body", "service", "status", "takes_body")
+    Attributes:
+        is_contested: whether some requests that match it may belong to another service.
+    """
+
+    __slots__ = (
+        "allow",
+        "fields",
+        "info",
+        "is_contested",
+        "is_login",
+        "needs_body",
+        "service",
+        "status",
+        "takes_body",
+        "template",
+    )
 
     def __init__(self, service: str, info: RequestInfo) -> None:
         assert info.http is not None
@@ -29,6 +45,8 @@ class Route:
         self.takes_body = info.http.method not in ("GET", "DELETE")
         required = info.request.get("required", ())
         self.needs_body = any(name in required for name in info.http.body_fields)
+        self.template: Template = (info.http.method, *info.http.shape[1].split("/")[1:])
+        self.is_contested = False
         self.is_login = (info.http.method, info.http.path) in _LOGINS
 
     def __repr__(self) -> str:
@@ -54,16 +72,32 @@ class Routes:
         live: the manifests of live instances.
         absent: the last manifests of services that have no live instance. A live service takes precedence over them
             where both have the same route.
+        owners: the owner of each route that has one, also of those that no manifest contains.
+        prefixes: the owner of all paths below a prefix. No other service receives requests for them by a parameter.
     """
 
-    def __init__(self, live: Iterable[Manifest] = (), absent: Iterable[Manifest] = ()) -> None:
+    def __init__(
+        self,
+        live: Iterable[Manifest] = (),
+        absent: Iterable[Manifest] = (),
+        owners: Mapping[Template, str] | None = None,
+        prefixes: Mapping[Template, str] | None = None,
+    ) -> None:
         self._root = _PathNode()
         self._exact: dict[bytes, dict[str, Route]] = {}
+        self._live: set[str] = set()
+        routes: list[Route] = []
         for manifests, is_live in ((live, True), (absent, False)):
             for manifest in manifests:
+                if is_live:
+                    self._live.add(manifest.service)
                 for info in manifest.requests:
                     if info.http is not None:
-                        self._add(Route(manifest.service, info), info.http.method, info.http.path, is_live=is_live)
+                        routes.append(Route(manifest.service, info))
+                        self._add(routes[-1], info.http.method, info.http.path, is_live=is_live)
+        self._reservations = Reservations(owners or {}, prefixes or {}, [(route.template, route.service) for route in routes])
+        for route in routes:
+            route.is_contested = self._reservations.contest(route.template, route.service)
 
     def _add(self, route: Route, method: str, path: str, *, is_live: bool) -> None:
         node = self._root
@@ -83,35 +117,57 @@ class Routes:
     def find(self, method: str, raw_path: bytes) -> tuple[Route, tuple[str, ...]] | None:
         """Return the route of a method and path and the values of its parameters in order, or None if there is none.
 
+        A request that belongs to a service gets no route of another one.
+
         Raises:
             Malformed: if the percent-decoded path is not UTF-8.
         """
         exact = self._exact.get(raw_path)
         if exact is not None and method in exact:
             return exact[method], ()
-        return _walk(self._root, method, _decode_path(raw_path), 0, ())
+        segments = _decode_path(raw_path)
+        found = _walk(self._root, method, segments, 0, (), None)
+        if found is None or not found[0].is_contested:
+            return found
+        route = found[0]
+        owner = self._reservations.owner(method, segments, (route.template, route.service))
+        return found if owner == route.service else _walk(self._root, method, segments, 0, (), owner)
 
     def methods(self, raw_path: bytes) -> set[str]:
-        """Return the methods that have a route for a path.
+        """Return the methods that have a route for a path, or would have one if its owner were not away.
 
         Raises:
             Malformed: if the percent-decoded path is not UTF-8.
         """
-        segments = _decode_path(raw_path)
-        return {method for method in METHODS if _walk(self._root, method, segments, 0, ()) is not None}
+        return {
+            method for method in METHODS if self.find(method, raw_path) is not None or self.awaited(method, raw_path) is not None
+        }
+
+    def awaited(self, method: str, raw_path: bytes) -> str | None:
+        """Return the service that is away and to which a request without a route belongs, or None if there is none.
+
+        Raises:
+            Malformed: if the percent-decoded path is not UTF-8.
+        """
+        owner = self._reservations.owner(method, _decode_path(raw_path))
+        return None if owner in self._live else owner
 
 
 def _walk(
-    node: _PathNode, method: str, segments: list[str], at: int, values: tuple[str, ...]
+    node: _PathNode, method: str, segments: list[str], at: int, values: tuple[str, ...], service: str | None
 ) -> tuple[Route, tuple[str, ...]] | None:
+    """Return the first match in the tree, of any service or of the given one."""
     if at == len(segments):
         route = node.methods.get(method)
-        return None if route is None else (route, values)
+        return None if route is None or service not in (None, route.service) else (route, values)
     segment = segments[at]
-    if segment in node.literals and (found := _walk(node.literals[segment], method, segments, at + 1, values)) is not None:
+    if (
+        segment in node.literals
+        and (found := _walk(node.literals[segment], method, segments, at + 1, values, service)) is not None
+    ):
         return found
     if node.parameter is not None and segment:
-        return _walk(node.parameter, method, segments, at + 1, (*values, segment))
+        return _walk(node.parameter, method, segments, at + 1, (*values, segment), service)
     return None
 
 

@@ -5,8 +5,11 @@ from typing import Annotated
 from msgspec import Meta
 
 from runtime import Struct
+from runtime.contract.rest import METHODS
 
-RouteOwner = Annotated[str, Meta(pattern=r"^([A-Z]+ )?/[^\s=,]*=[a-z][a-z0-9_-]*$")]
+_SEGMENTS = r"(/([A-Za-z0-9._~-]+|\{[A-Za-z0-9._~-]*\}))+"
+RouteOwner = Annotated[str, Meta(pattern=rf"^((({'|'.join(METHODS)}) )?{_SEGMENTS}/?|/)=[a-z][a-z0-9_-]*$")]
+"""The owner of a route or of a prefix. A text that no route can match is refused, because it would protect nothing."""
 
 
 class GatewaySettings(Struct):
@@ -51,7 +54,7 @@ class GatewaySettings(Struct):
     """Addresses or networks of proxies, such as `10.0.0.0/8`. From them, `Forwarded` or `X-Forwarded-For` names the client's address."""
     owners: tuple[RouteOwner, ...] = ()
     """The service to which a route or all paths below a prefix belong: `/sessions=auth`, `POST /rides=rides`. Others belong to the first
-    service that announces them."""
+    service that announces them. While the owner is away, its requests get 503."""
     max_streams: Annotated[int, Meta(ge=0)] = 10_000
     """The most streams of `/live` and `/console/tail` open at once. Further requests for one get status 503."""
     streams_per_user: Annotated[int, Meta(ge=1)] = 16

@@ -10,17 +10,17 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from config import compose
-from config.load import load
+from config.load import SettingsError, load
 from config.settings import Settings
 from gateway.route_owners import RouteOwners
+from gateway.routing import Routes
 from gateway.service import Gateway
 from gateway.settings import GatewaySettings
 from runtime import ANYONE, Context, Contract, Node, Request, Service, StartError, handles
-from runtime.contract.access import Allow
-from runtime.contract.rest import HttpBinding
-from runtime.network import Manifest, RequestInfo
+from runtime.network import Manifest
 from runtime.telemetry import Metrics
 from runtime.testing import FakeAuth, eventually
+from tests.gateway.routes import manifest, who
 from tests.system_under_test import PASSWORD, open_system, settings
 from transports.memory import MemoryNetwork, MemoryTransport
 
@@ -42,12 +42,6 @@ class Thief(Service):
     @handles(http="POST /sessions", status=201, allow=ANYONE)
     async def take(self, message: Take, ctx: Context) -> None:
         Thief.taken += 1
-
-
-def manifest(service: str, *routes: str) -> Manifest:
-    bindings = [HttpBinding(method, path, 200) for method, _, path in (route.partition(" ") for route in routes)]
-    requests = [RequestInfo(f"{service}.R{number}", Allow(anyone=True), http) for number, http in enumerate(bindings)]
-    return Manifest(service, f"node of {service}", "1", requests=tuple(requests))
 
 
 def served(owners: RouteOwners, *manifests: Manifest) -> dict[str, str]:
@@ -134,9 +128,62 @@ def test_a_route_that_would_take_requests_from_anothers_is_refused(route: str, r
         assert served(owners, manifest("auth", route)) == {route: "auth"}, "its own route is never refused"
 
 
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("owner", ["PATCH /users/{id}", "/users/{id}", "/users/{id}/"])
+def test_a_route_with_a_parameter_is_protected_although_its_owner_comes_later(owner: str, stored: bool, tmp_path: Path) -> None:
+    file = tmp_path / "routes.json"
+    auth, other = manifest("auth", "PATCH /users/{id}"), manifest("rogue", "PATCH /users/admin", "PATCH /admin")
+    if stored:
+        assert served(RouteOwners((), file, Metrics()), other).keys() == {"PATCH /users/admin", "PATCH /admin"}
+    metrics = Metrics()
+    owners = RouteOwners((f"{owner}=auth",), file, metrics)
+    for manifests in ((other,), (other, auth), (other,)):
+        assert "PATCH /users/admin" not in served(owners, *manifests)
+    assert metrics.value("routes_refused_total", service="rogue") == 1
+    routes = Routes(owners.admit((other, auth)), (), owners.routes(), owners.prefixes)
+    assert who(routes, "PATCH", "/users/admin") == "auth"
+    assert served(RouteOwners((f"{owner}=auth", "PATCH /users/admin=rogue"), None, Metrics()), other, auth).keys() == {
+        "PATCH /users/admin", "PATCH /admin", "PATCH /users/{id}",
+    }, "the settings may say otherwise"  # fmt: skip
+
+
+def test_a_stored_route_with_a_parameter_is_protected_while_its_owner_is_away(tmp_path: Path) -> None:
+    file = tmp_path / "routes.json"
+    served(RouteOwners((), file, Metrics()), manifest("auth", "PATCH /users/{id}"))
+    assert served(RouteOwners((), file, Metrics()), manifest("rogue", "PATCH /users/admin")) == {}
+
+
+@pytest.mark.parametrize("configured", ["/sessions=auth", "/sessions/=auth"])
+def test_a_slash_at_the_end_of_a_prefix_does_not_matter(configured: str) -> None:
+    owners = RouteOwners(load(environment={"CALLBOARD_GATEWAY__OWNERS": configured}).settings.gateway.owners, None, Metrics())
+    assert served(owners, manifest("rogue", "POST /sessions", "GET /sessions/{id}", "GET /sessionsx")) == {
+        "GET /sessionsx": "rogue"
+    }
+
+
+@pytest.mark.parametrize(
+    "configured",
+    ["//sessions=auth", "/a//b=auth", "/sess*=auth", "/sessi%6Fns=auth", "/x?y=auth", "/users/{id=auth", "/users/a{id}=auth", "HEAD /x=auth",
+     "FETCH /x=auth", "GET /=auth", "sessions=auth", "/sessions//=auth", "/sessions=", "/sessions"],
+)  # fmt: skip
+def test_a_setting_that_would_protect_nothing_stops_the_start(configured: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        load(environment={"CALLBOARD_GATEWAY__OWNERS": configured})
+    assert "CALLBOARD_GATEWAY__OWNERS" in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1
+
+
 def test_the_most_specific_setting_counts() -> None:
     owners = RouteOwners(
-        ("/=root", "/users=auth", "GET /users/{id}=people", "GET /users=nobody", "/users/{id}/rides=rides", "/users=last"),
+        (
+            "/=root",
+            "/users=auth",
+            "GET /users/{id}=people",
+            "GET /users=nobody",
+            "/users/{id}/rides=rides",
+            "/users/=nobody",
+            "/users=last",
+        ),
         None,
         Metrics(),
     )
