@@ -69,12 +69,13 @@ async def examine_broker(folder: Path, **environment: str) -> list[tuple[str, st
 
 
 async def test_what_a_broker_cannot_do_is_a_warning(tmp_path: Path) -> None:
-    async with Broker(tmp_path, "allow_anonymous true", "retain_available false", "max_qos 0") as broker:
+    async with Broker(tmp_path, "allow_anonymous true", "retain_available false", "max_qos 0", "max_packet_size 2000") as broker:
         accepted, *warnings = await examine_broker(tmp_path, url=broker.url, heartbeat="0.1")
         assert accepted[0] == "ok"
-        assert [state for state, _ in warnings] == ["warning", "warning"]
+        assert [state for state, _ in warnings] == ["warning", "warning", "warning"]
         assert "it retains no messages" in warnings[0][1]
         assert "it takes QoS 0 only" in warnings[1][1]
+        assert "the broker takes packets of at most 2000 bytes" in warnings[2][1]
 
 
 async def test_a_broker_that_does_not_speak_mqtt_5_is_a_fault(tmp_path: Path) -> None:

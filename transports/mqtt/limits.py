@@ -3,7 +3,12 @@
 import mqtt5
 import msgspec
 
+from runtime import StartError
+from runtime.network import Manifest
 from transports.mqtt.settings import MqttSettings
+
+_SMALL = 64 * 1024
+"""Bytes below which a limit of packets is worth a warning: a manifest, or a usual message, may be larger."""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -50,6 +55,11 @@ class Limits(msgspec.Struct, frozen=True):
             found.append("it retains no messages: a node that joins learns of the others at their next heartbeat")
         if not self.acknowledges:
             found.append("it takes QoS 0 only: a request to an instance that is gone waits until its heartbeats are missed")
+        if self.max_packet < _SMALL:
+            found.append(
+                f"the broker takes packets of at most {self.max_packet} bytes: larger messages fail, and a service whose manifest is "
+                "larger cannot start"
+            )
         return found
 
 
@@ -63,4 +73,12 @@ def limits_of(packet: mqtt5.ConnAckPacket, settings: MqttSettings) -> Limits:
         packet.receive_max,
         min(settings.max_packet, packet.max_packet_size or settings.max_packet),
         min(settings.keepalive, packet.server_keep_alive or settings.keepalive),
+    )
+
+
+def manifest_too_large(manifest: Manifest, url: str, limits: Limits) -> StartError:
+    """Return the error for a service that cannot be announced, because its manifest does not fit into a packet."""
+    return StartError(
+        f"{manifest.service}: a manifest of {len(msgspec.json.encode(manifest)):,} bytes is more than {url} takes "
+        f"({limits.max_packet:,} with its headers): raise max_packet_size (mosquitto), and transport.mqtt.max_packet if it is lower"
     )

@@ -169,3 +169,14 @@ def encode_publish(topic: str, payload: bytes, largest: int, **properties: Any) 
     if len(data) > largest:
         raise TooLarge(f"a message of {len(payload):,} bytes is more than the broker takes ({largest:,} with its headers)")
     return data
+
+
+class _Instance(msgspec.Struct):
+    """The part of a manifest that identifies an instance."""
+
+    instance: str
+
+
+def instance_of(manifest: bytes) -> str:
+    """Return the id of the instance that a manifest announces."""
+    return msgspec.json.decode(manifest, type=_Instance).instance

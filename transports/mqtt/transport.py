@@ -21,6 +21,7 @@ from runtime.network import (
     Manifest,
     PeerUnreachable,
     Receiver,
+    TooLarge,
     Topic,
     Transport,
     TransportError,
@@ -28,6 +29,7 @@ from runtime.network import (
 from runtime.telemetry import logger
 from transports.mqtt import packets
 from transports.mqtt.attempts import Attempts
+from transports.mqtt.limits import manifest_too_large
 from transports.mqtt.link import Link
 from transports.mqtt.multicasts import Multicasts
 from transports.mqtt.presence import MISSED, Presence
@@ -169,7 +171,10 @@ class MqttTransport(Transport):
         self._manifests[manifest.service] = manifest
         self._instances.add(manifest.instance)
         await self.link.subscribe(self._topics.presence(manifest.address))  # see `_check_own`
-        await self._announce(manifest)
+        try:
+            await self._announce(manifest)
+        except TooLarge:  # a retry would not help
+            raise manifest_too_large(manifest, self.attempts.url, self.link.limits) from None
 
     async def _announce(self, manifest: Manifest) -> None:
         async with self._announcing:  # a service that is withdrawn meanwhile must not be announced again
@@ -288,10 +293,9 @@ class MqttTransport(Transport):
         A broker reports a takeover in its DISCONNECT packet, but not every broker does: mosquitto 2.0 just closes the
         connection. Only a manifest of one of this node's own services counts, because others may be forged.
         """
-        if service in self._manifests and payload and self._link is not None:
-            instance = msgspec.json.decode(payload, type=_Instance).instance
-            if instance not in self._instances:
-                self._link.fail_taken_over()
+        announced = packets.instance_of(payload) if service in self._manifests and payload else None
+        if announced is not None and announced not in self._instances and self._link is not None:
+            self._link.fail_taken_over()
 
     def _introduce(self, service: str, node: str) -> None:
         """Announce the own instance of a service to a new one, where these two have to choose which takes a signal.
@@ -389,9 +393,3 @@ class MqttTransport(Transport):
         properties = packets.properties(envelope, None)
         if not self.link.publish_now(name, envelope.body, **properties):
             await self.link.publish(name, envelope.body, wait=False, **properties)
-
-
-class _Instance(msgspec.Struct):
-    """The part of a manifest that identifies an instance."""
-
-    instance: str

@@ -96,6 +96,26 @@ async def test_a_request_waits_one_heartbeat_for_what_the_node_cannot_know_yet(t
         assert waited >= 0.3
 
 
+async def test_a_manifest_that_the_broker_does_not_take_ends_the_start_with_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Broker(tmp_path, "allow_anonymous true", "max_packet_size 1500") as broker:
+        with pytest.raises(StartError) as caught:
+            async with Node([Echo], transport(broker.url)):
+                pass
+        assert f"more than {broker.url} takes (1,500 with its headers): raise max_packet_size (mosquitto)" in str(caught.value)
+        assert str(caught.value).startswith("echo: a manifest of ")
+        assert "\n" not in str(caught.value)
+        assert "crashed" not in caplog.text
+        assert "the broker takes packets of at most 1500 bytes" in caplog.text
+
+
+def test_only_a_small_limit_of_packets_is_named() -> None:
+    assert Limits(max_packet=64 * 1024).restrictions() == []
+    (said,) = Limits(max_packet=64 * 1024 - 1).restrictions()
+    assert said.startswith("the broker takes packets of at most 65535 bytes")
+
+
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
