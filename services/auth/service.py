@@ -47,6 +47,9 @@ from services.auth.password_rules import weakness
 from services.auth.passwords import MAX_WAITING, HashSettings, Passwords
 from services.auth.store import Session, Store
 
+_ELSEWHERE = "elsewhere"
+"""The source for which changes of a password count from every address where the user has not logged in."""
+
 
 class SeedUser(Struct):
     """A user that the settings create, with a role and a password."""
@@ -136,17 +139,20 @@ class Auth(Service):
 
     @handles(http="POST /users/me/password", status=204, allow=roles(*ROLES), raises=(WrongPassword, TooManyAttempts))
     async def change_password(self, message: ChangePassword, ctx: Context, tx: Transaction) -> None:
-        self._record_attempt(ctx.user.subject, _source(ctx), ctx.user.subject, familiar=True)
-        old_hash = await self.store.password_hash(ctx.user.subject)
+        user_id, source = ctx.user.subject, _source(ctx)
+        # A stolen token must not try ten passwords from each of many addresses: all that are not the user's own count as one
+        counted = source if await self.store.is_familiar(user_id, source) else _ELSEWHERE
+        self._record_attempt(user_id, counted, user_id, familiar=True)
+        old_hash = await self.store.password_hash(user_id)
         if old_hash is None or not await self.passwords.matches(old_hash, message.old):
-            self._log_refusal("wrong old password", _source(ctx), ctx.user.subject)
+            self._log_refusal("wrong old password", source, user_id)
             raise WrongPassword
-        self.login_throttle.reset(ctx.user.subject, _source(ctx))
-        user = await self.store.user(ctx.user.subject)
+        self.login_throttle.reset(user_id, counted)
+        user = await self.store.user(user_id)
         _refuse_weak("/new", message.new, "" if user is None else user.email)
-        if not await self.store.change_password(tx, ctx.user.subject, old_hash, await self.passwords.hash(message.new)):
+        if not await self.store.change_password(tx, user_id, old_hash, await self.passwords.hash(message.new)):
             raise WrongPassword
-        await self.store.revoke_user(tx, ctx.user.subject)
+        await self.store.revoke_user(tx, user_id)
         await ctx.publish(SessionsRevoked())
 
     @handles(http="PATCH /users/{id}", allow=roles("admin"), raises=(UnknownUser,))

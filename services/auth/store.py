@@ -71,6 +71,11 @@ class Store:
         )
         return (None, False) if row is None else ((_user(row), row["password_hash"]), bool(row["familiar"]))
 
+    async def is_familiar(self, user_id: str, source: str) -> bool:
+        """Return whether a source has logged in to an account before."""
+        query = "SELECT 1 FROM login_sources WHERE user_id = $1 AND source = $2"
+        return await self._db.fetch_one(query, user_id, source) is not None
+
     async def record_source(self, tx: Transaction, user_id: str, source: str) -> None:
         """Record that a source has logged in to an account. The last ten of each account are kept."""
         await tx.execute(

@@ -52,6 +52,22 @@ async def test_nobody_can_lock_the_owner_of_an_account_out(tmp_path: Path, separ
         assert (await log_in(system, PASSWORD, "203.0.113.2", "admin@example.com")).status_code == 201
 
 
+async def test_a_stolen_token_cannot_guess_the_password_from_many_addresses(tmp_path: Path) -> None:
+    async with open_system(settings(tmp_path, trusted_proxies=("127.0.0.1",))) as system:
+        token = (await log_in(system, PASSWORD, OWNER)).json()["access_token"]
+
+        async def change(old: str, source: str) -> httpx.Response:
+            headers = {"Authorization": f"Bearer {token}", "X-Forwarded-For": source}
+            return await system.client.post("/users/me/password", json={"old": old, "new": "another one"}, headers=headers)
+
+        statuses = [(await change("wrong", f"198.51.100.{number}")).status_code for number in range(14)]
+        assert statuses == [403] * 10 + [429] * 4
+        assert (await change(PASSWORD, "198.51.100.99")).status_code == 429, "the right one would tell the thief too"
+        assert (await log_in(system, PASSWORD, OWNER)).status_code == 201
+        assert [(await change("wrong", OWNER)).status_code for _ in range(3)] == [403] * 3
+        assert (await change(PASSWORD, OWNER)).status_code == 204, "the owner, where they have logged in before"
+
+
 async def test_the_addresses_of_one_ipv6_network_are_one_source(tmp_path: Path) -> None:
     async with open_system(settings(tmp_path, trusted_proxies=("127.0.0.1",))) as system:
         statuses = [(await log_in(system, "wrong", f"2001:db8:7::{number:x}")).status_code for number in range(1, 13)]
