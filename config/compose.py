@@ -74,14 +74,14 @@ def _import_service(path: str) -> type[Service]:
         found: object = getattr(importlib.import_module(module), name)
     except CallboardError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _import_error(path, error) from error
     if not isinstance(found, type) or not issubclass(found, Service):
         raise UnknownService(f"services: {path!r} is not a subclass of Service")
     return found
 
 
-def _import_error(path: str, error: Exception) -> CallboardError:
+def _import_error(path: str, error: Exception | SystemExit) -> CallboardError:
     """Return the error for a service that cannot be imported: the fault, its place, and the remedy."""
     module, _, name = path.partition(":")
     subject = f"services: {path!r} cannot be imported"
@@ -101,6 +101,11 @@ def _import_error(path: str, error: Exception) -> CallboardError:
         where: str | None = place(error.filename or module, error.lineno or 0)
         return BrokenService(f"{subject}: {where}: {type(error).__name__}: {error.msg}")
     where = innermost(error.__traceback__) or module
+    if isinstance(error, SystemExit):
+        return BrokenService(
+            f"{subject}: {where}: the module ends the process (sys.exit) when it is imported: move that into a function, or below "
+            'if __name__ == "__main__"'
+        )
     if isinstance(error, ModuleNotFoundError) and error.name is not None:
         return BrokenService(f"{subject}: {where}: there is no module {error.name}: install its package, or correct the import")
     return BrokenService(f"{subject}: {where}: {type(error).__name__}: {error}")

@@ -92,6 +92,11 @@ def test_a_wrong_setting_names_what_is_missing(folder: Path, service: str, expec
         ("x = = 1", "hall/service.py:2: SyntaxError: invalid syntax"),
         ("x = y", "hall/service.py:2: NameError: name 'y' is not defined"),
         ("x = {}['key']", "hall/service.py:2: KeyError: 'key'"),
+        (
+            "import sys; sys.exit()",
+            "hall/service.py:2: the module ends the process (sys.exit) when it is imported: move that into",
+        ),
+        ("raise SystemExit('over')", "hall/service.py:2: the module ends the process"),
     ],
 )
 def test_code_that_cannot_be_imported_is_reported_with_its_line(folder: Path, head: str, expected: str) -> None:
