@@ -9,8 +9,13 @@ from gateway.problems import Headers
 from runtime import StartError
 
 _FORWARDED, _X_FORWARDED_FOR = b"forwarded", b"x-forwarded-for"
-_PAIR = re.compile(r'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)=("(?:[^"\\]|\\.)*"|[^\s";,]*)\s*(;|,|\Z)')
-"""A parameter of a `Forwarded` field (RFC 7239, section 4) and what ends it."""
+_PAIR = r'([!#$%&\'*+.^_`|~0-9A-Za-z-]+)=("(?:[^"\\]|\\.)*+"|[^\s";,]*+)'
+"""A parameter of a `Forwarded` field (RFC 7239, section 4)."""
+_LAST_ELEMENT = re.compile(rf"(?:\A|,)\s*+((?:{_PAIR})?(?:\s*+;\s*+(?:{_PAIR})?)*+)\s*\Z")
+"""The last element of a `Forwarded` field. The match of `search` is the longest one, so no comma in quotes begins an element.
+
+The text before it may be anything. If a quote were open there, the element could not end as it does.
+"""
 _NODE = re.compile(r"\[(?P<v6>[0-9A-Fa-f:.]+)\](?::\w+)?|(?P<v4>[0-9.]+)(?::\w+)?|(?P<bare>[0-9A-Fa-f:.]+)", re.ASCII)
 """An address as a proxy writes it: with or without a port, IPv6 with or without brackets."""
 _MAX_HOPS = 32
@@ -52,14 +57,14 @@ class Addresses:
         found: set[str] = set()
         for name, read in ((_FORWARDED, _forwarded), (_X_FORWARDED_FOR, _x_forwarded_for)):
             text = ",".join(value.decode("latin-1") for given, value in headers if given == name)
-            if text:
-                found.add(self._walk(peer, read(text)))
+            if hops := read(text):
+                found.add(self._walk(peer, hops))
         return found.pop() if len(found) == 1 else peer
 
     def _walk(self, peer: str, hops: Sequence[str]) -> str:
-        """Return the first address, from right to left, that is not a trusted proxy. An unreadable entry ends the walk."""
+        """Return the first address, the nearest hop first, that is not a trusted proxy. An unreadable entry ends the walk."""
         address = peer
-        for hop in hops[: -_MAX_HOPS - 1 : -1]:
+        for hop in hops[:_MAX_HOPS]:
             if not self._is_trusted(address):
                 break
             parsed = _parse(hop)
@@ -114,24 +119,22 @@ def _parse(hop: str) -> str | None:
 
 
 def _x_forwarded_for(text: str) -> list[str]:
-    return [hop.strip() for hop in text.split(",")]
+    """Return the entries, the nearest hop first. Empty ones do not count (RFC 9110, section 5.6.1)."""
+    return [hop for entry in reversed(text.split(",")) if (hop := entry.strip())]
 
 
 def _forwarded(text: str) -> list[str]:
-    """Return the `for` parameter of each element, and an empty text for an element without one.
+    """Return the `for` parameter of each element, the nearest hop first, and "unknown" for an element without one.
 
-    A field that cannot be read has no elements, because its end may belong to any of them.
+    Empty elements do not count. Before one that cannot be read, nothing counts: no proxy has written it.
     """
-    hops, hop, at = list[str](), "", 0
-    while at < len(text):
-        match = _PAIR.match(text, at)
+    hops = list[str]()
+    while len(hops) < _MAX_HOPS and (text := text.rstrip(" \t,")):
+        match = _LAST_ELEMENT.search(text)
         if match is None:
-            return []
-        name, value, end = match.groups()
-        if name.lower() == "for":
-            hop = re.sub(r"\\(.)", r"\1", value[1:-1]) if value.startswith('"') else value
-        if end != ";":
-            hops.append(hop)
-            hop = ""
-        at = match.end()
+            break
+        given = {name.lower(): value for name, value in re.findall(_PAIR, match[1])}
+        value = given.get("for", "")
+        hops.append((re.sub(r"\\(.)", r"\1", value[1:-1]) if value.startswith('"') else value) or "unknown")
+        text = text[: match.start()]
     return hops

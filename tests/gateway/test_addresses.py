@@ -34,7 +34,9 @@ def test_the_fields_of_an_untrusted_peer_do_not_count(peer: str, name: str) -> N
         ("2001:db8::5", "2001:db8::5"),
         ("::ffff:198.51.100.1", "198.51.100.1"),
         ("198.51.100.1, unknown", "10.0.0.1"),
-        ("198.51.100.1, ", "10.0.0.1"),
+        ("198.51.100.1, ", "198.51.100.1"),
+        (" ,, 198.51.100.1 ,10.0.0.7,", "198.51.100.1"),
+        (" , ", "10.0.0.1"),
         ("999.1.1.1", "10.0.0.1"),
     ],
 )
@@ -57,6 +59,12 @@ def test_x_forwarded_for_is_read_from_right_to_left_over_trusted_hops(chain: str
         ("for=198.51.100.1, for=unknown, for=10.0.0.7", "10.0.0.7"),
         ("for=198.51.100.1, proto=https", "10.0.0.1"),
         ('for="198.51.100.1', "10.0.0.1"),
+        (",, for=198.51.100.1 ,", "198.51.100.1"),
+        ("for=198.51.100.1;", "198.51.100.1"),
+        ('for=", for=198.51.100.1', "198.51.100.1"),
+        ('for="x, for="[2001:db8::5]"', "2001:db8::5"),
+        ('for="\\, for="198.51.100.1:80";host="a,for=1.1.1.1"', "198.51.100.1"),
+        ("nonsense, for=10.0.0.7", "10.0.0.7"),
         ("198.51.100.1", "10.0.0.1"),
     ],
 )
@@ -69,6 +77,16 @@ def test_a_field_that_the_proxy_passed_on_from_the_client_chooses_no_address() -
     given = ("x-forwarded-for", "198.51.100.1")
     assert client("10.0.0.1", given, ("forwarded", "for=1.2.3.4")) == "10.0.0.1"
     assert client("10.0.0.1", given, ("forwarded", "for=198.51.100.1")) == "198.51.100.1"
+
+
+@pytest.mark.parametrize("value", [",", " , ,", "nonsense", 'for="', "for=1.2.3.4 for=1.2.3.4", "=", 'for="1.2.3.4"x'])
+def test_a_field_of_the_client_that_says_nothing_does_not_hide_the_client(value: str) -> None:
+    assert client("10.0.0.1", ("x-forwarded-for", "198.51.100.1"), ("forwarded", value)) == "198.51.100.1"
+
+
+def test_a_client_that_the_proxy_keeps_secret_is_not_replaced_by_the_field_of_the_client() -> None:
+    for value in ("for=unknown", "for=_hidden", "proto=https"):
+        assert client("10.0.0.1", ("forwarded", value), ("x-forwarded-for", "1.2.3.4")) == "10.0.0.1"
 
 
 def test_a_long_chain_is_cut_off() -> None:
