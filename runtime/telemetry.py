@@ -49,6 +49,8 @@ Refused = Literal["login", "token", "authorization"]
 def log_refusal(what: Refused, reason: str, **details: str | None) -> None:
     """Log that a login, a token, or an authorization was refused: one line, whose first word is always `security.refused`.
 
+    It is a warning, so that it stays in a log whose level leaves out what is usual.
+
     Args:
         what: the kind of refusal.
         reason: why. Neither it nor a detail may be a secret, or a text that a user typed.
@@ -56,7 +58,7 @@ def log_refusal(what: Refused, reason: str, **details: str | None) -> None:
     """
     named = {"what": what, **{name: value for name, value in details.items() if value}, "reason": reason}
     text = " ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in named.items())
-    _security.info("security.refused %s", text, extra={"event": "security.refused", "details": named})
+    _security.warning("security.refused %s", text, extra={"event": "security.refused", "details": named})
 
 
 class LogFormatter(logging.Formatter):

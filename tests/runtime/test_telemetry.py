@@ -99,7 +99,7 @@ def test_wrong_arguments_of_a_log_call_do_not_reach_the_caller(capsys: pytest.Ca
 
 @pytest.mark.parametrize("text", BREAKS)
 def test_a_refusal_is_one_line_of_quoted_values(text: str, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.WARNING)
     log_refusal("token", f'no"{text}{FORGED}', service="a", client=None, path=f'/x" what="login"{text}')
     (record,) = caplog.records
     line = record.getMessage()
