@@ -9,7 +9,7 @@ from litestar import Litestar, MediaType, Request, Response, asgi, get
 from litestar.exceptions import HTTPException, NotFoundException
 from litestar.handlers import ASGIRouteHandler
 
-from gateway.client import App
+from gateway.client import App, known_user
 from gateway.console import instances, require_operator
 from gateway.manifests import Manifests
 from gateway.problems import Problem, error_response, log_if_refused, problem_response
@@ -134,24 +134,25 @@ def create_app(
         return serve
 
     def problem(_: Request[Any, Any, Any], error: Problem) -> Response[bytes]:
-        return _response(*problem_response(error, proxy.new_id()))
+        request_id = proxy.new_id()
+        return _response(request_id, *problem_response(error, request_id))
 
     def service_error(request: Request[Any, Any, Any], error: ServiceError) -> Response[bytes]:
         request_id = proxy.new_id()
-        log_if_refused(error, request.scope, request_id)
-        return _response(*error_response(error, request_id))
+        log_if_refused(error, request.scope, request_id, known_user(proxy, dict(request.scope["headers"])))
+        return _response(request_id, *error_response(error, request_id))
 
     def http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
         if error.status_code == 404:
-            return _response(*problem_response(Problem(404, "not-found", "Nothing is served at this path."), proxy.new_id()))
+            return problem(_, Problem(404, "not-found", "Nothing is served at this path."))
         headers = [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
         code = "method-not-allowed" if error.status_code == 405 else "refused"
-        return _response(*problem_response(Problem(error.status_code, code, error.detail, headers), proxy.new_id()))
+        return problem(_, Problem(error.status_code, code, error.detail, headers))
 
     def internal_error(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
         incident = proxy.new_id()
         _log.error("incident %s: a page of the gateway failed: %r", incident, error, exc_info=error)
-        return _response(*error_response(InternalError(incident), incident))
+        return _response(incident, *error_response(InternalError(incident), incident))
 
     async def add_head(message: Any, scope: Any) -> None:
         """Add HEAD to an Allow field that lists GET: Litestar does not know that HEAD is served."""
@@ -181,6 +182,6 @@ def create_app(
     )
 
 
-def _response(status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> Response[bytes]:
-    fields = {name.decode(): value.decode() for name, value in headers}
+def _response(request_id: str, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> Response[bytes]:
+    fields = {"x-request-id": request_id, **{name.decode(): value.decode() for name, value in headers}}
     return Response(body, status_code=status, headers=fields, media_type=fields.pop("content-type"))

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from runtime import Unauthenticated
 from runtime.identity import MAX_TOKEN, TOKEN_CHARACTERS
+from runtime.node.proxy import Proxy
 from runtime.tasks import watching
 
 T = TypeVar("T")
@@ -54,6 +55,16 @@ def require_token(token: str | None) -> str:
     if token is None:
         raise Unauthenticated
     return token
+
+
+def known_user(proxy: Proxy, headers: dict[bytes, bytes]) -> str | None:
+    """Return the user of a request's access token, if the gateway has verified the token before."""
+    try:
+        token = bearer_token(headers)
+    except Unauthenticated:
+        return None
+    identity = None if token is None else proxy.known_identity(token)
+    return None if identity is None else identity.subject
 
 
 async def cancel_on_disconnect(work: Awaitable[T], receive: Receive, loop: asyncio.AbstractEventLoop) -> T:

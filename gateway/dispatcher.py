@@ -56,8 +56,9 @@ class Dispatcher:
         except Problem as problem:
             status, response_headers, body = problem_response(problem, request_id)
         except ServiceError as error:
-            log_if_refused(error, scope, request_id)
-            status, response_headers, body = error_response(error, request_id)
+            log_if_refused(error, scope, request_id, await self._user(error, headers))
+            repeatable = not error.maybe_delivered or self._is_repeatable(scope)
+            status, response_headers, body = error_response(error, request_id, repeatable=repeatable)
         except ClientDisconnected:
             return
         response_headers = [*response_headers, (b"x-request-id", request_id.encode())]
@@ -120,6 +121,15 @@ class Dispatcher:
             self._limits.end_request()
         return (204, [], b"") if route.status == 204 else (route.status, _JSON, reply)
 
+    def _is_repeatable(self, scope: Scope) -> bool:
+        """Return whether a request that may have run may be made again: it is idempotent, or `once` and the client sent a key."""
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        match = self.routes.find(method, scope["raw_path"])
+        if match is None:
+            return False
+        info = match[0].info
+        return method == "GET" or info.idempotent or (info.once and b"idempotency-key" in scope["header"])
+
     def _without_route(self, method: str, scope: Scope) -> Response:
         """Answer OPTIONS, and refuse a request for which there is no route."""
         raw_path: bytes = scope["raw_path"]
@@ -150,6 +160,15 @@ class Dispatcher:
         identity = self._proxy.known_identity(token) or await self._proxy.identify(token)
         if identity.role not in route.allow.roles:
             raise Forbidden
+
+    async def _user(self, error: ServiceError, headers: dict[bytes, bytes]) -> str | None:
+        """Return the user whose authorization an error refuses. Perhaps only the service has verified the token."""
+        if error.contract != Forbidden.contract or error.code != Forbidden.code:
+            return None
+        try:
+            return (await self._proxy.identify(require_token(bearer_token(headers)))).subject
+        except ServiceError:
+            return None
 
     async def _read_body(self, route: Route, headers: dict[bytes, bytes], receive: Receive, client: str) -> bytes:
         limit = self._settings.max_body

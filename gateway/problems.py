@@ -15,6 +15,8 @@ Headers = list[tuple[bytes, bytes]]
 
 _RETRYABLE = (408, 429, 503)
 """The statuses of the gateway's own problems after which the same request may succeed later."""
+_LONGEST_WAIT = 10**6
+"""Seconds; a longer Retry-After of a service is left out."""
 _UNAUTHENTICATED = "Expected a valid access token, as `Authorization: Bearer …`."
 """What a client learns about a refused token. Which check it failed is only in the log, because it would help to forge one."""
 
@@ -54,24 +56,47 @@ def problem_response(problem: Problem, request_id: str) -> tuple[int, Headers, b
     )
 
 
-def error_response(error: ServiceError, request_id: str) -> tuple[int, Headers, bytes]:
-    """Return the status, headers, and body of the response to an error of a service or of the runtime."""
+def error_response(error: ServiceError, request_id: str, *, repeatable: bool = True) -> tuple[int, Headers, bytes]:
+    """Return the status, headers, and body of the response to an error of a service or of the runtime.
+
+    Args:
+        error: the error.
+        request_id: the id of the request.
+        repeatable: whether the request may be made again although it may have run: it is idempotent, or `once` with a key.
+    """
     data = error.data()
     fields: dict[str, Any] = msgspec.json.decode(data.fields)
     headers: Headers = []
     if data.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    if "retry_after" in fields or data.status == 503:
-        headers.append((b"retry-after", str(fields.get("retry_after", 1)).encode()))
+    seconds = _retry_after(fields.get("retry_after"), data.status)
+    if seconds is not None:
+        headers.append((b"retry-after", str(seconds).encode()))
     extra = _visible_fields(data, fields) if data.contract == "callboard" else fields
     if data.contract == "callboard" and data.code == Unauthenticated.code:
         extra = {"detail": _UNAUTHENTICATED}
-    fate = {"retryable": data.retryable, "maybe_delivered": True} if data.maybe_delivered else {"retryable": data.retryable}
+    fate = {"retryable": data.retryable}
+    if data.maybe_delivered:
+        fate = {"retryable": data.retryable and repeatable, "maybe_delivered": True}
     return _response(data.status, data.contract, data.code, data.title, request_id, extra | fate, headers)
 
 
-def log_if_refused(error: ServiceError, scope: Mapping[str, Any], request_id: str) -> None:
-    """Log an error that refuses a login, a token, or an authorization, with the reason that the client does not learn."""
+def _retry_after(field: object, status: int) -> int | None:
+    """Return the seconds for a Retry-After field. The field of an error counts only if a client can read it as such."""
+    if isinstance(field, int) and not isinstance(field, bool) and 0 <= field <= _LONGEST_WAIT:
+        return field
+    return 1 if status == 503 else None
+
+
+def log_if_refused(error: ServiceError, scope: Mapping[str, Any], request_id: str, user: str | None = None) -> None:
+    """Log an error that refuses a login, a token, or an authorization, with the reason that the client does not learn.
+
+    Args:
+        error: the error.
+        scope: the ASGI scope of the request.
+        request_id: the id of the request.
+        user: the user whose valid access token came with the request.
+    """
     data = error.data()
     if data.contract == "callboard" and data.code in (Unauthenticated.code, Forbidden.code):
         what: Refused = "token" if data.code == Unauthenticated.code else "authorization"
@@ -87,6 +112,7 @@ def log_if_refused(error: ServiceError, scope: Mapping[str, Any], request_id: st
         method=scope["method"],
         path=scope["path"][:200],
         client=scope["source"],
+        user=user if what == "authorization" else None,
         message=request_id,
     )
 

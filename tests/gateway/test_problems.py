@@ -2,10 +2,65 @@
 
 import asyncio
 import json
+from pathlib import Path
 
+import httpx
+import msgspec
 import pytest
 
+from gateway.problems import error_response
+from gateway.service import Gateway
+from gateway.settings import GatewaySettings
+from runtime import ANYONE, Context, Contract, Node, Request, Service, Transaction, handles
+from runtime.contract.errors import ErrorData, InstanceLost, RemoteError
+from runtime.storage.sqlite import SqliteFolder
+from runtime.testing import FakeAuth
 from tests.gateway.environment import GatewayEnvironment, check_problem
+from transports.memory import MemoryTransport
+
+loser = Contract("loser")
+
+
+@loser.message
+class Look(Request[None]):
+    """Safe."""
+
+
+@loser.message
+class Replace(Request[None]):
+    """Idempotent."""
+
+
+@loser.message
+class Pay(Request[None]):
+    """Done once for a key."""
+
+
+@loser.message
+class Again(Request[None]):
+    """Done again each time."""
+
+
+class Loser(Service):
+    """A service whose every answer is lost."""
+
+    contract = loser
+
+    @handles(http="GET /lose", allow=ANYONE)
+    async def look(self, message: Look, ctx: Context) -> None:
+        raise InstanceLost("loser")
+
+    @handles(http="PUT /lose", allow=ANYONE, idempotent=True)
+    async def replace(self, message: Replace, ctx: Context) -> None:
+        raise InstanceLost("loser")
+
+    @handles(http="POST /lose", allow=ANYONE, once=True)
+    async def pay(self, message: Pay, ctx: Context, tx: Transaction) -> None:
+        raise InstanceLost("loser")
+
+    @handles(http="POST /lose/again", allow=ANYONE)
+    async def again(self, message: Again, ctx: Context) -> None:
+        raise InstanceLost("loser")
 
 
 @pytest.mark.parametrize(
@@ -89,7 +144,39 @@ async def test_an_error_is_marked_as_retryable_or_maybe_delivered(env: GatewayEn
         assert (body["retryable"], "maybe_delivered" in body) == (retryable, False), path
     assert (await env.client.get("/nowhere")).json()["retryable"] is False
     lost = (await env.client.post("/behave/lost")).json()
-    assert (lost["code"], lost["retryable"], lost["maybe_delivered"]) == ("instance-lost", True, True)
+    assert (lost["code"], lost["retryable"], lost["maybe_delivered"]) == ("instance-lost", False, True)
+
+
+async def test_after_a_request_that_may_have_run_only_one_without_a_second_effect_is_retryable(tmp_path: Path) -> None:
+    gateway = Gateway(GatewaySettings(port=0))
+    async with (
+        Node([FakeAuth, Loser, lambda: gateway], MemoryTransport(), databases=SqliteFolder(tmp_path)),
+        httpx.AsyncClient() as client,
+    ):
+        for method, path, key, retryable in [
+            ("GET", "/lose", None, True), ("PUT", "/lose", None, True), ("POST", "/lose", None, False), ("POST", "/lose", "k", True),
+            ("POST", "/lose/again", None, False), ("POST", "/lose/again", "k", False),
+        ]:  # fmt: skip
+            headers = {} if key is None else {"Idempotency-Key": key}
+            lost = check_problem(
+                await client.request(method, f"http://127.0.0.1:{gateway.port}{path}", headers=headers), 502, "instance-lost"
+            )
+            assert (lost["retryable"], lost["maybe_delivered"]) == (retryable, True), (method, path, key)
+
+
+@pytest.mark.parametrize(
+    ("field", "status", "expected"),
+    [
+        (7, 429, "7"), (0, 503, "0"), (10**6, 429, "1000000"), (10**6 + 1, 429, None), (-1, 429, None), (True, 429, None), (1.5, 429, None),
+        ("1\n2", 429, None), ("7", 503, "1"), (None, 503, "1"), ([7], 503, "1"),
+    ],
+)  # fmt: skip
+def test_only_a_number_of_seconds_becomes_retry_after(field: object, status: int, expected: str | None) -> None:
+    error = RemoteError(
+        ErrorData("probe", "later", status, "Later", fields=msgspec.Raw(msgspec.json.encode({"retry_after": field})))
+    )
+    _, headers, _ = error_response(error, "1")
+    assert dict(headers).get(b"retry-after") == (None if expected is None else expected.encode())
 
 
 @pytest.mark.parametrize("coding", ["gzip", "GZIP", "br", "identity, gzip", "gzip, gzip"])

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 
 from runtime.testing import FakeAuth
@@ -18,7 +19,7 @@ class Log:
     """The security lines that have come since the last call."""
 
     def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
-        caplog.set_level(logging.INFO, "callboard.security")
+        caplog.set_level(logging.WARNING, "callboard.security")  # as `log.level` may be
         self._caplog = caplog
 
     def take(self) -> list[dict[str, str]]:
@@ -36,6 +37,7 @@ async def test_every_refusal_is_one_line_at_the_gateway_and_at_the_service(
     async with open_system(settings(tmp_path, trusted_proxies=("127.0.0.1",)), separate_nodes=separate_nodes) as system:
         tokens = await system.log_in()
         rider = {"Authorization": f"Bearer {tokens['access_token']}"}
+        rider_id = jwt.decode(tokens["access_token"], options={"verify_signature": False})["sub"]
         forged = {"Authorization": f"Bearer {FakeAuth.token('u1', 'admin')}"}
         log = Log(caplog)
 
@@ -48,6 +50,7 @@ async def test_every_refusal_is_one_line_at_the_gateway_and_at_the_service(
             assert {line["what"] for line in lines} == {what}, lines
             assert {line["service"] for line in lines} == services, lines
             assert all(line["reason"] for line in lines)
+            assert all(what != "authorization" or line["user"] == rider_id for line in lines), lines
             return lines
 
         both = {"gateway", "auth"}
@@ -69,7 +72,9 @@ async def test_every_refusal_is_one_line_at_the_gateway_and_at_the_service(
         await check(401, "token", {"gateway", "wallet"}, "GET", "/wallet", headers=forged)
         await check(403, "authorization", {"gateway"}, "PATCH", "/users/x", json={}, headers=rider)
         for path in ("/live", "/console/tail", "/console/services"):
-            await check(401, "token", {"gateway"}, "GET", path)
+            (line,) = await check(401, "token", {"gateway"}, "GET", path)
+            answer = await system.client.get(path)
+            assert answer.headers["x-request-id"] == answer.json()["request_id"] == log.take()[0]["message"] != line["message"]
         await check(403, "authorization", {"gateway"}, "GET", "/console/services", headers=rider)
         statuses = [await attempt(system) for _ in range(11)]
         assert statuses[-1] == 429
