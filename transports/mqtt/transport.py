@@ -67,6 +67,8 @@ class MqttTransport(Transport):
         self._manifests: dict[str, Manifest] = {}
         self._instances: set[str] = set()
         """The ids of all instances that this node has announced."""
+        self._watched: set[str | None] = set()
+        """The services whose instances are reported; None for all of them."""
         self._heartbeats: asyncio.Task[None] | None = None
         self._unreadable = 0
 
@@ -137,6 +139,7 @@ class MqttTransport(Transport):
         self._inboxes.clear()
         self._manifests.clear()
         self._instances.clear()
+        self._watched.clear()
 
     def _cut(self) -> None:
         if self._receiver is not None and self._presence is not None:
@@ -163,6 +166,7 @@ class MqttTransport(Transport):
     # Presence
 
     async def watch(self, service: str | None) -> None:
+        self._watched.add(service)
         await self.link.subscribe(self._topics.presences(service))
         await self.link.round_trip()  # the retained manifests arrive before the broker's answer
 
@@ -269,6 +273,8 @@ class MqttTransport(Transport):
                 case ("presence", service, node):
                     if node == self.node:
                         self._check_own(service, packet.payload)
+                        if self._watched.isdisjoint((None, service)):
+                            return
                     address, load = Address(service, node), packets.load(packet)
                     if self._presence.heard(address, packet.payload, load, kept=packet.retain):
                         self._introduce(service, node)
