@@ -35,7 +35,9 @@ class MembershipCases(KitBase):
             await eventually(lambda: listener.members[Address("apple", "other")].version == "1", "a changed manifest is reported")
             expect(set(listener.members) == {Address("apple", "other")}, "no other service is reported")
             await transport.watch(None)
-            expect(Address("pear", "other") in listener.members, "all services are reported once all are watched")
+            await eventually(
+                lambda: Address("pear", "other") in listener.members, "all services are reported once all are watched"
+            )
         finally:
             await other.close()
             await transport.close()
