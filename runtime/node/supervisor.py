@@ -222,7 +222,7 @@ class Supervised:
             instance.before_request = None
             if not self._stopping.is_set():
                 await self._serve(instance)
-        except BaseException:
+        except BaseException:  # a cancellation, too: `on_stop` is due for every `on_start` that was entered
             if not self._killed:
                 await finish(self._stop_unfinished(instance, on_stop))
             raise
