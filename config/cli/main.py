@@ -20,6 +20,7 @@ _COMMANDS = {
     "call": "config.cli.call",
     "tail": "config.cli.tail",
     "resume": "config.cli.resume",
+    "compensations": "config.cli.compensations",
     "devices": "config.cli.devices",
     "doctor": "config.cli.doctor",
     "bench": "config.cli.bench",

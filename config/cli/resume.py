@@ -6,6 +6,7 @@ import rich_click as click
 
 from config import compose
 from config.cli.common import loaded, run_loop, with_config
+from config.cli.database import service_database
 from config.settings import Settings
 from runtime import CallboardError
 from runtime.durable.cursor import Cursors, digest_of
@@ -54,17 +55,10 @@ def resume_command(service: str, publisher: str, known_types: bool, config_file:
 
 
 async def _resume(settings: Settings, definition: Definition, publisher: str, known_types: bool) -> None:
-    service = definition.contract.name
-    folder = Path(settings.database.folder)
-    if not (folder / f"{service}.sqlite").exists():
-        raise CallboardError(
-            f"{folder / service}.sqlite does not exist: run this command where {service} runs, with its settings"
-        )
-    database = compose.databases(settings)(service)
-    await database.open()
-    try:
+    async with service_database(settings, definition.contract.name) as database:
         cursors = Cursors(publisher, database)
         cursor = await cursors.read()
+        service = definition.contract.name
         if cursor is None:
             raise CallboardError(f"{service} has not applied any events of {publisher} yet: there is nothing to resume")
         events = definition.events_of(publisher)
@@ -74,5 +68,3 @@ async def _resume(settings: Settings, definition: Definition, publisher: str, kn
             raise CallboardError(f"{service} has not stopped to apply the events of {publisher}: there is nothing to resume")
         else:
             await cursors.resume(Position("", 0), dict.fromkeys(events, 0))
-    finally:
-        await database.close()

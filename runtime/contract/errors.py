@@ -182,6 +182,11 @@ def rebuild_error(data: ErrorData, known: KnownErrors) -> ServiceError:
     return RemoteError(data)
 
 
+def is_answer(error: ServiceError) -> bool:
+    """Return whether an error is a service's own final answer, which a retry would not change."""
+    return not error.retryable and error.contract != "callboard"
+
+
 def answers_in(group: "ExceptionGroup[Exception]") -> list[ServiceError]:
     """Return the errors in a task group's failure if all of them contain a `ServiceError`, else an empty list."""
     found: list[ServiceError] = []

@@ -16,7 +16,7 @@ import msgspec
 
 from runtime.clock import Clock, Random
 from runtime.contract.codec import Codec
-from runtime.contract.errors import ErrorData, InProgress, KeyReused, KnownErrors, ServiceError, rebuild_error
+from runtime.contract.errors import ErrorData, InProgress, KeyReused, KnownErrors, ServiceError, is_answer, rebuild_error
 from runtime.storage.database import Database, Guard, Row, Statement, Superseded
 from runtime.tasks import finish
 
@@ -114,7 +114,7 @@ class Once:
             except Superseded:
                 overtaken = True
             except ServiceError as error:
-                if _is_answer(error) and not await self._database.execute(
+                if is_answer(error) and not await self._database.execute(
                         "INSERT INTO callboard_once (caller, subject, request, key, digest, state, attempt, owner, lease, answer) "
                         "VALUES ($1, $2, $3, $4, $5, 'error', 1, $6, $7, $8) ON CONFLICT DO NOTHING",
                         *scope, digest, self._owner, self._keep_until(), _text(error.data()),
@@ -147,7 +147,7 @@ class Once:
             except Superseded:
                 self._log.warning("attempt %d at %s lost its claim to a later attempt", claim.attempt, scope.request)
             except ServiceError as error:
-                await finish(self._settle(claim, error if _is_answer(error) else None))
+                await finish(self._settle(claim, error if is_answer(error) else None))
                 raise
             except BaseException:
                 await finish(self._settle(claim, None))
@@ -250,11 +250,6 @@ def _answer(row: Row, digest: str) -> Answer | None:
     if row["digest"] != digest:
         raise KeyReused
     return Answer(row["state"], row["answer"]) if row["state"] in ("reply", "error") else None
-
-
-def _is_answer(error: ServiceError) -> bool:
-    """Return whether an error is a service's own final answer, which a retry would not change."""
-    return not error.retryable and error.contract != "callboard"
 
 
 def _text(value: Any) -> str:

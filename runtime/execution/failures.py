@@ -20,8 +20,11 @@ from runtime.contract.errors import (
     Violation,
     answers_in,
     error_fields,
+    is_answer,
 )
 from runtime.contract.json_values import pointer_token
+from runtime.contract.messages import spec_of
+from runtime.durable.compensations import Compensations
 from runtime.execution.environment import Environment
 from runtime.service.context import Context
 from runtime.service.handlers import Handler
@@ -67,13 +70,22 @@ class Failures:
         environment: the environment of its node.
         log: the service's logger.
         context: makes the context in which compensations are requested.
+        compensations: stores those that nobody answers; None for a service without a database.
     """
 
-    def __init__(self, service: str, environment: Environment, log: logging.Logger, context: Callable[[], Context]) -> None:
+    def __init__(
+        self,
+        service: str,
+        environment: Environment,
+        log: logging.Logger,
+        context: Callable[[], Context],
+        compensations: Compensations | None = None,
+    ) -> None:
         self._service = service
         self._environment = environment
         self._log = log
         self._context = context
+        self._compensations = compensations
         self._undeclared: set[tuple[str, str]] = set()
         self._compensating = 0
         self._settled: asyncio.Event = asyncio.Event()
@@ -167,14 +179,27 @@ class Failures:
             )
 
     async def _compensate(self, undo: list[Any]) -> None:
-        """Run the compensations in reverse order."""
-        ctx = self._context()
+        """Make the compensations in reverse order. What a callee does not answer is stored, and made again later."""
+        ctx, environment = self._context(), self._environment
+        away: set[str] = set()
         for request in reversed(undo):
-            try:
-                await ctx.request(request, timeout=self._environment.settings.undo_timeout)
-            except Exception as error:  # the others still have to be made
-                self._environment.metrics.count("undo_failed_total", service=self._service)
-                self._log.warning("%s could not be undone and is left to expire: %s", type(request).__name__, error)
+            spec, key = spec_of(cast(type[Any], type(request))), environment.random.hex(32)
+            error: Exception | None = None
+            if self._compensations is None or spec.contract.name not in away:
+                try:
+                    await ctx.request(request, timeout=environment.settings.undo_timeout, key=key)
+                    continue
+                except Exception as failed:  # the others still have to be made
+                    error = failed
+            if self._compensations is not None and (error is None or (isinstance(error, ServiceError) and not is_answer(error))):
+                away.add(spec.contract.name)
+                try:
+                    await self._compensations.add(request, key, error)
+                    continue
+                except DatabaseError as unstored:
+                    error = unstored
+            environment.metrics.count("undo_failed_total", service=self._service)
+            self._log.warning("%s could not be undone and is left to expire: %s", spec.full_name, error)
 
 
 def _if_sendable(error: ServiceError) -> ServiceError | UsageError:

@@ -7,7 +7,8 @@ from typing import Any, cast
 
 from runtime.clock import Clock, Random
 from runtime.contract.errors import UsageError
-from runtime.contract.messages import Contract, Signal, spec_of
+from runtime.contract.messages import Contract, MessageSpec, Signal, spec_of
+from runtime.durable.compensations import Compensations
 from runtime.durable.idempotency import Once
 from runtime.durable.stream import Batch, Position, Pull, Stream, StreamHead
 from runtime.durable.subscription import Subscription, Taken
@@ -40,6 +41,7 @@ class Instance(Host):
         timers: the endpoints of its `@every` methods, with their intervals in seconds.
         subscriptions: its subscriptions, by publisher.
         stream: its stream of events; None without a database.
+        compensations: those that nobody has answered yet; None without a database.
         observer: receives signals and heads on topics that the service's class does not name.
         before_request: while `on_start` runs, called before each request with the called service and the request's timeout.
     """
@@ -63,7 +65,8 @@ class Instance(Host):
         self.caller: Caller = caller
         self.verifier: Verifier = verifier
         self.mailbox: Mailbox = Mailbox(self.name, service.concurrency, service.capacity)
-        self.failures: Failures = Failures(self.name, environment, self.log, self.context)
+        self.compensations: Compensations | None = None if database is None else self._compensations(database)
+        self.failures: Failures = Failures(self.name, environment, self.log, self.context, self.compensations)
         self.local_calls: dict[type[Any], LocalCall] = {}
         self.observer: Callable[[Envelope], None] | None = None
         self.before_request: Callable[[str, float | None], Awaitable[None]] | None = None
@@ -145,6 +148,25 @@ class Instance(Host):
             self.failures,
             makes_requests=bool(self.definition.calls),
             committed=self._signals.publish_later,
+        )
+
+    def _compensations(self, database: Database) -> Compensations:
+        undo_timeout = self.environment.settings.undo_timeout
+        called = {contract.name: contract for contract in (*self.definition.calls, self.definition.contract)}
+
+        def find(request: str) -> MessageSpec | None:
+            contract, _, name = request.partition(".")
+            return called[contract].messages.get(name) if contract in called else None
+
+        return Compensations(
+            database,
+            service=self.name,
+            ask=lambda message, key: self.context().request(message, timeout=undo_timeout, key=key),
+            find=find,
+            clock=self.clock,
+            random=self.random,
+            metrics=self.metrics,
+            log=self.log,
         )
 
     def _subscriptions(self, transactions: Transactions) -> dict[str, Subscription]:

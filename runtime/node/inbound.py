@@ -74,6 +74,8 @@ class Inbound(Receiver):
             subscription = instance.subscriptions.get(manifest.service)
             if subscription is not None:
                 subscription.hint()
+            if instance.compensations is not None and manifest.service in instance.definition.needs:
+                instance.compensations.hint()
 
     def left(self, address: Address, *, lost: bool) -> None:
         if self._environment.registry.leave(address, lost=lost) and lost:

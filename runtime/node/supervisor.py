@@ -247,6 +247,8 @@ class Supervised:
                 await self._unless_stopping(self._join(instance))
                 timers = [tasks.create_task(self._repeat(instance, *timer)) for timer in instance.timers]
                 running = [tasks.create_task(subscription.run()) for subscription in instance.subscriptions.values()]
+                if instance.compensations is not None:
+                    running.append(tasks.create_task(instance.compensations.run()))
                 if instance.stream is not None:
                     running.append(tasks.create_task(self._maintain_stream(instance)))
                 self._enter(SupervisorState.READY)

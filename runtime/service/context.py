@@ -91,8 +91,10 @@ class Context(msgspec.Struct, eq=False, weakref=True):
     def undo(self, request: Request[Any]) -> None:
         """Register a compensation: `request` is made if this handler fails or its transaction does not commit.
 
-        Compensations run in reverse order, shielded from cancellation, each with its own budget. If a compensation
-        fails, its effect has to expire.
+        Compensations run in reverse order, shielded from cancellation, each with its own budget. One that is not answered
+        is stored, and made again with the same idempotency key until its callee answers, so its handler should be
+        idempotent or `once`. What the process has not stored when it is killed, or cannot store because the service
+        has no database, has to expire.
         """
         if self.compensations is None:
             self.compensations = []

@@ -1,7 +1,7 @@
 """The rides service: it starts and ends the rides of users on scooters.
 
 Starting a ride is a saga: it holds the money, then reserves the scooter, and only then begins the ride. If a step fails,
-`ctx.undo` releases what the earlier steps took. If a service cannot be reached for that, the hold or reservation expires.
+`ctx.undo` releases what the earlier steps took. If a service cannot be reached for that, it is asked again until it answers.
 """
 
 import math
