@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system_under_test import DEPLOYMENTS, System, open_deployment, open_system, settings
+from tests.system_under_test import IN_PROCESS, System, open_deployment, open_system, settings
 from tests.topology import TOPOLOGIES, Topology
 
 
@@ -29,7 +29,7 @@ async def one_node(tmp_path: Path) -> AsyncGenerator[Topology, None]:
         await created.close()
 
 
-@pytest.fixture(params=DEPLOYMENTS)
+@pytest.fixture(params=[*IN_PROCESS, pytest.param("mqtt-processes", marks=pytest.mark.long)])  # its seven processes start slowly
 async def deployment(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[System, None]:
     """The whole system behind its gateway, in each deployment in turn."""
     async with open_deployment(request.param, tmp_path) as opened:

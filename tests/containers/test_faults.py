@@ -47,8 +47,11 @@ async def under_load(what: str, stack: Containers, load: Load, fault: Callable[[
     return set(load.error_counts)
 
 
+@pytest.mark.parametrize(
+    "services", [("wallet",), pytest.param(STATEFUL, marks=pytest.mark.long)], ids=["the wallet", "every service"]
+)
 async def test_retryable_requests_survive_killed_paused_and_cut_off_containers(
-    deployment: tuple[Containers, System, Load],
+    deployment: tuple[Containers, System, Load], services: tuple[str, ...]
 ) -> None:
     stack, system, load = deployment
 
@@ -67,7 +70,7 @@ async def test_retryable_requests_survive_killed_paused_and_cut_off_containers(
         await asyncio.sleep(_OUTAGE)
         await stack.connect("wallet", network)
 
-    for service in STATEFUL:
+    for service in services:
         errors = await under_load(f"{service} killed", stack, load, partial(kill_and_restart, service))
         assert not errors, f"{service} was back within the deadline"
         errors = await under_load(f"{service} restarted", stack, load, partial(stack.do, "restart", service))
