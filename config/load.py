@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast, get_args
 
 import msgspec
 
+from config.foreign_variables import REMEDY, is_foreign, looks_foreign
 from config.settings import Settings
 from runtime import CallboardError, Struct
 
@@ -123,7 +124,7 @@ def load(file: Path | None = None, environment: Mapping[str, str] | None = None)
         for name in sources:
             _check_name(name, str(path))
     for name, value in sorted((environment or {}).items()):
-        if name.startswith(PREFIX) and name not in _NOT_SETTINGS:
+        if name.startswith(PREFIX) and name not in _NOT_SETTINGS and not is_foreign(name, value):
             _set(tree, name, value, sources)
     return Loaded(_convert(tree, sources), sources)
 
@@ -176,7 +177,8 @@ def _check_name(name: str, source: str) -> None:
 
     near = difflib.get_close_matches(name, [other.name for other in FIELDS.values() if not other.is_section], 1)
     hint = f": did you mean {near[0]} ({variable_name(near[0])})?" if near else ": `callboard config show` lists all settings"
-    raise SettingsError(f"{where}: unknown setting{hint}")
+    origin = f" ({REMEDY})" if looks_foreign(source) else ""
+    raise SettingsError(f"{where}: unknown setting{hint}{origin}")
 
 
 def variable_name(setting: str) -> str:
