@@ -131,7 +131,7 @@ def load(file: Path | None = None, environment: Mapping[str, str] | None = None)
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -154,7 +154,7 @@ def _set(tree: dict[str, Any], variable: str, value: str, sources: dict[str, str
     if words.endswith("_file") and words.replace("__", ".") not in FIELDS:
         words = words.removesuffix("_file")
         try:
-            value = Path(value).read_text(encoding="utf-8").rstrip("\r\n")
+            value = Path(value).read_text(encoding="utf-8-sig").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(f"{variable}={value}: the file cannot be read: {error}") from error
     keys = words.split("__")

@@ -80,10 +80,12 @@ def _files(names: Sequence[str]) -> Iterator[str]:
 def _clear(folder: Path) -> None:
     try:
         if folder.exists():
-            if any(folder.iterdir()) and not (folder / "shared" / "peer-keys.json").exists():
+            found = [path for path in folder.iterdir() if not path.name.startswith(".")]
+            if found and not (folder / "shared" / "peer-keys.json").exists():
                 raise CallboardError(f"{folder} has other files in it: choose another folder, or empty this one")
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, mode=0o700)
+            for path in found:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        folder.mkdir(parents=True, mode=0o700, exist_ok=True)
     except OSError as error:
         raise CallboardError(f"{error.filename}: {error.strerror}: remove {folder}, and run this again") from error
 

@@ -96,7 +96,7 @@ class Client:
         if self._settings.dev.password is not None:
             return self._settings.dev.password
         try:
-            return (Path(self._settings.database.folder) / "password").read_text(encoding="utf-8").strip()
+            return (Path(self._settings.database.folder) / "password").read_text(encoding="utf-8-sig").strip()
         except OSError:
             return None
 

@@ -50,6 +50,8 @@ def empty(folder: Path) -> None:
     if not folder.exists():
         return
     for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
         if path.name in ("password", "broker") or path.name.startswith("gateway.routes.") or ".sqlite" in path.name:
             path.unlink() if not path.is_dir() else shutil.rmtree(path)
 
@@ -62,7 +64,7 @@ def _password(folder: Path) -> str:
     path = folder / "password"
     try:
         if path.exists():
-            return path.read_text().strip()
+            return path.read_text(encoding="utf-8-sig").strip()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         password = secrets.token_urlsafe(9)
         path.touch(mode=0o600)

@@ -44,10 +44,10 @@ async def migrate(database: Database, folder: Path, group: str) -> int:
         )
     count = 0
     for number, path in files.items():
-        text = path.read_text(encoding="utf-8")
-        digest = hashlib.sha256(text.encode()).hexdigest()
+        text = path.read_text(encoding="utf-8-sig")
+        digest = _digest(text)
         if number in applied:
-            if applied[number] != digest:
+            if applied[number] not in (digest, _digest(f"\ufeff{text}")):  # a byte order mark does not count
                 raise MigrationError(f"{path}: was changed after it was applied to {database}: undo that, and add a new file")
             continue
         try:
@@ -63,9 +63,13 @@ async def migrate(database: Database, folder: Path, group: str) -> int:
     return count
 
 
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _ordered(folder: Path) -> dict[int, Path]:
     files: dict[int, Path] = {}
-    for path in sorted(folder.glob("*.sql")):
+    for path in sorted(folder.glob("[!.]*.sql")):
         match = _NAME.fullmatch(path.name)
         if match is None:
             raise DefinitionError("expected a name such as 0001_create_accounts.sql", path)

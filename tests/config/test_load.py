@@ -53,3 +53,11 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         load(tmp_path / "none.toml")
     with pytest.raises(SettingsError, match=r"CALLBOARD_DEV__PASSWORD_FILE=.*cannot be read"):
         load(None, {"CALLBOARD_DEV__PASSWORD_FILE": str(tmp_path / "none")})
+
+
+def test_a_byte_order_mark_is_not_part_of_a_file(tmp_path: Path) -> None:
+    file, secret = tmp_path / "callboard.toml", tmp_path / "password"
+    file.write_text("[gateway]\nport = 1\n", encoding="utf-8-sig")
+    secret.write_text("pä55\n", encoding="utf-8-sig")
+    settings = load(file, {"CALLBOARD_TRANSPORT__MQTT__PASSWORD_FILE": str(secret)}).settings
+    assert (settings.gateway.port, settings.transport.mqtt.password) == (1, "pä55")

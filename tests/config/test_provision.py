@@ -58,6 +58,14 @@ def test_a_missing_secret_renews_all_secrets_and_removes_no_other_file(tmp_path:
     assert (other / "precious").exists()
 
 
+def test_files_that_begin_with_a_dot_are_neither_counted_nor_removed(tmp_path: Path) -> None:
+    (tmp_path / ".DS_Store").touch()
+    assert provision(tmp_path, Settings())
+    (tmp_path / "password").unlink()  # incomplete: everything is written anew
+    assert provision(tmp_path, Settings())
+    assert (tmp_path / ".DS_Store").exists()
+
+
 async def test_the_provisioned_broker_gives_a_device_its_user_name_as_client_id(tmp_path: Path) -> None:
     """On the real configuration of the containers, with other ports and paths."""
     secrets, ports = tmp_path / "secrets", (any_free_port(), any_free_port())

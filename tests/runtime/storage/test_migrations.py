@@ -1,6 +1,7 @@
 """Migrations are applied once, in order, and completely."""
 
 import asyncio
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,23 @@ async def test_a_migration_file_needs_a_number(tmp_path: Path) -> None:
             await migrate(database, tmp_path, "x")
     finally:
         await database.close()
+
+
+async def test_a_byte_order_mark_does_not_change_a_migration(database: SqliteDatabase, tmp_path: Path) -> None:
+    path = tmp_path / "0001_first.sql"
+    path.write_text("CREATE TABLE a (x INT);", encoding="utf-8-sig")
+    assert await migrate(database, tmp_path, "g") == 1
+    path.write_text("CREATE TABLE a (x INT);")
+    assert await migrate(database, tmp_path, "g") == 0
+    (with_mark,) = await database.fetch("SELECT digest FROM callboard_migrations WHERE grp = 'g'")
+    before = hashlib.sha256("\ufeffCREATE TABLE a (x INT);".encode()).hexdigest()  # how earlier versions stored it
+    assert with_mark["digest"] != before
+    await database.execute("UPDATE callboard_migrations SET digest = $1 WHERE grp = 'g'", before)
+    assert await migrate(database, tmp_path, "g") == 0
+
+
+async def test_files_that_begin_with_a_dot_are_not_migrations(database: SqliteDatabase, tmp_path: Path) -> None:
+    for name in ("._0001_first.sql", ".0001_first.sql", ".#0001_first.sql"):
+        (tmp_path / name).write_bytes(b"\x00\x05\x16\x07\xff")
+    (tmp_path / "0001_first.sql").write_text("CREATE TABLE a (x INT);")
+    assert await migrate(database, tmp_path, "g") == 1
