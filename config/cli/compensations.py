@@ -7,7 +7,7 @@ import rich_click as click
 
 from config import compose
 from config.cli.common import loaded, run_loop, with_config, with_json
-from config.cli.database import service_database
+from config.cli.databases import database_of
 from config.cli.output import table
 from config.settings import Settings
 from runtime import CallboardError
@@ -37,12 +37,12 @@ def compensations_command(service: str, drop: str | None, as_json: bool, config_
 
 
 async def _all(settings: Settings, service: str) -> list[Compensation]:
-    async with service_database(settings, service) as database:
+    async with database_of(settings, service) as database:
         return await all_compensations(database)
 
 
 async def _drop(settings: Settings, service: str, id: str) -> None:
-    async with service_database(settings, service) as database:
+    async with database_of(settings, service) as database:
         if not await drop_compensation(database, id):
             raise CallboardError(f"{service} has no compensation {id!r}: `callboard compensations {service}` shows their ids")
 

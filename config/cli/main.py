@@ -21,6 +21,7 @@ _COMMANDS = {
     "tail": "config.cli.tail",
     "resume": "config.cli.resume",
     "compensations": "config.cli.compensations",
+    "subscribers": "config.cli.subscribers",
     "devices": "config.cli.devices",
     "doctor": "config.cli.doctor",
     "bench": "config.cli.bench",

@@ -6,7 +6,7 @@ import rich_click as click
 
 from config import compose
 from config.cli.common import loaded, run_loop, with_config
-from config.cli.database import service_database
+from config.cli.databases import database_of
 from config.settings import Settings
 from runtime import CallboardError
 from runtime.durable.cursor import Cursors, digest_of
@@ -55,10 +55,10 @@ def resume_command(service: str, publisher: str, known_types: bool, config_file:
 
 
 async def _resume(settings: Settings, definition: Definition, publisher: str, known_types: bool) -> None:
-    async with service_database(settings, definition.contract.name) as database:
+    service = definition.contract.name
+    async with database_of(settings, service) as database:
         cursors = Cursors(publisher, database)
         cursor = await cursors.read()
-        service = definition.contract.name
         if cursor is None:
             raise CallboardError(f"{service} has not applied any events of {publisher} yet: there is nothing to resume")
         events = definition.events_of(publisher)

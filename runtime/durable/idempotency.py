@@ -22,6 +22,11 @@ from runtime.tasks import finish
 
 KEEP_SECONDS = 24 * 3600
 """How long answers are stored for replay, in seconds."""
+RETRY_KEY = "try "
+"""How the keys begin that a caller draws for its own retries. No client outside can send such a key."""
+_KEEP_AFTER_RETRIES = 60.0
+"""The seconds after the deadline of its caller during which an answer under such a key is stored."""
+_LONGEST_DEADLINE = 300.0
 
 _WHERE = "caller = $1 AND subject = $2 AND request = $3 AND key = $4"
 
@@ -45,7 +50,7 @@ class Claim(NamedTuple):
     def key_for(self, request: str) -> str:
         """Return the idempotency key of this attempt's next call of `request`."""
         self.calls[request] = ordinal = self.calls.get(request, 0) + 1
-        return derived_key(*self.scope, self.attempt, request, ordinal)
+        return RETRY_KEY + derived_key(*self.scope, self.attempt, request, ordinal)  # another attempt has other keys
 
 
 class Answer(NamedTuple):
@@ -91,18 +96,22 @@ class Once:
         self._known = known
         self._log = log
 
-    async def run(self, scope: Scope, body: bytes, reply: Codec, run: Run) -> Any:
+    async def run(self, scope: Scope, body: bytes, reply: Codec, run: Run, remaining: float) -> Any:
         """Return the reply of a request: from its handler the first time, and from the database afterwards.
+
+        Args:
+            remaining: the seconds until the caller stops waiting.
 
         Raises:
             KeyReused: if the key was used with another body.
             ServiceError: the handler's answer. It is stored like a reply unless it is retryable or the runtime's own.
         """
         digest = hashlib.sha256(body).hexdigest()
+        keep = _keep_seconds(scope, remaining)
         guard = Guard(
             "INSERT INTO callboard_once (caller, subject, request, key, digest, state, attempt, owner, lease) "
             "VALUES ($1, $2, $3, $4, $5, 'claimed', 1, $6, $7) ON CONFLICT DO NOTHING",
-            (*scope, digest, self._owner, self._keep_until()),
+            (*scope, digest, self._owner, self._keep_until(keep)),
         )
         overtaken = False
         while True:
@@ -110,14 +119,14 @@ class Once:
             if stored is not None:
                 return self._replayed(stored, reply)
             try:
-                return await run(guard, self._finisher(scope, 1), None)
+                return await run(guard, self._finisher(scope, 1, keep), None)
             except Superseded:
                 overtaken = True
             except ServiceError as error:
                 if is_answer(error) and not await self._database.execute(
                         "INSERT INTO callboard_once (caller, subject, request, key, digest, state, attempt, owner, lease, answer) "
                         "VALUES ($1, $2, $3, $4, $5, 'error', 1, $6, $7, $8) ON CONFLICT DO NOTHING",
-                        *scope, digest, self._owner, self._keep_until(), _text(error.data()),
+                        *scope, digest, self._owner, self._keep_until(keep), _text(error.data()),
                     ):  # fmt: skip
                     overtaken = True
                     continue  # a duplicate has stored another answer in the meantime, which counts for both
@@ -133,6 +142,7 @@ class Once:
             InProgress: if another attempt was still running shortly before the deadline.
         """
         digest = hashlib.sha256(body).hexdigest()
+        keep = _keep_seconds(scope, deadline())
         while True:
             claim = await self._claim_or_let_go(scope, digest, deadline())
             if isinstance(claim, Answer):
@@ -143,14 +153,14 @@ class Once:
                 await self._clock.sleep(self._random.jitter(0.05))
                 continue
             try:
-                return await run(self._still_ours(claim), self._finisher(scope, claim.attempt), claim)
+                return await run(self._still_ours(claim), self._finisher(scope, claim.attempt, keep), claim)
             except Superseded:
                 self._log.warning("attempt %d at %s lost its claim to a later attempt", claim.attempt, scope.request)
             except ServiceError as error:
-                await finish(self._settle(claim, error if is_answer(error) else None))
+                await finish(self._settle(claim, error if is_answer(error) else None, keep))
                 raise
             except BaseException:
-                await finish(self._settle(claim, None))
+                await finish(self._settle(claim, None, keep))
                 raise
 
     async def _claim_or_let_go(self, scope: Scope, digest: str, remaining: float) -> Claim | Answer | None:
@@ -162,7 +172,7 @@ class Once:
             if claiming.done() and not claiming.cancelled() and claiming.exception() is None:
                 claim = claiming.result()
                 if isinstance(claim, Claim):
-                    await finish(self._settle(claim, None))
+                    await finish(self._settle(claim, None, _KEEP_AFTER_RETRIES))
             raise
 
     async def _claim(self, scope: Scope, digest: str, remaining: float) -> Claim | Answer | None:
@@ -217,21 +227,21 @@ class Once:
             (*claim.scope, claim.attempt, self._owner),
         )
 
-    def _finisher(self, scope: Scope, attempt: int) -> Callable[[Any], Statement]:
+    def _finisher(self, scope: Scope, attempt: int, keep: float) -> Callable[[Any], Statement]:
         """Return a function that makes the statement that stores the reply of an attempt."""
         sql = f"UPDATE callboard_once SET state = 'reply', answer = $6, lease = $7 WHERE {_WHERE} AND attempt = $5"
-        return lambda reply: (sql, (*scope, attempt, _text(reply), self._keep_until()))
+        return lambda reply: (sql, (*scope, attempt, _text(reply), self._keep_until(keep)))
 
-    async def _settle(self, claim: Claim, error: ServiceError | None) -> None:
+    async def _settle(self, claim: Claim, error: ServiceError | None, keep: float) -> None:
         """End a claim without a reply: store the error, or release the claim for the next arrival."""
         state, text = ("free", None) if error is None else ("error", _text(error.data()))
         await self._database.execute(
             f"UPDATE callboard_once SET state = $6, answer = $7, lease = $8 WHERE {_WHERE} AND attempt = $5 AND owner = $9 AND state = 'claimed'",
-            *claim.scope, claim.attempt, state, text, self._keep_until(), self._owner,
+            *claim.scope, claim.attempt, state, text, self._keep_until(keep), self._owner,
         )  # fmt: skip
 
-    def _keep_until(self) -> float:
-        return self._clock.timestamp() + KEEP_SECONDS
+    def _keep_until(self, seconds: float) -> float:
+        return self._clock.timestamp() + seconds
 
     def _replayed(self, answer: Answer, reply: Codec) -> Any:
         if answer.state == "reply":
@@ -241,9 +251,17 @@ class Once:
     async def prune(self) -> int:
         """Delete answers that have expired, and claims that were abandoned. Return how many."""
         now = self._clock.timestamp()
-        return await self._database.execute(
-            "DELETE FROM callboard_once WHERE lease < $1 AND (state <> 'claimed' OR lease < $2)", now, now - KEEP_SECONDS
-        )
+        return await self._database.delete_in_steps(
+            "callboard_once", "caller, subject, request, key",
+            "lease < $1 AND (state <> 'claimed' OR lease < $2)", now, now - KEEP_SECONDS,
+        )  # fmt: skip
+
+
+def _keep_seconds(scope: Scope, remaining: float) -> float:
+    """Return how long the answer of a request is stored: as long as a client, or else the caller itself, may repeat it."""
+    if scope.key.startswith(RETRY_KEY):
+        return min(max(remaining, 0.0), _LONGEST_DEADLINE) + _KEEP_AFTER_RETRIES
+    return KEEP_SECONDS
 
 
 def _answer(row: Row, digest: str) -> Answer | None:

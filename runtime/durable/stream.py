@@ -4,14 +4,15 @@ Events are appended by the last statements of the transaction that they describe
 commit order. A hint announces the head of the stream; subscribers request the events with `Pull`.
 """
 
-from datetime import UTC, datetime
 from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
 from runtime.clock import Clock, Random, rfc3339
+from runtime.contract.codec import to_json
 from runtime.contract.errors import ServiceError
 from runtime.contract.messages import Contract, Request, Struct
+from runtime.durable.retention import Retention
 from runtime.network.envelope import Head
 from runtime.storage.database import Database, Row, Transaction
 from runtime.storage.values import LARGEST
@@ -19,12 +20,12 @@ from runtime.storage.values import LARGEST
 stream: Contract = Contract("stream")
 """The requests that every service with a database answers, each for its own stream."""
 
-KEEP_SECONDS = 7 * 24 * 3600
-"""The age, in seconds, below which events are retained."""
-KEEP_AT_MOST = 1_000_000
-"""The hard cap: the number of events that a stream retains at most, even if a subscriber has not applied them yet."""
-
-_BATCH_BYTES = 1 << 20
+BATCH_BYTES = 1 << 20
+"""The bytes of JSON that the events of a batch have together. An event that is larger is a batch of its own."""
+_LOOKED_AT = 16 * BATCH_BYTES
+"""The bytes of events, of any type, that are looked at for one batch."""
+_MOST_ROWS = 1_000
+"""The number of events that are looked at for one batch, whatever limit a peer asks for."""
 
 
 class Position(Struct):
@@ -76,7 +77,7 @@ class Pull(Request[Batch]):
     Attributes:
         after: the position. Without an epoch, the batch begins at the oldest retained event.
         types: the types of events to return.
-        limit: the number of events to look at, at most 1,000.
+        limit: the number of events to look at; never more than 1,000, and fewer if they have more than 1 MB together.
         peek: only look: events are not retained for this caller.
     """
 
@@ -111,6 +112,37 @@ class PositionPruned(ServiceError):
     pruned: int
 
 
+class _Page:
+    """Collects the events of one batch, row by row.
+
+    Attributes:
+        events: the events of the requested types.
+        first: the number of the first event that was looked at, or None.
+        last: the number and the id of the last one, or None.
+    """
+
+    def __init__(self, types: frozenset[str]) -> None:
+        self.events: list[StreamEvent] = []
+        self.first: int | None = None
+        self.last: tuple[int, str] | None = None
+        self._types = types
+        self._size = 0
+        self._looked_at = 0
+
+    def add(self, row: Row) -> bool:
+        """Look at an event. Return False if the batch is full; an event that did not fit begins the next one."""
+        self.first = self.first or row["seq"]
+        if row["type"] in self._types:
+            event = StreamEvent(**row)
+            self._size += len(to_json(event))
+            if self.events and self._size > BATCH_BYTES:
+                return False
+            self.events.append(event)
+        self.last = row["seq"], row["id"]
+        self._looked_at += len(row["body"])
+        return self._looked_at < _LOOKED_AT
+
+
 class Stream:
     """The publisher's side: the stream of one service in its database."""
 
@@ -119,7 +151,7 @@ class Stream:
         self._clock = clock
         self._random = random
         self._epochs: list[tuple[str, int]] = []
-        self._readers: dict[str, int] = {}
+        self.retention: Retention = Retention(database, clock)
 
     async def open(self) -> None:
         """Read the epochs of the stream; in a new database, begin the first."""
@@ -184,27 +216,21 @@ class Stream:
         limits = await self._limits()
         after, forked_at = await self._resolve(message.after, limits)
         if not message.peek:
-            self._readers[subscriber] = after.seq
-        limit = max(1, min(message.limit, 1000))
-        rows = await self._database.fetch(
-            "SELECT seq, id, type, body, at, trace FROM callboard_stream WHERE seq > $1 ORDER BY seq LIMIT $2", after.seq, limit
+            self.retention.pulled(subscriber, after.seq)
+        page = _Page(frozenset(message.types))
+        await self._database.scan(
+            page.add,
+            "SELECT seq, id, type, body, at, trace FROM callboard_stream WHERE seq > $1 ORDER BY seq LIMIT $2",
+            after.seq,
+            max(1, min(message.limit, _MOST_ROWS)),
         )
-        first = rows[0]["seq"] if rows else max(limits["seq"], after.seq) + 1
+        first = page.first or max(limits["seq"], after.seq) + 1
         if first != after.seq + 1:  # pruned since the limits were read
             if message.after.epoch:
                 raise PositionPruned(self.epoch, first - 1)
             after = Position(self.epoch, first - 1)
-        events: list[StreamEvent] = []
-        scanned, size = after, 0
-        types = set(message.types)
-        for row in rows:
-            if size > _BATCH_BYTES:
-                break
-            scanned = Position(self.epoch, row["seq"], row["id"])
-            if row["type"] in types:
-                size += len(row["body"])
-                events.append(StreamEvent(**row))
-        return Batch(tuple(events), scanned, max(limits["seq"], scanned.seq), forked_at)
+        scanned = after if page.last is None else Position(self.epoch, *page.last)
+        return Batch(tuple(page.events), scanned, max(limits["seq"], scanned.seq), forked_at)
 
     async def _resolve(self, after: Position, limits: Row) -> tuple[Position, Position | None]:
         """Return the position to read from, and the position where the caller's branch parts from this one, if it does."""
@@ -236,29 +262,3 @@ class Stream:
         row = await self._database.fetch_one("SELECT seq, pruned FROM callboard_stream_head")
         assert row is not None, "the migration inserts it"
         return row
-
-    async def prune(self, *, keep_seconds: float = KEEP_SECONDS, keep_at_most: int = KEEP_AT_MOST) -> int:
-        """Delete the prefix that is old and applied by every known subscriber, or beyond the hard cap. Return the number of events."""
-        oldest = self._clock.timestamp() - keep_seconds
-        async with self._database.transaction() as tx:
-            for subscriber, seq in self._readers.items():
-                await tx.execute(
-                    "INSERT INTO callboard_readers (subscriber, seq) VALUES ($1, $2) ON CONFLICT (subscriber) DO UPDATE SET seq = $2",
-                    subscriber,
-                    seq,
-                )
-            limits = await tx.fetch_one("SELECT seq, pruned FROM callboard_stream_head")
-            taken = await tx.fetch_one("SELECT min(seq) AS seq FROM callboard_readers")
-            first_young = await tx.fetch_one(
-                "SELECT min(seq) AS seq FROM callboard_stream WHERE at >= $1", rfc3339(datetime.fromtimestamp(oldest, UTC))
-            )
-            assert limits is not None
-            assert taken is not None
-            assert first_young is not None
-            old = limits["seq"] if first_young["seq"] is None else first_young["seq"] - 1
-            upto = max(min(old, old if taken["seq"] is None else taken["seq"]), limits["seq"] - keep_at_most)
-            if upto <= limits["pruned"]:
-                return 0
-            gone = await tx.execute("DELETE FROM callboard_stream WHERE seq <= $1", upto)
-            await tx.execute("UPDATE callboard_stream_head SET pruned = $1", upto)
-        return gone

@@ -25,6 +25,7 @@ from runtime.contract.errors import (
 )
 from runtime.contract.messages import spec_of
 from runtime.contract.parameters import Params
+from runtime.durable.idempotency import RETRY_KEY
 from runtime.execution.environment import Environment
 from runtime.execution.exchange import Exchange
 from runtime.execution.local import request_locally
@@ -138,7 +139,7 @@ class Caller:
             info = member.requests.get(request)
             if info is not None:
                 if info.once and key is None:
-                    key = environment.random.hex(32)
+                    key = RETRY_KEY + environment.random.hex(32)
                 if info.key is not None and prefers is None:
                     prefers = _preference(info, body, params)
                     member = environment.registry.pick(service, now, without, prefers) or member

@@ -198,7 +198,7 @@ class Instance(Host):
     async def prune(self) -> None:
         """Delete what the database does not have to retain any longer."""
         if self.stream is not None and self._once is not None:
-            await self.stream.prune()
+            await self.stream.retention.prune(self.log)
             await self._once.prune()
 
     def hook(self, name: str) -> HookEndpoint:

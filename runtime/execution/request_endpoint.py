@@ -18,7 +18,7 @@ from runtime.contract.errors import (
 )
 from runtime.contract.parameters import Params
 from runtime.contract.rest import RestDecoder
-from runtime.durable.idempotency import Scope
+from runtime.durable.idempotency import RETRY_KEY, Scope
 from runtime.execution.deadlines import Deadlines
 from runtime.execution.endpoint import Call, Endpoint, WrongReply
 from runtime.execution.failures import Failures
@@ -126,7 +126,7 @@ class RequestEndpoint(Endpoint):
     async def _once(self, message: Any, ctx: Context) -> Any:
         assert self._transactions is not None
         subject = "" if ctx.identity is None else ctx.identity.subject
-        scope = Scope(ctx.caller, subject, self.name, ctx.idempotency_key or self.host.new_id())
+        scope = Scope(ctx.caller, subject, self.name, ctx.idempotency_key or RETRY_KEY + self.host.new_id())
         return await self._transactions.run_once(
             scope, to_canonical_json(message), self._reply, self._method, message, ctx, self.check, self.title
         )

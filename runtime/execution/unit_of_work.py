@@ -148,4 +148,4 @@ class Transactions:
 
         if self._makes_requests:
             return await self._once.run_claimed(scope, body, reply, run, lambda: ctx.remaining)
-        return await self._once.run(scope, body, reply, run)
+        return await self._once.run(scope, body, reply, run, ctx.remaining)

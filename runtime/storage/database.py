@@ -24,6 +24,7 @@ import msgspec
 
 from runtime.contract.errors import CallboardError, UsageError
 from runtime.contract.messages import Event
+from runtime.storage.pruning import STEP, next_step
 from runtime.storage.values import decoded
 from runtime.tasks import Unfinished
 
@@ -255,6 +256,38 @@ class Database(ABC):
         async with self.transaction(None, self.holder(caller)) as tx:
             return await tx.execute(sql, *params)
 
+    def delete_in_steps(self, table: str, key: str, condition: str, *params: Any) -> Coroutine[Any, Any, int]:
+        """Delete the rows that meet a condition, up to 2,000 in each transaction. Return how many there were.
+
+        Other transactions get their turns between the steps. Use this for rows that are too old to be needed: a failure
+        leaves a part of them, and later calls delete the rest.
+
+        Args:
+            table: the name of the table.
+            key: the columns of its primary key, separated by commas.
+            condition: SQL with `$1` parameters. With an index on its columns, no step has to look at all rows.
+
+        Raises:
+            UsageError: in a handler with `tx`.
+        """
+        work = self._delete_in_steps(sys._getframe(1), table, key, condition, params)  # pyright: ignore[reportPrivateUsage]
+        current = self.current.get()
+        return work if current is None else current.made.track("self.db.delete_in_steps", work, must_end=False)
+
+    async def _delete_in_steps(self, caller: FrameType, table: str, key: str, condition: str, params: Sequence[Any]) -> int:
+        total, rows = 0, STEP
+        while True:
+            holder = self.holder(caller)
+            began = asyncio.get_running_loop().time()
+            async with self.transaction(None, holder) as tx:
+                gone = await tx.execute(
+                    f"DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} WHERE {condition} LIMIT {rows})", *params
+                )
+            total += gone
+            if gone < rows:
+                return total
+            rows = next_step(rows, asyncio.get_running_loop().time() - began)
+
     @overload
     async def fetch(self, sql: str, *params: Any) -> list[Row]: ...
     @overload
@@ -278,6 +311,18 @@ class Database(ABC):
     @abstractmethod
     async def _fetch(self, sql: str, params: Sequence[Any]) -> list[Row]:
         """Run a query on the committed data, and return all rows."""
+
+    @abstractmethod
+    async def scan(self, each: Callable[[Row], bool], sql: str, *params: Any) -> None:
+        """Run a query on the committed data, and pass its rows to `each`, one after another, until it returns False.
+
+        No more than one row is in memory, so this is for rows that may be large. `each` is called in another thread.
+        """
+
+    @property
+    @abstractmethod
+    def contended(self) -> bool:
+        """Whether a transaction waits for the one that is running."""
 
     @abstractmethod
     async def script(self, statements: str) -> None:

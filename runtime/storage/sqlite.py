@@ -12,7 +12,7 @@ import re
 import sqlite3
 import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -130,6 +130,15 @@ class SqliteDatabase(Database):
         if self._reader is None:
             raise DatabaseError(f"{self.path}: is closed")
         return await self._on(self._reader, lambda raw: _fetch(raw, sql, params))
+
+    async def scan(self, each: Callable[[Row], bool], sql: str, *params: Any) -> None:
+        if self._reader is None:
+            raise DatabaseError(f"{self.path}: is closed")
+        await self._on(self._reader, lambda raw: _scan(raw, each, sql, params))
+
+    @property
+    def contended(self) -> bool:
+        return self.turns.contended
 
     async def script(self, statements: str) -> None:
         await self.turns.alone(lambda raw: _script(raw, statements))
@@ -315,6 +324,14 @@ def _fetch(raw: sqlite3.Connection, sql: str, params: Sequence[Any]) -> list[Row
         return []
     names = [column[0] for column in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _scan(raw: sqlite3.Connection, each: Callable[[Row], bool], sql: str, params: Sequence[Any]) -> None:
+    with closing(_run(raw, sql, params)) as cursor:  # an open one would keep the database's log from being shortened
+        names = [column[0] for column in cursor.description]
+        for row in cursor:
+            if not each(dict(zip(names, row, strict=True))):
+                return
 
 
 def _begin_and(guard: Guard | None, function: Callable[[sqlite3.Connection], T], raw: sqlite3.Connection) -> T:

@@ -96,6 +96,11 @@ class Writer:
     def __repr__(self) -> str:
         return f"<Writer [{self._state.value}] waiting={len(self._queue)} group={self._group and self._group.size}>"
 
+    @property
+    def contended(self) -> bool:
+        """Whether a transaction waits for the one that has the turn."""
+        return any(not turn.done() for turn in self._queue)
+
     async def take_turn(self, holder: Turn) -> Group:
         """Wait for the turn. The transaction that begins then is one savepoint of the returned group."""
         if self._state is WriterState.BUSY:

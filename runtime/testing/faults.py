@@ -190,5 +190,12 @@ class CrashingDatabase(Database):
     async def _fetch(self, sql: str, params: Sequence[Any]) -> list[Row]:
         return await self._inner.fetch(sql, *params)
 
+    async def scan(self, each: Callable[[Row], bool], sql: str, *params: Any) -> None:
+        await self._inner.scan(each, sql, *params)
+
+    @property
+    def contended(self) -> bool:
+        return self._inner.contended
+
     async def script(self, statements: str) -> None:
         await self._inner.script(statements)

@@ -200,11 +200,12 @@ class Store:
     async def prune(self) -> None:
         """Delete expired sessions and revocations. The latest revocation stays, because it holds the current version."""
         now = int(self._clock.timestamp())
-        async with self._db.transaction() as tx:
-            await tx.execute("DELETE FROM revocations WHERE until < $1 AND version < (SELECT MAX(version) FROM revocations)", now)
-            await tx.execute("DELETE FROM refresh_tokens WHERE sid IN (SELECT sid FROM sessions WHERE expires < $1)", now)
-            await tx.execute("DELETE FROM sessions WHERE expires < $1", now)
-            await tx.execute("DELETE FROM login_sources WHERE at < $1", now - _REMEMBERED)
+        await self._db.delete_in_steps(
+            "revocations", "version", "until < $1 AND version < (SELECT MAX(version) FROM revocations)", now
+        )
+        await self._db.delete_in_steps("refresh_tokens", "hash", "sid IN (SELECT sid FROM sessions WHERE expires < $1)", now)
+        await self._db.delete_in_steps("sessions", "sid", "expires < $1", now)
+        await self._db.delete_in_steps("login_sources", "user_id, source", "at < $1", now - _REMEMBERED)
 
 
 def _hash(token: str) -> str:

@@ -137,9 +137,9 @@ class Store:
         )
 
     async def expired_reservations(self, seconds: float) -> list[str]:
-        """Return the ids of the reservations that are older than `seconds` and that no ride has confirmed."""
+        """Return the ids of up to 500 reservations that are older than `seconds` and that no ride has confirmed, the oldest first."""
         rows = await self._db.fetch(
-            "SELECT reservation_id FROM scooters WHERE state = 'reserved' AND reserved_at < $1",
+            "SELECT reservation_id FROM scooters WHERE state = 'reserved' AND reserved_at < $1 ORDER BY reserved_at LIMIT 500",
             self._clock.now() - timedelta(seconds=seconds),
         )
         return [row["reservation_id"] for row in rows]

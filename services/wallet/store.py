@@ -87,9 +87,10 @@ class Store:
             await tx.execute("UPDATE accounts SET held_cents = held_cents - $2 WHERE user_id = $1", row["user_id"], row["cents"])
 
     async def expired_holds(self, seconds: float) -> list[str]:
-        """Return the ids of the holds that are older than `seconds` and that no ride has confirmed."""
+        """Return the ids of up to 500 holds that are older than `seconds` and that no ride has confirmed, the oldest first."""
         rows = await self._db.fetch(
-            "SELECT id FROM holds WHERE ride_id IS NULL AND at < $1", self._clock.now() - timedelta(seconds=seconds)
+            "SELECT id FROM holds WHERE ride_id IS NULL AND at < $1 ORDER BY at LIMIT 500",
+            self._clock.now() - timedelta(seconds=seconds),
         )
         return [row["id"] for row in rows]
 

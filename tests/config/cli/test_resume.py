@@ -35,7 +35,7 @@ def cursor(folder: Path, *statements: str) -> Cursor:
     return asyncio.run(_cursor(folder, *statements))
 
 
-AT_EVENT_5 = "INSERT INTO callboard_cursors VALUES ('rides', 'e', 5, 'id', '{\"rides.Newer\":0}', NULL, NULL)"
+AT_EVENT_5 = "INSERT INTO callboard_cursors (publisher, epoch, seq, event_id, types, stopped, accepted) VALUES ('rides', 'e', 5, 'id', '{\"rides.Newer\":0}', NULL, NULL)"
 STOPPED = "UPDATE callboard_cursors SET stopped = 'rides has pruned events'"
 
 

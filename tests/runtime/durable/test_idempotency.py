@@ -6,9 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from runtime import DeadlineExceeded, InProgress, InternalError, KeyReused, Overloaded, ServiceError
+from runtime import DeadlineExceeded, InProgress, InternalError, KeyReused, Node, Overloaded, ServiceError
+from runtime.durable.idempotency import RETRY_KEY
 from runtime.testing import Crash, eventually
-from tests.runtime.durable.booking import Book, Bookings, BookingServices, Pay, Payments, Receipt, Rejected, SoldOut, Ticket
+from tests.runtime.durable.booking import (
+    Book,
+    Bookings,
+    BookingServices,
+    Pay,
+    Payments,
+    Receipt,
+    Rejected,
+    SoldOut,
+    Ticket,
+    bookings,
+    payments,
+)
 from transports.memory import MemoryTransport
 
 
@@ -221,7 +234,25 @@ async def test_a_call_within_a_claim_derives_its_key_from_the_claim(services: Bo
     more = await services.rows("payments", "SELECT key FROM callboard_once WHERE request = 'payments.Pay'")
     assert len(keys) == 1
     assert len(set(more)) == 2
-    assert all(len(key) == 32 for key in more)
+    assert all(key.startswith(RETRY_KEY) and len(key) == 36 for key in more)
+
+
+@pytest.mark.parametrize("remote", [False, True], ids=["local", "remote"])
+@pytest.mark.parametrize("request_", [Pay(5), Book(5)], ids=["without a claim", "with a claim"])
+async def test_an_answer_for_which_no_client_has_a_key_is_kept_for_minutes(
+    services: BookingServices, remote: bool, request_: Pay | Book
+) -> None:
+    node = await services.start()
+    async with Node([], MemoryTransport(services.network)) as other:
+        ctx = (other if remote else node).client("test", (payments, bookings))
+        await ctx.request(request_, timeout=30)
+    for service in ("payments",) if isinstance(request_, Pay) else ("payments", "bookings"):
+        instance = node.inbound.instances[service]
+        [kept] = await services.rows(service, "SELECT lease FROM callboard_once")
+        assert 60 < kept - instance.clock.timestamp() <= 90, "until the deadline of the request, and a minute longer"
+        await instance.database.execute("UPDATE callboard_once SET lease = lease - 90")
+        await instance.prune()
+        assert await services.rows(service, "SELECT * FROM callboard_once") == []
 
 
 async def test_replies_are_forgotten_after_a_day(services: BookingServices) -> None:
@@ -229,7 +260,10 @@ async def test_replies_are_forgotten_after_a_day(services: BookingServices) -> N
     await services.request(Pay(5), "k")
     database = services.database("payments")
     await database.open()
-    await database.execute("UPDATE callboard_once SET lease = lease - 24 * 3600 - 1")
+    await database.execute("UPDATE callboard_once SET lease = lease - 24 * 3600 + 60")
+    await node.inbound.instances["payments"].prune()
+    assert await services.request(Pay(5), "k") == Receipt(1)
+    await database.execute("UPDATE callboard_once SET lease = lease - 61")
     await database.close()
     await node.inbound.instances["payments"].prune()
     assert await services.request(Pay(5), "k") == Receipt(2)

@@ -1,14 +1,17 @@
 """The publisher's side of durable events: numbering, hints, pruning, and restored copies."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from runtime import Clock, InternalError, Random
-from runtime.durable.stream import Stream
+from runtime.durable.stream import Position, Pull, Stream
+from runtime.storage.database import Row
+from runtime.storage.sqlite import SqliteDatabase
 from runtime.testing import Crash
-from tests.runtime.durable.replicas import WORDS, Publisher, Replicas, Subscriber, wait_until, wait_until_applied
+from tests.runtime.durable.replicas import Publisher, Replicas, Subscriber, wait_until, wait_until_applied
 
 
 async def test_events_are_numbered_without_gaps_in_commit_order(replicas: Replicas) -> None:
@@ -69,37 +72,36 @@ async def test_a_publisher_that_crashes_before_or_after_a_commit_publishes_what_
     assert await replicas.rows("publisher", "SELECT word FROM published ORDER BY rowid") == expected
 
 
-async def test_only_old_events_that_every_subscriber_has_applied_are_pruned(replicas: Replicas) -> None:
-    await replicas.start(Publisher, Subscriber)
-    await replicas.publish(*WORDS)
-    await wait_until_applied(replicas, WORDS)
-    await replicas.publish("(moves the cursor)")
-    await wait_until(lambda: replicas.stream()._readers.get("subscriber", 0) >= 40)  # pyright: ignore[reportPrivateUsage]
-    assert await replicas.stream().prune() == 0, "young events are kept"
-    await replicas.stop("subscriber")
-    await replicas.publish("not applied")
-    assert await replicas.stream().prune(keep_seconds=-1) == 40
-    assert await replicas.rows("publisher", "SELECT count(*) FROM callboard_stream") == [2]
-    await replicas.start(Subscriber)
-    await wait_until_applied(replicas, [*WORDS, "not applied"])
+async def test_a_pull_reads_no_more_than_it_answers_with(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = await replicas.start(Publisher)
+    await replicas.publish(*("x" * 400_000 for _ in range(6)), "(another type)", "small")
+    stream, database = replicas.stream(), node.inbound.instances["publisher"].database
+    read: list[int] = []
+
+    async def scan(each: Callable[[Row], bool], sql: str, *params: Any) -> None:
+        def note(row: Row) -> bool:
+            read.append(row["seq"])
+            return each(row)
+
+        await SqliteDatabase.scan(database._inner, note, sql, *params)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(database, "scan", scan)
+    position, found = Position("", 0), list[list[int]]()
+    while True:
+        batch = await stream.pull(Pull(position, ("publisher.WordPublished",), limit=10**9), "another")
+        found.append([event.seq for event in batch.events])
+        position = batch.scanned
+        if position.seq == batch.head:
+            break
+    assert found == [[1, 2], [3, 4], [5, 6, 8]]
+    assert read == [1, 2, 3, 3, 4, 5, 5, 6, 7, 8], "each pull reads one event that does not fit"
 
 
-async def test_a_subscriber_whose_events_the_hard_cap_has_pruned_stops_and_reports_the_range(replicas: Replicas) -> None:
-    await replicas.start(Publisher, Subscriber)
-    await replicas.publish("one")
-    await wait_until_applied(replicas, ["one"])
-    await replicas.stop("subscriber")
-    await replicas.publish(*WORDS)
-    assert await replicas.stream().prune(keep_at_most=10) == 31
-    await replicas.start(Subscriber)
-    metrics = replicas.nodes["subscriber"].metrics
-    await wait_until(lambda: metrics.value("streams_stopped_total", service="subscriber", publisher="publisher") == 1)
-    [reason] = await replicas.rows("subscriber", "SELECT stopped FROM callboard_cursors")
-    assert reason == "publisher has pruned events 2 to 31 that were not applied yet"
-    await replicas.publish("still stopped")
-    assert await replicas.applied() == ["one"]
-    await replicas.subscription().resume()
-    await wait_until_applied(replicas, ["one", *WORDS[30:], "still stopped"])
+async def test_a_pull_looks_at_a_thousand_events_at_most(replicas: Replicas) -> None:
+    await replicas.start(Publisher)
+    await replicas.publish(*("(" for _ in range(1_001)))
+    batch = await replicas.stream().pull(Pull(Position("", 0), ("publisher.WordPublished",), limit=10**9), "another")
+    assert (batch.events, batch.scanned.seq, batch.head) == ((), 1_000, 1_001)
 
 
 async def test_a_subscriber_stops_when_its_publisher_has_lost_events(replicas: Replicas) -> None:
