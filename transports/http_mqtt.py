@@ -27,6 +27,9 @@ class _SignalReceiver(Receiver):
     def unreadable(self) -> None:
         self._receiver.unreadable()
 
+    def retained(self) -> None:
+        self._receiver.retained()
+
     def failed(self, error: TransportError) -> None:
         self._receiver.failed(error)
 

@@ -86,6 +86,9 @@ class Receiver:
     def unreadable(self) -> None:
         """Called when something arrived that cannot be read."""
 
+    def retained(self) -> None:
+        """Called when an old message was dropped, which the network had kept although it is of a kind that must not be kept."""
+
     def failed(self, error: TransportError) -> None:
         """Called when the transport has ended for good: the node has to stop."""
 

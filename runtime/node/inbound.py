@@ -93,6 +93,9 @@ class Inbound(Receiver):
     def unreadable(self) -> None:
         self._environment.metrics.count("unreadable_total")
 
+    def retained(self) -> None:
+        self._environment.metrics.count("retained_dropped_total")
+
     def failed(self, error: TransportError) -> None:
         self._environment.fail(error)
 

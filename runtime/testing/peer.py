@@ -131,6 +131,7 @@ class RecordingReceiver(Receiver):
         self.silent: list[Address] = []
         self.cuts: int = 0
         self.garbage: int = 0
+        self.old: int = 0
         self.failure: TransportError | None = None
 
     def load(self, service: str) -> int:
@@ -155,6 +156,9 @@ class RecordingReceiver(Receiver):
 
     def unreadable(self) -> None:
         self.garbage += 1
+
+    def retained(self) -> None:
+        self.old += 1
 
     def failed(self, error: TransportError) -> None:
         self.failure = error

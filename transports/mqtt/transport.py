@@ -5,19 +5,17 @@ data that must not be lost is in the databases.
 """
 
 import asyncio
-from collections.abc import Iterable
 from contextlib import nullcontext, suppress
 from typing import Any
 
 import mqtt5
 import msgspec
 
-from runtime import Clock, Malformed, Random
+from runtime import Clock, Random
 from runtime.network import (
     Address,
     Capabilities,
     Envelope,
-    EnvelopeKind,
     Manifest,
     PeerUnreachable,
     Receiver,
@@ -29,12 +27,13 @@ from runtime.network import (
 from runtime.telemetry import logger
 from transports.mqtt import packets
 from transports.mqtt.attempts import Attempts
+from transports.mqtt.incoming import Incoming
 from transports.mqtt.limits import manifest_too_large
 from transports.mqtt.link import Link
 from transports.mqtt.multicasts import Multicasts
 from transports.mqtt.presence import MISSED, Presence
 from transports.mqtt.settings import MqttSettings
-from transports.mqtt.topics import Topics, key_of
+from transports.mqtt.topics import Topics
 
 _WITHDRAW_TIMEOUT = 2.0
 """Seconds that a withdrawal may take: a node that stops does not wait for a broker that does not answer."""
@@ -59,6 +58,7 @@ class MqttTransport(Transport):
         self._log = logger("mqtt")
         self._receiver: Receiver | None = None
         self._presence: Presence | None = None
+        self._incoming: Incoming | None = None
         self._link: Link | None = None
         self._inboxes: dict[str, asyncio.Future[None]] = {}
         self._announcing = asyncio.Lock()
@@ -70,7 +70,6 @@ class MqttTransport(Transport):
         self._watched: set[str | None] = set()
         """The services whose instances are reported; None for all of them."""
         self._heartbeats: asyncio.Task[None] | None = None
-        self._unreadable = 0
 
     def __repr__(self) -> str:
         return f"<MqttTransport {self.node or '-'} {self._link or 'CLOSED'}>"
@@ -95,16 +94,23 @@ class MqttTransport(Transport):
         self.attempts = Attempts(self._settings.brokers, node, self._random)
         patience = max(2 * MISSED * self._settings.heartbeat, 3.0 * self._settings.keepalive)
         self._presence = Presence(receiver, self._clock, self._settings.heartbeat, patience)
+        self._multicasts = Multicasts(
+            node, self._topics, self._presence.nodes, shares_out=True
+        )  # until the broker says otherwise
+        incoming = self._incoming = Incoming(
+            node, self._topics, receiver, self._random, self._multicasts.subscribers, self._on_manifest,
+            self._presence.gone, self._answer,
+        )  # fmt: skip
         will = mqtt5.Will(self._topics.gone(node), qos=mqtt5.QoS.AT_LEAST_ONCE)
         link = Link(
-            self._settings, node, will, self._on_publish, self._cut, self._restored, receiver.failed, self._clock, self.attempts
+            self._settings, node, will, incoming.handle, self._cut, self._restored, receiver.failed, self._clock, self.attempts
         )
         await link.open()
         self._link = link
         for restriction in link.limits.restrictions():
             self._log.warning("%s: %s", self.attempts.url, restriction)
         self.capabilities = Capabilities(authenticates=True, anycast=link.limits.shared_subscriptions)
-        self._multicasts = Multicasts(node, self._topics, self._presence.nodes, shares_out=link.limits.shares_out)
+        self._multicasts.shares_out = link.limits.shares_out
         await link.subscribe(self._topics.all_gone)
         self._heartbeats = asyncio.create_task(self._announce_regularly())
 
@@ -135,7 +141,9 @@ class MqttTransport(Transport):
         self._end()
 
     def _end(self) -> None:
-        self._receiver = self._presence = None
+        if self._incoming is not None:
+            self._incoming.close()
+        self._receiver = self._presence = self._incoming = None
         self._inboxes.clear()
         self._manifests.clear()
         self._instances.clear()
@@ -248,50 +256,18 @@ class MqttTransport(Transport):
         if pattern is not None:
             await link.unsubscribe(pattern)
 
-    def _on_publish(self, packet: mqtt5.PublishPacket) -> None:
-        """Handle a message from the broker."""
-        if self._receiver is None or self._presence is None:
-            return
-        levels = self._topics.levels(packet.topic)
-        try:
-            if "" in levels and not (levels[0] == "signal" and "" not in levels[:3]):  # only a key can be empty
-                raise ValueError("a level of its topic is empty")
-            match levels:
-                case ("inbox", service, node, caller) if node == self.node:
-                    reply_to = self._topics.reply_address(packet.response_topic, caller)
-                    kind: EnvelopeKind = "reply" if reply_to is None else "request"
-                    self._deliver(packet, kind, "", caller, (service,), reply_to)
-                case ("signal", service, name, key):
-                    self._deliver(
-                        packet, "signal", f"{service}.{name}", service, self._multicasts.subscribers(packet), key=key_of(key)
-                    )
-                case ("request", service, name, caller):
-                    reply_to = self._topics.reply_address(packet.response_topic, caller)
-                    self._deliver(packet, "request", f"{service}.{name}", caller, (service,), reply_to)
-                case ("stream", service):
-                    self._deliver(packet, "head", f"{service}.head", service, self._multicasts.subscribers(packet))
-                case ("presence", service, node):
-                    if node == self.node:
-                        self._check_own(service, packet.payload)
-                        if self._watched.isdisjoint((None, service)):
-                            return
-                    address, load = Address(service, node), packets.load(packet)
-                    if self._presence.heard(address, packet.payload, load, kept=packet.retain):
-                        self._introduce(service, node)
-                case ("gone", node):
-                    self._presence.gone(node)
-                case _:
-                    raise ValueError("its topic is unknown")
-        except Exception as error:  # no message whatsoever may end the link
-            self._receiver.unreadable()
-            self._unreadable += 1
-            if self._unreadable == 1:
-                self._log.warning(
-                    "a message on %.200s cannot be read, and is dropped; further ones will be dropped without a log entry: %s",
-                    packet.topic, error,
-                )  # fmt: skip
-            if levels[:1] in (("inbox",), ("request",)) and self._topics.is_level(levels[1]):
-                self._refuse(packet, levels[1], levels[-1], error)
+    def _on_manifest(self, service: str, node: str, packet: mqtt5.PublishPacket) -> None:
+        assert self._presence is not None
+        if node == self.node:
+            self._check_own(service, packet.payload)
+            if self._watched.isdisjoint((None, service)):
+                return
+        if self._presence.heard(Address(service, node), packet.payload, packets.load(packet), kept=packet.retain):
+            self._introduce(service, node)
+
+    def _answer(self, to: Address, envelope: Envelope, service: str) -> None:
+        if self._link is not None:
+            self._link.publish_now(self._topics.to(to, service), envelope.body, **packets.properties(envelope, None))
 
     def _check_own(self, service: str, payload: bytes) -> None:
         """Detect another node with this node's id: it announces instances that this one has never had.
@@ -311,35 +287,6 @@ class MqttTransport(Transport):
         manifest = self._manifests.get(service)
         if manifest is not None and node != self.node and not self._multicasts.shares_out:
             self._announce_soon(manifest)
-
-    def _deliver(
-        self,
-        packet: mqtt5.PublishPacket,
-        kind: EnvelopeKind,
-        subject: str,
-        caller: str,
-        services: Iterable[str],
-        reply_to: Address | None = None,
-        key: str | None = None,
-    ) -> None:
-        assert self._receiver is not None
-        envelope = packets.envelope(packet, kind, subject, caller, reply_to, key)
-        if envelope.kind == "request" and not envelope.id:
-            envelope = msgspec.structs.replace(envelope, id=self._random.hex(32))
-        for service in services:
-            self._receiver.receive(envelope, service)
-
-    def _refuse(self, packet: mqtt5.PublishPacket, service: str, caller: str, error: Exception) -> None:
-        """Answer a request that cannot be read, if it has a response topic."""
-        try:
-            reply_to = self._topics.reply_address(packet.response_topic, caller)
-        except ValueError:
-            return
-        if reply_to is not None and self._link is not None:
-            request_id = "" if packet.correlation_data is None else packet.correlation_data.decode("latin-1")
-            body = msgspec.json.encode(Malformed(str(error)).data())
-            answer = Envelope("error", request_id, "", body)
-            self._link.publish_now(self._topics.to(reply_to, service), body, **packets.properties(answer, None))
 
     # Sending
 
