@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import math
 import os
 import random
 from datetime import UTC, datetime, timedelta
@@ -9,14 +10,24 @@ from time import time
 from uuid import UUID
 
 
+_REMEMBERED = 16 * 60.0
+"""Seconds for which `Clock.possible` allows for a time of day that the clock no longer shows: longer than an access token lives."""
+_SAME = 0.5
+"""Seconds by which two readings of the machine's clock may differ without it having been set."""
+
+
 class Clock:
     """The time of a node.
 
     `monotonic` is the time of the event loop: timers, `asyncio.timeout`, and deadlines agree with it, and a loop with
-    virtual time makes all of them virtual. `now` is the time of day.
+    virtual time makes all of them virtual. `now` is the time of day, for people and for other machines. It leaps when
+    somebody sets the machine's clock, so durations that are stored are measured on `steady`.
     """
 
     _loop: asyncio.AbstractEventLoop | None = None
+    _start: float | None = None
+    _lowest: tuple[float, float] = (math.inf, -math.inf)  # the time of day minus the elapsed time, and when it was last so
+    _highest: tuple[float, float] = (-math.inf, -math.inf)
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -38,13 +49,45 @@ class Clock:
         """Return the time of day, in seconds since 1970."""
         return time()
 
+    def steady(self) -> float:
+        """Return the time for stored durations: the time of day at the first call, plus the seconds since then.
+
+        Setting the machine's clock does not change it. Another process starts from another time of day, so a stored time
+        that is in the future counts as now.
+        """
+        if self._start is None:
+            self._start = self.timestamp() - self._elapsed()
+        return self._start + self._elapsed()
+
+    def steady_now(self) -> datetime:
+        """Return `steady` as a moment in UTC."""
+        return datetime.fromtimestamp(self.steady(), UTC)
+
+    def possible(self) -> tuple[float, float]:
+        """Return the earliest and the latest time of day that it is now, in seconds since 1970, as far as this clock can tell.
+
+        They are equal, unless the machine's clock was set in the last quarter of an hour. Until then, what was stamped by
+        the time of day before still counts.
+        """
+        now, elapsed = self.timestamp(), self._elapsed()
+        offset = now - elapsed
+        if offset < self._lowest[0] + _SAME or elapsed - self._lowest[1] > _REMEMBERED:
+            self._lowest = (offset, elapsed)
+        if offset > self._highest[0] - _SAME or elapsed - self._highest[1] > _REMEMBERED:
+            self._highest = (offset, elapsed)
+        return min(now, self._lowest[0] + elapsed), max(now, self._highest[0] + elapsed)
+
+    def _elapsed(self) -> float:
+        """Return the time that only passes, in seconds."""
+        return self.monotonic()
+
     async def sleep(self, seconds: float) -> None:
         """Suspend the current task for so many seconds."""
         await asyncio.sleep(seconds)
 
 
 class ManualClock(Clock):
-    """A clock whose time of day moves only when a test calls `advance`. Sleeping and timers take real time.
+    """A clock whose time of day moves only when a test calls `advance` or `leap`. Sleeping and timers take real time.
 
     Args:
         start: the time of day at the start; the real one by default.
@@ -57,12 +100,21 @@ class ManualClock(Clock):
         if start is not None:
             _require_timezone(start)
         self._timestamp = (start or datetime.now(UTC)).timestamp()
+        self._passed = 0.0
 
     def timestamp(self) -> float:
         return self._timestamp
 
+    def _elapsed(self) -> float:
+        return self._passed
+
     def advance(self, delta: timedelta) -> None:
-        """Move the time of day forward."""
+        """Let time pass: the time of day and stored durations move forward. A negative `delta` is a leap."""
+        self._timestamp += delta.total_seconds()
+        self._passed += max(delta.total_seconds(), 0.0)
+
+    def leap(self, delta: timedelta) -> None:
+        """Set the clock forward or back, as an operator or NTP does. No time passes: durations do not change."""
         self._timestamp += delta.total_seconds()
 
 
@@ -76,11 +128,12 @@ class Random:
         seed: makes the values repeatable; without it, the operating system seeds the generator.
     """
 
-    __slots__ = ("_clock", "_random")
+    __slots__ = ("_clock", "_last", "_random")
 
     def __init__(self, clock: Clock, seed: int | None = None) -> None:
         self._clock = clock
         self._random = random.Random(seed)
+        self._last = 0
 
     def random(self) -> float:
         """Return a float in [0, 1)."""
@@ -99,10 +152,19 @@ class Random:
         return self._random.randbytes(length >> 1).hex()
 
     def uuid7(self) -> UUID:
-        """Return a UUID of version 7 (RFC 9562, section 5.7): the time in milliseconds, then random bits. It sorts by time."""
+        """Return a UUID of version 7 (RFC 9562, section 5.7): the time in milliseconds, then random bits.
+
+        Each is greater than the one before, also within a millisecond and after the clock was set back: it then continues
+        from the last one by a random step (section 6.2, method 2). Ids of other processes, and of this one before a restart,
+        are not ordered with them. What is listed in order needs a number.
+        """
         milliseconds = int(self._clock.timestamp() * 1000) & 0xFFFF_FFFF_FFFF
-        value = milliseconds << 80 | 0x7 << 76 | self._random.getrandbits(12) << 64
-        return UUID(int=value | 0b10 << 62 | self._random.getrandbits(62))
+        value = milliseconds << 74 | self._random.getrandbits(74)
+        if value <= self._last or milliseconds == self._last >> 74:
+            value = self._last + 1 + self._random.getrandbits(32)
+        self._last = value
+        high, low = value >> 62, value & (1 << 62) - 1  # the time and 12 random bits, and 62 random bits
+        return UUID(int=high >> 12 << 80 | 0x7 << 76 | (high & 0xFFF) << 64 | 0b10 << 62 | low)
 
     @staticmethod
     def token(length: int = 32) -> str:
