@@ -140,7 +140,7 @@ class Verifier:
         self._keys_asked_at = float("-inf")
         self._keys_failure: ServiceError | None = None
         self._learning = asyncio.Lock()
-        self._revoked: dict[str, float] = {}
+        self._revoked: dict[str, tuple[float, float]] = {}
         self._version = 0
         self._confirmed_at = float("-inf")
         self._cache: OrderedDict[bytes, tuple[Identity, float]] = OrderedDict()
@@ -165,7 +165,7 @@ class Verifier:
         if entry is None:
             return None
         found, expires = entry
-        if expires <= self._clock.timestamp() or found.kid not in self._keys or found.session in self._revoked:
+        if expires <= self._clock.possible()[0] or found.kid not in self._keys or found.session in self._revoked:
             del self._cache[digest]
             return None
         return found
@@ -237,10 +237,11 @@ class Verifier:
             self._metrics.count("revocation_polls_failed_total")
             return
         self._version = answer.version
-        self._confirmed_at = self._clock.monotonic()
-        now = self._clock.timestamp()
-        self._revoked = {sid: until for sid, until in self._revoked.items() if until > now}
-        self._revoked |= {session.sid: session.until.timestamp() for session in answer.sessions}
+        self._confirmed_at = now = self._clock.monotonic()
+        today = self._clock.timestamp()
+        # Forgotten only when both clocks say so: one that was set must not let a revoked token in again
+        self._revoked = {sid: end for sid, end in self._revoked.items() if end[0] > today or end[1] > now}
+        self._revoked |= {session.sid: (session.until.timestamp(), now + MAX_LIFETIME) for session in answer.sessions}
 
     def _age(self) -> float:
         return 0.0 if not self._used else self._clock.monotonic() - self._confirmed_at
@@ -277,12 +278,13 @@ class Verifier:
             )
         except jwt.PyJWTError as error:
             raise Unauthenticated(f"the token is not valid: {error}") from None
-        expires, issued, now = claims["exp"], claims["iat"], self._clock.timestamp()
+        expires, issued = claims["exp"], claims["iat"]
+        earliest, latest = self._clock.possible()
         if not isinstance(expires, int) or not isinstance(issued, int):
             raise Unauthenticated("the token's times are not integers")
-        if expires <= now:
+        if expires <= earliest:
             raise Unauthenticated("the token has expired")
-        if issued > now + _LEEWAY or expires - issued > MAX_LIFETIME:
+        if issued > latest + _LEEWAY or expires - issued > MAX_LIFETIME:
             raise Unauthenticated("the token's lifetime is not acceptable")
         texts = [claims[name] for name in ("sub", "role", "sid", "jti")]
         if not all(isinstance(text, str) and text for text in texts):

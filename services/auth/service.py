@@ -217,6 +217,7 @@ class Auth(Service):
 
     def _tokens(self, session: Session, refresh_token: str) -> Tokens:
         now = int(self.clock.timestamp())
+        self.clock.possible()  # remembers this time of day: the token stays valid if the clock is set next
         lifetime = min(self.settings.access_seconds, MAX_LIFETIME)
         claims = {
             "iss": self.settings.tokens.issuer,
@@ -244,7 +245,7 @@ class Auth(Service):
     async def clean_up(self, ctx: Context) -> None:
         """Rotate the signing keys when they are due, and delete expired sessions."""
         await self.keys.rotate_if_older(self.settings.rotate_seconds)
-        await self.store.prune()
+        await self.store.prune(self.settings.session_seconds)
 
 
 def _refuse_weak(pointer: str, password: str, email: str) -> None:

@@ -8,13 +8,6 @@ from runtime import Clock, ConstraintError, Database, Random, Row, Struct, Trans
 from runtime.identity import MAX_LIFETIME, RevokedSession, RevokedSessions
 from services.auth.messages import EmailTaken, Role, User
 
-_GRACE = 10.0
-"""Seconds after its first use in which a refresh token may be used again, with the same successor as the result.
-
-Two tabs may share the token, or a reply may be lost.
-"""
-
-
 _REMEMBERED = 180 * 24 * 3600
 """Seconds for which an account remembers where its owner logged in."""
 
@@ -83,12 +76,13 @@ class Store:
             "ON CONFLICT (user_id, source) DO UPDATE SET at = excluded.at",
             user_id,
             source,
-            self._clock.timestamp(),
+            self._clock.steady(),
         )
         await tx.execute(
-            "DELETE FROM login_sources WHERE user_id = $1 AND source NOT IN "
-            "(SELECT source FROM login_sources WHERE user_id = $1 ORDER BY at DESC LIMIT 10)",
+            "DELETE FROM login_sources WHERE user_id = $1 AND source <> $2 AND source NOT IN "
+            "(SELECT source FROM login_sources WHERE user_id = $1 AND source <> $2 ORDER BY at DESC LIMIT 9)",
             user_id,
+            source,
         )
 
     async def password_hash(self, user_id: str) -> str | None:
@@ -134,7 +128,7 @@ class Store:
         Return None if the user's password or role has changed since it was read, or the user has been disabled.
         """
         sid, token = str(self._random.uuid7()), self._random.token()
-        expires = int(self._clock.timestamp() + lifetime)
+        expires = int(self._clock.steady() + lifetime)
         inserted = await tx.execute(
             "INSERT INTO sessions (sid, user_id, secret, expires, revoked) SELECT $1, id, $2, $3, $4 FROM users "
             "WHERE id = $5 AND password_hash = $6 AND role = $7 AND NOT disabled",
@@ -148,15 +142,15 @@ class Store:
     async def rotate(self, tx: Transaction, token: str) -> tuple[Session, str] | None:
         """Return the session of a refresh token and the successor of the token, or None if the token is no longer valid.
 
-        If a used token is presented again after the grace period, two parties have it and one of them stole it, so the
-        session ends.
+        Until the successor is used, the token has the same one: two tabs may share a token, and a reply may be lost. If the
+        token is presented after that, two parties have it and one of them stole it, so the session ends.
         """
-        now = self._clock.timestamp()
         row = await tx.fetch_one(
             "SELECT s.sid, s.secret, s.expires, s.revoked, t.used_at, u.* FROM refresh_tokens t "
             "JOIN sessions s ON s.sid = t.sid JOIN users u ON u.id = s.user_id WHERE t.hash = $1",
             _hash(token),
         )
+        now = self._clock.steady()
         if row is None or row["revoked"] or row["disabled"] or row["expires"] <= now:
             return None
         successor = hmac.new(row["secret"].encode(), token.encode(), hashlib.sha256).hexdigest()
@@ -165,7 +159,7 @@ class Store:
             await tx.execute("INSERT INTO refresh_tokens (hash, sid) VALUES ($1, $2)", _hash(successor), row["sid"])
         else:
             next_row = await tx.fetch_one("SELECT used_at FROM refresh_tokens WHERE hash = $1", _hash(successor))
-            if now - row["used_at"] > _GRACE or next_row is None or next_row["used_at"] is not None:
+            if next_row is None or next_row["used_at"] is not None:
                 await self.revoke_session(tx, row["sid"])
                 return None
         return Session(row["sid"], _user(row)), successor
@@ -176,7 +170,7 @@ class Store:
         """End a session. Its access tokens and refresh tokens are refused from then on."""
         if not await tx.execute("UPDATE sessions SET revoked = $2 WHERE sid = $1 AND NOT revoked", sid, True):
             return
-        until = int(self._clock.timestamp()) + MAX_LIFETIME
+        until = int(self._clock.possible()[1]) + MAX_LIFETIME
         await tx.execute(
             "INSERT INTO revocations (version, sid, until) VALUES ((SELECT COALESCE(MAX(version), 0) + 1 FROM revocations), $1, $2)",
             sid,
@@ -189,19 +183,26 @@ class Store:
             await self.revoke_session(tx, row["sid"])
 
     async def revoked_since(self, version: int) -> RevokedSessions:
-        """Return the sessions that were revoked after a version and that still have unexpired access tokens."""
+        """Return the sessions that were revoked after a version and that may still have unexpired access tokens."""
         rows = await self._db.fetch("SELECT version, sid, until FROM revocations WHERE version > $1 ORDER BY version", version)
-        now = self._clock.timestamp()
+        now = self._clock.possible()[0]
         sessions = tuple(
             RevokedSession(row["sid"], datetime.fromtimestamp(row["until"], UTC)) for row in rows if row["until"] > now
         )
         return RevokedSessions(rows[-1]["version"] if rows else version, sessions)
 
-    async def prune(self) -> None:
-        """Delete expired sessions and revocations. The latest revocation stays, because it holds the current version."""
-        now = int(self._clock.timestamp())
+    async def prune(self, lifetime: float) -> None:
+        """Delete expired sessions and revocations. The latest revocation stays, because it holds the current version.
+
+        Args:
+            lifetime: how long a session lasts. One that would last longer began while the clock was ahead, and begins now.
+        """
+        now, today = int(self._clock.steady()), int(self._clock.possible()[0])
+        async with self._db.transaction() as tx:
+            await tx.execute("UPDATE sessions SET expires = $1 WHERE expires > $1", now + int(lifetime) + 1)
+            await tx.execute("UPDATE login_sources SET at = $1 WHERE at > $1", self._clock.steady())
         await self._db.delete_in_steps(
-            "revocations", "version", "until < $1 AND version < (SELECT MAX(version) FROM revocations)", now
+            "revocations", "version", "until < $1 AND version < (SELECT MAX(version) FROM revocations)", today
         )
         await self._db.delete_in_steps("refresh_tokens", "hash", "sid IN (SELECT sid FROM sessions WHERE expires < $1)", now)
         await self._db.delete_in_steps("sessions", "sid", "expires < $1", now)
