@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from time import time
 from uuid import UUID
 
-
 _REMEMBERED = 16 * 60.0
 """Seconds for which `Clock.possible` allows for a time of day that the clock no longer shows: longer than an access token lives."""
 _SAME = 0.5

@@ -33,7 +33,7 @@ async def advance_in_steps(clock: ManualClock, fleet: Fleet, seconds: float) -> 
         clock.advance(timedelta(seconds=step))
         seconds -= step
         await eventually(
-            lambda: fleet.looked_at >= clock.now() and fleet.heard_at > clock.now() - timedelta(seconds=3),
+            lambda: fleet.looked_at >= clock.steady() and fleet.heard_at > clock.steady() - 3,
             "the fleet has looked for silent scooters and has heard its own signal",
         )
 

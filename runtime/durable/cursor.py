@@ -15,7 +15,7 @@ class Failed(msgspec.Struct, frozen=True):
 
     Attributes:
         attempts: how often it has failed.
-        retry_at: when it is tried again, in seconds since 1970.
+        retry_at: when it is tried again, on the clock's `steady` scale.
     """
 
     epoch: str

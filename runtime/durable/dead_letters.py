@@ -70,7 +70,7 @@ class DeadLetters:
         An attempt that another replica made at the same time does not count again.
 
         Args:
-            now: the time of day, in seconds since 1970.
+            now: the clock's `steady` time.
             pause: returns the seconds to the next attempt, from the number of this one.
         """
         async with self._database.transaction() as tx:
@@ -104,7 +104,7 @@ class DeadLetters:
     async def all(self) -> list[DeadLetter]:
         """Return all dead letters, oldest first."""
         rows = await self._database.fetch(
-            "SELECT * FROM callboard_dead_letters WHERE publisher = $1 ORDER BY at, seq", self._publisher
+            "SELECT * FROM callboard_dead_letters WHERE publisher = $1 ORDER BY seq, at", self._publisher
         )
         return [DeadLetter(**row) for row in rows]
 

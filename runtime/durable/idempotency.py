@@ -27,6 +27,9 @@ RETRY_KEY = "try "
 _KEEP_AFTER_RETRIES = 60.0
 """The seconds after the deadline of its caller during which an answer under such a key is stored."""
 _LONGEST_DEADLINE = 300.0
+"""The longest deadline of a caller that counts, in seconds."""
+_MARGIN = 5.0
+"""The seconds by which a claim outlasts the deadline of its caller."""
 
 _WHERE = "caller = $1 AND subject = $2 AND request = $3 AND key = $4"
 
@@ -177,8 +180,8 @@ class Once:
 
     async def _claim(self, scope: Scope, digest: str, remaining: float) -> Claim | Answer | None:
         """Take the claim if it is free. Otherwise return the stored answer, or None if another attempt is running."""
-        now = self._clock.timestamp()
-        lease = now + min(remaining, 300) + 5
+        now = self._clock.steady()
+        lease = now + min(remaining, _LONGEST_DEADLINE) + _MARGIN
         async with self._database.transaction() as tx:
             row = await tx.fetch_one(
                 f"SELECT digest, state, attempt, owner, lease, answer FROM callboard_once WHERE {_WHERE}", *scope
@@ -193,7 +196,11 @@ class Once:
             answer = _answer(row, digest)
             if answer is not None:
                 return answer
-            if row["state"] == "claimed" and row["lease"] > now and self._alive(row["owner"]):
+            if (
+                row["state"] == "claimed"
+                and now < row["lease"] <= now + _LONGEST_DEADLINE + _MARGIN
+                and self._alive(row["owner"])
+            ):
                 return None
             attempt = row["attempt"] + 1
             await tx.execute(
@@ -241,7 +248,7 @@ class Once:
         )  # fmt: skip
 
     def _keep_until(self, seconds: float) -> float:
-        return self._clock.timestamp() + seconds
+        return self._clock.steady() + seconds
 
     def _replayed(self, answer: Answer, reply: Codec) -> Any:
         if answer.state == "reply":
@@ -250,7 +257,9 @@ class Once:
 
     async def prune(self) -> int:
         """Delete answers that have expired, and claims that were abandoned. Return how many."""
-        now = self._clock.timestamp()
+        now = self._clock.steady()
+        # Stored before a restart, while the clock was ahead: kept from now on
+        await self._database.execute("UPDATE callboard_once SET lease = $1 WHERE lease > $1", now + KEEP_SECONDS)
         return await self._database.delete_in_steps(
             "callboard_once", "caller, subject, request, key",
             "lease < $1 AND (state <> 'claimed' OR lease < $2)", now, now - KEEP_SECONDS,

@@ -271,7 +271,7 @@ class Subscription:
                 raise
             limit = self._taken[event.type].attempts
             attempts, retry_at = await self.dead_letters.count_attempt(
-                source, self._clock.timestamp(), lambda failed: self._random.jitter(pause_before_next(failed, limit))
+                source, self._clock.steady(), lambda failed: self._random.jitter(pause_before_next(failed, limit))
             )
             self._log.exception("attempt %d of %d at %s %d of %s failed", attempts, limit, event.type, event.seq, self.publisher)
             if attempts < limit:
@@ -285,8 +285,8 @@ class Subscription:
         return target
 
     def _remaining(self, retry_at: float) -> float:
-        """Return the seconds until a time of day. A clock that was set back does not prolong the wait."""
-        return min(max(retry_at - self._clock.timestamp(), 0), LAST_PAUSE)
+        """Return the seconds until a stored time. One that was stored while the clock was ahead does not prolong the wait."""
+        return min(max(retry_at - self._clock.steady(), 0), LAST_PAUSE)
 
     def _accepted(self, cursor: Cursor) -> bool:
         """Return whether an operator lets this version continue without the events that it cannot decode."""

@@ -1,6 +1,5 @@
 """The fleet service: the position and state of every scooter, and its reservations."""
 
-from datetime import timedelta
 from typing import Annotated
 
 from msgspec import Meta
@@ -29,11 +28,11 @@ from services.fleet.messages import (
 from services.fleet.store import Store
 from services.rides.messages import RideAborted, RideEnded, RideStarted, rides
 
-_MAX_GAP = timedelta(seconds=10)
-"""If the process has not run its check for longer than this, it was paused. If it has not received its own signal for longer
+_MAX_GAP = 10.0
+"""Seconds. If the process has not run its check for longer than this, it was paused. If it has not received its own signal for longer
 than this, it was cut off."""
-_SIGNAL_INTERVAL = timedelta(seconds=3)
-"""The interval at which the fleet sends a signal to itself."""
+_SIGNAL_INTERVAL = 3.0
+"""The seconds between two signals of the fleet to itself."""
 
 
 class FleetSettings(Struct):
@@ -55,7 +54,7 @@ class Fleet(Service):
 
     async def on_start(self, ctx: Context) -> None:
         self.store = Store(self.db, self.clock, self.random)
-        self.listening_since = self.looked_at = self.heard_at = self.sent_at = self.clock.now()
+        self.listening_since = self.looked_at = self.heard_at = self.sent_at = self.clock.steady()
 
     # For riders and operators
 
@@ -127,7 +126,7 @@ class Fleet(Service):
 
     @subscribes(broadcast=True)
     async def on_still_hearing(self, signal: StillHearing, ctx: Context) -> None:
-        self.heard_at = self.clock.now()
+        self.heard_at = self.clock.steady()
 
     @every(seconds=1)
     async def mark_silent_scooters_lost(self, ctx: Context) -> None:
@@ -136,14 +135,14 @@ class Fleet(Service):
         Only time in which this service could receive reports counts. A process that is paused receives none, and neither does one
         whose connection to the broker is down.
         """
-        now = self.clock.now()
+        now = self.clock.steady()
         if now - min(self.looked_at, self.heard_at) > _MAX_GAP:
             self.listening_since = now
         self.looked_at = now
         if now - self.sent_at >= _SIGNAL_INTERVAL:
             self.sent_at = now
             await ctx.publish(StillHearing())
-        silent_since = now - timedelta(seconds=self.settings.silent_seconds)
+        silent_since = now - self.settings.silent_seconds
         if silent_since < self.listening_since:
             return
         silent = await self.store.silent_since(silent_since)

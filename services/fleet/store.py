@@ -48,8 +48,8 @@ class Store:
         """Add a free scooter and return it."""
         scooter = Scooter(str(self._random.uuid7()), "free", new.lat, new.lon, new.battery, self._clock.now())
         await tx.execute(
-            "INSERT INTO scooters (id, state, band, lat, lon, battery, seen_at) VALUES ($1, 'free', $2, $3, $4, $5, $6)",
-            scooter.id, band(new.lat), new.lat, new.lon, new.battery, scooter.seen_at,
+            "INSERT INTO scooters (id, state, band, lat, lon, battery, seen_at, heard_at) VALUES ($1, 'free', $2, $3, $4, $5, $6, $7)",
+            scooter.id, band(new.lat), new.lat, new.lon, new.battery, scooter.seen_at, self._clock.steady(),
         )  # fmt: skip
         return scooter
 
@@ -113,13 +113,12 @@ class Store:
             ScooterUnreachable: if the scooter is lost.
             ScooterTaken: if the scooter is reserved or ridden.
         """
-        now = self._clock.now()
-        reservation = Reservation(str(self._random.uuid7()), now + timedelta(seconds=seconds))
+        reservation = Reservation(str(self._random.uuid7()), self._clock.now() + timedelta(seconds=seconds))
         reserved = await tx.execute(
             "UPDATE scooters SET state = 'reserved', reservation_id = $2, reserved_at = $3 WHERE id = $1 AND state = 'free'",
             scooter_id,
             reservation.id,
-            now,
+            self._clock.steady_now(),
         )
         if not reserved:
             row = await tx.fetch_one("SELECT state FROM scooters WHERE id = $1", scooter_id)
@@ -138,11 +137,16 @@ class Store:
 
     async def expired_reservations(self, seconds: float) -> list[str]:
         """Return the ids of up to 500 reservations that are older than `seconds` and that no ride has confirmed, the oldest first."""
+        now = self._clock.steady_now()
         rows = await self._db.fetch(
-            "SELECT reservation_id FROM scooters WHERE state = 'reserved' AND reserved_at < $1 ORDER BY reserved_at LIMIT 500",
-            self._clock.now() - timedelta(seconds=seconds),
+            "SELECT reservation_id, reserved_at > $2 AS ahead FROM scooters "
+            "WHERE state = 'reserved' AND (reserved_at < $1 OR reserved_at > $2) ORDER BY reserved_at LIMIT 500",
+            now - timedelta(seconds=seconds),
+            now,
         )
-        return [row["reservation_id"] for row in rows]
+        if any(row["ahead"] for row in rows):  # stored before a restart, while the clock was ahead: they are made now
+            await self._db.execute("UPDATE scooters SET reserved_at = $1 WHERE state = 'reserved' AND reserved_at > $1", now)
+        return [row["reservation_id"] for row in rows if not row["ahead"]]
 
     async def hand_over(self, tx: Transaction, reservation_id: str, ride_id: str) -> bool:
         """Give the scooter to a ride if the reservation is still valid. Return whether it was."""
@@ -172,23 +176,30 @@ class Store:
             Whether the scooter is on a ride, or None if the scooter is unknown.
         """
         row = await tx.fetch_one(
-            "UPDATE scooters SET band = $2, lat = $3, lon = $4, battery = $5, seen_at = $6, "
+            "UPDATE scooters SET band = $2, lat = $3, lon = $4, battery = $5, seen_at = $6, heard_at = $7, "
             "state = CASE state WHEN 'lost' THEN 'free' ELSE state END WHERE id = $1 RETURNING state",
-            telemetry.scooter_id, band(telemetry.lat), telemetry.lat, telemetry.lon, telemetry.battery, self._clock.now(),
+            telemetry.scooter_id, band(telemetry.lat), telemetry.lat, telemetry.lon, telemetry.battery, self._clock.now(), self._clock.steady(),
         )  # fmt: skip
         return None if row is None else row["state"] == "riding"
 
-    async def silent_since(self, since: datetime) -> list[str]:
-        """Return the ids of up to 1000 scooters that are not lost and whose last report is older than `since`."""
-        rows = await self._db.fetch("SELECT id FROM scooters WHERE state <> 'lost' AND seen_at < $1 LIMIT 1000", since)
-        return [row["id"] for row in rows]
+    async def silent_since(self, since: float) -> list[str]:
+        """Return the ids of up to 1000 scooters that are not lost and whose last report is older than `since`, on the steady clock."""
+        now = self._clock.steady()
+        rows = await self._db.fetch(
+            "SELECT id, heard_at > $2 AS ahead FROM scooters WHERE state <> 'lost' AND (heard_at < $1 OR heard_at > $2) LIMIT 1000",
+            since,
+            now,
+        )
+        if any(row["ahead"] for row in rows):  # stored before a restart, while the clock was ahead: they report now
+            await self._db.execute("UPDATE scooters SET heard_at = $1 WHERE state <> 'lost' AND heard_at > $1", now)
+        return [row["id"] for row in rows if not row["ahead"]]
 
-    async def mark_lost(self, tx: Transaction, scooter_id: str, since: datetime) -> ScooterLost | None:
+    async def mark_lost(self, tx: Transaction, scooter_id: str, since: float) -> ScooterLost | None:
         """Mark a scooter as lost, unless it has reported since or its ride has changed. Return the event to publish, or None."""
         row = await tx.fetch_one("SELECT ride_id FROM scooters WHERE id = $1", scooter_id)
         lost = row is not None and await tx.execute(
             "UPDATE scooters SET state = 'lost', reservation_id = NULL, reserved_at = NULL, ride_id = NULL "
-            "WHERE id = $1 AND seen_at < $2 AND state <> 'lost' AND COALESCE(ride_id, '') = $3",
+            "WHERE id = $1 AND heard_at < $2 AND state <> 'lost' AND COALESCE(ride_id, '') = $3",
             scooter_id,
             since,
             row["ride_id"] or "",

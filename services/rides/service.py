@@ -81,7 +81,7 @@ class Rides(Service):
             raise UnknownRide
         if ride.state != "active":
             return ride
-        ended = await self.store.end(tx, ride.id, price(self.clock.now() - ride.started_at))
+        ended = await self.store.end(tx, ride.id, price(await self.store.duration(tx, ride)))
         if ended is None or ended.cents is None:  # another replica has ended it meanwhile
             return await self.store.get(message.id, tx) or ride
         await tx.publish(RideEnded(ended.id, ended.user_id, ended.scooter_id, ended.cents))

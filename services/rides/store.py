@@ -1,12 +1,12 @@
 """The rides. Unique indexes in the database ensure that a rider and a scooter each have at most one active ride."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from runtime import Clock, Database, Random, Row, Transaction
 from services.rides.messages import Ride, RidePage
 
-_MAX_UUID = UUID(int=2**128 - 1)
+_MAX_NUMBER = 2**62
 
 
 class Store:
@@ -21,8 +21,9 @@ class Store:
         """Add an active ride and return it, or return None if the rider or the scooter already has one."""
         ride = Ride(str(self._random.uuid7()), user_id, scooter_id, "active", self._clock.now())
         inserted = await tx.execute(
-            "INSERT INTO rides (id, user_id, scooter_id, state, started_at) VALUES ($1, $2, $3, 'active', $4) ON CONFLICT DO NOTHING",
-            ride.id, user_id, scooter_id, ride.started_at,
+            "INSERT INTO rides (id, number, user_id, scooter_id, state, started_at, began) "
+            "VALUES ($1, (SELECT COALESCE(MAX(number), 0) + 1 FROM rides), $2, $3, 'active', $4, $5) ON CONFLICT DO NOTHING",
+            ride.id, user_id, scooter_id, ride.started_at, self._clock.steady(),
         )  # fmt: skip
         return ride if inserted else None
 
@@ -35,14 +36,25 @@ class Store:
         row = await (tx or self._db).fetch_one("SELECT * FROM rides WHERE id = $1", ride_id)
         return None if row is None else _ride(row)
 
+    async def duration(self, tx: Transaction, ride: Ride) -> timedelta:
+        """Return how long an active ride has taken so far. It is zero if the ride began while the clock was ahead, before a restart."""
+        row = await tx.fetch_one("SELECT began FROM rides WHERE id = $1", ride.id)
+        began = None if row is None else row["began"]
+        if began is None:  # it began in an earlier version
+            return self._clock.now() - ride.started_at
+        return timedelta(seconds=max(self._clock.steady() - began, 0))
+
     async def page(self, user_id: str | None, cursor: UUID | None, limit: int) -> RidePage:
         """Return a page of the rides of one user, or of all users if `user_id` is None, the newest first."""
-        before = str(cursor or _MAX_UUID)
+        before = _MAX_NUMBER
+        if cursor is not None:
+            row = await self._db.fetch_one("SELECT number FROM rides WHERE id = $1", cursor)
+            before = 0 if row is None else row["number"]
         if user_id is None:
-            rows = await self._db.fetch("SELECT * FROM rides WHERE id < $1 ORDER BY id DESC LIMIT $2", before, limit + 1)
+            rows = await self._db.fetch("SELECT * FROM rides WHERE number < $1 ORDER BY number DESC LIMIT $2", before, limit + 1)
         else:
             rows = await self._db.fetch(
-                "SELECT * FROM rides WHERE id < $1 AND user_id = $3 ORDER BY id DESC LIMIT $2", before, limit + 1, user_id
+                "SELECT * FROM rides WHERE number < $1 AND user_id = $3 ORDER BY number DESC LIMIT $2", before, limit + 1, user_id
             )
         more = rows[limit - 1]["id"] if len(rows) > limit else None
         return RidePage(tuple(_ride(row) for row in rows[:limit]), more)

@@ -6,7 +6,7 @@ from uuid import UUID
 from runtime import Clock, Database, Random, Row, Transaction
 from services.wallet.messages import Balance, Entries, Entry, HoldPlaced, InsufficientFunds, Kind
 
-_MAX_UUID = UUID(int=2**128 - 1)
+_MAX_NUMBER = 2**62
 
 
 class Store:
@@ -32,7 +32,8 @@ class Store:
         entry = Entry(self._random.uuid7(), kind, cents, ride_id, self._clock.now())
         await self.open_account(tx, user_id)
         await tx.execute(
-            "INSERT INTO entries (id, user_id, kind, cents, ride_id, at) VALUES ($1, $2, $3, $4, $5, $6)",
+            "INSERT INTO entries (id, number, user_id, kind, cents, ride_id, at) "
+            "VALUES ($1, (SELECT COALESCE(MAX(number), 0) + 1 FROM entries), $2, $3, $4, $5, $6)",
             entry.id, user_id, entry.kind, entry.cents, entry.ride_id, entry.at,
         )  # fmt: skip
         await tx.execute("UPDATE accounts SET balance_cents = balance_cents + $2 WHERE user_id = $1", user_id, cents)
@@ -41,9 +42,11 @@ class Store:
     async def entries(self, user_id: str, cursor: UUID | None, limit: int) -> Entries:
         """Return a page of a user's entries, the newest first."""
         rows = await self._db.fetch(
-            "SELECT * FROM entries WHERE user_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3",
+            "SELECT * FROM entries WHERE user_id = $1 AND number < COALESCE((SELECT number FROM entries WHERE id = $2 AND user_id = $1), $3) "
+            "ORDER BY number DESC LIMIT $4",
             user_id,
-            cursor or _MAX_UUID,
+            cursor,
+            _MAX_NUMBER if cursor is None else 0,
             limit + 1,
         )
         more = str(rows[limit - 1]["id"]) if len(rows) > limit else None
@@ -65,9 +68,14 @@ class Store:
         if not held:
             balance = await self.balance(user_id, tx)
             raise InsufficientFunds(balance.balance_cents - balance.held_cents)
-        now = self._clock.now()
-        placed = HoldPlaced(str(self._random.uuid7()), now + timedelta(seconds=seconds))
-        await tx.execute("INSERT INTO holds (id, user_id, cents, at) VALUES ($1, $2, $3, $4)", placed.id, user_id, cents, now)
+        placed = HoldPlaced(str(self._random.uuid7()), self._clock.now() + timedelta(seconds=seconds))
+        await tx.execute(
+            "INSERT INTO holds (id, user_id, cents, at) VALUES ($1, $2, $3, $4)",
+            placed.id,
+            user_id,
+            cents,
+            self._clock.steady_now(),
+        )
         return placed
 
     async def confirm(self, tx: Transaction, hold_id: str, ride_id: str) -> None:
@@ -88,11 +96,15 @@ class Store:
 
     async def expired_holds(self, seconds: float) -> list[str]:
         """Return the ids of up to 500 holds that are older than `seconds` and that no ride has confirmed, the oldest first."""
+        now = self._clock.steady_now()
         rows = await self._db.fetch(
-            "SELECT id FROM holds WHERE ride_id IS NULL AND at < $1 ORDER BY at LIMIT 500",
-            self._clock.now() - timedelta(seconds=seconds),
+            "SELECT id, at > $2 AS ahead FROM holds WHERE ride_id IS NULL AND (at < $1 OR at > $2) ORDER BY at LIMIT 500",
+            now - timedelta(seconds=seconds),
+            now,
         )
-        return [row["id"] for row in rows]
+        if any(row["ahead"] for row in rows):  # stored before a restart, while the clock was ahead: they are placed now
+            await self._db.execute("UPDATE holds SET at = $1 WHERE ride_id IS NULL AND at > $1", now)
+        return [row["id"] for row in rows if not row["ahead"]]
 
 
 def _entry(row: Row) -> Entry:

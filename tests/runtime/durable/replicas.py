@@ -142,6 +142,9 @@ class SkippingClock(Clock):
     def timestamp(self) -> float:
         return super().timestamp() + sum(self.skipped)
 
+    def steady(self) -> float:
+        return self.timestamp()
+
     async def sleep(self, seconds: float) -> None:
         if self.skipping and 0.3 < seconds < 300:  # the heartbeat is shorter, and the refreshes of tokens are longer
             self.skipped.append(seconds)
