@@ -58,6 +58,10 @@ class Clock:
             self._start = self.timestamp() - self._elapsed()
         return self._start + self._elapsed()
 
+    def adopt(self) -> None:
+        """Let `steady` continue from the time of day, if that is ahead. `steady` never goes back."""
+        self._start = max(self.steady(), self.timestamp()) - self._elapsed()
+
     def steady_now(self) -> datetime:
         """Return `steady` as a moment in UTC."""
         return datetime.fromtimestamp(self.steady(), UTC)

@@ -106,10 +106,13 @@ class Retention:
     async def _old_between(self, after: int, until: int, keep_seconds: float) -> tuple[int, bool]:
         """Return the number of the last old event of a range, and whether a younger one ends the prefix there.
 
-        An event from the future, which was written while the clock was wrong, is as old as those around it.
+        An event from the future, which was written while the clock was wrong, is as old as those around it. A clock that is
+        set forward makes no event old.
         """
-        now = self._clock.timestamp()
-        oldest, latest = (rfc3339(datetime.fromtimestamp(at, UTC)) for at in (now - keep_seconds, now))
+        today, steady = self._clock.timestamp(), self._clock.steady()
+        oldest, latest = (
+            rfc3339(datetime.fromtimestamp(at, UTC)) for at in (min(today, steady) - keep_seconds, max(today, steady))
+        )
         young = await self._database.fetch_one(
             "SELECT min(seq) AS seq FROM callboard_stream WHERE seq > $1 AND seq <= $2 AND at >= $3 AND at <= $4",
             after, until, oldest, latest,

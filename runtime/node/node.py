@@ -16,6 +16,7 @@ from runtime.identity import Verifier
 from runtime.network.envelope import Envelope
 from runtime.network.registry import Registry
 from runtime.network.transport import Transport
+from runtime.node.clock_watch import ClockWatch
 from runtime.node.factory import Factory, make
 from runtime.node.inbound import Inbound
 from runtime.node.supervisor import Supervised
@@ -80,6 +81,7 @@ class Node:
         ]
         self._running: dict[str, asyncio.Task[None]] = {}
         classes = [type(supervised.service) for supervised in self.supervised]
+        self._clock_watch: ClockWatch | None = None
         blocked_after = settings.blocked_after
         self._watchdog = Watchdog(classes, blocked_after, self.environment.log) if blocked_after else None
         self._auth_client = self.client("runtime", TokenRefresher.calls)
@@ -115,6 +117,7 @@ class Node:
 
     async def __aenter__(self) -> Self:
         await self.environment.transport.open(self.id, self.inbound)
+        self._clock_watch = ClockWatch(self.environment.clock, self.environment.metrics, self.environment.log)
         try:
             for supervised in in_start_order(self.supervised):
                 self._running[supervised.name] = asyncio.create_task(supervised.run(), name=supervised.name)
@@ -189,6 +192,11 @@ class Node:
         await self.inbound.cancel_all()
         await self.environment.settle()
         await self.environment.transport.close()
+        self._stop_watching()
+
+    def _stop_watching(self) -> None:
+        if self._clock_watch is not None:
+            self._clock_watch.stop()
         if self._watchdog is not None:
             self._watchdog.stop()
 
@@ -202,8 +210,7 @@ class Node:
         self._running.clear()
         await self.inbound.cancel_all()
         await self.environment.settle()
-        if self._watchdog is not None:
-            self._watchdog.stop()
+        self._stop_watching()
 
     # Contexts outside handlers
 
