@@ -143,10 +143,8 @@ class Fleet(Service):
             self.sent_at = now
             await ctx.publish(StillHearing())
         silent_since = now - self.settings.silent_seconds
-        if silent_since < self.listening_since:
-            return
         silent = await self.store.silent_since(silent_since)
-        if silent:
+        if silent and silent_since >= self.listening_since:
             async with self.db.transaction() as tx:
                 for scooter_id in silent:
                     lost = await self.store.mark_lost(tx, scooter_id, silent_since)
