@@ -100,7 +100,7 @@ class Gateway(Service):
         self.server.stop()  # type: ignore[no-untyped-call]
         if not await self._until_stopped(self._serving):
             self.log.warning("the HTTP server did not stop in time")
-        elif (error := self._serving.exception()) is not None:
+        elif not self._serving.cancelled() and (error := self._serving.exception()) is not None:
             self.log.warning("the HTTP server ended with an error: %r", error)
 
     async def _until_quiet(self) -> None:

@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 
 import rich_click as click
 
+from config.cli.status import NodeFailed
 from config.load import Loaded, load
 from config.settings import Settings
+from runtime.source import innermost
 from runtime.telemetry import LogFormatter
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -65,8 +67,21 @@ def run_loop(work: Coroutine[Any, Any, T], *, debug: bool = False) -> T:
         except ImportError:
             pass
         else:
-            return uvloop.run(work)
-    return asyncio.run(work)
+            return _run(uvloop.run, work)
+    return _run(asyncio.run, work)
+
+
+def _run(run: Callable[[Coroutine[Any, Any, T]], T], work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine. A task or a callback of a service must not end the process as if it had been stopped.
+
+    Raises:
+        NodeFailed: if one has raised SystemExit.
+    """
+    try:
+        return run(work)
+    except SystemExit as error:
+        where = innermost(error.__traceback__)
+        raise NodeFailed(f"{where}: {error!r} in a task that no handler awaits has ended the node") from error
 
 
 def _raise_file_limit() -> None:

@@ -16,10 +16,11 @@ from config.cli import reload
 from config.cli.common import http_url, loaded, run_loop, set_up_logging, with_config
 from config.cli.output import print_error, progress
 from config.cli.quickstart import empty, quickstart, warn_if_public, with_users
-from config.cli.run import stop_signal, wait_for_stop
+from config.cli.run import wait_for_stop
 from config.cli.status import NodeFailed
 from config.folder_locks import databases_locked, url_published
 from config.settings import Settings
+from config.signals import stop_signal
 from gateway.service import Gateway
 from runtime import CallboardError, Crashed, DefinitionError
 from runtime.sockets import free_port

@@ -18,8 +18,8 @@ from paho.mqtt.properties import Properties
 from config.broker import PrivateBroker
 from config.cli.common import loaded, with_config
 from config.cli.output import progress
-from config.cli.run import stop_signal
 from config.settings import Settings
+from config.signals import stop_signal
 from runtime import CallboardError, Clock, Random, Struct
 from runtime.telemetry import printable
 from services.devices.scooter import Scooter

@@ -1,7 +1,6 @@
 """`callboard run`: run services in this process until a signal arrives."""
 
 import asyncio
-import signal
 import sys
 from pathlib import Path
 
@@ -13,9 +12,11 @@ from config.cli.status import NodeFailed
 from config.folder_locks import databases_locked
 from config.health import serve_health
 from config.settings import Settings
+from config.signals import stop_signal
 from gateway.service import Gateway
 from runtime import CallboardError, Node
 from runtime.sockets import free_port
+from runtime.telemetry import logger
 
 
 @click.command("run")
@@ -23,7 +24,7 @@ from runtime.sockets import free_port
 @click.option("--leash", is_flag=True, hidden=True, help="Stop when standard input ends, because the parent process is gone.")
 @with_config
 def run_command(names: tuple[str, ...], leash: bool, config_file: Path | None) -> None:
-    """Run one or more services in this process until SIGTERM or Ctrl-C.
+    """Run one or more services in this process until SIGTERM, SIGHUP, or Ctrl-C.
 
     On the first signal, the services finish their work and stop. A second signal ends the process at once.
     """
@@ -35,7 +36,7 @@ def run_command(names: tuple[str, ...], leash: bool, config_file: Path | None) -
 
 
 async def serve(settings: Settings, names: tuple[str, ...], *, leash: bool) -> None:
-    """Run a node until SIGTERM or SIGINT.
+    """Run a node until SIGTERM, SIGINT, or SIGHUP.
 
     Args:
         settings: the settings of the node and its services.
@@ -80,24 +81,10 @@ async def _start(node: Node, stop: asyncio.Event) -> bool:
 async def _stop_at_end_of_input(stop: asyncio.Event) -> None:
     class Input(asyncio.Protocol):
         def connection_lost(self, exc: Exception | None) -> None:
+            logger("node").info("standard input has ended: the node finishes its work and stops")
             stop.set()
 
     await asyncio.get_running_loop().connect_read_pipe(Input, sys.stdin)
-
-
-def stop_signal() -> asyncio.Event:
-    """Handle SIGTERM and SIGINT. Return an event that the first signal sets; a second signal ends the process at once."""
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-
-    def handle() -> None:
-        stop.set()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, handle)
-    return stop
 
 
 async def wait_for_stop(node: Node, stop: asyncio.Event) -> None:
@@ -115,3 +102,5 @@ async def wait_for_stop(node: Node, stop: asyncio.Event) -> None:
             task.result()
         except CallboardError as error:
             raise NodeFailed(str(error)) from error
+    if not stop.is_set():
+        raise NodeFailed("the node has ended, although nothing has stopped it")

@@ -16,11 +16,11 @@ from config.broker import Credentials, PrivateBroker
 from config.cli.common import http_url, loaded, run_loop, with_config
 from config.cli.output import progress
 from config.cli.quickstart import empty, quickstart, warn_if_public, with_users
-from config.cli.run import stop_signal
 from config.folder_locks import Lock, databases_locked, url_published
 from config.packages import own_command, own_path
 from config.processes import Process, program_environment, run_groups, service_environment
 from config.settings import Settings
+from config.signals import stop_signal
 from runtime import CallboardError
 from runtime.sockets import free_port
 from services.auth.service import Auth
