@@ -90,6 +90,7 @@ class Transaction(ABC):
         trace: the W3C trace context of the events.
         final: statements that run last, in the commit's own hop.
         outcome: the rows of the last of the final statements.
+        ended: whether it takes no more statements.
         committed: whether the transaction has been committed.
         made: statements, events, signals, and requests, each of which has to be awaited before the commit.
     """
@@ -99,6 +100,7 @@ class Transaction(ABC):
         self.trace = ""
         self.final: list[Statement] = []
         self.outcome: list[Row] = []
+        self.ended = False
         self.committed = False
         self.made: Unfinished = Unfinished()
 
@@ -183,7 +185,7 @@ class Database(ABC):
     """A service's own database. No other service opens it.
 
     Attributes:
-        current: the transaction of the current task, in its current handler.
+        current: the transaction in which the current task was made, or which it has made.
         before_commit: called right before the commit of each transaction with events. It adds the statements that append
             the events to the stream.
         after_commit: called after each of these commits.
@@ -228,6 +230,14 @@ class Database(ABC):
             Superseded: if the guard did not change exactly one row.
         """
 
+    def running(self) -> Transaction | None:
+        """Return the transaction that the current task is in.
+
+        A task that a handler leaves behind is in the handler's transaction only as long as that runs.
+        """
+        current = self.current.get()
+        return None if current is None or current.ended else current
+
     def holder(self, frame: FrameType) -> Holder:
         """Return the function that runs in a frame, as the holder of a transaction that begins now."""
         code = frame.f_code
@@ -249,7 +259,7 @@ class Database(ABC):
             UsageError: in a handler with `tx`, whose statements belong into its transaction.
         """
         work = self._execute(sql, params, sys._getframe(1))  # pyright: ignore[reportPrivateUsage]
-        current = self.current.get()
+        current = self.running()
         return work if current is None else current.made.track("self.db.execute", work, must_end=False)
 
     async def _execute(self, sql: str, params: Sequence[Any], caller: FrameType) -> int:

@@ -99,7 +99,7 @@ class SqliteDatabase(Database):
 
     @asynccontextmanager
     async def _transaction(self, guard: Guard | None, holder: Holder) -> AsyncGenerator[Transaction, None]:
-        if self.current.get() is not None:
+        if self.running() is not None:
             raise UsageError(
                 "this task is in a transaction on this database already: use the handler's tx instead of self.db.transaction()"
             )
@@ -191,7 +191,6 @@ class _SqliteTransaction(Transaction, Turn):
         self._guard = guard
         self._group: Group | None = None
         self._lost: DatabaseError | Superseded | None = None
-        self._ended = False
         self._beginning = asyncio.Lock()
         self._giving_up: asyncio.Task[None] | None = None
 
@@ -206,7 +205,7 @@ class _SqliteTransaction(Transaction, Turn):
         return await self._run(lambda raw: _fetch(raw, sql, params))
 
     async def _run(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        if self._ended:
+        if self.ended:
             raise UsageError("this transaction has ended: it lives as long as the handler that was given it")
         if self._lost is not None:
             raise self._lost
@@ -218,7 +217,7 @@ class _SqliteTransaction(Transaction, Turn):
 
     async def _begin(self, function: Callable[[sqlite3.Connection], T]) -> T:
         group = await self._database.turns.take_turn(self)
-        if self._ended:  # the handler has returned, but left a task behind
+        if self.ended:  # the handler has returned, but left a task behind
             await finish(self._database.turns.pass_on(group))
             raise UsageError("this transaction has ended while a statement waited for its turn")
         self._group = group
@@ -242,7 +241,7 @@ class _SqliteTransaction(Transaction, Turn):
     def expire(self) -> None:
         if self._group is None or self._giving_up is not None:
             return
-        if not self._ended:
+        if not self.ended:
             self._lost = DatabaseError(f"the transaction of {self.title} took longer than its deadline, and was rolled back")
             self._giving_up = asyncio.ensure_future(self._database.turns.give_up_turn(self._group))
         self._database.writer.interrupt_now()  # a statement that still runs
@@ -257,7 +256,7 @@ class _SqliteTransaction(Transaction, Turn):
                 await self._run(_nothing)
             except (DatabaseError, Superseded) as error:
                 self._lost = error
-        self._ended = True
+        self.ended = True
         if self._group is not None:
             if self._lost is not None:
                 await self._give_up(self._group)
@@ -266,7 +265,7 @@ class _SqliteTransaction(Transaction, Turn):
         self.committed = True
 
     async def roll_back(self) -> None:
-        self._ended = True
+        self.ended = True
         if self._group is not None:
             await self._give_up(self._group)
 

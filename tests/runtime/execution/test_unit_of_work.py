@@ -19,6 +19,7 @@ from runtime import (
     ServiceError,
     Signal,
     Transaction,
+    UsageError,
     handles,
     subscribes,
 )
@@ -109,6 +110,12 @@ class Notebook(Service):
                 async with asyncio.TaskGroup() as group:
                     for part in message.text:
                         group.create_task(tx.execute("INSERT INTO notes VALUES ($1)", part))
+            case "leave a task behind" | "leave a task behind, then fail":
+                self.left = asyncio.create_task(self._write_later(message.text))
+                await tx.execute("INSERT INTO notes VALUES ($1)", message.text)
+                await asyncio.sleep(0)  # the task begins
+                if message.behaviour.endswith("fail"):
+                    raise NoRoom
             case _:
                 ctx.undo(Remove(await ctx.request(Put(message.text))))
                 await ctx.publish(Written(message.text))
@@ -117,6 +124,21 @@ class Notebook(Service):
                 await asyncio.sleep(0.02)
                 assert RECEIVED == [], "signals are sent after the commit"
         return 1
+
+    async def _write_later(self, text: str) -> list[str]:
+        """Write as soon as that is allowed, and return the hints that come before."""
+        hints: list[str] = []
+        while True:
+            try:
+                async with self.db.transaction() as tx:
+                    await tx.execute("INSERT INTO notes VALUES ($1)", f"{text}, later")
+                    await tx.publish(Filed(text))
+                await self.db.execute("INSERT INTO notes VALUES ($1)", f"{text}, afterwards")
+            except UsageError as error:
+                hints.append(str(error))
+                await asyncio.sleep(0)
+            else:
+                return hints
 
 
 RECEIVED: list[str] = []
@@ -252,6 +274,22 @@ async def test_a_transaction_ends_with_its_handler(one_node: Topology) -> None:
     await ctx.request(Write("a", "keep the transaction"))
     with pytest.raises(Exception, match="this transaction has ended"):
         await one_node.service(Notebook).kept.execute("DELETE FROM notes")
+
+
+@pytest.mark.parametrize("behaviour", ["leave a task behind", "leave a task behind, then fail"])
+async def test_a_task_that_a_handler_leaves_behind_has_its_own_transactions(one_node: Topology, behaviour: str) -> None:
+    await one_node.start(Shelf, Notebook)
+    ctx = await one_node.client(notebook, shelf)
+    try:
+        await ctx.request(Write("a", behaviour))
+    except NoRoom:
+        committed = []
+    else:
+        committed = ["a"]
+    hints = await asyncio.wait_for(one_node.service(Notebook).left, 30)
+    assert "use the handler's tx" in hints[0], "while the handler runs"
+    assert await notes(one_node) == [*committed, "a, later", "a, afterwards"]
+    assert len(await one_node.service(Notebook).db.fetch("SELECT * FROM callboard_stream")) == 1
 
 
 async def test_events_of_any_transaction_are_published(one_node: Topology) -> None:
