@@ -13,6 +13,8 @@ import struct
 import sys
 from contextlib import suppress
 
+from runtime.sockets import detect_cut_connection
+
 _ATTACH_FILTER = 26
 """SO_ATTACH_FILTER on Linux (socket(7)), which Python does not name."""
 _DROP_SYN = (
@@ -52,6 +54,18 @@ class Listener:
                 listening.setsockopt(
                     socket.SOL_SOCKET, _ATTACH_FILTER, struct.pack("HP", len(_DROP_SYN), ctypes.addressof(program))
                 )
+
+    def detect_cut_connections(self, seconds: float) -> None:
+        """Have the system end the connections whose clients have vanished (see `detect_cut_connection`).
+
+        They inherit this from the listener. Other systems than Linux have no such option, so nothing happens there: they notice
+        only when they give up sending again.
+
+        Args:
+            seconds: how long a client may acknowledge nothing.
+        """
+        for listening in self._sockets:
+            detect_cut_connection(listening, seconds)
 
     def queued(self) -> int:
         """Return how many complete connections wait for the server to accept them."""

@@ -31,6 +31,8 @@ _DRAIN_TIMEOUT = 10.0
 """Seconds for which the gateway waits for running requests and streams when it stops."""
 _STOP_TIMEOUT = 2.0
 """Seconds for which the gateway waits until the HTTP server has stopped, when nothing runs any more."""
+_VANISHED = 30.0
+"""Seconds without a sign of life after which the connection of a client ends, as do its request and its stream."""
 _QUIET = 0.02
 """Seconds without a new request after which no client is taken to be in the middle of sending one."""
 _MOMENT = 0.1
@@ -85,6 +87,7 @@ class Gateway(Service):
         self._serving = asyncio.create_task(self.server.serve())
         await until_listening(self.settings.host, self.port, self._serving)
         self._listener = Listener(self.port, others)
+        self._listener.detect_cut_connections(_VANISHED)
 
     async def on_stop(self, ctx: Context) -> None:
         """Stop without failing a request: turn clients away, answer all who have come, end the streams, and stop listening."""

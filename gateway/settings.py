@@ -58,7 +58,7 @@ class GatewaySettings(Struct):
     max_streams: Annotated[int, Meta(ge=0)] = 10_000
     """The most streams of `/live` and `/console/tail` open at once. Further requests for one get status 503."""
     streams_per_user: Annotated[int, Meta(ge=1)] = 16
-    """The most streams open at once for one user. Further requests for one get status 429."""
+    """The most streams open at once for one user. When a further one opens, the oldest ends."""
     stream_heartbeat: Annotated[float, Meta(gt=0)] = 15.0
     """The interval between the heartbeats of a stream."""
     stream_patience: Annotated[float, Meta(gt=0)] = 10.0

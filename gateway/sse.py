@@ -29,11 +29,8 @@ class EventStream:
         self._patience = patience
         self._started = False
 
-    async def begin(self, position: str = "") -> None:
+    async def begin(self) -> None:
         """Send the head of the response, unless it was sent before. The first event sends it too.
-
-        Args:
-            position: the value that the client sends as `Last-Event-ID` if it reconnects before it has received an event.
 
         Raises:
             SlowReader: if the client takes longer than `patience` to receive the write.
@@ -43,21 +40,33 @@ class EventStream:
         self._started = True
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
-        await self._write(f"{_id_line(position)}retry: {_RETRY_MILLISECONDS}\n\n")
+        await self._write(f"retry: {_RETRY_MILLISECONDS}\n")
 
-    async def event(self, kind: str, data: Any, *, position: str = "") -> None:
+    async def position(self, position: str) -> None:
+        """Tell the client the value that it sends as `Last-Event-ID` if it reconnects before it has received an event. Empty: none.
+
+        Raises:
+            SlowReader: if the client takes longer than `patience` to receive it.
+        """
+        await self.begin()
+        if position:
+            await self._write(f"{_id_line(position)}\n")
+
+    async def event(self, kind: str, data: Any, *, position: str = "", retry: int | None = None) -> None:
         """Send an event.
 
         Args:
             kind: the event type.
             data: the data, which is encoded as JSON.
             position: the value that the client sends as `Last-Event-ID` when it reconnects.
+            retry: the seconds after which the client reconnects if its stream ends, unless it is told otherwise later.
 
         Raises:
             SlowReader: if the client takes longer than `patience` to receive the event.
         """
         await self.begin()
-        await self._write(f"{_id_line(position)}event: {kind}\ndata: {msgspec.json.encode(data).decode()}\n\n")
+        retry_line = "" if retry is None else f"retry: {retry * 1000}\n"
+        await self._write(f"{_id_line(position)}{retry_line}event: {kind}\ndata: {msgspec.json.encode(data).decode()}\n\n")
 
     async def heartbeat(self) -> None:
         """Send a comment, so that the client and the proxies in between keep the connection open.
@@ -65,7 +74,7 @@ class EventStream:
         Raises:
             SlowReader: if the client takes longer than `patience` to receive the comment.
         """
-        await self._write(":\n\n")
+        await self._write(":\n")  # an empty line would end an event, and to some clients an empty one is an event
 
     async def end(self) -> None:
         """End the response."""

@@ -21,8 +21,11 @@ from runtime.tasks import wait_for_event
 _RETRY_INTERVAL = 1.0
 """Seconds before the services are polled again if one did not answer or if there are no signals."""
 
-_START_TIMEOUT = 5.0
-"""Seconds for which a new stream waits for services that do not answer."""
+_START_TIMEOUT = 2.0
+"""Seconds for which the head of a new stream waits for services that do not answer."""
+
+_RETRY_WHEN_REPLACED = 60
+"""Seconds after which a client reconnects whose stream has ended for a newer one of its user. Meanwhile, the newer ones stay."""
 
 
 async def run_all(work: Sequence[Coroutine[Any, Any, bool]]) -> bool:
@@ -48,16 +51,15 @@ class Subscriber(ABC):
         token: the access token of the client.
 
     Attributes:
-        ending: whether the stream has to end because the gateway is stopping.
+        ending: why the stream has to end, or empty if it continues.
+        is_replaced: whether it ends because its user has opened newer ones.
     """
-
-    requires_all = True
-    """Whether the stream can start only once every service has answered. Without all answers its start would be unknown."""
 
     def __init__(self, proxy: Proxy, user: str, token: str) -> None:
         self.user = user
         self.token = token
-        self.ending = False
+        self.ending = ""
+        self.is_replaced = False
         self.proxy = proxy
         self._woken = asyncio.Event()
         self._subscribed: set[Topic] = set()
@@ -109,13 +111,16 @@ class Subscriber(ABC):
     async def run(self, stream: EventStream, clock: Clock, heartbeat: float) -> None:
         """Send new items until the stream has to end.
 
+        The head of the response follows once every service has answered, so that whoever receives it misses nothing from then
+        on. But it never fails to come: a browser whose stream is refused, while it reconnects, does not try again (WHATWG HTML,
+        section 9.2.3). So the stream stays open while a service is away, and the position follows when it is known.
+
         Args:
             stream: the stream of the client.
             clock: the clock of the node.
             heartbeat: the interval between heartbeats, in seconds.
 
         Raises:
-            Problem: if a service that the stream requires does not answer (503).
             SlowReader: if the client reads too slowly.
         """
         started_at = clock.monotonic()
@@ -125,12 +130,12 @@ class Subscriber(ABC):
             while not complete and not self.ending and clock.monotonic() - started_at < _START_TIMEOUT:
                 await clock.sleep(_RETRY_INTERVAL)
                 complete = await self.poll(stream, every_service=True)
-            if not complete and self.requires_all and not self.ending:
-                raise Problem(
-                    503, "not-ready", "A service that this stream needs does not answer: try again.", [(b"retry-after", b"1")]
-                )
-            await stream.begin(self.position)  # not before the position is known from which the client resumes
+            await stream.begin()
+            is_positioned = False
             while (reason := await self._end_reason()) is None:
+                if complete and not is_positioned:
+                    is_positioned = True
+                    await stream.position(self.position)
                 now = clock.monotonic()
                 wait = heartbeat_at - now
                 if not (complete and self.proxy.has_signals):
@@ -143,13 +148,13 @@ class Subscriber(ABC):
                     await stream.heartbeat()
                     heartbeat_at = now + heartbeat
                 complete = await self.poll(stream, every_service=heartbeat_due or not complete)
-        await stream.event("end", {"reason": reason})
+        await stream.event("end", {"reason": reason}, retry=_RETRY_WHEN_REPLACED if self.is_replaced else None)
         await stream.end()
 
     async def _end_reason(self) -> str | None:
         """Return why the stream has to end, or None if it continues."""
         if self.ending:
-            return "the gateway is stopping"
+            return self.ending
         try:
             await self.proxy.identify(self.token)
         except Unauthenticated as error:
@@ -166,9 +171,9 @@ class Subscribers:
         self._settings = settings
         self._proxy = proxy
         self._clock = clock
-        self._by_user: dict[str, set[Subscriber]] = {}
+        self._by_user: dict[str, dict[Subscriber, None]] = {}
         self._count = 0
-        self._ending = False
+        self._ending = ""
         proxy.registry.watch(self._wake_all)
         proxy.metrics.gauge("followers", lambda: self.count)
 
@@ -180,9 +185,11 @@ class Subscribers:
     async def serve(self, subscriber: Subscriber, receive: Receive, send: Send) -> None:
         """Send a client its stream until the stream ends.
 
+        If its user has as many streams open as one user may, the oldest of them ends. It may be one whose client has vanished
+        without a word, and a client that is refused would have to wait until that is noticed.
+
         Raises:
-            Problem: if the user (429) or the gateway (503) has too many streams open, or a service that the stream
-                requires does not answer (503).
+            Problem: if the gateway has too many streams open (503), or too many of the user's are still ending (429).
         """
         stream = EventStream(send, self._settings.stream_patience)
         of_user = self._admit(subscriber)
@@ -194,21 +201,28 @@ class Subscribers:
         except SlowReader:
             self._proxy.metrics.count("slow_readers_total")
         finally:
-            of_user.discard(subscriber)
+            del of_user[subscriber]
             self._count -= 1
             if not of_user:
                 self._by_user.pop(subscriber.user, None)
 
-    def _admit(self, subscriber: Subscriber) -> set[Subscriber]:
-        of_user = self._by_user.get(subscriber.user, set())
-        if len(of_user) >= self._settings.streams_per_user:
-            detail = f"You have {len(of_user)} streams open: close one first."
-            raise Problem(429, "too-many-streams", detail, [(b"retry-after", b"1")])
-        if self._ending or self.count >= self._settings.max_streams:
+    def _admit(self, subscriber: Subscriber) -> dict[Subscriber, None]:
+        of_user = self._by_user.get(subscriber.user, {})
+        limit = self._settings.streams_per_user
+        if len(of_user) >= 2 * limit:
+            raise Problem(
+                429, "too-many-streams", f"More than {limit} of your streams are ending: wait.", [(b"retry-after", b"1")]
+            )
+        if self.count >= self._settings.max_streams:
             raise Problem(503, "overloaded", "This gateway cannot open more streams: try again.", [(b"retry-after", b"1")])
+        staying = [one for one in of_user if not one.ending]
+        if len(staying) >= limit:
+            self._end(staying[0], f"you have opened {limit} newer streams")
+            staying[0].is_replaced = True
         self._by_user[subscriber.user] = of_user
-        of_user.add(subscriber)
+        of_user[subscriber] = None
         self._count += 1
+        subscriber.ending = self._ending
         return of_user
 
     def check_tokens(self) -> None:
@@ -218,11 +232,14 @@ class Subscribers:
                 subscriber.wake()
 
     def end(self) -> None:
-        """End all streams and refuse new ones."""
-        self._ending = True
+        """End all streams, and new ones at once: their clients reconnect, to another gateway."""
+        self._ending = "the gateway is stopping"
         for subscriber in self._all():
-            subscriber.ending = True
-            subscriber.wake()
+            self._end(subscriber, self._ending)
+
+    def _end(self, subscriber: Subscriber, reason: str) -> None:
+        subscriber.ending = reason
+        subscriber.wake()
 
     def _wake_all(self) -> None:
         for subscriber in self._all():

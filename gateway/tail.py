@@ -73,8 +73,6 @@ class _TailSubscriber(Subscriber):
         kinds: the kinds to show, out of `event` and `signal`.
     """
 
-    requires_all = False
-
     def __init__(self, proxy: Proxy, user: str, token: str, patterns: list[str], kinds: set[str]) -> None:
         super().__init__(proxy, user, token)
         self._patterns = patterns

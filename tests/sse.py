@@ -18,6 +18,7 @@ class Events:
         received: The (event, data, id) of each event so far.
         heartbeats: How many empty comments the server has sent to keep the connection open.
         last_id: The last id that the server has sent.
+        retry: The milliseconds after which the client reconnects if the stream ends.
         ended: Whether the server has closed the stream.
     """
 
@@ -26,6 +27,7 @@ class Events:
         self.received: list[tuple[str, Any, str]] = []
         self.heartbeats = 0
         self.last_id = ""
+        self.retry = 0
         self.ended = False
 
     @property
@@ -57,6 +59,8 @@ class Events:
                 data = value
             elif name == "id":
                 id = self.last_id = value
+            elif name == "retry":
+                self.retry = int(value)
         self.ended = True
 
 

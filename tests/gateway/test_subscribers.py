@@ -1,5 +1,6 @@
 """Streams of server-sent events: who may open one, and when it ends."""
 
+import asyncio
 import socket
 from datetime import timedelta
 from pathlib import Path
@@ -8,9 +9,11 @@ from typing import Any
 import pytest
 
 from gateway.service import Gateway
+from gateway.subscribers import Subscriber
+from runtime import NoInstance
 from runtime.testing import eventually
 from services.notices.store import Store
-from tests.gateway.notices import abort_rides, user_id
+from tests.gateway.notices import abort_rides, user_id, wait_for_notices
 from tests.sse import follow
 from tests.system_under_test import System, open_system, settings
 from tests.topology import QuickClock
@@ -59,20 +62,85 @@ async def test_a_stopping_gateway_ends_its_streams(tmp_path: Path) -> None:
             assert events.received == tail.received == [("end", {"reason": "the gateway is stopping"}, "")]
 
 
-async def test_the_number_of_streams_is_limited_per_user_and_in_total(tmp_path: Path) -> None:
-    async with open_system(settings(tmp_path, streams_per_user=2, max_streams=3)) as system:
+async def test_the_oldest_stream_of_a_user_ends_when_one_too_many_opens(tmp_path: Path) -> None:
+    """Its client may have vanished, which nobody notices for minutes. Meanwhile, the user has to get in."""
+    async with open_system(settings(tmp_path, streams_per_user=2)) as system:
         rider, operator = await system.bearer(), await system.bearer("operator@example.com")
-        async with follow(system.url, rider), follow(system.url, rider):
+        async with (
+            follow(system.url, operator) as other,
+            follow(system.url, rider) as first,
+            follow(system.url, rider) as second,
+            follow(system.url, rider) as third,
+        ):
+            await eventually(lambda: first.ended, "the oldest stream has ended")
+            assert first.received == [("end", {"reason": "you have opened 2 newer streams"}, "")]
+            assert first.retry == 60_000, "it stays away, or it would push out the next one within a second"
+            await abort_rides(system, await user_id(system, rider))
+            await second.wait_for(1)
+            await third.wait_for(1)
+            assert (second.ended, third.ended, other.ended) == (False, False, False)
+            assert third.retry == 1000
+            await eventually(lambda: system.service(Gateway).subscribers.count == 3, "no more streams are open")
+
+
+async def test_streams_that_are_slow_to_end_are_not_without_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never_ends(self: Any, *_: Any) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Subscriber, "run", never_ends)
+    async with open_system(settings(tmp_path, streams_per_user=2)) as system:
+        rider = await system.bearer()
+        followers = system.service(Gateway).subscribers
+        async with asyncio.TaskGroup() as group:
+            opened = [group.create_task(system.client.get("/live", headers=rider)) for _ in range(4)]
+            await eventually(lambda: followers.count == 4, "four streams are open, two of which have to end")
             refused = await system.client.get("/live", headers=rider)
             assert (refused.status_code, refused.json()["code"]) == (429, "too-many-streams")
-            async with follow(system.url, operator):
-                refused = await system.client.get("/live", headers=operator)
-                assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
-                assert "retry-after" in refused.headers
+            for one in opened:
+                one.cancel()
+        await eventually(lambda: followers.count == 0, "no stream is open")
+
+
+async def test_the_number_of_streams_is_limited_in_total(tmp_path: Path) -> None:
+    async with open_system(settings(tmp_path, max_streams=1)) as system:
+        rider = await system.bearer()
+        async with follow(system.url, rider):
+            refused = await system.client.get("/live", headers=rider)
+            assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+            assert "retry-after" in refused.headers
         followers = system.service(Gateway).subscribers
         await eventually(lambda: followers.count == 0, "no stream is open")
         async with follow(system.url, rider):
             pass
+
+
+@pytest.mark.parametrize("after", [None, "notices=1"])
+async def test_a_stream_is_open_while_its_service_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: str | None
+) -> None:
+    """A browser whose stream is refused, while it reconnects, does not try again."""
+    notices_after, is_away = Store.notices_after, False
+
+    async def be_away(self: Any, *arguments: Any) -> Any:
+        if is_away:
+            raise NoInstance("notices")
+        return await notices_after(self, *arguments)
+
+    monkeypatch.setattr(Store, "notices_after", be_away)
+    async with open_system(settings(tmp_path, stream_heartbeat=0.1), clock=QuickClock()) as system:
+        rider = await system.bearer()
+        await abort_rides(system, await user_id(system, rider), 2)
+        await wait_for_notices(system, rider, 2)
+        is_away = True
+        async with follow(system.url, rider, after=after) as events:
+            await eventually(lambda: events.heartbeats >= 2, "the open stream has heartbeats")
+            assert (events.received, events.last_id) == ([], "")
+            is_away = False
+            if after is None:
+                await eventually(lambda: events.last_id == "notices=2", "the position is known")
+                await abort_rides(system, await user_id(system, rider), first=3)
+            await events.wait_for(1)
+            assert events.numbers == ([3] if after is None else [2])
 
 
 async def test_a_client_that_stops_reading_is_disconnected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,9 @@ import aiohttp
 from yarl import URL
 
 from runtime.network import LinkLost, PeerUnreachable, Unsendable
+from runtime.sockets import detect_cut_connection
 from transports.http.settings import HttpSettings
-from transports.sockets import detect_cut_connection, tls_context
+from transports.sockets import tls_context
 
 _KEPT = 15.0
 """Seconds to keep an idle connection open. Servers keep their end open for longer."""

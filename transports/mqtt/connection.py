@@ -12,9 +12,10 @@ from urllib.parse import urlsplit
 import mqtt5
 
 from runtime import StartError
+from runtime.sockets import detect_cut_connection
 from transports.mqtt.settings import MqttSettings
 from transports.resolver import Resolver
-from transports.sockets import detect_cut_connection, tls_context
+from transports.sockets import tls_context
 
 Packet = mqtt5.Packet
 
