@@ -112,9 +112,12 @@ class ManualClock(Clock):
         return self._passed
 
     def advance(self, delta: timedelta) -> None:
-        """Let time pass: the time of day and stored durations move forward. A negative `delta` is a leap."""
+        """Let time pass: the time of day and stored durations move forward.
+
+        A negative `delta` takes back time that has passed. If it is more than has passed, the rest is a leap.
+        """
         self._timestamp += delta.total_seconds()
-        self._passed += max(delta.total_seconds(), 0.0)
+        self._passed = max(self._passed + delta.total_seconds(), 0.0)
 
     def leap(self, delta: timedelta) -> None:
         """Set the clock forward or back, as an operator or NTP does. No time passes: durations do not change."""
@@ -159,7 +162,7 @@ class Random:
 
         Each is greater than the one before, also within a millisecond and after the clock was set back: it then continues
         from the last one by a random step (section 6.2, method 2). Ids of other processes, and of this one before a restart,
-        are not ordered with them. What is listed in order needs a number.
+        are not ordered with them: list rows by a number instead.
         """
         milliseconds = int(self._clock.timestamp() * 1000) & 0xFFFF_FFFF_FFFF
         value = milliseconds << 74 | self._random.getrandbits(74)

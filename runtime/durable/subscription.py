@@ -285,8 +285,9 @@ class Subscription:
         return target
 
     def _remaining(self, retry_at: float) -> float:
-        """Return the seconds until a stored time. One that was stored while the clock was ahead does not prolong the wait."""
-        return min(max(retry_at - self._clock.steady(), 0), LAST_PAUSE)
+        """Return the seconds until a stored time. One that is further away was stored while the clock was ahead, and is now."""
+        remaining = retry_at - self._clock.steady()
+        return remaining if 0 < remaining <= LAST_PAUSE else 0.0
 
     def _accepted(self, cursor: Cursor) -> bool:
         """Return whether an operator lets this version continue without the events that it cannot decode."""

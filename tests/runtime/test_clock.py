@@ -42,9 +42,10 @@ def test_a_manual_clock_tells_time_that_passes_from_a_leap() -> None:
     clock.advance(HOUR)
     assert (clock.timestamp() - day, clock.steady() - steady) == (3600, 3600)
     assert clock.possible() == (clock.timestamp(), clock.timestamp())
-    clock.leap(-HOUR)
-    clock.advance(-HOUR)
+    clock.leap(-2 * HOUR)
     assert (clock.timestamp() - day, clock.steady() - steady) == (-3600, 3600)
+    clock.advance(-3 * HOUR)
+    assert (clock.timestamp() - day, clock.steady() - steady) == (-4 * 3600, 0)
 
 
 @pytest.mark.parametrize("leap", [HOUR, -HOUR])
@@ -78,6 +79,6 @@ def test_a_uuid7_whose_random_bits_run_over_takes_the_next_millisecond() -> None
     clock = ManualClock()
     random = Random(clock)
     first = random.uuid7()
-    random._last |= (1 << 74) - 1
+    random._last |= (1 << 74) - 1  # pyright: ignore[reportPrivateUsage]
     second = random.uuid7()
     assert (second > first, second.int >> 80, second.version) == (True, (first.int >> 80) + 1, 7)

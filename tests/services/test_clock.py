@@ -1,11 +1,10 @@
 """The services while somebody sets the clock: forward and back at every step, and between two starts."""
 
 import itertools
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from datetime import timedelta
 from pathlib import Path
 from time import time
-from typing import Any
 
 import httpx
 import msgspec
@@ -120,22 +119,10 @@ class Rental:
         await self.start()
 
     async def looked(self) -> None:
-        """Wait until the services have looked at least once for what has expired."""
-        seen: list[Callable[[], Any]] = []
-        for service in (self.topology.service(Wallet), self.topology.service(Fleet)):
-            store: Any = service.store
-            name = "expired_holds" if isinstance(service, Wallet) else "expired_reservations"
-            original, count = getattr(store, name), itertools.count()
-            last = [0]
-
-            async def look(*args: Any, original: Any = original, count: Any = count, last: Any = last) -> Any:
-                found = await original(*args)
-                last[0] = next(count)
-                return found
-
-            setattr(store, name, look)
-            seen.append(lambda last=last: last[0] >= 2)
-        await eventually(lambda: all(one() for one in seen), "both services have looked")
+        """Look for what has expired, as both services do every second."""
+        wallet_service, fleet_service = self.topology.service(Wallet), self.topology.service(Fleet)
+        await wallet_service.expire_holds(self.topology.nodes[0].inbound.instances["wallet"].context())
+        await fleet_service.expire_reservations(self.topology.nodes[0].inbound.instances["fleet"].context())
 
     async def state(self, scooter_id: str) -> tuple[str, int]:
         return (await self.operator.request(GetScooter(scooter_id))).state, (await self.rider.request(GetWallet())).held_cents

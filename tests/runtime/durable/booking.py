@@ -7,6 +7,7 @@ from typing import Any
 from runtime import (
     ANYONE,
     SERVICES,
+    Clock,
     Context,
     Contract,
     Database,
@@ -134,13 +135,18 @@ class Bookings(Service):
 
 
 class BookingServices:
-    """Both services, with database files that outlive their nodes."""
+    """Both services, with database files that outlive their nodes.
+
+    Attributes:
+        clock: the clock of all nodes that start later.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.crash_points = {"payments": CrashPoints(), "bookings": CrashPoints()}
         self.network = MemoryNetwork()
         self.nodes: list[Node] = []
+        self.clock = Clock()
 
     def database(self, service: str) -> Database:
         inner = SqliteDatabase(self.folder / f"{service}.sqlite", durable=False)
@@ -148,7 +154,7 @@ class BookingServices:
 
     async def start(self, *classes: type[Service]) -> Node:
         """Start a node that hosts the classes; by default, both services."""
-        node = Node(classes or (Payments, Bookings), MemoryTransport(self.network), databases=self.database)
+        node = Node(classes or (Payments, Bookings), MemoryTransport(self.network), databases=self.database, clock=self.clock)
         await node.__aenter__()
         self.nodes.append(node)
         return node

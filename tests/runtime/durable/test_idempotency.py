@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from runtime import DeadlineExceeded, InProgress, InternalError, KeyReused, Node, Overloaded, ServiceError
+from runtime import DeadlineExceeded, InProgress, InternalError, KeyReused, ManualClock, Node, Overloaded, ServiceError
 from runtime.durable.idempotency import RETRY_KEY
 from runtime.testing import Crash, eventually
 from tests.runtime.durable.booking import (
@@ -267,3 +268,43 @@ async def test_replies_are_forgotten_after_a_day(services: BookingServices) -> N
     await database.close()
     await node.inbound.instances["payments"].prune()
     assert await services.request(Pay(5), "k") == Receipt(2)
+
+
+# The clock is set
+
+
+@pytest.mark.parametrize("restarts", [False, True], ids=["running", "restarted"])
+@pytest.mark.parametrize("leap", [timedelta(days=2), -timedelta(days=2)], ids=str)
+async def test_an_answer_is_kept_for_a_day_however_the_clock_is_set(
+    services: BookingServices, leap: timedelta, restarts: bool
+) -> None:
+    services.clock = clock = ManualClock()
+    node = await services.start()
+    assert await services.request(Pay(5), "k") == Receipt(1)
+    clock.leap(leap)
+    if restarts and leap < timedelta(0):  # nobody can tell two days ahead from two days in which nothing ran
+        await services.crash()
+        services.clock = clock = ManualClock(clock.now())
+        node = await services.start()
+    instance = node.inbound.instances["payments"]
+    await instance.prune()
+    assert await services.request(Pay(5), "k") == Receipt(1), "the answer is still there"
+    clock.advance(timedelta(hours=25))
+    await instance.prune()
+    assert await services.request(Pay(5), "k") == Receipt(2), "it was not kept for longer than a day"
+
+
+async def test_a_claim_from_the_future_is_not_waited_for(services: BookingServices) -> None:
+    services.clock = ManualClock()
+    node = await services.start()
+    owner = node.inbound.instances["bookings"].id
+    await services.request(Book(5), "k")
+    database = services.database("bookings")
+    await database.open()
+    await database.execute(
+        "UPDATE callboard_once SET state = 'claimed', answer = NULL, owner = $1, lease = $2",
+        owner,
+        services.clock.steady() + 3600,
+    )
+    await database.close()
+    assert isinstance(await services.request(Book(5), "k", timeout=5), Ticket)

@@ -139,6 +139,21 @@ async def test_no_change_of_the_time_of_day_forgets_a_subscriber(shelf: Shelf, l
     assert [known.silent for known in await shelf.retention.subscribers()] == [60]
 
 
+@pytest.mark.parametrize("leap", [timedelta(days=365), -timedelta(days=365)], ids=str)
+async def test_no_change_of_the_time_of_day_makes_an_event_old(shelf: Shelf, leap: timedelta) -> None:
+    await shelf.write(3)
+    assert await shelf.retention.prune(LOG) == 0
+    shelf.clock.leap(leap)
+    await shelf.write(3)
+    assert await shelf.retention.prune(LOG) == 0
+    shelf.clock.leap(-leap)
+    await shelf.write(3)
+    shelf.advance(KEEP_SECONDS - 60)
+    assert await shelf.retention.prune(LOG) == 0
+    shelf.advance(120)
+    assert await shelf.retention.prune(LOG) == 9
+
+
 async def test_an_event_from_the_future_keeps_nothing_after_it(shelf: Shelf) -> None:
     await shelf.write(2)
     shelf.clock.advance(timedelta(days=365))
