@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import msgspec
 
@@ -45,7 +46,9 @@ def _page(node: Node, path: str) -> tuple[int, list[tuple[str, str]], bytes]:
             return 200, _JSON, b'{"status":"ok"}'
         case "/readyz":
             missing = node.waits_for()
-            answer = {"status": "not ready", "waits_for": missing} if missing else {"status": "ready"}
+            answer: dict[str, Any] = {"status": "not ready", "waits_for": missing} if missing else {"status": "ready"}
+            if blocked := node.blocked():  # events wait: another instance would do no better, so that this one stays ready
+                answer["blocked"] = blocked
             return 503 if missing else 200, _JSON, msgspec.json.encode(answer)
         case "/metrics":
             return 200, [("content-type", "text/plain; version=0.0.4")], node.metrics.text().encode()

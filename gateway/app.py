@@ -87,11 +87,13 @@ def create_app(
         stopping = draining()
         missing = manifests.missing()
         services = [manifest for manifest in manifests.live.values() if any(info.http for info in manifest.requests)]
-        body = {
+        body: dict[str, Any] = {
             "status": "stopping" if stopping else "not ready" if missing else "ready",
             "waits_for": missing,
             "services": len(services),
         }
+        if blocked := proxy.blocked():
+            body["blocked"] = blocked
         return Response(msgspec.json.encode(body), status_code=503 if missing or stopping else 200, media_type=MediaType.JSON)
 
     @get("/metrics", sync_to_thread=False)

@@ -2,6 +2,8 @@
 
 import asyncio
 
+import msgspec
+
 from runtime import StartError
 from runtime.network import Address, Capabilities, Envelope, Manifest, Receiver, Topic, Transport, TransportError
 from transports.http.transport import HttpTransport
@@ -37,17 +39,23 @@ class _SignalReceiver(Receiver):
 class HttpMqttTransport(Transport):
     """A node that talks to its peers over HTTP, and exchanges signals over a broker."""
 
-    capabilities = Capabilities(ordered=False)
-
     def __init__(self, http: HttpTransport, mqtt: MqttTransport) -> None:
         self.http = http
         self.mqtt = mqtt
+        self._capabilities = Capabilities(ordered=False, max_body=http.capabilities.max_body)
         self._subscribed: dict[tuple[Topic, str], bool] = {}
         """The signals that are subscribed to and the services that subscribe: whether every node receives them."""
         self._joining: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<HttpMqttTransport {self.http} {self.mqtt}>"
+
+    @property
+    def capabilities(self) -> Capabilities:  # type: ignore[override]
+        signals = self.mqtt.capabilities.max_signal  # may change when it reconnects
+        if signals != self._capabilities.max_signal:
+            self._capabilities = msgspec.structs.replace(self._capabilities, max_signal=signals)
+        return self._capabilities
 
     @property
     def connected(self) -> bool:

@@ -11,7 +11,18 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from runtime import Struct
-from runtime.network import Address, Capabilities, Envelope, Manifest, PeerUnreachable, Receiver, Topic, Transport, TransportError
+from runtime.network import (
+    Address,
+    Capabilities,
+    Envelope,
+    Manifest,
+    PeerUnreachable,
+    Receiver,
+    TooLarge,
+    Topic,
+    Transport,
+    TransportError,
+)
 
 
 class MemorySettings(Struct):
@@ -127,6 +138,7 @@ class MemoryTransport(Transport):
 
     def unicast_now(self, to: Address, envelope: Envelope, sender: str) -> bool:
         self._opened()
+        self._require_fits(envelope)
         peer = self.network.joined.get(to.node)
         if peer is None:
             raise PeerUnreachable(f"{to} is not there")
@@ -138,10 +150,12 @@ class MemoryTransport(Transport):
         listening = [transport for transport in self.network.joined.values() if service in transport._listening]
         if not listening:
             raise PeerUnreachable(f"no instance listens for {service}")
+        self._require_fits(envelope)
         self._deliver(self.network.turn(service, service, listening), envelope, service, sender)
 
     async def multicast(self, topic: Topic, envelope: Envelope, sender: str) -> None:
         self._opened()
+        self._require_fits(envelope)
         groups: dict[str, list[MemoryTransport]] = {}
         for transport in self.network.joined.values():
             for service, broadcast in transport.subscribers(topic):
@@ -163,6 +177,11 @@ class MemoryTransport(Transport):
         if self._receiver is None:
             raise PeerUnreachable("this transport is closed")
         return self._receiver
+
+    def _require_fits(self, envelope: Envelope) -> None:
+        """Refuse an envelope that no other transport would carry. Raises `TooLarge`."""
+        if not self.zero_copy and len(envelope.body) > self.capabilities.max_body:
+            raise TooLarge(f"a message of {len(envelope.body):,} bytes is more than {self.capabilities.max_body:,}")
 
     def load(self, service: str) -> int:
         """Return how many messages a service's instance on this node has running or waiting."""

@@ -22,8 +22,14 @@ from runtime.service.service import Definition
     is_flag=True,
     help="Continue without the events that this version of SERVICE cannot decode or does not take. They become dead letters.",
 )
+@click.option(
+    "--set-aside",
+    metavar="NUMBER",
+    type=click.IntRange(1),
+    help="Continue without the event with this number, which the log and `/readyz` name. It becomes a dead letter.",
+)
 @with_config
-def resume_command(service: str, publisher: str, known_types: bool, config_file: Path | None) -> None:
+def resume_command(service: str, publisher: str, known_types: bool, set_aside: int | None, config_file: Path | None) -> None:
     """Let SERVICE continue to apply the events of PUBLISHER. Run it where the service runs: it writes to the service's database.
 
     A subscription that has stopped, because the publisher has pruned or lost events, begins again at the oldest event that
@@ -33,9 +39,13 @@ def resume_command(service: str, publisher: str, known_types: bool, config_file:
     `--known-types` it continues with the others. This holds for the installed version only. The next version that can
     decode the dead letters applies them when it starts.
 
-    A running service notices the change within ten seconds.
+    An event that is tried again and again holds up all events after it, and so does one that is larger than the network
+    carries. With `--set-aside` the service continues without it.
 
-    Examples: `callboard resume rides fleet`, `callboard resume rides fleet --known-types`
+    A running service notices the change within half a minute.
+
+    Examples: `callboard resume rides fleet`, `callboard resume rides fleet --known-types`,
+    `callboard resume rides fleet --set-aside 17`
     """
     settings = loaded(config_file).settings
     [definition] = compose.definitions(settings, [service])
@@ -45,8 +55,12 @@ def resume_command(service: str, publisher: str, known_types: bool, config_file:
         raise CallboardError(
             f"{service} takes no events of {publisher!r}: expected {' or '.join(publishers) or 'another service, because it takes none at all'}"
         )
-    run_loop(_resume(settings, definition, publisher, known_types))
-    if known_types:
+    if known_types and set_aside is not None:
+        raise CallboardError("--known-types and --set-aside are different remedies: expected one of them")
+    run_loop(_resume(settings, definition, publisher, known_types, set_aside))
+    if set_aside is not None:
+        click.echo(f"{service} continues without event {set_aside} of {publisher}, which becomes a dead letter.")
+    elif known_types:
         click.echo(
             f"{service} continues with these events of {publisher}: {', '.join(sorted(events))}. Others become dead letters."
         )
@@ -54,7 +68,7 @@ def resume_command(service: str, publisher: str, known_types: bool, config_file:
         click.echo(f"{service} continues with the oldest event that {publisher} still has.")
 
 
-async def _resume(settings: Settings, definition: Definition, publisher: str, known_types: bool) -> None:
+async def _resume(settings: Settings, definition: Definition, publisher: str, known_types: bool, set_aside: int | None) -> None:
     service = definition.contract.name
     async with database_of(settings, service) as database:
         cursors = Cursors(publisher, database)
@@ -64,6 +78,12 @@ async def _resume(settings: Settings, definition: Definition, publisher: str, kn
         events = definition.events_of(publisher)
         if known_types:
             await cursors.accept(digest_of(events))
+        elif set_aside is not None:
+            if set_aside <= cursor.position.seq:
+                raise CallboardError(
+                    f"{service} has applied event {set_aside} of {publisher} already: expected a number above {cursor.position.seq}"
+                )
+            await cursors.set_aside(set_aside)
         elif cursor.stopped is None:
             raise CallboardError(f"{service} has not stopped to apply the events of {publisher}: there is nothing to resume")
         else:

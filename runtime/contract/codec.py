@@ -16,6 +16,12 @@ to_json: Callable[[Any], bytes] = msgspec.json.Encoder().encode
 to_canonical_json: Callable[[Any], bytes] = msgspec.json.Encoder(order="deterministic").encode
 """Encodes equal values as equal JSON text, in every process."""
 
+
+def too_large(what: str, size: int, limit: int) -> str:
+    """Return the sentence for a message that the network does not carry. Sizes are in bytes of JSON as it is sent."""
+    return f"{what}: expected at most {limit:,} bytes of JSON, got {size:,}: send less of it at a time, or send how it can be requested"
+
+
 _CANNOT_ENCODE = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
 
 

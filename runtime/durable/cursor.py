@@ -33,6 +33,7 @@ class Cursor(msgspec.Struct, frozen=True):
         stopped: why the subscription waits for an operator, or None.
         accepted: the digest of the version that an operator lets continue without the events that it cannot decode, or None.
         failed: the event whose handler has failed last, or None.
+        set_aside: the number of the event that an operator makes a dead letter, or None.
     """
 
     position: Position
@@ -40,6 +41,7 @@ class Cursor(msgspec.Struct, frozen=True):
     stopped: str | None
     accepted: str | None
     failed: Failed | None
+    set_aside: int | None = None
 
 
 class Cursors:
@@ -57,7 +59,7 @@ class Cursors:
     async def read(self) -> Cursor | None:
         """Return the committed cursor, or None if the subscription is new."""
         row = await self._database.fetch_one(
-            "SELECT c.epoch, c.seq, c.event_id, c.types, c.stopped, c.accepted, "
+            "SELECT c.epoch, c.seq, c.event_id, c.types, c.stopped, c.accepted, c.set_aside, "
             "a.epoch AS failed_epoch, a.seq AS failed_seq, a.attempts, a.retry_at "
             "FROM callboard_cursors c LEFT JOIN callboard_attempts a ON a.publisher = c.publisher WHERE c.publisher = $1",
             self._publisher,
@@ -65,7 +67,8 @@ class Cursors:
         if row is None:
             return None
         types = msgspec.json.decode(row["types"], type=dict[str, int])
-        return Cursor(Position(row["epoch"], row["seq"], row["event_id"]), types, row["stopped"], row["accepted"], _failed(row))
+        position = Position(row["epoch"], row["seq"], row["event_id"])
+        return Cursor(position, types, row["stopped"], row["accepted"], _failed(row), row["set_aside"])
 
     async def create(self, types: Mapping[str, int]) -> None:
         """Create the cursor of a new subscription, which begins at the oldest retained event."""
@@ -87,7 +90,8 @@ class Cursors:
     def guard(self, before: Position, after: Position) -> Guard:
         """Return the statement that advances the cursor by compare-and-set."""
         return Guard(
-            "UPDATE callboard_cursors SET epoch = $2, seq = $3, event_id = $4 WHERE publisher = $1 AND epoch = $5 AND seq = $6 AND stopped IS NULL",
+            "UPDATE callboard_cursors SET epoch = $2, seq = $3, event_id = $4, set_aside = CASE WHEN set_aside > $3 THEN set_aside END "
+            "WHERE publisher = $1 AND epoch = $5 AND seq = $6 AND stopped IS NULL",
             (self._publisher, after.epoch, after.seq, after.event_id, before.epoch, before.seq),
         )
 
@@ -101,7 +105,9 @@ class Cursors:
         """Move the cursor to the publisher's new branch. All events after the fork are taken."""
         types = {name: min(start, after.seq) for name, start in cursor.types.items()}
         async with self._database.transaction(self.guard(cursor.position, after)) as tx:
-            await tx.execute("UPDATE callboard_cursors SET types = $2 WHERE publisher = $1", self._publisher, _text(types))
+            await tx.execute(
+                "UPDATE callboard_cursors SET types = $2, set_aside = NULL WHERE publisher = $1", self._publisher, _text(types)
+            )
         return after
 
     async def stop(self, at: Position, reason: str) -> None:
@@ -116,7 +122,7 @@ class Cursors:
         async with self._database.transaction() as tx:
             await tx.execute("DELETE FROM callboard_attempts WHERE publisher = $1", self._publisher)
             found = await tx.execute(
-                "UPDATE callboard_cursors SET epoch = $2, seq = $3, event_id = $4, types = $5, stopped = NULL WHERE publisher = $1",
+                "UPDATE callboard_cursors SET epoch = $2, seq = $3, event_id = $4, types = $5, stopped = NULL, set_aside = NULL WHERE publisher = $1",
                 self._publisher, position.epoch, position.seq, position.event_id, _text(types),
             )  # fmt: skip
         return bool(found)
@@ -130,6 +136,12 @@ class Cursors:
             await self._database.execute(
                 "UPDATE callboard_cursors SET accepted = $2 WHERE publisher = $1", self._publisher, digest
             )
+        )
+
+    async def set_aside(self, seq: int) -> bool:
+        """Let the subscription continue without an event, which becomes a dead letter. Return whether there is such a subscription."""
+        return bool(
+            await self._database.execute("UPDATE callboard_cursors SET set_aside = $2 WHERE publisher = $1", self._publisher, seq)
         )
 
 

@@ -4,13 +4,15 @@ Events are appended by the last statements of the transaction that they describe
 commit order. A hint announces the head of the stream; subscribers request the events with `Pull`.
 """
 
+from collections.abc import Callable
 from typing import Annotated, ClassVar
+from uuid import UUID
 
 from msgspec import Meta
 
 from runtime.clock import Clock, Random, rfc3339
-from runtime.contract.codec import to_json
-from runtime.contract.errors import ServiceError
+from runtime.contract.codec import to_json, too_large
+from runtime.contract.errors import ServiceError, UsageError
 from runtime.contract.messages import Contract, Request, Struct
 from runtime.durable.retention import Retention
 from runtime.network.envelope import Head
@@ -22,6 +24,8 @@ stream: Contract = Contract("stream")
 
 BATCH_BYTES = 1 << 20
 """The bytes of JSON that the events of a batch have together. An event that is larger is a batch of its own."""
+_FRAME = 1024
+"""The bytes of a batch that are not its events'."""
 _LOOKED_AT = 16 * BATCH_BYTES
 """The bytes of events, of any type, that are looked at for one batch."""
 _MOST_ROWS = 1_000
@@ -112,20 +116,42 @@ class PositionPruned(ServiceError):
     pruned: int
 
 
+@stream.message
+class EventTooLarge(ServiceError):
+    """The next event is larger than the network carries."""
+
+    code: ClassVar[str] = "stream-event-too-large"
+    status: ClassVar[int] = 413
+    epoch: str
+    seq: int
+    event_id: str
+    event: str
+    written_at: str
+    size: int
+    limit: int
+
+
 class _Page:
     """Collects the events of one batch, row by row.
+
+    Args:
+        types: the requested types.
+        largest: the size of the largest event that the network carries, in bytes.
 
     Attributes:
         events: the events of the requested types.
         first: the number of the first event that was looked at, or None.
         last: the number and the id of the last one, or None.
+        too_large: the first event that the network does not carry, and its size. It ends the batch.
     """
 
-    def __init__(self, types: frozenset[str]) -> None:
+    def __init__(self, types: frozenset[str], largest: int) -> None:
         self.events: list[StreamEvent] = []
         self.first: int | None = None
         self.last: tuple[int, str] | None = None
+        self.too_large: tuple[StreamEvent, int] | None = None
         self._types = types
+        self._largest = largest
         self._size = 0
         self._looked_at = 0
 
@@ -134,8 +160,12 @@ class _Page:
         self.first = self.first or row["seq"]
         if row["type"] in self._types:
             event = StreamEvent(**row)
-            self._size += len(to_json(event))
-            if self.events and self._size > BATCH_BYTES:
+            size = len(to_json(event))
+            if size > self._largest:
+                self.too_large = event, size
+                return False
+            self._size += size
+            if self.events and self._size > min(BATCH_BYTES, self._largest):
                 return False
             self.events.append(event)
         self.last = row["seq"], row["id"]
@@ -144,12 +174,17 @@ class _Page:
 
 
 class Stream:
-    """The publisher's side: the stream of one service in its database."""
+    """The publisher's side: the stream of one service in its database.
 
-    def __init__(self, database: Database, clock: Clock, random: Random) -> None:
+    Args:
+        max_body: returns the size of the largest message that the network carries now, in bytes.
+    """
+
+    def __init__(self, database: Database, clock: Clock, random: Random, max_body: Callable[[], int]) -> None:
         self._database = database
         self._clock = clock
         self._random = random
+        self._max_body = max_body
         self._epochs: list[tuple[str, int]] = []
         self.retention: Retention = Retention(database, clock)
 
@@ -179,10 +214,23 @@ class Stream:
         """The name of the current epoch."""
         return self._epochs[-1][0]
 
+    @property
+    def _largest(self) -> int:
+        """The size of the largest event that the network carries, in bytes of JSON."""
+        return self._max_body() - _FRAME
+
     def append(self, tx: Transaction, events: list[tuple[str, str]], trace: str) -> None:
-        """Append events, as pairs of type and JSON text, by the last statements of a transaction, which share the commit's hop."""
-        at = rfc3339(self._clock.now())
+        """Append events, as pairs of type and JSON text, by the last statements of a transaction, which share the commit's hop.
+
+        Raises:
+            UsageError: if the network does not carry an event of this size.
+        """
+        at, largest = rfc3339(self._clock.now()), self._largest
         for offset, (name, body) in enumerate(events, 1):
+            if 4 * len(body) > largest - _FRAME:  # a character has at most four bytes, also if it is escaped
+                size = len(to_json(StreamEvent(LARGEST, str(UUID(int=0)), name, body, at, trace)))
+                if size > largest:
+                    raise UsageError(too_large(f"the event {name}", size, largest))
             tx.final.append(
                 (
                     "INSERT INTO callboard_stream (seq, id, type, body, at, trace) "
@@ -212,12 +260,14 @@ class Stream:
         Raises:
             Diverged: if the position is not part of this stream's history.
             PositionPruned: if events after the position have been pruned.
+            EventTooLarge: if the network does not carry the next event.
         """
         limits = await self._limits()
         after, forked_at = await self._resolve(message.after, limits)
         if not message.peek:
             self.retention.pulled(subscriber, after.seq)
-        page = _Page(frozenset(message.types))
+        largest = self._largest
+        page = _Page(frozenset(message.types), largest)
         await self._database.scan(
             page.add,
             "SELECT seq, id, type, body, at, trace FROM callboard_stream WHERE seq > $1 ORDER BY seq LIMIT $2",
@@ -229,6 +279,9 @@ class Stream:
             if message.after.epoch:
                 raise PositionPruned(self.epoch, first - 1)
             after = Position(self.epoch, first - 1)
+        if page.too_large is not None and page.last is None and forked_at is None:
+            event, size = page.too_large
+            raise EventTooLarge(self.epoch, event.seq, event.id, event.type, event.at, size, largest)
         scanned = after if page.last is None else Position(self.epoch, *page.last)
         return Batch(tuple(page.events), scanned, max(limits["seq"], scanned.seq), forked_at)
 

@@ -8,7 +8,6 @@ over from the new cursor. This compare-and-set is the whole exactly-once argumen
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from enum import Enum
 from typing import Any, cast
 
 import msgspec
@@ -17,7 +16,8 @@ from runtime.clock import Clock, Random
 from runtime.contract.errors import CallboardError, DeadlineExceeded, ServiceError
 from runtime.durable.cursor import Cursor, Cursors, digest_of
 from runtime.durable.dead_letters import LAST_PAUSE, Apply, DeadLetters, NeedsNewerVersion, Source, pause_before_next
-from runtime.durable.stream import Batch, Diverged, Position, PositionPruned, Pull, StreamEvent, StreamHead
+from runtime.durable.progress import Progress, SubscriptionState
+from runtime.durable.stream import Batch, Diverged, EventTooLarge, Position, PositionPruned, Pull, StreamEvent, StreamHead
 from runtime.storage.database import Database, DatabaseError, StatementError, Superseded
 from runtime.tasks import Backoff, wait_for_event
 from runtime.telemetry import Metrics
@@ -35,28 +35,6 @@ Ask = Callable[[str, Pull | StreamHead], Awaitable[Batch | Position]]
 """Makes a request to a publisher, by its name. Raises `ServiceError`."""
 
 
-class SubscriptionState(Enum):
-    """What a subscription is doing."""
-
-    NEW = "NEW"
-    """It has not run yet."""
-    PULLING = "PULLING"
-    """It asks the publisher for events, or applies them."""
-    WAITING = "WAITING"
-    """It has applied everything, and waits for a hint or the next poll."""
-    BACKING_OFF = "BACKING_OFF"
-    """A transient error occurred: it waits before it tries again."""
-    STANDBY = "STANDBY"
-    """The cursor lists event types that this version does not handle. Instances of the newer version apply all events."""
-    NEEDS_NEWER_VERSION = "NEEDS_NEWER_VERSION"
-    """This version cannot decode the next event. It waits until an instance of a newer version has applied it."""
-    STOPPED = "STOPPED"
-    """It waits until an operator resumes it."""
-
-
-_BLOCKED = (SubscriptionState.STANDBY, SubscriptionState.NEEDS_NEWER_VERSION, SubscriptionState.STOPPED)
-
-
 class Taken(msgspec.Struct, frozen=True):
     """A type of event that a service takes.
 
@@ -67,6 +45,10 @@ class Taken(msgspec.Struct, frozen=True):
 
     cls: type[Any]
     attempts: int
+
+
+class SetAside(CallboardError):
+    """An operator has made an event a dead letter, so that those after it are applied."""
 
 
 class _Pause(CallboardError):
@@ -120,32 +102,11 @@ class Subscription:
         self._log = log
         self._hint = asyncio.Event()
         self._failures = 0
-        self._state = SubscriptionState.NEW
-        self._reason = ""
         self._looks = 0
-        metrics.gauge("subscription_blocked", lambda: self._state in _BLOCKED, service=service, publisher=publisher)
+        self.progress: Progress = Progress(service, publisher, clock, metrics, log)
 
     def __repr__(self) -> str:
-        reason = f": {self._reason}" if self._reason else ""
-        return f"<Subscription of {self._service} to {self.publisher} [{self._state.value}{reason}]>"
-
-    def _enter(self, state: SubscriptionState, reason: str = "") -> None:
-        """Change the state. The states that need an operator or a newer version are logged, once for each reason."""
-        if (state, reason) == (self._state, self._reason):
-            return
-        self._state, self._reason = state, reason
-        if state is SubscriptionState.STOPPED:
-            self._log.error("the stream of %s stopped: %s; resume it when its cause is known", self.publisher, reason)
-        elif state is SubscriptionState.STANDBY:
-            self._log.error("the stream of %s stands down: a newer version of this service also takes %s", self.publisher, reason)
-        elif state is SubscriptionState.NEEDS_NEWER_VERSION:
-            self._looks = 0
-            self._count("events_need_newer_version_total")
-            self._log.error(
-                "the stream of %s waits: the next event needs a newer version of this service (%s); run that version, or "
-                "`callboard resume %s %s --known-types` to continue without what this one cannot decode",
-                self.publisher, reason, self._service, self.publisher,
-            )  # fmt: skip
+        return f"<Subscription of {self._service} to {self.publisher} [{self.progress!r}]>"
 
     def hint(self) -> None:
         """Pull now instead of at the next poll: there may be new events."""
@@ -175,8 +136,8 @@ class Subscription:
                 continue
             self._failures = 0
             if not more:
-                if self._state is SubscriptionState.PULLING:
-                    self._enter(SubscriptionState.WAITING)
+                if self.progress.state is SubscriptionState.PULLING:
+                    self.progress.enter(SubscriptionState.WAITING)
                 await wait_for_event(self._hint, self._random.jitter(POLL_SECONDS))
                 self._hint.clear()
 
@@ -184,19 +145,19 @@ class Subscription:
         """Pull once and apply the events. Return True if more events are waiting."""
         cursor = await self._cursor()
         if cursor.stopped is not None:
-            self._enter(SubscriptionState.STOPPED, cursor.stopped)
+            self.progress.enter(SubscriptionState.STOPPED, cursor.stopped)
             return False
         missing = cursor.types.keys() - self._taken.keys()
         if missing and not self._accepted(cursor):
-            self._enter(SubscriptionState.STANDBY, ", ".join(sorted(missing)))
+            self.progress.enter(SubscriptionState.STANDBY, ", ".join(sorted(missing)))
             return False
-        if self._state in (
+        if self.progress.state in (
             SubscriptionState.NEW,
             SubscriptionState.WAITING,
             SubscriptionState.STANDBY,
             SubscriptionState.STOPPED,
         ):
-            self._enter(SubscriptionState.PULLING)
+            self.progress.enter(SubscriptionState.PULLING)
         try:
             batch = await self._ask(self.publisher, Pull(cursor.position, tuple(sorted(cursor.types))))
         except Diverged as error:
@@ -209,6 +170,8 @@ class Subscription:
                 cursor,
                 f"{self.publisher} has pruned events {cursor.position.seq + 1} to {error.pruned} that were not applied yet",
             )
+        except EventTooLarge as error:
+            return await self._meet_too_large(cursor, error)
         assert isinstance(batch, Batch)
         position = cursor.position
         if batch.forked_at is not None:
@@ -220,7 +183,8 @@ class Subscription:
             position = await self._cursors.fork(cursor, batch.forked_at)
             cursor = await self._cursor()
         await self._apply(position, batch, cursor)
-        self._enter(SubscriptionState.PULLING)
+        self.progress.advance()
+        self.progress.enter(SubscriptionState.PULLING)
         return batch.scanned.seq < batch.head
 
     async def _apply(self, position: Position, batch: Batch, cursor: Cursor) -> None:
@@ -230,6 +194,7 @@ class Subscription:
         if (
             self._batched
             and len(events) > 1
+            and not any(event.seq == cursor.set_aside for event in events)
             and all(event.type in self._taken and (failed is None or event.seq != failed.seq) for event in events)
         ):
             last = Position(epoch, events[-1].seq, events[-1].id)
@@ -243,13 +208,19 @@ class Subscription:
                 self._count("events_applied_total", len(events))
                 events, position = [], last
         for event in events:
-            if failed is not None and event.seq == failed.seq and (pause := self._remaining(failed.retry_at)) > 0:
-                raise _Pause(pause)
-            position = await self._apply_one(position, Position(epoch, event.seq, event.id), event, cursor)
+            target = Position(epoch, event.seq, event.id)
+            if event.seq == cursor.set_aside:
+                await self._set_aside(position, target, event)
+            else:
+                if failed is not None and event.seq == failed.seq and (pause := self._remaining(failed.retry_at)) > 0:
+                    self.progress.hold(event, f"its handler has failed {failed.attempts} times")
+                    raise _Pause(pause)
+                await self._apply_one(position, target, event, cursor)
+            position = target
         if position != batch.scanned:
             await self._cursors.move(position, batch.scanned)
 
-    async def _apply_one(self, position: Position, target: Position, event: StreamEvent, cursor: Cursor) -> Position:
+    async def _apply_one(self, position: Position, target: Position, event: StreamEvent, cursor: Cursor) -> None:
         """Apply an event, or make it a dead letter.
 
         Raises:
@@ -267,6 +238,7 @@ class Subscription:
                 raise
             await self._dead_letter(position, target, event, 0, error)
         except Exception as error:
+            self.progress.hold(event, error)
             if is_transient(error):
                 raise
             limit = self._taken[event.type].attempts
@@ -275,14 +247,31 @@ class Subscription:
             )
             self._log.exception("attempt %d of %d at %s %d of %s failed", attempts, limit, event.type, event.seq, self.publisher)
             if attempts < limit:
-                self._enter(SubscriptionState.BACKING_OFF, f"{event.type} {event.seq} has failed {attempts} times of {limit}")
+                self.progress.enter(
+                    SubscriptionState.BACKING_OFF, f"{event.type} {event.seq} has failed {attempts} times of {limit}"
+                )
                 raise _Pause(self._remaining(retry_at)) from error
             await self._dead_letter(position, target, event, attempts, error)
         else:
             self._failures = 0
-            self._enter(SubscriptionState.PULLING)
+            self.progress.enter(SubscriptionState.PULLING)
             self._count("events_applied_total")
-        return target
+        self.progress.advance()
+
+    async def _set_aside(self, position: Position, target: Position, event: StreamEvent) -> None:
+        """Make an event a dead letter because an operator asks for it."""
+        attempts = self.progress.held_tries or 1  # those without attempts are applied late by a newer version
+        await self._dead_letter(position, target, event, attempts, SetAside("an operator has set it aside"))
+        self.progress.advance()
+
+    async def _meet_too_large(self, cursor: Cursor, error: EventTooLarge) -> bool:
+        """Wait before an event that the network does not carry, or continue after it if an operator asks for it."""
+        if error.seq != cursor.set_aside:
+            self.progress.too_large(error)
+            return False
+        event = StreamEvent(error.seq, error.event_id, error.event, "", error.written_at, "")  # its body stays at the publisher
+        await self._set_aside(cursor.position, Position(error.epoch, error.seq, error.event_id), event)
+        return True
 
     def _remaining(self, retry_at: float) -> float:
         """Return the seconds until a stored time. One that is further away was stored while the clock was ahead, and is now."""
@@ -340,7 +329,7 @@ class Subscription:
     async def _stop(self, cursor: Cursor, reason: str) -> bool:
         await self._cursors.stop(cursor.position, reason)
         self._count("streams_stopped_total")
-        self._enter(SubscriptionState.STOPPED, reason)
+        self.progress.enter(SubscriptionState.STOPPED, reason)
         return False
 
     # Failures
@@ -357,14 +346,14 @@ class Subscription:
 
     async def _back_off(self, error: Exception) -> None:
         self._failures += 1
-        self._enter(SubscriptionState.BACKING_OFF)
+        self.progress.enter(SubscriptionState.BACKING_OFF)
         if self._failures in (5, 10) or self._failures % 100 == 0 or isinstance(error, DeadlineExceeded | TimeoutError):
             self._log.warning("the events of %s wait (%d tries so far): %s", self.publisher, self._failures, error)
         self._count("stream_retries_total")
         await self._clock.sleep(_TRANSIENT_BACKOFF.delay(min(self._failures, 10), self._random))
 
     async def _wait_for_newer_version(self, error: NeedsNewerVersion) -> None:
-        self._enter(SubscriptionState.NEEDS_NEWER_VERSION, str(error))
+        self.progress.enter(SubscriptionState.NEEDS_NEWER_VERSION, str(error))
         self._looks += 1
         if self._looks % _SELDOM == 0:
             self._log.error("the stream of %s still waits for a newer version of this service: %s", self.publisher, error)

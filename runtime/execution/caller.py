@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import msgspec
 
-from runtime.contract.codec import to_json
+from runtime.contract.codec import to_json, too_large
 from runtime.contract.errors import (
     DeadlineExceeded,
     Draining,
@@ -22,8 +22,9 @@ from runtime.contract.errors import (
     Overloaded,
     ServiceError,
     Unreachable,
+    Violation,
 )
-from runtime.contract.messages import spec_of
+from runtime.contract.messages import MessageSpec, spec_of
 from runtime.contract.parameters import Params
 from runtime.durable.idempotency import RETRY_KEY
 from runtime.execution.environment import Environment
@@ -68,7 +69,7 @@ class Caller:
             if spec.full_name not in endpoints:
                 raise NoInstance(service)
             return await request_locally(endpoints[spec.full_name], known, ctx, message, timeout, key)
-        body = message if self._environment.transport.zero_copy else spec.codec.encode(message)
+        body = message if self._environment.transport.zero_copy else self._encoded(spec, message)
         answer = await self._request_remotely(ctx, service, spec.full_name, body, None, timeout, key, known)
         if self._environment.transport.zero_copy:
             return answer
@@ -80,6 +81,12 @@ class Caller:
                 "incident %s: the reply of %s to %s does not fit: %s", incident, service, spec.full_name, error
             )
             raise InternalError(incident) from None
+
+    def _encoded(self, spec: MessageSpec, message: Any) -> bytes:
+        text, limit = spec.codec.encode(message), self._environment.transport.capabilities.max_body
+        if len(text) > limit:
+            raise Invalid((Violation("", too_large(spec.full_name, len(text), limit)),))
+        return text
 
     async def forward(
         self, ctx: Context, service: str, request: str, params: Params | None, body: bytes, key: str | None
@@ -93,6 +100,9 @@ class Caller:
         Raises:
             ServiceError: as `Context.request`; errors of services arrive as `RemoteError`.
         """
+        limit = self._environment.transport.capabilities.max_body
+        if len(body) > limit:
+            raise Invalid((Violation("", too_large(request, len(body), limit)),))
         endpoints = self.local.get(service)
         if endpoints is None:
             answer = await self._request_remotely(ctx, service, request, body, params, None, key, _nothing_known)

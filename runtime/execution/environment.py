@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
 from msgspec import Meta
@@ -10,6 +10,7 @@ from msgspec import Meta
 from runtime.clock import Clock, Random
 from runtime.contract.errors import CallboardError
 from runtime.contract.messages import Struct
+from runtime.durable.progress import Blocked
 from runtime.execution.deadlines import Deadlines
 from runtime.identity import TokenSettings
 from runtime.network.registry import Registry
@@ -58,6 +59,7 @@ class Environment:
         """Set when the node has to stop."""
         self.failure: CallboardError | None = None
         """Why the node has to stop."""
+        self._subscriptions: dict[tuple[str, str], Callable[[], Blocked | None]] = {}
         self._watching: dict[str | None, asyncio.Task[None]] = {}
         self._watched: set[str | None] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -67,6 +69,14 @@ class Environment:
         if self.failure is None:
             self.failure = error
             self.failed.set()
+
+    def add_subscription(self, service: str, publisher: str, blocked: Callable[[], Blocked | None]) -> None:
+        """Include a subscription in `blocked`. That of an earlier instance of the service is replaced."""
+        self._subscriptions[service, publisher] = blocked
+
+    def blocked(self) -> list[Blocked]:
+        """Return the streams whose events are not applied on this node, with what each waits for."""
+        return [found for read in self._subscriptions.values() if (found := read()) is not None]
 
     async def watch(self, service: str | None) -> None:
         """Keep the members of a service in the registry from now on; of every service, for None.

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import msgspec
 
-from runtime.contract.codec import Codec
+from runtime.contract.codec import Codec, to_json, too_large
 from runtime.contract.errors import (
     CallboardError,
     DatabaseUnavailable,
@@ -149,7 +149,7 @@ class Failures:
             group = cast("ExceptionGroup[Exception]", error)
             error = next(iter(answers_in(group)), group)
         if isinstance(error, ServiceError) and error.contract != "callboard":
-            error = _if_sendable(error)
+            error = _if_sendable(error, self._environment.transport.capabilities.max_body)
         if isinstance(error, ServiceError):
             if isinstance(error, NotDelivered) and getattr(error, "service", "") != self._service:
                 error.may_have_run()  # the callee has not run, but this handler has
@@ -202,8 +202,8 @@ class Failures:
             self._log.warning("%s could not be undone and is left to expire: %s", spec.full_name, error)
 
 
-def _if_sendable(error: ServiceError) -> ServiceError | UsageError:
-    """Return the error if its fields can cross a network, and otherwise an error that names the field that cannot."""
+def _if_sendable(error: ServiceError, limit: int) -> ServiceError | UsageError:
+    """Return the error if its fields can cross a network, and otherwise an error that names the field that cannot, or the limit."""
     if isinstance(error, RemoteError):
         return error
     cls = type(error)
@@ -212,6 +212,8 @@ def _if_sendable(error: ServiceError) -> ServiceError | UsageError:
         codec = _codecs[cls] = Codec(error_fields(cls), f"{error.contract}.{cls.__name__}")
     try:
         codec.encode_checked(error.shadow())
+        if (size := len(to_json(error.data()))) > limit:
+            raise UsageError(too_large(f"the error {codec.title}", size, limit))
     except UsageError as unsendable:
         unsendable.__cause__ = error
         return unsendable

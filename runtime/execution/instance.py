@@ -123,11 +123,11 @@ class Instance(Host):
             self.environment.deadlines,
             verifier=self.verifier,
             transactions=transactions,
-            zero_copy=self.environment.transport.zero_copy,
+            transport=self.environment.transport,
         )
 
     def _bind_database(self, database: Database) -> Transactions:
-        self.stream = Stream(database, self.clock, self.random)
+        self.stream = Stream(database, self.clock, self.random, lambda: self.environment.transport.capabilities.max_body)
         self.events = EventPublisher(self, self.environment, self.stream)
         database.before_commit, database.after_commit = self.events.append, self.events.committed
         settings = self.environment.settings
@@ -178,7 +178,7 @@ class Instance(Host):
         endpoint = EventsEndpoint(
             handlers, self, self.mailbox, self.failures, self.environment.deadlines, transactions
         )  # fmt: skip
-        return {
+        subscriptions = {
             publisher: Subscription(
                 publisher,
                 types,
@@ -194,6 +194,9 @@ class Instance(Host):
             )
             for publisher, types in taken.items()
         }
+        for publisher, subscription in subscriptions.items():
+            self.environment.add_subscription(self.name, publisher, subscription.progress.blocked)
+        return subscriptions
 
     async def prune(self) -> None:
         """Delete what the database does not have to retain any longer."""

@@ -3,7 +3,8 @@
 from collections.abc import Coroutine
 from typing import Any
 
-from runtime.contract.errors import KnownErrors
+from runtime.contract.codec import too_large
+from runtime.contract.errors import Invalid, KnownErrors, Violation
 from runtime.contract.messages import Request
 from runtime.execution.request_endpoint import RequestEndpoint
 from runtime.service.context import Context
@@ -24,6 +25,7 @@ def request_locally(
     Raises:
         ServiceError: as `Context.request`.
         UsageError: if JSON text cannot carry the message.
+        Invalid: if it is larger than a network would carry.
     """
     ctx = Context(endpoint.host, parent, known)
     if key is not None:
@@ -33,4 +35,7 @@ def request_locally(
     codec = endpoint.codec
     if codec is None:
         return endpoint.enter(ctx, message, None, endpoint.copy_reply)
-    return endpoint.enter(ctx, codec.encode(message), codec.decode, endpoint.copy_reply)
+    text = codec.encode(message)
+    if len(text) > endpoint.transport.capabilities.max_body:
+        raise Invalid((Violation("", too_large(endpoint.name, len(text), endpoint.transport.capabilities.max_body)),))
+    return endpoint.enter(ctx, text, codec.decode, endpoint.copy_reply)

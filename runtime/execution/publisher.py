@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from runtime.contract.codec import to_json
+from runtime.contract.codec import to_json, too_large
 from runtime.contract.errors import Invalid, UsageError, Violation
 from runtime.contract.messages import MessageSpec, Signal, spec_of
 from runtime.durable.stream import Stream
@@ -34,7 +34,8 @@ class SignalPublisher:
         """Return what is known about a signal, its key, and its body.
 
         Raises:
-            UsageError: if it belongs to a contract that the service does not know, does not fit its type, or has a key that is too long.
+            UsageError: if it belongs to a contract that the service does not know, does not fit its type, or if it or its key is
+                too large.
         """
         spec = spec_of(type(signal))
         if spec.contract.name not in self._known:
@@ -43,6 +44,9 @@ class SignalPublisher:
             )
         key = None if spec.key is None else getattr(signal, spec.key)
         body = signal if self._environment.transport.zero_copy else spec.codec.encode_checked(signal)
+        limit = self._environment.transport.capabilities.max_signal
+        if isinstance(body, bytes) and len(body) > limit:
+            raise UsageError(too_large(f"the signal {spec.full_name}", len(body), limit))
         if key is not None and len(key) > MAX_KEY:
             raise UsageError(f"{spec.full_name}: /{spec.key}: a key of {len(key):,} characters: expected at most {MAX_KEY:,}")
         return spec, key, body
@@ -92,7 +96,7 @@ class EventPublisher:
         """Add the statements that append a transaction's events. The database calls this before every commit.
 
         Raises:
-            UsageError: if an event belongs to another service, or does not fit its type.
+            UsageError: if an event belongs to another service, does not fit its type, or is too large.
         """
         named: list[tuple[str, str]] = []
         for event in tx.events:

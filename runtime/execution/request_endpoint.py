@@ -5,7 +5,7 @@ from typing import Any, get_origin
 
 import msgspec
 
-from runtime.contract.codec import Codec, to_canonical_json, to_json
+from runtime.contract.codec import Codec, to_canonical_json, to_json, too_large
 from runtime.contract.errors import (
     Forbidden,
     Invalid,
@@ -26,6 +26,7 @@ from runtime.execution.mailbox import Mailbox
 from runtime.execution.unit_of_work import Transactions
 from runtime.identity import Verifier
 from runtime.network.envelope import Envelope
+from runtime.network.transport import Transport
 from runtime.service.context import Context
 from runtime.service.handlers import Handler
 from runtime.service.host import Host
@@ -39,11 +40,24 @@ class RequestEndpoint(Endpoint):
         method: the bound method.
         verifier: verifies the tokens of users.
         transactions: runs handlers in transactions; None for a service without a database.
-        zero_copy: whether messages in this process are passed on as they are.
+        transport: carries the replies. With zero-copy, messages in this process are passed on as they are.
     """
 
-    __slots__ = ("_allow", "_method", "_reply", "_rest", "_transactions", "_verifier", "codec", "copy_reply", "handler", "name",
-                 "reply_to_json", "zero_copy")  # fmt: skip
+    __slots__ = (
+        "_allow",
+        "_method",
+        "_reply",
+        "_rest",
+        "_transactions",
+        "_verifier",
+        "codec",
+        "copy_reply",
+        "handler",
+        "name",
+        "reply_to_json",
+        "transport",
+        "zero_copy",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -56,23 +70,24 @@ class RequestEndpoint(Endpoint):
         *,
         verifier: Verifier,
         transactions: Transactions | None,
-        zero_copy: bool,
+        transport: Transport,
     ) -> None:
         super().__init__(host, getattr(method, "__qualname__", handler.name), mailbox, failures, deadlines)
         self.handler: Handler = handler
         self.name: str = handler.spec.full_name
         self.key: str | None = handler.key
         self.restricted: bool = not handler.allow.anyone
-        self.zero_copy: bool = zero_copy
-        self.codec: Codec | None = None if zero_copy else handler.spec.codec
+        self.transport: Transport = transport
+        self.zero_copy: bool = transport.zero_copy
+        self.codec: Codec | None = None if transport.zero_copy else handler.spec.codec
         """Encodes and decodes a message, as if it crossed a network; None if messages are passed on as they are."""
         reply = handler.spec.reply
         if isinstance(struct := get_origin(reply), type) and issubclass(struct, msgspec.Struct):
             reply = struct  # of a generic reply, such as `Page[Ride]`
         self.reply_class: type[Any] | None = type(None) if reply is None else reply if isinstance(reply, type) else None
-        self.copy_reply: Callable[[Any], Any] | None = None if zero_copy else self._copy_reply
+        self.copy_reply: Callable[[Any], Any] | None = None if transport.zero_copy else self._copy_reply
         """Encodes and decodes a reply, and so checks it; None if replies are passed on as they are."""
-        self.reply_to_json: Callable[[Any], bytes] = self._class_checked_json if zero_copy else self._checked_json
+        self.reply_to_json: Callable[[Any], bytes] = self._class_checked_json if transport.zero_copy else self._checked_json
         """Encodes a reply as JSON text, and checks it."""
         self._allow = handler.allow
         self._method = method
@@ -184,6 +199,8 @@ class RequestEndpoint(Endpoint):
         codec = self._reply
         try:
             text = to_json(reply)
+            if len(text) > self.transport.capabilities.max_body:
+                raise WrongReply(too_large(f"the reply to {self.name}", len(text), self.transport.capabilities.max_body))
             if codec.check is None:
                 return text, codec.convert(text)
             return codec.encode(reply), codec.decode(text)

@@ -34,6 +34,10 @@ class TooLarge(Unsendable):
     """The envelope is larger than the network accepts."""
 
 
+MAX_BODY = 16 * 1024 * 1024
+"""The size of the largest body on every transport, in bytes of JSON as it is sent."""
+
+
 class Capabilities(msgspec.Struct, frozen=True):
     """What a transport declares about itself. The conformance kit tests it as declared.
 
@@ -43,7 +47,9 @@ class Capabilities(msgspec.Struct, frozen=True):
         ordered: envelopes from one sender to one address arrive in the order in which they were sent.
         duplicates: an envelope may arrive twice.
         authenticates: the `caller` of a received envelope is proven, not only claimed.
-        max_body: the size of the largest body, in bytes.
+        max_body: the size of the largest body, in bytes of JSON as it is sent. The runtime refuses larger messages before the
+            effect that they describe commits. A broker may take less, so this may change when a transport opens or reconnects.
+        max_signal: the same for signals.
     """
 
     signals: bool = True
@@ -51,7 +57,8 @@ class Capabilities(msgspec.Struct, frozen=True):
     ordered: bool = True
     duplicates: bool = False
     authenticates: bool = True
-    max_body: int = 16 * 1024 * 1024
+    max_body: int = MAX_BODY
+    max_signal: int = MAX_BODY
 
 
 class Receiver:

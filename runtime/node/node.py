@@ -9,6 +9,7 @@ from typing import Any, Self, TypeVar
 from runtime.clock import Clock, Random
 from runtime.contract.errors import DefinitionError
 from runtime.contract.messages import Contract
+from runtime.durable.progress import Blocked
 from runtime.execution.caller import Caller
 from runtime.execution.environment import Environment, NodeSettings
 from runtime.execution.instance import Instance
@@ -171,6 +172,10 @@ class Node:
         own = {one.name for one in self.supervised}
         needed = {name for one in self.supervised if one.announced for name in one.service.definition.needs}
         return missing + sorted(needed - own - self._seen)
+
+    def blocked(self) -> list[Blocked]:
+        """Return the streams whose events are not applied on this node, with what each waits for."""
+        return self.environment.blocked()
 
     def _note_services(self) -> None:
         self._seen.update(member.manifest.service for member in self.registry)

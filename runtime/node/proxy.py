@@ -13,6 +13,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from runtime.clock import Clock
 from runtime.contract.errors import UsageError
 from runtime.contract.parameters import Params
+from runtime.durable.progress import Blocked
 from runtime.durable.stream import Batch, Position, Pull, StreamHead
 from runtime.execution.instance import Instance
 from runtime.identity import Identity
@@ -67,6 +68,10 @@ class Proxy:
     def metrics(self) -> Metrics:
         """The node's metrics."""
         return self._environment.metrics
+
+    def blocked(self) -> list[Blocked]:
+        """Return the streams whose events are not applied on this node, with what each waits for."""
+        return self._environment.blocked()
 
     @property
     def log(self) -> logging.Logger:

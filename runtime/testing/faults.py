@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
 
+import msgspec
+
 from runtime.contract.messages import Struct
 from runtime.network.envelope import Address, Envelope, Topic
 from runtime.network.manifest import Manifest
@@ -46,13 +48,6 @@ class FaultyTransport(Transport):
         self.cut: bool = False
         """Whether the link is cut: it loses everything silently."""
         self.lost: int = 0
-        self.capabilities: Capabilities = Capabilities(
-            signals=inner.capabilities.signals,
-            ordered=inner.capabilities.ordered and not faults.delay,
-            duplicates=faults.duplication > 0,
-            authenticates=inner.capabilities.authenticates,
-            max_body=inner.capabilities.max_body,
-        )
         self.zero_copy: bool = inner.zero_copy
         self._inner = inner
         self._random = random.Random(seed)
@@ -60,6 +55,13 @@ class FaultyTransport(Transport):
 
     def __repr__(self) -> str:
         return f"<FaultyTransport {self._inner!r} [{'CUT' if self.cut else 'FAULTY'}] lost={self.lost}>"
+
+    @property
+    def capabilities(self) -> Capabilities:  # type: ignore[override]
+        inner, faults = self._inner.capabilities, self.faults
+        return msgspec.structs.replace(
+            inner, ordered=inner.ordered and not faults.delay, duplicates=inner.duplicates or faults.duplication > 0
+        )
 
     @property
     def connected(self) -> bool:

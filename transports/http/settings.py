@@ -39,3 +39,4 @@ class HttpSettings(Struct):
     max_connections: Annotated[int, Meta(ge=1)] = 512
     """The number of concurrent connections to one address; further requests wait for one of them."""
     max_body: Annotated[int, Meta(ge=1024)] = 16 * 1024 * 1024
+    """The largest request and the largest answer, as on every transport. A smaller limit has to be the same on all nodes; a larger one has no effect."""

@@ -68,8 +68,6 @@ class HttpTransport(Transport):
         StartError: if the keys or the certificates cannot be used.
     """
 
-    capabilities = Capabilities(signals=False, ordered=False)
-
     def __init__(
         self,
         settings: HttpSettings | None = None,
@@ -80,6 +78,9 @@ class HttpTransport(Transport):
     ) -> None:
         self.node = ""
         self._settings = settings or HttpSettings()
+        self.capabilities = Capabilities(
+            signals=False, ordered=False, max_body=min(self._settings.max_body, Capabilities().max_body)
+        )
         self._clock = clock or Clock()
         self._random = random or Random(self._clock)
         if self._settings.key is None or self._settings.peer_keys is None:

@@ -4,11 +4,15 @@ import mqtt5
 import msgspec
 
 from runtime import StartError
-from runtime.network import Manifest
+from runtime.network import Capabilities, Manifest
 from transports.mqtt.settings import MqttSettings
 
 _SMALL = 64 * 1024
 """Bytes below which a limit of packets is worth a warning: a manifest, or a usual message, may be larger."""
+MAX_BODY = Capabilities().max_body
+"""The size of the largest body on every transport, in bytes."""
+_HEADERS = 1024
+"""Bytes of a packet that are left for its headers, at least in a reply and a signal."""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -32,6 +36,11 @@ class Limits(msgspec.Struct, frozen=True):
     receive_maximum: int = 65_535
     max_packet: int = 268_435_455
     keepalive: float = 60.0
+
+    @property
+    def max_body(self) -> int:
+        """The size of the largest message, in bytes of JSON: the same as on every transport, unless the broker takes less."""
+        return min(MAX_BODY, max(self.max_packet - _HEADERS, self.max_packet // 2))
 
     @property
     def shares_out(self) -> bool:

@@ -19,6 +19,7 @@ from transports.header_values import (
     parse_budget,
     parse_number,
 )
+from transports.mqtt.limits import MAX_BODY
 
 _subject = lru_cache(4096)(encode_text)
 _KINDS = msgspec.json.Decoder(EnvelopeKind)
@@ -166,6 +167,8 @@ def encode_publish(topic: str, payload: bytes, largest: int, **properties: Any) 
     except ValueError as error:
         too_long = [f"the header {name!r}" for name, value in properties.get("user_properties", ()) if len(value) > _LONGEST]
         raise Unsendable(f"{too_long[0] if too_long else 'the topic'} is too long ({error})") from None
+    if len(payload) > MAX_BODY:
+        raise TooLarge(f"a message of {len(payload):,} bytes is more than {MAX_BODY:,}, the most on every transport")
     if len(data) > largest:
         raise TooLarge(f"a message of {len(payload):,} bytes is more than the broker takes ({largest:,} with its headers)")
     return data

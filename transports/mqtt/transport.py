@@ -109,10 +109,16 @@ class MqttTransport(Transport):
         self._link = link
         for restriction in link.limits.restrictions():
             self._log.warning("%s: %s", self.attempts.url, restriction)
-        self.capabilities = Capabilities(authenticates=True, anycast=link.limits.shared_subscriptions)
+        self._learn_capabilities(link)
         self._multicasts.shares_out = link.limits.shares_out
         await link.subscribe(self._topics.all_gone)
         self._heartbeats = asyncio.create_task(self._announce_regularly())
+
+    def _learn_capabilities(self, link: Link) -> None:
+        limits = link.limits
+        self.capabilities = Capabilities(
+            anycast=limits.shared_subscriptions, max_body=limits.max_body, max_signal=limits.max_body
+        )
 
     async def close(self) -> None:
         link = self._link
@@ -157,6 +163,8 @@ class MqttTransport(Transport):
     def _restored(self) -> None:
         if self._presence is not None:
             self._presence.restored()
+        if self._link is not None:
+            self._learn_capabilities(self._link)  # another broker, or one with other settings
         for manifest in self._manifests.values():
             self._announce_soon(manifest)
 

@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -67,6 +68,18 @@ def test_a_subscription_that_has_stopped_begins_at_the_oldest_event(folder: Path
     cursor(folder, AT_EVENT_5, STOPPED)
     assert resume("fleet", "rides") == "fleet continues with the oldest event that rides still has.\n"
     assert cursor(folder) == Cursor(Position("", 0), dict.fromkeys(TYPES, 0), None, None, None)
+
+
+def test_an_event_is_set_aside_by_its_number(folder: Path) -> None:
+    before = cursor(folder, AT_EVENT_5)
+    assert resume("fleet", "rides", "--set-aside", "6") == (
+        "fleet continues without event 6 of rides, which becomes a dead letter.\n"
+    )
+    assert cursor(folder) == msgspec.structs.replace(before, set_aside=6)
+    with pytest.raises(CallboardError, match="has applied event 5 of rides already: expected a number above 5"):
+        resume("fleet", "rides", "--set-aside", "5")
+    with pytest.raises(CallboardError, match="expected one of them"):
+        resume("fleet", "rides", "--set-aside", "6", "--known-types")
 
 
 def test_what_cannot_be_resumed_is_refused(folder: Path) -> None:

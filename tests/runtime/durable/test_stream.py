@@ -154,7 +154,7 @@ async def test_a_subscriber_moves_to_a_fork_unaided_and_reports_the_range(
     await database.open()
     await database.execute("DELETE FROM callboard_stream WHERE seq > $1", copy["seq"])
     await database.execute("UPDATE callboard_stream_head SET seq = $1", copy["seq"])
-    await Stream(database, Clock(), Random(Clock())).fork()
+    await Stream(database, Clock(), Random(Clock()), lambda: 0).fork()
     await database.close()
     node = await replicas.start(Publisher)
     await replicas.publish("three, again")
