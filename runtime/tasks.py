@@ -55,6 +55,28 @@ async def finish(work: Awaitable[T]) -> T:
         raise
 
 
+async def abandonable(work: Coroutine[Any, Any, T], patience: float, abandon: Callable[[], None]) -> T:
+    """Await a coroutine in its own task. If it does not end within `patience` seconds of a cancellation, leave it behind.
+
+    Args:
+        abandon: called before it is left behind.
+    """
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait((task,))
+    except asyncio.CancelledError:
+        task.cancel()
+        try:
+            await asyncio.wait((task,), timeout=patience)
+        finally:
+            if not task.done():
+                abandon()
+            elif not task.cancelled():
+                task.exception()  # marks it as retrieved: the cancellation takes precedence
+        raise
+    return task.result()
+
+
 async def wait_for_event(event: asyncio.Event, seconds: float) -> bool:
     """Wait until an event is set, but no longer than `seconds`. Return whether it is set."""
     try:

@@ -200,15 +200,25 @@ class Unattended(Endpoint):
 
 
 class TimerEndpoint(Unattended):
-    """A method that runs periodically. Each tick takes a slot in the mailbox, like a message. It has no deadline."""
+    """A method that runs periodically. Each tick takes a slot in the mailbox, like a message. It has no deadline.
 
-    __slots__ = ()
+    Attributes:
+        running: the task of the last run.
+    """
+
+    __slots__ = ("running",)
 
     def __init__(
         self, host: Host, title: str, mailbox: Mailbox, failures: Failures, method: Callable[[Context], Awaitable[None]]
     ) -> None:
         super().__init__(host, title, mailbox, failures, None)
-        self.call: Call = lambda _, ctx: method(ctx)
+        self.running: asyncio.Task[Any] | None = None
+
+        def run(_: Any, ctx: Context) -> Awaitable[None]:
+            self.running = asyncio.current_task()
+            return method(ctx)
+
+        self.call: Call = run
 
     async def tick(self, ctx: Context) -> None:
         """Run the method once."""

@@ -15,6 +15,7 @@ from runtime.execution.deadlines import Deadlines
 from runtime.identity import TokenSettings
 from runtime.network.registry import Registry
 from runtime.network.transport import Transport, TransportError
+from runtime.stacks import of_task
 from runtime.telemetry import Metrics, logger
 
 
@@ -124,4 +125,7 @@ class Environment:
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            _, rest = await asyncio.wait(tasks, timeout=max(self.settings.drain_timeout, self.settings.undo_timeout))
+            for task in rest:
+                self.log.error("%s does not end although it was cancelled", of_task(task))

@@ -19,6 +19,7 @@ from runtime.network.envelope import Address, Envelope, EnvelopeKind, Head
 from runtime.network.manifest import Manifest
 from runtime.network.transport import Receiver, TransportError, Unsendable
 from runtime.service.context import Context
+from runtime.stacks import of_task
 from runtime.tasks import finish
 
 _FINAL_REPLY_TIMEOUT = 1.0
@@ -269,4 +270,8 @@ class Inbound(Receiver):
         tasks = [*self._running.values(), *self._signals]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            settings = self._environment.settings
+            _, rest = await asyncio.wait(tasks, timeout=max(settings.drain_timeout, settings.undo_timeout))
+            for task in rest:
+                self._environment.log.error("%s does not end although it was cancelled", of_task(task))

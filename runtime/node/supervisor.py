@@ -11,7 +11,6 @@ from enum import Enum
 from typing import Any, Protocol, cast
 
 from runtime.contract.errors import CallboardError, DefinitionError, ServiceError, StartError
-from runtime.durable.subscription import is_transient
 from runtime.execution.caller import Caller
 from runtime.execution.endpoint import HookEndpoint, TimerEndpoint
 from runtime.execution.environment import Environment
@@ -21,11 +20,13 @@ from runtime.identity import Verifier
 from runtime.network.envelope import Topic
 from runtime.node.dependencies import Dependencies
 from runtime.node.factory import Factory, make
+from runtime.node.timers import repeat
 from runtime.service.describe import describe
 from runtime.service.service import Service
 from runtime.source import missing_variable
+from runtime.stacks import of_methods
 from runtime.storage.database import Database, DatabaseError, MissingTable
-from runtime.tasks import Backoff, finish
+from runtime.tasks import Backoff, abandonable, finish
 
 _WINDOW = 60.0
 """The seconds after which a crash no longer counts."""
@@ -246,7 +247,10 @@ class Supervised:
             try:
                 await self._unless_stopping(self._join(instance))
                 timers = [tasks.create_task(self._repeat(instance, *timer)) for timer in instance.timers]
-                running = [tasks.create_task(subscription.run()) for subscription in instance.subscriptions.values()]
+                running = [
+                    tasks.create_task(self._cancellable(instance, f"the subscription to {publisher}", subscription.run()))
+                    for publisher, subscription in instance.subscriptions.items()
+                ]
                 if instance.compensations is not None:
                     running.append(tasks.create_task(instance.compensations.run()))
                 if instance.stream is not None:
@@ -256,12 +260,12 @@ class Supervised:
                 await self._stopping.wait()
             finally:
                 self._enter(SupervisorState.DRAINING)
-                for task in timers:
-                    task.cancel()  # a tick has no deadline: it must not hold up the stop
                 if self._killed:
                     self._host.unlink(instance)
                 else:
-                    await finish(self._leave(instance))
+                    await finish(self._leave(instance))  # it waits for the runs of timers, too
+                for task in timers:
+                    task.cancel()
             for task in running:
                 task.cancel()
 
@@ -301,18 +305,21 @@ class Supervised:
                 await instance.mailbox.drain()
                 await instance.failures.settled()
         except TimeoutError:
-            instance.log.warning("%s was still busy after %g s", self.name, environment.settings.drain_timeout)
+            busy = ", ".join(of_methods(type(instance.service))) or "compensations"
+            instance.log.warning("%s was still busy after %g s, and is cut off: %s", self.name, environment.settings.drain_timeout, busy)
         self._host.unlink(instance)
 
     async def _repeat(self, instance: Instance, endpoint: TimerEndpoint, seconds: float) -> None:
-        while True:
-            await self._host.environment.clock.sleep(seconds)
-            try:
-                await endpoint.tick(instance.context())
-            except (ServiceError, DatabaseError) as error:
-                if not is_transient(error):
-                    raise
-                instance.log.warning("%s failed, and is tried again in %g s: %s", endpoint.title, seconds, error)
+        await self._cancellable(instance, endpoint.title, repeat(instance, endpoint, seconds, self._stopping))
+
+    async def _cancellable(self, instance: Instance, title: str, work: Coroutine[Any, Any, None]) -> None:
+        """Await a coroutine that runs handlers. One that does not end when it is cancelled is left behind, and reported."""
+
+        def report() -> None:
+            doing = ", ".join(of_methods(type(instance.service)))
+            instance.log.error("%s does not end although it was cancelled: %s", title, doing or "it runs no method of the service")
+
+        await abandonable(work, self._host.environment.settings.undo_timeout, report)
 
     async def _maintain_stream(self, instance: Instance) -> None:
         """Broadcast the head of the stream periodically, and prune the database now and then."""
