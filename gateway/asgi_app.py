@@ -11,6 +11,7 @@ from gateway.client import App, Message, Receive, Scope, Send
 from gateway.fields import read_fields
 from gateway.problems import Headers, Problem, problem_response
 from gateway.settings import GatewaySettings
+from gateway.unread import Unread
 from runtime.contract.rest import RESERVED
 
 _RESERVED = frozenset(name.encode() for name in RESERVED)
@@ -49,6 +50,7 @@ class AsgiApp:
         self._addresses = addresses
         self.closing = False
         self.requests = 0
+        self._unread = Unread(settings.max_requests, lambda: self.closing)
         self._origins = frozenset(origin.encode() for origin in settings.cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,6 +65,7 @@ class AsgiApp:
             scope["header"] = header = read_fields(scope)
         except Problem as problem:
             await self._answer(_Response(send, [], accepts_gzip=False), problem)  # which closes the connection
+            await self._unread.drain(receive)
             return
         peer = scope.get("client")
         scope["source"] = source(self._addresses.client(peer[0] if peer else "", scope["headers"]))
@@ -88,6 +91,8 @@ class AsgiApp:
                 raise
             await self._answer(response, Problem(500, "internal", "The gateway failed. Its log has the reason."))
             raise
+        if (b"content-length" in header or b"transfer-encoding" in header) and "body_was_read" not in scope:
+            await self._unread.drain(receive)
 
     async def _answer(self, response: "_Response", problem: Problem) -> None:
         request_id = self._new_id()

@@ -81,7 +81,7 @@ class Dispatcher:
         if scope["query_string"]:
             params += query_params(scope["query_string"])
         client: str = scope["source"]
-        body = await self._read_body(route, headers, receive, client) if route.takes_body else b""
+        body = await self._read_body(scope, route, headers, receive, client) if route.takes_body else b""
         trace = headers.get(b"traceparent")
         ctx = self._proxy.context(
             request_id,
@@ -170,7 +170,7 @@ class Dispatcher:
         except ServiceError:
             return None
 
-    async def _read_body(self, route: Route, headers: dict[bytes, bytes], receive: Receive, client: str) -> bytes:
+    async def _read_body(self, scope: Scope, route: Route, headers: dict[bytes, bytes], receive: Receive, client: str) -> bytes:
         limit = self._settings.max_body
         length = headers.get(b"content-length", b"")
         if length.isdigit() and int(length) > limit:
@@ -189,6 +189,7 @@ class Dispatcher:
                         raise Problem(413, "too-large", f"The body is longer than {limit} bytes.", [(b"connection", b"close")])
                     chunks.append(message.get("body", b""))
                     if not message.get("more_body", False):
+                        scope["body_was_read"] = True
                         break
         except TimeoutError:
             raise Problem(408, "body-too-slow", "The body did not arrive in time.", [(b"connection", b"close")]) from None

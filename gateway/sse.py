@@ -59,7 +59,7 @@ class EventStream:
             kind: the event type.
             data: the data, which is encoded as JSON.
             position: the value that the client sends as `Last-Event-ID` when it reconnects.
-            retry: the seconds after which the client reconnects if its stream ends, unless it is told otherwise later.
+            retry: the seconds after which the client reconnects if its stream ends.
 
         Raises:
             SlowReader: if the client takes longer than `patience` to receive the event.

@@ -111,7 +111,7 @@ class Subscriber(ABC):
     async def run(self, stream: EventStream, clock: Clock, heartbeat: float) -> None:
         """Send new items until the stream has to end.
 
-        The head of the response follows once every service has answered, so that whoever receives it misses nothing from then
+        The head of the response follows once every service has answered, so that its client misses nothing from then
         on. But it never fails to come: a browser whose stream is refused, while it reconnects, does not try again (WHATWG HTML,
         section 9.2.3). So the stream stays open while a service is away, and the position follows when it is known.
 

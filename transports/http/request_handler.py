@@ -28,6 +28,8 @@ _MOST_SERVICES = 1024
 """The number of service names that the node remembers, including those that it does not have but is asked about."""
 _BODY_TIMEOUT = 10.0
 """Seconds that the body of a request may take to arrive."""
+_MOST_DRAINED = 4
+"""How many times the size of the largest body are read of a refused request."""
 _LONGEST_WAIT = 15.0
 """Seconds that a question about presence waits for news, at most, whatever the client asks for."""
 _STREAM = f"{stream.name}."
@@ -162,6 +164,7 @@ class RequestHandler:
 
     async def serve(self, scope: Scope, exchange: Exchange) -> None:
         """Answer one HTTP request."""
+        refused = False
         try:
             service, name = self._path(scope)
             given: fields.Fields = scope.headers
@@ -170,28 +173,32 @@ class RequestHandler:
                 raise Refusal(400, Malformed(f"{twice}: expected one field, got several"))
             try:
                 caller = self._verifier.caller(given.get(fields.ASSERTION), service)
-            except Refused as refused:
-                self._complain("a request to %s/%s from %s was refused: %s", service, name, scope.client, refused)
-                log_refusal("token", str(refused), service=service, request=name, client=scope.client)
-                raise Refusal(401, Unreachable(service), [("www-authenticate", "Callboard")], str(refused)) from None
+            except Refused as reason:
+                self._complain("a request to %s/%s from %s was refused: %s", service, name, scope.client, reason)
+                log_refusal("token", str(reason), service=service, request=name, client=scope.client)
+                raise Refusal(401, Unreachable(service), [("www-authenticate", "Callboard")], str(reason)) from None
             if name == "presence":
                 status, headers, body = await self._news(scope, service, caller)
             else:
                 status, headers, body = await self._request(exchange, given, service, name, caller)
         except Refusal as refusal:
-            if refusal.status != 401 and scope.method == "POST":
-                await self._drain(exchange)
+            refused = True
             status, body = refusal.status, refusal.body
             headers = [("content-type", PROBLEM), (fields.REFUSED, "true"), *refusal.fields]
         headers += ((fields.NODE, self._node), ("server", ""))  # granian would name itself
         exchange.response_bytes(status, headers, body)
+        if refused and scope.method == "POST":
+            await self._drain(exchange)
 
     async def _drain(self, exchange: Exchange) -> None:
         """Read the rest of a refused request: otherwise the connection would break before the client has read the refusal."""
+        size = 0
         try:
             async with asyncio.timeout(_BODY_TIMEOUT):
-                async for _ in exchange:
-                    pass
+                async for part in exchange:
+                    size += len(part)
+                    if size > self._settings.max_body * _MOST_DRAINED:
+                        return
         except (TimeoutError, RuntimeError):  # the body was read already, or does not arrive
             return
 

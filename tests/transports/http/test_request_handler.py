@@ -70,6 +70,21 @@ async def test_a_plain_http_client_can_call_a_service(http_peers: HttpPeers) -> 
         await eventually(lambda: service.running == 0, "closing the connection cancels the request")
 
 
+async def test_a_refusal_before_the_body_was_read_reaches_the_client(http_peers: HttpPeers) -> None:
+    async def large() -> AsyncGenerator[bytes, None]:
+        for _ in range(80):
+            yield bytes(65536)
+
+    async with (
+        echo_over_http(http_peers, Echo()),
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{http_peers.ports['echo']}") as client,
+    ):
+        signer = Signer(http_peers.private["other"], Clock())
+        for assertion, status in (("", 401), (signer.assertion("other", "echo"), 411)):
+            answer = await client.post("/echo/Say", content=large(), headers={"Callboard-Assertion": assertion})
+            assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+
+
 async def test_requests_of_two_callers_with_the_same_id_are_kept_apart(http_peers: HttpPeers) -> None:
     service = Echo()
     async with (
