@@ -1,5 +1,6 @@
 """The OpenAPI 3.1 document, merged from the manifests of live services."""
 
+import re
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -8,6 +9,7 @@ from runtime.network import ErrorInfo, HttpBinding, Manifest, RequestInfo
 Json = dict[str, Any]
 
 _PROBLEM = "#/components/schemas/Problem"
+_WORDS = re.compile(r"[^A-Za-z0-9]+")
 
 
 def document(title: str, version: str, manifests: Iterable[Manifest]) -> Json:
@@ -24,7 +26,7 @@ def document(title: str, version: str, manifests: Iterable[Manifest]) -> Json:
             schemas[name] = _closed(schema)
         for info in rest_requests:
             assert info.http is not None
-            operation = _operation(manifest.service, info, info.http)
+            operation = _operation(manifest.service, info, info.http, schemas)
             paths.setdefault(info.http.path, {}).setdefault(info.http.method.lower(), operation)
     used = _used({"paths": paths, "Problem": schemas["Problem"]}, schemas)
     return {
@@ -40,15 +42,19 @@ def document(title: str, version: str, manifests: Iterable[Manifest]) -> Json:
     }
 
 
-def _operation(service: str, info: RequestInfo, http: HttpBinding) -> Json:
+def _operation(service: str, info: RequestInfo, http: HttpBinding, schemas: Json) -> Json:
+    """Return an operation. The schemas of its errors are added to `schemas`."""
     properties: dict[str, Json] = info.request.get("properties", {})
     required = set(info.request.get("required", ()))
     operation: Json = {"operationId": info.name, "tags": [service], "summary": info.summary}
     if info.description:
         operation["description"] = info.description
-    parameters = [{"name": name, "in": "path", "required": True, "schema": properties[name]} for name in http.path_fields]
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": _in_path(_parameter(properties[name]))}
+        for name in http.path_fields
+    ]
     parameters += [
-        {"name": name, "in": "query", "required": name in required, "schema": _without_null(properties[name])}
+        {"name": name, "in": "query", "required": name in required, "schema": _parameter(properties[name])}
         for name in http.query_fields
     ]
     if info.once:
@@ -73,14 +79,14 @@ def _operation(service: str, info: RequestInfo, http: HttpBinding) -> Json:
         if required_fields:
             body["required"] = required_fields
         operation["requestBody"] = {"required": bool(required_fields), "content": {"application/json": {"schema": body}}}
-    operation["responses"] = _responses(info, http)
+    operation["responses"] = _responses(service, info, http, schemas)
     operation["security"] = [] if info.allow.anyone else [{"bearer": []}]
     if info.allow.roles:
         operation["x-roles"] = list(info.allow.roles)
     return operation
 
 
-def _responses(info: RequestInfo, http: HttpBinding) -> Json:
+def _responses(service: str, info: RequestInfo, http: HttpBinding, schemas: Json) -> Json:
     success: Json = {"description": info.summary or "Success"}
     if http.status != 204:
         success["content"] = {"application/json": {"schema": info.reply}}
@@ -101,23 +107,34 @@ def _responses(info: RequestInfo, http: HttpBinding) -> Json:
         del generic[413], generic[415]
     for status in sorted({*generic, *declared}):
         titles = [error.title for error in declared.get(status, ())] or [generic[status]]
-        schemas = [_error_schema(error) for error in declared.get(status, ())]
-        if status in generic or not schemas:
-            schemas.append({"$ref": _PROBLEM})
-        schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+        variants = [{"$ref": _add_error(service, error, schemas)} for error in declared.get(status, ())]
+        if status in generic or not variants:
+            variants.append({"$ref": _PROBLEM})
+        schema = variants[0] if len(variants) == 1 else {"anyOf": variants}
         responses[str(status)] = {"description": "; ".join(titles), "content": {"application/problem+json": {"schema": schema}}}
     return responses
 
 
-def _error_schema(error: ErrorInfo) -> Json:
+def _add_error(service: str, error: ErrorInfo, schemas: Json) -> str:
+    """Add the schema of an error, named after its contract and code, and return the reference to it.
+
+    An `enum` of one value tells errors apart for every code generator. Several leave errors with a `const` untyped.
+    """
     contract, _, code = error.code.partition(".")
     properties = {
         **error.schema.get("properties", {}),
-        "type": {"const": f"urn:callboard:{contract}:{code}"},
-        "code": {"const": code},
+        "type": {"type": "string", "enum": [f"urn:callboard:{contract}:{code}"]},
+        "code": {"type": "string", "enum": [code]},
     }
     required = [*error.schema.get("required", ()), "type", "code"]
-    return {"allOf": [{"$ref": _PROBLEM}, {"type": "object", "properties": properties, "required": required}]}
+    narrowed = {"type": "object", "properties": properties, "required": required}
+    schema: Json = {"description": error.title, "allOf": [{"$ref": _PROBLEM}, narrowed]}
+    words = "".join(word[:1].upper() + word[1:] for word in _WORDS.split(code))
+    name = f"{contract}.{words}Error"
+    if schemas.get(name, schema) != schema:  # another version of the contract
+        name = f"{service}.{name}"
+    schemas[name] = schema
+    return f"#/components/schemas/{name}"
 
 
 def _problem_schema() -> Json:
@@ -151,16 +168,26 @@ def _closed(schema: Json) -> Json:
     return {**schema, "additionalProperties": False} if schema.get("type") == "object" and "properties" in schema else schema
 
 
-def _without_null(schema: Json) -> Json:
-    """Return the schema of a query parameter without the null variant, because an absent parameter is omitted."""
+def _parameter(schema: Json) -> Json:
+    """Return the schema of a parameter: an absent one is omitted rather than null, and a URL cannot say that an array is empty."""
     variants = schema.get("anyOf")
-    if variants is None:
+    if variants is not None:
+        remaining = [variant for variant in variants if variant != {"type": "null"}]
+        rest = {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
+        if schema.get("default") is not None:
+            rest["default"] = schema["default"]
+        schema = {**remaining[0], **rest} if len(remaining) == 1 else {**rest, "anyOf": remaining}
+    if schema.get("type") != "array":
         return schema
-    remaining = [variant for variant in variants if variant != {"type": "null"}]
-    rest = {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
-    if schema.get("default") is not None:
-        rest["default"] = schema["default"]
-    return {**remaining[0], **rest} if len(remaining) == 1 else {**rest, "anyOf": remaining}
+    kept = {key: value for key, value in schema.items() if key != "default" or value}
+    return {**kept, "minItems": max(1, schema.get("minItems", 0))}
+
+
+def _in_path(schema: Json) -> Json:
+    """Return the schema of a path parameter: a segment is not empty."""
+    if schema.get("type") == "string" and "format" not in schema:
+        return {**schema, "minLength": max(1, schema.get("minLength", 0))}
+    return schema
 
 
 def _used(root: Any, schemas: Json) -> set[str]:

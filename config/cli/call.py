@@ -115,10 +115,9 @@ def _describe(found: Operation, openapi: dict[str, Any]) -> None:
     for status, answer in operation["responses"].items():
         for problem in answer["content"].values() if status >= "400" else ():
             for variant in problem["schema"].get("anyOf", [problem["schema"]]):
+                error = openapi["components"]["schemas"].get(variant.get("$ref", "").rpartition("/")[2], {})
                 codes = [
-                    part["properties"]["code"]["const"]
-                    for part in variant.get("allOf", ())
-                    if "code" in part.get("properties", {})
+                    code for part in error.get("allOf", ()) for code in part.get("properties", {}).get("code", {}).get("enum", ())
                 ]
                 if codes:
                     click.echo(f"  or {status} {codes[0]}")

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from runtime.contract.decoding import decode_failure, invalid_json
+from runtime.contract.decoding import decode_failure, invalid_json, with_integers
 from runtime.contract.errors import Invalid, UsageError, Violation
 from runtime.contract.json_values import Check, check_for, pointer_token
 
@@ -92,18 +92,25 @@ class Codec:
         try:
             value = self.convert(text)
         except msgspec.ValidationError as error:
-            fault = decode_failure(str(error))
+            value = self._convert_again(text, str(error))
         except (UnicodeDecodeError, RecursionError, msgspec.DecodeError) as error:
             raise invalid_json(text, error) from None
-        else:
-            if self.check is None or (found := self.fault(value)) is None:
-                return value
-            raise Invalid((found,))
+        if self.check is None or (found := self.fault(value)) is None:
+            return value
+        raise Invalid((found,))
+
+    def _convert_again(self, text: bytes, reason: str) -> Any:
+        """Return the value in JSON text that did not fit the type if it fits once `1.0` and `1e3` are read as integers."""
         try:
             msgspec.json.decode(text)  # a type error may come before a syntax error in the text
         except (UnicodeDecodeError, RecursionError, msgspec.DecodeError) as error:
             raise invalid_json(text, error) from None
-        raise Invalid((fault,))
+        if "got `float`" in reason and (integral := with_integers(text)) is not None:
+            try:
+                return self.convert(integral)
+            except msgspec.ValidationError as error:
+                reason = str(error)
+        raise Invalid((decode_failure(reason),))
 
 
 def _shown(fault: Violation) -> str:

@@ -3,16 +3,17 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any, cast
-
-import msgspec
 
 from runtime.contract.errors import Invalid, Malformed, Violation
 from runtime.contract.json_values import pointer_token
 
 _FIELD = re.compile(r"Object (?:missing required|contains unknown) field `(?P<name>[^`]*)`")
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\[(?:\.\.\.)?\]")
+_INTEGER_DIGITS = 18
+"""The highest exponent of an integer of 64 bits."""
 _LONGEST = 300
 """The length, in characters, up to which msgspec's message is parsed. It contains a field name that the client chooses."""
 
@@ -43,62 +44,25 @@ def invalid_json(body: bytes, error: Exception) -> Malformed | Invalid:
     return Malformed(str(error))
 
 
-def check_members(body: bytes, value: Any) -> None:
-    """Check the objects in JSON text that was decoded: their names are unique, and are fields of the decoded structs.
+def with_integers(body: bytes) -> bytes | None:
+    """Return JSON text in which numbers such as `1.0` and `1e3` are written as integers, or None if it has none.
 
-    Args:
-        value: what the text was decoded to.
-
-    Raises:
-        Malformed: if an object has the same name twice (RFC 8259, section 4).
-        Invalid: if an object has a member that its struct does not have.
+    JSON Schema calls them integers (section 4.2.3 of the 2020-12 core), and some languages write whole numbers this way.
     """
+    found: list[int] = []
+
+    def number(text: str) -> int | float:
+        exact = Decimal(text)
+        if exact.adjusted() > _INTEGER_DIGITS or exact != exact.to_integral_value():
+            return float(text)
+        found.append(int(exact))
+        return found[-1]
+
     try:
-        tree = json.loads(body, object_pairs_hook=_unique, parse_int=str, parse_float=str)
-        unknown = next(_unknown_members(value, tree, ""), None)
-    except RecursionError:
-        raise Malformed("the body is nested too deeply") from None
-    if unknown is not None:
-        raise Invalid((unknown,))
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise Malformed(f"the body names {twice[:40]!r} twice in one object: expected each name once")
-    return members
-
-
-def _unknown_members(value: Any, tree: Any, pointer: str) -> Iterator[Violation]:
-    if isinstance(value, msgspec.Struct):
-        if isinstance(tree, dict):
-            yield from _of_object(value, cast(dict[str, Any], tree), pointer)
-        elif isinstance(tree, list):  # array_like
-            for at, (name, item) in enumerate(zip(value.__struct_fields__, cast(list[Any], tree), strict=False)):
-                yield from _unknown_members(getattr(value, name), item, f"{pointer}/{at}")
-    elif isinstance(value, tuple) and isinstance(tree, list):
-        for at, (part, item) in enumerate(zip(cast(tuple[Any, ...], value), cast(list[Any], tree), strict=False)):
-            yield from _unknown_members(part, item, f"{pointer}/{at}")
-    elif isinstance(value, frozenset) and isinstance(tree, list):
-        parts = cast(frozenset[Any], value)
-        for at, item in enumerate(cast(list[Any], tree)):  # their order is lost: one of them has to fit
-            faults = [next(_unknown_members(part, item, f"{pointer}/{at}"), None) for part in parts]
-            if faults and None not in faults:
-                yield next(fault for fault in faults if fault is not None)
-
-
-def _of_object(value: msgspec.Struct, members: Mapping[str, Any], pointer: str) -> Iterator[Violation]:
-    config = value.__struct_config__
-    fields: Sequence[tuple[str, str]] = list(zip(value.__struct_encode_fields__, value.__struct_fields__, strict=True))
-    names = {outside for outside, _ in fields}
-    for name in members:
-        if name not in names and name != config.tag_field:
-            yield Violation(f"{pointer}/{pointer_token(name)}", f"Object contains unknown field `{name[:40]}`")
-    for outside, name in fields:
-        if outside in members:
-            yield from _unknown_members(getattr(value, name), members[outside], f"{pointer}/{pointer_token(outside)}")
+        tree = json.loads(body, parse_float=number)
+    except (ValueError, ArithmeticError, RecursionError):
+        return None
+    return json.dumps(tree).encode() if found else None
 
 
 class _NotFinite(float):

@@ -1,7 +1,8 @@
 """Values that JSON text cannot carry unchanged, although their types admit them.
 
 JSON has no NaN and no infinities, and RFC 3339 has no UTC offsets with seconds. A date and time without an offset means
-another instant to each reader. A check finds such a value in a message and names its field.
+another instant to each reader. A check finds such a value in a message and names its field. It also finds a float that is not the
+multiple that its annotation asks for.
 """
 
 import math
@@ -13,6 +14,7 @@ from typing import Any, cast, get_origin
 from msgspec import inspect
 
 from runtime.contract.errors import Violation
+from runtime.contract.multiples import is_multiple, multiple_of
 
 Check = Callable[[Any], Violation | None]
 """Returns the first fault in a value, or None."""
@@ -71,6 +73,9 @@ class _Builder:
             return self._leaves[type(info)]
         if isinstance(info, inspect.StructType):
             return self._struct(info)
+        if isinstance(info, inspect.Metadata) and (step := multiple_of(info)) is not None:
+            inner = self.build(info.type)
+            return lambda value: (None if inner is None else inner(value)) or _multiple(value, step)
         checks = [(at, check) for at, part in enumerate(_parts(info)) if (check := self.build(part)) is not None]
         if isinstance(info, inspect.TupleType):
             return lambda value: _items(value, checks)
@@ -90,6 +95,8 @@ class _Builder:
             if info.cls in seen:
                 return False
             seen.add(info.cls)
+        if isinstance(info, inspect.Metadata) and multiple_of(info) is not None:
+            return True
         return any(self._needed(part, seen) for part in _parts(info))
 
     def _struct(self, info: inspect.StructType) -> "_StructCheck":
@@ -106,6 +113,12 @@ class _Builder:
 
 def _float(value: Any) -> Violation | None:
     return _NOT_FINITE if isinstance(value, float) and not math.isfinite(value) else None
+
+
+def _multiple(value: Any, step: float) -> Violation | None:
+    if not isinstance(value, float) or is_multiple(value, step):
+        return None
+    return Violation("", f"expected a multiple of {step}")
 
 
 def _int64(value: Any) -> Violation | None:

@@ -14,6 +14,7 @@ from msgspec import inspect
 from runtime.contract.codec import Codec
 from runtime.contract.errors import DefinitionError, ServiceError, error_fields
 from runtime.contract.json_values import struct_class
+from runtime.contract.multiples import take_over
 
 R_co = TypeVar("R_co", covariant=True)
 M = TypeVar("M", bound="type[Request[Any] | Event | Signal | ServiceError]")
@@ -146,12 +147,13 @@ class Contract:
             raise DefinitionError(f"{where} is not a message: derive it from Request[Reply], Event, Signal or ServiceError")
         if cls.__name__ in self.messages:
             raise DefinitionError(f"{where} is defined twice: give one of them another name")
+        take_over(cls)
         for path, found in mutable_parts(cls):
             raise DefinitionError(
                 f"{where}.{path} holds {found}: messages are deeply immutable "
                 "(tuple instead of list, frozenset instead of set, a Struct instead of dict or Any)"
             )
-        reply = _reply_type(cls) if kind == "request" else None
+        reply = take_over(_reply_type(cls)) if kind == "request" else None
         for path, found in mutable_parts(reply):
             at = f" at {path}" if path else ""
             raise DefinitionError(f"the reply of {where} holds {found}{at}: replies are deeply immutable")
@@ -222,6 +224,7 @@ class Contract:
             raise DefinitionError(f"{self.name}.{cls.__name__}: status={cls.status}: expected an error's, from 400 to 599")
         if cls.code in self.errors:
             raise DefinitionError(f"{self.name}: error code {cls.code!r} is defined twice")
+        take_over(error_fields(cls))
         for path, found in mutable_parts(error_fields(cls)):
             raise DefinitionError(f"{self.name}.{cls.__name__}.{path} holds {found}: errors carry immutable fields")
         self.errors[cls.code] = cls

@@ -4,6 +4,7 @@ import enum
 import re
 import typing
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -11,6 +12,7 @@ from msgspec import inspect
 
 from runtime.contract.decoding import decode_failure
 from runtime.contract.json_values import Check, check_for
+from runtime.contract.strict import first_fault
 
 Params = tuple[tuple[str, str], ...]
 """The parameters of a path and a query: percent-decoded pairs of name and text, in their order."""
@@ -18,8 +20,8 @@ Params = tuple[tuple[str, str], ...]
 _Read = Callable[[str], Any]
 """Turns the text of a parameter into the JSON value that it would be in a body. Raises ValueError."""
 
-_INT = re.compile(r"-?(0|[1-9][0-9]{0,400})", re.ASCII)
-_FLOAT = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,400})(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
+"""A number as in JSON (RFC 8259, section 6), of a length that costs nothing to read."""
 _BOOLS = {"true": True, "false": False}
 _TEXTS = (
     inspect.StrType, inspect.BytesType, inspect.UUIDType, inspect.DateTimeType, inspect.DateType, inspect.TimeType,
@@ -73,7 +75,7 @@ class Parameter:
             value = getattr(msgspec.convert({"value": given}, self._struct), "value")  # noqa: B009  # a class made here
         except msgspec.ValidationError as error:
             raise ValueError(decode_failure(str(error)).detail) from None
-        fault = None if self._check is None else self._check(value)
+        fault = (None if self._check is None else self._check(value)) or first_fault(value, given)
         if fault is not None:
             raise ValueError(fault.detail)
         return value
@@ -113,7 +115,7 @@ def _scalar(info: inspect.Type) -> _Read | None:
     if isinstance(info, inspect.IntType):
         return _integer
     if isinstance(info, inspect.FloatType):
-        return lambda text: float(_matched(_FLOAT, text, "a number"))
+        return lambda text: float(_matched(_NUMBER, text, "a number"))
     if isinstance(info, inspect.BoolType):
         return _bool
     if isinstance(info, inspect.EnumType):
@@ -125,7 +127,10 @@ def _scalar(info: inspect.Type) -> _Read | None:
 
 
 def _integer(text: str) -> int:
-    return int(_matched(_INT, text, "an integer"))
+    exact = Decimal(_matched(_NUMBER, text, "an integer"))
+    if exact != exact.to_integral_value():
+        raise ValueError(f"expected an integer, got {text[:40]!r}")
+    return int(exact)
 
 
 def _enum(cls: type[enum.Enum]) -> _Read:
@@ -149,9 +154,13 @@ def _bool(text: str) -> bool:
 
 
 def _one_of(values: dict[str, Any]) -> _Read:
+    integers = all(type(value) is int for value in values.values())
+
     def read(text: str) -> Any:
-        if text not in values:
-            raise ValueError(f"expected one of {', '.join(values)}, got {text[:40]!r}")
-        return values[text]
+        if text in values:
+            return values[text]
+        if integers and _NUMBER.fullmatch(text):
+            return _integer(text)
+        raise ValueError(f"expected one of {', '.join(values)}, got {text[:40]!r}")
 
     return read

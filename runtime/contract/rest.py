@@ -13,10 +13,10 @@ import msgspec
 from msgspec import inspect
 
 from runtime.contract.codec import Codec
-from runtime.contract.decoding import check_members
 from runtime.contract.errors import DefinitionError, Invalid, Violation
 from runtime.contract.json_values import pointer_token
 from runtime.contract.parameters import Params, parameter_fields
+from runtime.contract.strict import check_text
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 RESERVED = ("docs", "console", "live", "healthz", "readyz", "metrics", "openapi.json", ".well-known")
@@ -146,7 +146,7 @@ class RestDecoder:
             self._convert(params, values)
         if body or self._needs_body:
             decoded = self._body.decode(body)
-            check_members(body, decoded)
+            check_text(body, decoded)
             for name in self._body_fields:
                 values[name] = getattr(decoded, name)
         try:

@@ -1,11 +1,10 @@
 """Descriptions: the manifest of an instance, made from the definition of its service."""
 
 import inspect
-from typing import Any, cast
+from typing import Any
 
-import msgspec
-
-from runtime.contract.errors import DefinitionError, error_fields
+from runtime.contract.errors import error_fields
+from runtime.contract.schema import Schemas
 from runtime.network.envelope import Address
 from runtime.network.manifest import ErrorInfo, LiveInfo, Manifest, RequestInfo
 from runtime.service.handlers import Handler
@@ -19,11 +18,11 @@ def describe(service: type[Service], address: Address, instance: str) -> Manifes
         instance: the instance's random id.
 
     Raises:
-        DefinitionError: if a type has no JSON Schema.
+        DefinitionError: if two types of the service have the same name.
     """
     definition = service.definition
-    schemas: dict[str, Any] = {}
-    requests = tuple(_request(definition.contract.name, handler, schemas) for _, handler in sorted(definition.requests.items()))
+    schemas = Schemas(definition.contract.name)
+    requests = tuple(_request(handler, schemas) for _, handler in sorted(definition.requests.items()))
     messages = definition.contract.messages.values()
     return Manifest(
         service=address.service,
@@ -35,14 +34,13 @@ def describe(service: type[Service], address: Address, instance: str) -> Manifes
         signals=tuple(sorted(spec.full_name for spec in messages if spec.kind == "signal")),
         live=next((LiveInfo(spec.name, spec.live) for spec in messages if spec.live is not None), None),
         calls=tuple(contract.name for contract in definition.calls),
-        schemas=schemas,
+        schemas=schemas.named,
     )
 
 
-def _request(service: str, handler: Handler, schemas: dict[str, Any]) -> RequestInfo:
+def _request(handler: Handler, schemas: Schemas) -> RequestInfo:
     text = inspect.cleandoc(vars(handler.spec.cls).get("__doc__") or handler.spec.name)
     summary, _, description = text.partition("\n")
-    request, reply = _schemas(service, handler.spec.full_name, [handler.spec.cls, handler.spec.reply], schemas)
     return RequestInfo(
         name=handler.spec.full_name,
         allow=handler.allow,
@@ -52,42 +50,13 @@ def _request(service: str, handler: Handler, schemas: dict[str, Any]) -> Request
         key=None if handler.key is None else _outside_name(handler.spec.cls, handler.key),
         summary=summary.rstrip("."),
         description=description.strip(),
-        request=request,
-        reply=reply,
+        request=schemas.fields_of(handler.spec.cls),
+        reply=schemas.of(handler.spec.reply),
         errors=tuple(
-            ErrorInfo(
-                f"{error.contract}.{error.code}",
-                error.status,
-                error.title(),
-                _schemas(service, error.code, [error_fields(error)], schemas)[0],
-            )
+            ErrorInfo(f"{error.contract}.{error.code}", error.status, error.title(), schemas.fields_of(error_fields(error)))
             for error in handler.raises
         ),
     )
-
-
-def _schemas(service: str, what: str, types: list[Any], schemas: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the JSON Schemas of types. The named types in them are added to `schemas`."""
-    try:
-        found, named = msgspec.json.schema_components(types, ref_template=f"#/components/schemas/{service}.{{name}}")
-    except (TypeError, KeyError) as error:
-        raise DefinitionError(f"{what}: has no JSON Schema: {error}") from error
-    references = {f"#/components/schemas/{service}.{name}": schema for name, schema in named.items()}
-    first = found[0]
-    top = references[first["$ref"]] if "$ref" in first else first
-    inner = {name: schema for name, schema in named.items() if schema is not top or _refers(schema, first.get("$ref"))}
-    for name, schema in inner.items():
-        if schemas.setdefault(f"{service}.{name}", schema) != schema:
-            raise DefinitionError(f"{what}: {service} has two types called {name}, and OpenAPI needs a name for each: rename one")
-    return [dict(top), *(dict(schema) for schema in found[1:])]
-
-
-def _refers(schema: Any, reference: str | None) -> bool:
-    """Return whether a schema contains a reference: then it is the schema of a recursive type."""
-    if isinstance(schema, dict):
-        members = cast(dict[str, Any], schema)
-        return members.get("$ref", 0) == reference or any(_refers(member, reference) for member in members.values())
-    return isinstance(schema, list) and any(_refers(item, reference) for item in cast(list[Any], schema))
 
 
 def _outside_name(cls: type[Any], field: str) -> str:

@@ -18,6 +18,7 @@ from gateway.openapi import document
 from gateway.service import Gateway
 from gateway.settings import GatewaySettings
 from runtime import Node
+from runtime.contract.text_forms import UUID_TEXT
 from runtime.testing import FakeAuth
 from tests.gateway.library import Library
 from tests.system_under_test import System, open_system, settings
@@ -57,7 +58,7 @@ def test_the_document_describes_parameters_bodies_and_errors_exactly(doc: dict[s
     assert doc["paths"]["/sessions"]["post"]["security"] == []
     entries = doc["paths"]["/wallet/entries"]["get"]["parameters"]
     assert entries == [
-        {"name": "cursor", "in": "query", "required": False, "schema": {"type": "string", "format": "uuid"}},
+        {"name": "cursor", "in": "query", "required": False, "schema": UUID_TEXT.schema},
         {
             "name": "limit",
             "in": "query",
@@ -66,7 +67,13 @@ def test_the_document_describes_parameters_bodies_and_errors_exactly(doc: dict[s
         },
     ]
     taken = doc["paths"]["/users"]["post"]["responses"]["409"]["content"]["application/problem+json"]["schema"]
-    assert taken["allOf"][1]["properties"]["code"] == {"const": "email-taken"}
+    assert taken == {"$ref": "#/components/schemas/auth.EmailTakenError"}
+    named = doc["components"]["schemas"]["auth.EmailTakenError"]["allOf"]
+    assert named[0] == {"$ref": "#/components/schemas/Problem"}
+    assert named[1]["properties"]["code"] == {"type": "string", "enum": ["email-taken"]}  # a `const` is dropped by generators
+    assert doc["paths"]["/rides/{id}"]["get"]["responses"]["200"]["content"]["application/json"]["schema"] == {
+        "$ref": "#/components/schemas/rides.Ride"
+    }
     for name, schema in doc["components"]["schemas"].items():
         if name != "Problem" and schema.get("type") == "object":
             assert schema["additionalProperties"] is False, name
