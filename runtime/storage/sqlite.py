@@ -82,9 +82,11 @@ class SqliteDatabase(Database):
             await connection.run(
                 lambda raw: raw.executescript(f"PRAGMA busy_timeout=5000; {pragmas} SELECT count(*) FROM sqlite_master;")
             )
-        except sqlite3.Error as error:
-            await connection.close()
-            raise DatabaseError(f"{self.path}: cannot be opened: {error}") from error
+        except BaseException as error:
+            await finish(connection.close())
+            if isinstance(error, sqlite3.Error):
+                raise DatabaseError(f"{self.path}: cannot be opened: {error}") from error
+            raise
         return connection
 
     async def close(self) -> None:
@@ -277,6 +279,10 @@ class _SqliteTransaction(Transaction, Turn):
 class _Connection(aiosqlite.Connection):
     """A connection that runs several statements in one hop. Only this class uses aiosqlite's private names."""
 
+    def __init__(self, connector: Callable[[], sqlite3.Connection], iter_chunk_size: int) -> None:
+        super().__init__(connector, iter_chunk_size)
+        self._thread.daemon = True  # a program that fails before it closes its database must still end
+
     async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run a function in the connection's thread. Once awaited it runs, even if the caller is cancelled."""
         found: T = await self._execute(function, self._conn)  # type: ignore[no-untyped-call]
@@ -313,7 +319,14 @@ def _run(raw: sqlite3.Connection, sql: str, params: Sequence[Any]) -> sqlite3.Cu
 
 
 def _execute(raw: sqlite3.Connection, sql: str, params: Sequence[Any]) -> int:
-    return _run(raw, sql, params).rowcount
+    """Run a statement to its end, and return the number of rows that it changed, without those that its triggers changed."""
+    before = raw.total_changes
+    cursor = _run(raw, sql, params)
+    if cursor.description is None and cursor.rowcount >= 0:
+        return cursor.rowcount
+    for _ in cursor:  # with RETURNING, sqlite3 does not count before the last row, and after WITH not at all
+        pass
+    return raw.execute("SELECT changes()").fetchone()[0] if raw.total_changes != before else 0
 
 
 def _fetch(raw: sqlite3.Connection, sql: str, params: Sequence[Any]) -> list[Row]:

@@ -1,9 +1,13 @@
 """The SQLite database: shared commits, access to the writer, cancellation at any point, a full disk."""
 
 import asyncio
+import itertools
 import os
 import random
+import re
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +39,59 @@ async def test_statements_take_parameters_and_return_rows_and_counts(database: S
     assert await database.execute("INSERT INTO notes (id, text) VALUES ($2, $1)", "b", 2) == 1
     assert await database.fetch("SELECT $1 AS one, text FROM notes WHERE id = $2 AND $1 = 7", 7, 2) == [{"one": 7, "text": "b"}]
     assert await database.fetch_one("SELECT * FROM notes WHERE id = 5") is None
+
+
+@pytest.mark.parametrize(
+    ("statement", "changed"),
+    [
+        ("INSERT INTO words (word) VALUES ('c'), ('d')", 2),
+        ("INSERT INTO words (word) SELECT word || '!' FROM words", 3),
+        ("INSERT OR IGNORE INTO words (word) VALUES ('a'), ('z')", 1),
+        ("REPLACE INTO words (word, length) VALUES ('a', 2)", 1),
+        (
+            "INSERT INTO words (word, length) VALUES ('a', 5), ('y', 5) ON CONFLICT (word) DO UPDATE SET length = excluded.length",
+            2,
+        ),
+        ("INSERT INTO words (word) VALUES ('a') ON CONFLICT DO NOTHING", 0),
+        ("UPDATE words SET length = 7", 3),
+        ("UPDATE words SET length = 7 WHERE word = 'a'", 1),
+        ("UPDATE words SET length = 7 WHERE word = 'none'", 0),
+        ("UPDATE words SET length = 7 FROM (SELECT 'b' AS chosen) WHERE word = chosen", 1),
+        ("DELETE FROM words WHERE word IN ('a', 'b')", 2),
+        ("DELETE FROM words", 3),
+        ("DELETE FROM words WHERE word = 'none'", 0),
+    ],
+)
+async def test_execute_returns_the_number_of_changed_rows_of_every_statement(
+    database: SqliteDatabase, statement: str, changed: int
+) -> None:
+    await database.script(
+        "CREATE TABLE words (word TEXT PRIMARY KEY, length INTEGER); INSERT INTO words VALUES ('a', 1), ('b', 1), ('c!', 2); "
+        "CREATE TABLE log (word TEXT); CREATE TRIGGER logged AFTER UPDATE ON words BEGIN INSERT INTO log VALUES (1), (2); END"
+    )
+    given = "WITH given(word) AS (VALUES ('a'), ('b')) "
+    counts: dict[str, int] = {}
+    for before, after in itertools.product(("", given, f"-- a comment\n/* another */ {given.lower()}"), ("", " RETURNING word")):
+        with pytest.raises(LookupError):
+            async with database.transaction() as tx:
+                await tx.execute("INSERT INTO log VALUES (1), (2), (3), (4), (5)")  # which must not count again
+                counts[before + after] = await tx.execute(before + statement + after)
+                raise LookupError  # undoes it
+    assert counts == dict.fromkeys(counts, changed)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT 1", "WITH a(b) AS (VALUES (1)) SELECT b FROM a", "VALUES (1), (2)", "CREATE TABLE new AS SELECT * FROM items",
+        "CREATE INDEX i ON items (name)", "ALTER TABLE items ADD COLUMN more", "DROP TABLE items", "PRAGMA user_version", "EXPLAIN DELETE FROM items",
+    ],
+)  # fmt: skip
+async def test_execute_returns_zero_for_what_changes_no_row(database: SqliteDatabase, statement: str) -> None:
+    await database.script("CREATE TABLE items (name TEXT)")
+    async with database.transaction() as tx:
+        await tx.execute("INSERT INTO items VALUES ('a'), ('b')")
+        assert await tx.execute(statement) == 0
 
 
 async def test_each_of_many_concurrent_transactions_commits_or_fails_alone(database: SqliteDatabase) -> None:
@@ -250,3 +307,44 @@ async def test_only_the_owner_can_read_the_files(tmp_path: Path, old_mode: int |
         os.umask(umask)
     assert files == dict.fromkeys(("notes.sqlite", "notes.sqlite-wal", "notes.sqlite-shm"), "0o600")
     assert oct((tmp_path / "data").stat().st_mode & 0o777) == "0o700"
+
+
+def test_a_program_that_fails_before_it_closes_its_database_ends(tmp_path: Path) -> None:
+    program = f"""
+import asyncio
+from runtime.storage.sqlite import SqliteDatabase
+
+async def main():
+    database = SqliteDatabase({str(tmp_path / "a.sqlite")!r})
+    await database.open()
+    await database.execute("CREATE TABLE a (b)")
+    raise SystemExit("this program has failed")
+
+asyncio.run(main())
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    assert (ended.returncode, ended.stderr.splitlines()[0]) == (1, "this program has failed")
+
+
+async def test_a_backup_is_made_and_put_back_as_the_documentation_says(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "operations.md").read_text(encoding="utf-8")
+    back_up, put_back = (
+        command.replace("/data/", f"{tmp_path}/") for command in re.findall(r'`python -c "(import sqlite3; .*?backup.*?)"`', page)
+    )
+    database = SqliteDatabase(tmp_path / "rides.sqlite")
+    await database.open()
+    await database.script("CREATE TABLE notes (text TEXT)")
+    await database.execute("INSERT INTO notes (text) VALUES ('before')")
+    await asyncio.to_thread(exec, back_up)
+    await database.execute("INSERT INTO notes (text) VALUES ('after')")
+    left = {suffix: (tmp_path / f"rides.sqlite{suffix}").read_bytes() for suffix in ("", "-wal", "-shm")}
+    await database.close()
+    for suffix, content in left.items():  # as a killed process leaves them
+        (tmp_path / f"rides.sqlite{suffix}").write_bytes(content)
+    await asyncio.to_thread(exec, put_back)
+    await database.open()
+    try:
+        assert await database.fetch("SELECT text FROM notes") == [{"text": "before"}]
+        assert await database.fetch_one("PRAGMA integrity_check") == {"integrity_check": "ok"}
+    finally:
+        await database.close()
