@@ -25,7 +25,7 @@ _SECURITY: Headers = [
     (b"server", b""),  # granian would name itself
 ]
 _EXPOSED = b"X-Request-Id, Retry-After"
-_ALLOWED_HEADERS = b"Authorization, Content-Type, Idempotency-Key, X-Request-Id, Traceparent, Last-Event-ID"
+_ALLOWED_HEADERS = b"Authorization, Content-Type, Idempotency-Key, X-Request-Id, Traceparent, Tracestate, Baggage, Last-Event-ID"
 
 
 class AsgiApp:

@@ -18,6 +18,7 @@ from runtime.network import Params
 from runtime.node.proxy import Proxy
 from runtime.tasks import Started
 from runtime.telemetry import log_refusal
+from runtime.trace import TraceFields
 
 _log = logging.getLogger("callboard.gateway")
 
@@ -82,13 +83,17 @@ class Dispatcher:
             params += query_params(scope["query_string"])
         client: str = scope["source"]
         body = await self._read_body(scope, route, headers, receive, client) if route.takes_body else b""
-        trace = headers.get(b"traceparent")
+        trace, trace_fields = headers.get(b"traceparent"), None
+        if b"tracestate" in headers or b"baggage" in headers:
+            state, baggage = headers.get(b"tracestate", b""), headers.get(b"baggage", b"")
+            trace_fields = TraceFields(state.decode("latin-1"), baggage.decode("latin-1"))
         ctx = self._proxy.context(
             request_id,
             token,
             None if trace is None else trace.decode("latin-1"),
             self._settings.request_timeout,
             client or None,
+            trace_fields,
         )
         key = _idempotency_key(headers)
         if route.is_login:

@@ -21,6 +21,7 @@ from runtime import ServiceError
 from runtime.durable.stream import Batch, Diverged, Position, PositionPruned, Pull, StreamEvent, StreamHead
 from runtime.network import Envelope, Manifest, Topic, TransportError
 from runtime.node.proxy import Proxy
+from runtime.trace import from_stored
 
 _MAX_QUEUED_SIGNALS = 1000
 """Signals that may wait for one client. Further ones are dropped."""
@@ -164,7 +165,7 @@ class _TailSubscriber(Subscriber):
 
 def _event(publisher: str, event: StreamEvent) -> dict[str, Any]:
     return {
-        "name": event.type, "from": publisher, "seq": event.seq, "id": event.id, "at": event.at, "trace": event.trace,
+        "name": event.type, "from": publisher, "seq": event.seq, "id": event.id, "at": event.at, "trace": from_stored(event.trace)[0],
         "body": msgspec.json.decode(event.body),
     }  # fmt: skip
 

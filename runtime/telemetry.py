@@ -1,19 +1,14 @@
-"""Logs, counters, and gauges of a node, and the W3C trace context of messages."""
+"""Logs, counters, and gauges of a node."""
 
 import json
 import logging
-import re
 from collections.abc import Callable
 from typing import Any, Literal
-
-from runtime.clock import Random
 
 Labels = tuple[tuple[str, str], ...]
 
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 """One log line: the time, the level, the logger, and the message."""
-
-_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def printable(text: str) -> str:
@@ -131,14 +126,3 @@ def _shown(labels: Labels) -> str:
         for name, value in ((n, v.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")) for n, v in labels)
     )
     return "{" + ",".join(escaped) + "}"
-
-
-def well_formed(given: str) -> str | None:
-    """Return a `traceparent` if it is valid, else None (W3C Trace Context, section 3.2)."""
-    return given if _TRACEPARENT.fullmatch(given) else None
-
-
-def new_trace(random: Random) -> str:
-    """Return the `traceparent` of the root of a new trace."""
-    digits = random.hex(48)
-    return f"00-{digits[:32]}-{digits[32:]}-01"

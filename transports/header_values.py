@@ -20,6 +20,7 @@ _ADDRESS = re.compile(r"[0-9A-Fa-f:.]{2,45}(/64)?", re.ASCII)
 _UNCHANGED = "!#$&'()*+,-./:;<=>?@[]^_`{|}~"
 """The characters that are not encoded, besides letters and digits."""
 _PLAIN = re.compile(rf"[A-Za-z0-9{re.escape(_UNCHANGED)}]*")
+_PRINTABLE = re.compile(r"[ -~]*")
 _ESCAPED_IN_JSON = re.compile(r"[^ -~]")
 
 
@@ -30,6 +31,15 @@ def encode_text(text: str) -> str:
         ValueError: if the text has a surrogate, which has no encoding.
     """
     return text if _PLAIN.fullmatch(text) else quote(text, safe=_UNCHANGED)
+
+
+def encode_list(text: str) -> str:
+    """Return a list field of the web, whose own syntax has percent-encoding, as a header: as it is, unless it is illegal there.
+
+    Raises:
+        ValueError: if the text has a surrogate, which has no encoding.
+    """
+    return text if _PRINTABLE.fullmatch(text) else _ESCAPED_IN_JSON.sub(lambda found: quote(found[0]), text)
 
 
 def decode_text(header: str) -> str:

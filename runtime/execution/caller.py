@@ -215,7 +215,7 @@ class Caller:
         envelope = Envelope(
             "request", environment.random.hex(32), request, body, reply_to=host.address, budget=remaining,
             token=ctx.token, trace=ctx.trace, idempotency_key=key, params=params, path=ctx.path,
-            client=ctx.client_address,
+            client=ctx.client_address, trace_fields=ctx.trace_fields,
         )  # fmt: skip
         return await self.exchange.send(member, envelope, deadline, host.name, known)
 

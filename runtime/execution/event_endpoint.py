@@ -18,6 +18,7 @@ from runtime.service.handlers import Handler
 from runtime.service.host import Host
 from runtime.storage.database import Guard, Transaction
 from runtime.telemetry import log_refusal
+from runtime.trace import from_stored
 
 
 class SignalDropped(CallboardError):
@@ -174,7 +175,10 @@ class EventsEndpoint(Unattended):
             async with database.transaction(batch.guard, holder) as tx:
                 deadline = self.host.clock.monotonic() + self.host.request_timeout
                 for event in batch.events:
-                    envelope = Envelope("signal", event.id, event.type, event.body, batch.source.publisher, trace=event.trace)
+                    trace, trace_fields = from_stored(event.trace)
+                    envelope = Envelope(
+                        "signal", event.id, event.type, event.body, batch.source.publisher, trace=trace, trace_fields=trace_fields
+                    )
                     work = UnitOfWork(tx, EventKeys(batch.source))
                     works.append(work)
                     last = Context(

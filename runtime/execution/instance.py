@@ -29,7 +29,8 @@ from runtime.service.handlers import Handler
 from runtime.service.host import Host, LocalCall
 from runtime.service.service import Definition, Service
 from runtime.storage.database import Database
-from runtime.telemetry import Metrics, logger, new_trace
+from runtime.telemetry import Metrics, logger
+from runtime.trace import new_trace
 
 
 class Instance(Host):

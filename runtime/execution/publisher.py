@@ -60,7 +60,9 @@ class SignalPublisher:
         """
         host, environment = self._host, self._environment
         spec, key, body = self.encode(signal)
-        envelope = Envelope("signal", host.new_id(), spec.full_name, body, trace=ctx.trace, signal_key=key)
+        envelope = Envelope(
+            "signal", host.new_id(), spec.full_name, body, trace=ctx.trace, signal_key=key, trace_fields=ctx.trace_fields
+        )
         topic = Topic("signal", spec.contract.name, spec.name, key)
         try:
             await environment.transport.multicast(topic, envelope, host.name)

@@ -12,6 +12,7 @@ from runtime.service.context import Context
 from runtime.service.host import Work
 from runtime.storage.database import Database, Guard, Statement, Transaction
 from runtime.storage.values import UnstorableValue
+from runtime.trace import as_stored
 
 T = TypeVar("T")
 
@@ -104,7 +105,7 @@ class Transactions:
             async with self.database.transaction(guard, holder) as tx:
                 work = UnitOfWork(tx, claim)
                 ctx.work = work
-                tx.trace = ctx.trace
+                tx.trace = as_stored(ctx.trace, ctx.trace_fields)
                 try:
                     reply = await method(message, ctx, tx)
                 except GeneratorExit as error:  # raised by the handler: it would end the transaction's own generator

@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from runtime.contract.parameters import Params
+from runtime.trace import TraceFields
 
 EnvelopeKind = Literal["request", "reply", "error", "cancel", "signal", "head"]
 """What an envelope carries."""
@@ -47,13 +48,14 @@ class Envelope(msgspec.Struct, frozen=True, eq=False):
         reply_to: the address for the reply; None if no reply is wanted.
         budget: the time until the deadline when the envelope is sent, in seconds.
         token: the user's access token.
-        trace: the W3C `traceparent`.
+        trace: the W3C `traceparent`, as it came: `Context.trace` accepts it or begins a new trace.
         idempotency_key: the idempotency key of a request.
         params: the parameters of a REST request's path and query.
         path: the instances that wait for this request.
         load: how many messages the replying instance handles or has waiting.
         signal_key: the key of a signal.
         client: the address of the client outside for whom a gateway made the request; of IPv6, its /64 network.
+        trace_fields: the W3C `tracestate` and `baggage`, as they came; None without both.
     """
 
     kind: EnvelopeKind
@@ -71,6 +73,7 @@ class Envelope(msgspec.Struct, frozen=True, eq=False):
     load: int = 0
     signal_key: str | None = None
     client: str | None = None
+    trace_fields: TraceFields | None = None
 
     def __repr__(self) -> str:
         return f"<Envelope {self.kind} {self.subject} {self.id} from {self.caller or '?'}>"  # no body, no token

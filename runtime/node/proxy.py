@@ -22,7 +22,8 @@ from runtime.network.registry import Registry
 from runtime.network.transport import TransportError
 from runtime.service.context import Context
 from runtime.tasks import finish
-from runtime.telemetry import Metrics, well_formed
+from runtime.telemetry import Metrics
+from runtime.trace import TraceFields
 
 Listener = Callable[[Envelope], None]
 """Called for each envelope, in the event loop. It returns immediately and never raises."""
@@ -95,20 +96,26 @@ class Proxy:
         return await self._instance.verifier.verify(token)
 
     def context(
-        self, request_id: str, token: str | None, trace: str | None, seconds: float, client: str | None = None
+        self,
+        request_id: str,
+        token: str | None,
+        trace: str | None,
+        seconds: float,
+        client: str | None = None,
+        trace_fields: TraceFields | None = None,
     ) -> Context:
         """Return a context for one request of a client.
 
         Args:
-            trace: the `traceparent` of the client; it is ignored if it is not well formed.
+            trace: the `traceparent` of the client; it is ignored if it is not valid.
             seconds: the time until the deadline.
             client: the address of the client; of IPv6, its /64 network.
+            trace_fields: the `tracestate` and `baggage` of the client; what is not valid is ignored.
         """
-        trace = None if trace is None else well_formed(trace)
         return Context(
             self._instance,
             None,
-            envelope=Envelope("request", request_id, "http", token=token, trace=trace, client=client),
+            envelope=Envelope("request", request_id, "http", token=token, trace=trace, client=client, trace_fields=trace_fields),
             fixed_deadline=self._environment.clock.monotonic() + seconds,
             enforced=False,
         )

@@ -11,6 +11,7 @@ from runtime.contract.messages import Contract, Request, Signal
 from runtime.identity import Identity
 from runtime.network.envelope import Envelope
 from runtime.service.host import Host, Work
+from runtime.trace import TraceFields, accept_fields, accept_parent, child
 
 R = TypeVar("R")
 
@@ -162,13 +163,32 @@ class Context(msgspec.Struct, eq=False, weakref=True):
     def trace(self) -> str:
         """The W3C `traceparent` of the message."""
         if self._trace is None:
-            if self.envelope is not None and self.envelope.trace is not None:
-                self._trace = self.envelope.trace
-            elif self.parent is not None:
+            if self.parent is not None:
                 self._trace = self.parent.trace
             else:
-                self._trace = self.host.new_trace()
+                came = self.envelope.trace if self.envelope is not None else None
+                self._trace = (accept_parent(came) if came is not None else None) or self.host.new_trace()
         return self._trace
+
+    @property
+    def trace_fields(self) -> TraceFields | None:
+        """The W3C `tracestate` and `baggage` that came with the message, as far as they are valid; None without both."""
+        ctx: Context | None = self
+        while ctx is not None:
+            envelope = ctx.envelope
+            if envelope is not None:
+                return None if envelope.trace_fields is None else accept_fields(envelope.trace, envelope.trace_fields)
+            ctx = ctx.parent
+        return None
+
+    def trace_headers(self) -> dict[str, str]:
+        """Return the header fields that make a request to another system part of the message's trace.
+
+        They are `traceparent`, with a new parent id at each call, and `tracestate` and `baggage` if they came with the message.
+        """
+        headers = {"traceparent": child(self.trace, self.host.random)}
+        fields = self.trace_fields
+        return headers if fields is None else headers | fields.present()
 
     @property
     def token(self) -> str | None:

@@ -87,7 +87,7 @@ class Transaction(ABC):
 
     Attributes:
         events: the events to append to the stream at the commit.
-        trace: the W3C trace context of the events.
+        trace: the W3C trace context of the events, as `runtime.trace.as_stored` writes it.
         final: statements that run last, in the commit's own hop.
         outcome: the rows of the last of the final statements.
         ended: whether it takes no more statements.

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from runtime import Node, Transport, UsageError
 from runtime.network import Address, Envelope, Manifest, Topic
 from runtime.testing import RecordingReceiver, eventually
+from runtime.trace import TraceFields
 from tests.broker import Broker
 from tests.http_peers import InterchangeablePeers
 from tests.system_under_test import open_deployment
@@ -27,6 +28,9 @@ from transports.mqtt.transport import MqttTransport
 
 KINDS = ("memory", "mqtt", "http+mqtt")
 KEYS = ("a b", "a/b", "Käse", "", "-", "+", "#", "$SYS", "%", "%2F", "\x7f\x85\ufffd\ufdd0\U0001fffe", "x" * 300)
+
+PRINTABLE = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=20)
+"""The alphabet of `tracestate` and `baggage`, which headers carry as they are."""
 
 
 @asynccontextmanager
@@ -83,7 +87,7 @@ def test_whatever_text_an_envelope_has_arrives_equal(kind: str, tmp_path: Path) 
             await sender.multicast(Topic("signal", "sender", "Ping", key), signal, "sender")
             await eventually(lambda: len(heard.envelopes) == 2, "the request and the signal arrive")
             (arrived,) = [found for found, _ in heard.envelopes if found.kind == "request"]
-            for name in ("subject", "token", "trace", "idempotency_key", "params", "path"):
+            for name in ("subject", "token", "trace", "idempotency_key", "params", "path", "trace_fields"):
                 assert getattr(arrived, name) == getattr(envelope, name), name
             assert [found.signal_key for found, _ in heard.envelopes if found.kind == "signal"] == [key]
 
@@ -94,11 +98,12 @@ def test_whatever_text_an_envelope_has_arrives_equal(kind: str, tmp_path: Path) 
             st.none() | st.lists(st.tuples(TEXTS, TEXTS)).map(tuple),
             st.lists(TEXTS).map(tuple),
             TEXTS,
+            st.none() | st.tuples(PRINTABLE, PRINTABLE).filter(any),
         )
         @settings(max_examples=25, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
         def check(
             token: str | None, trace: str | None, idempotency_key: str | None, params: tuple[tuple[str, str], ...] | None,
-            path: tuple[str, ...], key: str,
+            path: tuple[str, ...], key: str, trace_fields: tuple[str, str] | None,
         ) -> None:  # fmt: skip
             runner.run(
                 send(
@@ -115,6 +120,7 @@ def test_whatever_text_an_envelope_has_arrives_equal(kind: str, tmp_path: Path) 
                         idempotency_key,
                         params,
                         path,
+                        trace_fields=None if trace_fields is None else TraceFields(*trace_fields),
                     ),
                     key,
                 )

@@ -7,9 +7,11 @@ from urllib.parse import parse_qsl, urlencode
 import msgspec
 
 from runtime.network import Address, Envelope
+from runtime.trace import TraceFields
 from transports.header_values import (
     decode_text,
     encode_json,
+    encode_list,
     encode_text,
     format_budget,
     parse_address,
@@ -79,6 +81,8 @@ def of_request(envelope: Envelope, node: str | None) -> dict[str, str]:
         fields["authorization"] = f"Bearer {encode_text(envelope.token)}"
     if envelope.trace is not None:
         fields[TRACE] = encode_text(envelope.trace)
+    if envelope.trace_fields is not None:
+        fields |= {name: encode_list(value) for name, value in envelope.trace_fields.present().items()}
     if envelope.idempotency_key is not None:
         fields[KEY] = encode_text(envelope.idempotency_key)
     if envelope.params is not None:
@@ -119,6 +123,7 @@ def request(fields: Fields, subject: str, caller: str, body: bytes) -> Envelope:
             None if params is None else _params(params),
             () if path is None else _NAMES.decode(path),
             client=parse_address(fields.get(CLIENT)),
+            trace_fields=_trace_fields(fields),
         )
     except msgspec.MsgspecError as error:
         raise ValueError(f"Callboard-Path: {error}") from error
@@ -134,6 +139,13 @@ def _text(fields: Fields, name: str) -> str | None:
     if value is None and name in fields:
         raise ValueError(f"{name}: expected ASCII characters")
     return value
+
+
+def _trace_fields(fields: Fields) -> TraceFields | None:
+    """Return `tracestate` and `baggage`. Either may come in several fields, whose values are one list."""
+    if not any(name in fields for name in TraceFields._fields):
+        return None
+    return TraceFields(*(",".join(filter(None, fields.get_all(name))) for name in TraceFields._fields))
 
 
 def _params(text: str) -> tuple[tuple[str, str], ...]:

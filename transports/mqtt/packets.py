@@ -9,10 +9,12 @@ import mqtt5
 import msgspec
 
 from runtime.network import Address, Envelope, EnvelopeKind, TooLarge, Unsendable
+from runtime.trace import TraceFields
 from transports.header_values import (
     PROBLEM,
     decode_text,
     encode_json,
+    encode_list,
     encode_text,
     format_budget,
     parse_address,
@@ -25,7 +27,9 @@ _subject = lru_cache(4096)(encode_text)
 _KINDS = msgspec.json.Decoder(EnvelopeKind)
 _PARAMS = msgspec.json.Decoder(tuple[tuple[str, str], ...])
 _PATH = msgspec.json.Decoder(tuple[str, ...])
-_KNOWN = frozenset({"subject", "kind", "budget", "token", "traceparent", "key", "params", "path", "load", "client"})
+_KNOWN = frozenset(
+    {"subject", "kind", "budget", "token", "traceparent", "tracestate", "baggage", "key", "params", "path", "load", "client"}
+)
 """The headers that may come once. Properties of other names are a client's own."""
 _TEXTS = ("subject", "token", "traceparent", "key")
 """The headers in which `encode_text` has encoded a text."""
@@ -58,6 +62,8 @@ def properties(envelope: Envelope, reply_topic: str | None) -> dict[str, Any]:
             headers.append(("token", encode_text(envelope.token)))
         if envelope.trace is not None:
             headers.append(("traceparent", encode_text(envelope.trace)))
+        if envelope.trace_fields is not None:
+            headers += [(name, encode_list(value)) for name, value in envelope.trace_fields.present().items()]
         if envelope.idempotency_key is not None:
             headers.append(("key", encode_text(envelope.idempotency_key)))
         if envelope.params is not None:
@@ -130,6 +136,9 @@ def envelope(
             load(packet),
             signal_key,
             parse_address(named["client"]) if "client" in named else None,
+            TraceFields(named.get("tracestate", ""), named.get("baggage", ""))
+            if "tracestate" in named or "baggage" in named
+            else None,
         )
     except msgspec.MsgspecError as error:
         raise ValueError(str(error)) from error

@@ -223,7 +223,9 @@ async def test_forged_hints_and_heads_cost_a_pull_and_nothing_else(tmp_path: Pat
         intruder.end("done")
 
 
-@pytest.mark.parametrize("name", ["subject", "kind", "budget", "token", "traceparent", "key", "params", "path", "load"])
+@pytest.mark.parametrize(
+    "name", ["subject", "kind", "budget", "token", "traceparent", "tracestate", "baggage", "key", "params", "path", "load"]
+)
 def test_a_header_that_comes_twice_is_refused(name: str) -> None:
     value = {"kind": "request", "params": "[]", "path": "[]"}.get(name, "1")
     once = mqtt5.PublishPacket("topic", b"{}", user_properties=[(name, value), ("own", "a"), ("own", "b")])
