@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from runtime.durable.stream import Position
-from runtime.storage.database import Database, Guard, Row
+from runtime.storage.database import Database, Guard, Row, Statement
 
 
 class Failed(msgspec.Struct, frozen=True):
@@ -94,6 +94,11 @@ class Cursors:
             "WHERE publisher = $1 AND epoch = $5 AND seq = $6 AND stopped IS NULL",
             (self._publisher, after.epoch, after.seq, after.event_id, before.epoch, before.seq),
         )
+
+    def advance(self, before: Position, after: Position) -> Statement:
+        """Return the statement that advances the cursor further, in a transaction whose guard has moved it to `before`."""
+        guard = self.guard(before, after)
+        return guard.sql, guard.params
 
     async def move(self, before: Position, after: Position) -> Position:
         """Advance the cursor alone, past events that are not taken."""

@@ -7,7 +7,7 @@ import msgspec
 
 from runtime.contract.errors import CallboardError
 from runtime.durable.stream import StreamEvent
-from runtime.storage.database import Database, Guard, Superseded, Transaction
+from runtime.storage.database import Database, Guard, Statement, Superseded, Transaction
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -18,8 +18,14 @@ class Source(msgspec.Struct, frozen=True):
     seq: int
 
 
-Apply = Callable[[Source, Sequence[StreamEvent], Guard], Awaitable[None]]
-"""Runs the handlers of events in one transaction that the guard begins. Raises what a handler raises."""
+Advance = Callable[[StreamEvent], Statement]
+"""Returns the statement that moves a cursor from the first event of a transaction to a later one."""
+
+Apply = Callable[[Source, Sequence[StreamEvent], Guard, Advance | None], Awaitable[int]]
+"""Runs the handlers of events in one transaction that the guard begins, and returns how many events it has applied.
+
+With the last argument these may be fewer than all, so that nobody waits long for the transaction. Raises what a handler raises.
+"""
 
 
 class NeedsNewerVersion(CallboardError):
@@ -144,4 +150,4 @@ class DeadLetters:
             "DELETE FROM callboard_dead_letters WHERE publisher = $1 AND epoch = $2 AND seq = $3",
             (letter.publisher, letter.epoch, letter.seq),
         )
-        await self._apply(Source(letter.publisher, letter.epoch, letter.seq), (event,), guard)
+        await self._apply(Source(letter.publisher, letter.epoch, letter.seq), (event,), guard, None)

@@ -7,7 +7,7 @@ over from the new cursor. This compare-and-set is the whole exactly-once argumen
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -18,7 +18,7 @@ from runtime.durable.cursor import Cursor, Cursors, digest_of
 from runtime.durable.dead_letters import LAST_PAUSE, Apply, DeadLetters, NeedsNewerVersion, Source, pause_before_next
 from runtime.durable.progress import Progress, SubscriptionState
 from runtime.durable.stream import Batch, Diverged, EventTooLarge, Position, PositionPruned, Pull, StreamEvent, StreamHead
-from runtime.storage.database import Database, DatabaseError, StatementError, Superseded
+from runtime.storage.database import Database, DatabaseError, Statement, StatementError, Superseded
 from runtime.tasks import Backoff, wait_for_event
 from runtime.telemetry import Metrics
 
@@ -193,20 +193,18 @@ class Subscription:
         failed = None if cursor.failed is None or cursor.failed.epoch != epoch else cursor.failed
         if (
             self._batched
-            and len(events) > 1
             and not any(event.seq == cursor.set_aside for event in events)
             and all(event.type in self._taken and (failed is None or event.seq != failed.seq) for event in events)
         ):
-            last = Position(epoch, events[-1].seq, events[-1].id)
             try:
-                await self._apply_events(Source(self.publisher, epoch, last.seq), events, self._cursors.guard(position, last))
+                while len(events) > 1:
+                    applied = await self._apply_some(position, epoch, events)
+                    position = Position(epoch, events[applied - 1].seq, events[applied - 1].id)
+                    events = events[applied:]
             except Superseded:
                 raise
             except Exception as error:  # applying them one by one shows whose handler failed
                 self._log.debug("a batch from %s failed (%r): applying its events one by one", self.publisher, error)
-            else:
-                self._count("events_applied_total", len(events))
-                events, position = [], last
         for event in events:
             target = Position(epoch, event.seq, event.id)
             if event.seq == cursor.set_aside:
@@ -220,6 +218,18 @@ class Subscription:
         if position != batch.scanned:
             await self._cursors.move(position, batch.scanned)
 
+    async def _apply_some(self, position: Position, epoch: str, events: Sequence[StreamEvent]) -> int:
+        """Apply the first of some events in one transaction. Return how many. Raises what a handler raises."""
+        first = Position(epoch, events[0].seq, events[0].id)
+
+        def advance(event: StreamEvent) -> Statement:
+            return self._cursors.advance(first, Position(epoch, event.seq, event.id))
+
+        guard = self._cursors.guard(position, first)
+        applied = await self._apply_events(Source(self.publisher, epoch, first.seq), events, guard, advance)
+        self._count("events_applied_total", applied)
+        return applied
+
     async def _apply_one(self, position: Position, target: Position, event: StreamEvent, cursor: Cursor) -> None:
         """Apply an event, or make it a dead letter.
 
@@ -230,7 +240,7 @@ class Subscription:
         """
         source = Source(self.publisher, target.epoch, target.seq)
         try:
-            await self._apply_events(source, (event,), self._cursors.guard(position, target))
+            await self._apply_events(source, (event,), self._cursors.guard(position, target), None)
         except Superseded:
             raise
         except NeedsNewerVersion as error:

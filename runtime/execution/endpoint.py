@@ -180,15 +180,15 @@ class Unattended(Endpoint):
 
     __slots__ = ()
 
-    async def enter_in_task(self, ctx: Context, message: Any) -> None:
-        """Enter in a separate task. What the handler does to its task, such as cancelling it, does not reach the loop that calls this.
+    async def enter_in_task(self, ctx: Context, message: Any) -> Any:
+        """Enter in a separate task, and return what `call` returns. What the handler does to its task, such as cancelling it, does not reach the loop that calls this.
 
         Raises:
             CancelledError: if the caller is cancelled.
             Exception: what the handler raised.
         """
         try:
-            await asyncio.create_task(self.enter(ctx, message))
+            return await asyncio.create_task(self.enter(ctx, message))
         except BaseException as error:
             current = asyncio.current_task()
             if isinstance(error, Exception | SimulatedCrash) or (current is not None and current.cancelling()):

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from runtime.contract.errors import CallboardError, DeadlineExceeded, Invalid, Malformed, NotDelivered, ServiceError
-from runtime.durable.dead_letters import NeedsNewerVersion, Source
+from runtime.durable.dead_letters import Advance, NeedsNewerVersion, Source
 from runtime.durable.stream import StreamEvent
 from runtime.execution.deadlines import Deadlines
 from runtime.execution.endpoint import Call, Endpoint, Unattended
@@ -104,12 +104,17 @@ class SignalEndpoint(Endpoint):
         return outcome
 
 
+BATCH_SECONDS = 0.05
+"""The seconds after which a transaction that applies several events ends."""
+
+
 class EventBatch(NamedTuple):
-    """Events that are applied in one transaction, which the guard begins."""
+    """Events that are applied in one transaction, which the guard begins. With `advance` it may end before the last of them."""
 
     source: Source
     events: Sequence[StreamEvent]
     guard: Guard
+    advance: Advance | None
 
 
 class EventHandler:
@@ -154,9 +159,16 @@ class EventsEndpoint(Unattended):
         self.time_limit: float | None = host.request_timeout + 1
         self.call: Call = self._apply
 
-    async def apply(self, source: Source, events: Sequence[StreamEvent], guard: Guard) -> None:
-        """Run the handlers of events in one transaction that the guard begins. Raises what a handler raises."""
-        await self.enter_in_task(Context(self.host, None, unbounded=True), EventBatch(source, events, guard))
+    async def apply(self, source: Source, events: Sequence[StreamEvent], guard: Guard, advance: Advance | None) -> int:
+        """Run the handlers of events in one transaction that the guard begins. Return how many events it has applied.
+
+        With `advance`, the transaction ends after `BATCH_SECONDS`, or as soon as another one waits for it: the service's own
+        writes do not wait until it has caught up, and no deadline undoes what was applied. Raises what a handler raises.
+        """
+        applied: int = await self.enter_in_task(
+            Context(self.host, None, unbounded=True), EventBatch(source, events, guard, advance)
+        )
+        return applied
 
     def _handler(self, event: StreamEvent) -> EventHandler:
         handler = self._handlers.get(event.type)
@@ -164,7 +176,7 @@ class EventsEndpoint(Unattended):
             raise NeedsNewerVersion(f"{event.type} {event.seq}: this version does not take this type")
         return handler
 
-    async def _apply(self, batch: EventBatch, ctx: Context) -> None:
+    async def _apply(self, batch: EventBatch, ctx: Context) -> int:
         works: list[UnitOfWork] = []
         last: Context | None = None
         tx: Transaction | None = None
@@ -173,7 +185,8 @@ class EventsEndpoint(Unattended):
             database = self._transactions.database
             holder = database.holder_until(getattr(first, "__qualname__", self.title), ctx.deadline)
             async with database.transaction(batch.guard, holder) as tx:
-                deadline = self.host.clock.monotonic() + self.host.request_timeout
+                began = self.host.clock.monotonic()
+                deadline = began + self.host.request_timeout
                 for event in batch.events:
                     trace, trace_fields = from_stored(event.trace)
                     envelope = Envelope(
@@ -190,6 +203,11 @@ class EventsEndpoint(Unattended):
                     except GeneratorExit as error:  # raised by the handler: it would end the transaction's own generator
                         raise HandlerAborted(f"{holder.title} raised {error!r}, which is no Exception") from error
                     tx.trace = event.trace
+                    if batch.advance is not None and (database.contended or self.host.clock.monotonic() - began >= BATCH_SECONDS):
+                        break
+                if batch.advance is not None and len(works) > 1:
+                    tx.final.append(batch.advance(batch.events[len(works) - 1]))
+            return len(works)
         finally:
             if last is not None:
                 last.work = None

@@ -1,21 +1,24 @@
 """The subscriber's side of durable events: applying, retries, dead letters, and new versions."""
 
 import asyncio
+import contextvars
 from collections.abc import Callable
 
 import msgspec
 import pytest
 
-from runtime import DeadlineExceeded, UsageError
+from runtime import Context, DeadlineExceeded, Transaction, UsageError, subscribes
 from runtime.network import Envelope, Head
 from runtime.storage import DatabaseError
 from runtime.testing.expectations import WAIT
 from tests.runtime.durable.replicas import (
     WORDS,
+    BatchingSubscriber,
     NewerSubscriber,
     Publisher,
     Replicas,
     Subscriber,
+    WordPublished,
     overloaded,
     publisher,
     wait_until,
@@ -225,3 +228,63 @@ async def test_an_older_replica_shows_that_it_stands_by(replicas: Replicas) -> N
     await replicas.stop("subscriber")
     await replicas.start(Subscriber)
     await wait_until(lambda: "[STANDBY: publisher.AsidePublished]" in repr(replicas.subscription()))
+
+
+class Busy(BatchingSubscriber):
+    """Another write waits for the database while it applies the third word."""
+
+    @subscribes
+    async def on_word_published(self, event: WordPublished, ctx: Context, tx: Transaction) -> None:
+        await super().on_word_published(event, ctx, tx)
+        if event.word == WORDS[2]:
+            own = self.db.execute("INSERT INTO applied (word) VALUES ('own')")
+            self.own = contextvars.Context().run(asyncio.create_task, own)
+            await wait_until(lambda: self.db.contended)
+
+
+async def test_a_batch_ends_when_someone_waits_for_the_writer(replicas: Replicas) -> None:
+    await replicas.start(Publisher)
+    await replicas.publish(*WORDS)
+    await replicas.start(Busy)
+    await wait_until_applied(replicas, [*WORDS[:3], "own", *WORDS[3:]])
+    assert await replicas.rows("subscriber", "SELECT seq FROM callboard_cursors") == [len(WORDS)]
+
+
+@pytest.mark.parametrize(("seconds", "transactions"), [(0.0, len(WORDS)), (WAIT, 1)], ids=["slow events", "quick events"])
+async def test_a_batch_ends_after_a_while_and_keeps_what_is_done(
+    replicas: Replicas, monkeypatch: pytest.MonkeyPatch, seconds: float, transactions: int
+) -> None:
+    monkeypatch.setattr("runtime.execution.event_endpoint.BATCH_SECONDS", seconds)
+    await replicas.start(Publisher)
+    await replicas.publish(*WORDS)
+    await replicas.start(BatchingSubscriber)
+    await wait_until_applied(replicas, WORDS)
+    heads = await replicas.rows("subscriber", "SELECT count(DISTINCT at) FROM callboard_stream")
+    assert heads == [transactions], "the events that a transaction publishes have one time"
+    assert await replicas.rows("subscriber", "SELECT epoch, seq, event_id FROM callboard_cursors") == await replicas.rows(
+        "publisher",
+        "SELECT (SELECT epoch FROM callboard_epochs) AS epoch, seq, id AS event_id FROM callboard_stream WHERE seq = 40",
+    )
+
+
+async def test_what_a_batch_has_committed_stays_if_a_later_event_hangs(
+    replicas: Replicas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.execution.event_endpoint.BATCH_SECONDS", 0.0)
+    replicas.settings = msgspec.structs.replace(replicas.settings, request_timeout=60.0)
+    hanging = asyncio.Event()
+
+    class Hanging(BatchingSubscriber):
+        @subscribes
+        async def on_word_published(self, event: WordPublished, ctx: Context, tx: Transaction) -> None:
+            if event.word == "hang":
+                hanging.set()
+                await asyncio.Event().wait()
+            await super().on_word_published(event, ctx, tx)
+
+    await replicas.start(Publisher)
+    await replicas.publish(*WORDS, "hang", "behind")
+    await replicas.start(Hanging)
+    await asyncio.wait_for(hanging.wait(), WAIT)
+    assert await replicas.applied() == WORDS
+    await replicas.crash("subscriber")
