@@ -9,11 +9,14 @@ import functools
 import os
 import signal
 import threading
+import time
 from typing import Any
 
 from runtime.telemetry import logger
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+stopped_at: float | None = None
+"""When a signal has stopped the process, as `time.monotonic` returns it."""
 _installed: dict[signal.Signals, Any] = {}
 """The handlers that the event loop has installed for them."""
 
@@ -38,6 +41,8 @@ def stop_signal() -> asyncio.Event:
 
     def handle(number: signal.Signals) -> None:
         logger("node").info("%s: the node finishes its work and stops", number.name)
+        global stopped_at  # noqa: PLW0603  # a process is stopped once
+        stopped_at = time.monotonic()
         stop.set()
         _installed.clear()
         for other in numbers:

@@ -31,9 +31,15 @@ def _frames(awaited: Any) -> Iterator[FrameType]:
 
 
 def of_methods(cls: type[Any]) -> list[str]:
-    """Return what the tasks do that run a method of a class in the current event loop."""
-    found = (of_task(task) for task in asyncio.all_tasks() if task is not asyncio.current_task())
-    return sorted(text for text in found if text.startswith(f"{cls.__qualname__}."))
+    """Return what the tasks of the current event loop do that run a method of a class."""
+    found: set[str] = set()
+    for task in asyncio.all_tasks():
+        frames = [] if task is asyncio.current_task() else list(_frames(task.get_coro()))
+        for index, frame in enumerate(frames):
+            if frame.f_code.co_qualname.startswith(f"{cls.__qualname__}."):
+                found.add(_described(frames[index:]) or frame.f_code.co_qualname)
+                break
+    return sorted(found)
 
 
 def of_thread(thread: threading.Thread) -> str:

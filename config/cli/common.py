@@ -1,8 +1,10 @@
 """Options and helpers that several commands share."""
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,30 +57,26 @@ def set_up_logging(settings: Settings) -> None:
         logging.getLogger(verbose).setLevel(logging.WARNING)
 
 
-def run_loop(work: Coroutine[Any, Any, T], *, debug: bool = False) -> T:
-    """Run a coroutine on uvloop, or on asyncio's own event loop if `debug` is set or uvloop is not installed."""
-    import asyncio
+def run_loop(work: Coroutine[Any, Any, T], *, debug: bool = False, patience: float = 5.0) -> T:
+    """Run a coroutine on uvloop, or on asyncio's own event loop if `debug` is set or uvloop is not installed.
 
-    _raise_file_limit()
-
-    if not debug:
-        try:
-            import uvloop
-        except ImportError:
-            pass
-        else:
-            return _run(uvloop.run, work)
-    return _run(asyncio.run, work)
-
-
-def _run(run: Callable[[Coroutine[Any, Any, T]], T], work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine. A task or a callback of a service must not end the process as if it had been stopped.
+    Args:
+        patience: the seconds that threads may take to end after it.
 
     Raises:
-        NodeFailed: if one has raised SystemExit.
+        NodeFailed: if a task or a callback of a service has raised SystemExit, which must not look like an orderly stop.
     """
+    from config import ending
+
+    _raise_file_limit()
+    new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
+    if not debug:
+        with suppress(ImportError):
+            import uvloop
+
+            new_loop = uvloop.new_event_loop
     try:
-        return run(work)
+        return ending.run(work, new_loop, debug=debug, patience=patience)
     except SystemExit as error:
         where = innermost(error.__traceback__)
         raise NodeFailed(f"{where}: {error!r} in a task that no handler awaits has ended the node") from error

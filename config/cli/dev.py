@@ -48,7 +48,7 @@ def dev_command(names: tuple[str, ...], fresh: bool, debug: bool, no_reload: boo
     set_up_logging(settings)
     warn_if_public(settings)
     prepare = partial(_prepare, settings, names, fresh and not reload.is_restart(), debug)
-    if run_loop(_serve(settings, prepare, names, watched), debug=debug):
+    if run_loop(_serve(settings, prepare, names, watched), debug=debug, patience=settings.node.drain_timeout):
         reload.restart()
 
 

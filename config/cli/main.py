@@ -79,6 +79,34 @@ def cli() -> None:
 
 
 def main() -> None:
+    """Run the command line, and end the process even if a thread of a service does not end."""
+    try:
+        _main()
+    except SystemExit as ended:
+        _leave(ended.code if isinstance(ended.code, int) else int(ended.code is not None))
+        raise
+    except BaseException:
+        if _unfinished():
+            traceback.print_exc()
+        _leave(1)
+        raise
+    _leave(0)
+
+
+def _unfinished() -> bool:
+    """Return whether a command has left a thread or a task behind."""
+    ending = sys.modules.get("config.ending")
+    return ending is not None and bool(ending.left_behind)
+
+
+def _leave(status: int) -> None:
+    if _unfinished():
+        from config import ending
+
+        ending.leave(status)
+
+
+def _main() -> None:
     """Run the command line.
 
     An error that the user can fix, such as a wrong setting, is printed as one line, and the exit status is 2. If a node fails

@@ -32,7 +32,7 @@ def run_command(names: tuple[str, ...], leash: bool, config_file: Path | None) -
     services = compose.stateful(settings, names)
     set_up_logging(settings)
     with databases_locked(Path(settings.database.folder), services, f"callboard run {' '.join(names)}"):
-        run_loop(serve(settings, names, leash=leash))
+        run_loop(serve(settings, names, leash=leash), patience=settings.node.drain_timeout)
 
 
 async def serve(settings: Settings, names: tuple[str, ...], *, leash: bool) -> None:

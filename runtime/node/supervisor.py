@@ -305,8 +305,10 @@ class Supervised:
                 await instance.mailbox.drain()
                 await instance.failures.settled()
         except TimeoutError:
-            busy = ", ".join(of_methods(type(instance.service))) or "compensations"
-            instance.log.warning("%s was still busy after %g s, and is cut off: %s", self.name, environment.settings.drain_timeout, busy)
+            busy = ", ".join(of_methods(type(instance.service))) or f"{instance.mailbox.running} handlers"
+            instance.log.warning(
+                "%s was still busy after %g s, and is cut off: %s", self.name, environment.settings.drain_timeout, busy
+            )
         self._host.unlink(instance)
 
     async def _repeat(self, instance: Instance, endpoint: TimerEndpoint, seconds: float) -> None:
@@ -317,7 +319,9 @@ class Supervised:
 
         def report() -> None:
             doing = ", ".join(of_methods(type(instance.service)))
-            instance.log.error("%s does not end although it was cancelled: %s", title, doing or "it runs no method of the service")
+            instance.log.error(
+                "%s does not end although it was cancelled: %s", title, doing or "it runs no method of the service"
+            )
 
         await abandonable(work, self._host.environment.settings.undo_timeout, report)
 
