@@ -86,7 +86,11 @@ def create_app(
     def readyz() -> Response[bytes]:
         stopping = draining()
         missing = manifests.missing()
-        services = [manifest for manifest in manifests.live.values() if any(info.http for info in manifest.requests)]
+        services = [
+            service
+            for service, versions in manifests.live.items()
+            if any(info.http for manifest in versions for info in manifest.requests)
+        ]
         body: dict[str, Any] = {
             "status": "stopping" if stopping else "not ready" if missing else "ready",
             "waits_for": missing,

@@ -24,6 +24,8 @@ _log = logging.getLogger("callboard.gateway")
 
 Response = tuple[int, Headers, bytes]
 """The status, headers, and body of an HTTP response."""
+_Work = Coroutine[Any, Any, tuple[int, bytes]]
+"""Makes a request. Returns the status and the JSON text of its reply."""
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -39,10 +41,10 @@ class Dispatcher:
         self._settings = settings
         self._proxy = proxy
         self._limits = limits
-        proxy.registry.watch(self._update_routes)
-        self._update_routes()
+        proxy.registry.watch(self.update_routes)
+        self.update_routes()
 
-    def _update_routes(self) -> None:
+    def update_routes(self) -> None:
         """Rebuild the routes. Those of a service that is away answer 503, not 404."""
         self.routes = self._manifests.routes()
 
@@ -78,9 +80,7 @@ class Dispatcher:
         route, values = match
         if route.takes_body and not route.allow.anyone:
             await self._authorize(route, token)
-        params: Params = tuple(zip(route.fields, values, strict=True))
-        if scope["query_string"]:
-            params += query_params(scope["query_string"])
+        query: Params = query_params(scope["query_string"]) if scope["query_string"] else ()
         client: str = scope["source"]
         body = await self._read_body(scope, route, headers, receive, client) if route.takes_body else b""
         trace, trace_fields = headers.get(b"traceparent"), None
@@ -99,7 +99,7 @@ class Dispatcher:
         if route.is_login:
             await cancel_on_disconnect(self._begin_login(client, request_id), receive, self._proxy.clock.loop)
         try:
-            return await self._forward(route, ctx, params, body, key, receive)
+            return await self._forward(route, ctx, values, query, body, key, receive)
         finally:
             if route.is_login:
                 self._limits.end_login(client)
@@ -112,19 +112,20 @@ class Dispatcher:
             raise
 
     async def _forward(
-        self, route: Route, ctx: Context, params: Params, body: bytes, key: str | None, receive: Receive
+        self, route: Route, ctx: Context, values: tuple[str, ...], query: Params, body: bytes, key: str | None, receive: Receive
     ) -> Response:
         self._limits.begin_request()
-        work: Coroutine[Any, Any, bytes] = self._proxy.forward(ctx, route.service, route.info.name, params, body, key)
+        service = route.service
+        work: _Work = self._proxy.forward(ctx, service, route.name, values, query, body, key)
         loop = self._proxy.clock.loop
         try:
-            if self._proxy.is_remote(route.service):
-                reply = await cancel_on_disconnect(work, receive, loop)
+            if self._proxy.is_remote(service, route.name):
+                status, reply = await cancel_on_disconnect(work, receive, loop)
             else:
-                reply = await _run_at_once(work, receive, loop)
+                status, reply = await _run_at_once(work, receive, loop)
         finally:
             self._limits.end_request()
-        return (204, [], b"") if route.status == 204 else (route.status, _JSON, reply)
+        return (204, [], b"") if status == 204 else (status, _JSON, reply)
 
     def _is_repeatable(self, scope: Scope) -> bool:
         """Return whether a request that may have run may be made again: it is idempotent, or `once` and the client sent a key."""
@@ -132,8 +133,7 @@ class Dispatcher:
         match = self.routes.find(method, scope["raw_path"])
         if match is None:
             return False
-        info = match[0].info
-        return method == "GET" or info.idempotent or (info.once and b"idempotency-key" in scope["header"])
+        return match[0].repeatable_with_key if b"idempotency-key" in scope["header"] else match[0].repeatable
 
     def _without_route(self, method: str, scope: Scope) -> Response:
         """Answer OPTIONS, and refuse a request for which there is no route."""
@@ -209,12 +209,12 @@ class Dispatcher:
         return body
 
 
-async def _run_at_once(work: Coroutine[Any, Any, bytes], receive: Receive, loop: asyncio.AbstractEventLoop) -> bytes:
+async def _run_at_once(work: _Work, receive: Receive, loop: asyncio.AbstractEventLoop) -> tuple[int, bytes]:
     """Await work that often finishes without waiting for anything. The client is watched only if the work has to wait."""
     try:
         waits_for = work.send(None)
     except StopIteration as done:
-        reply: bytes = done.value
+        reply: tuple[int, bytes] = done.value
         return reply
     return await cancel_on_disconnect(Started(work, waits_for), receive, loop)
 

@@ -1,11 +1,16 @@
-"""What the gateway knows about services: the manifests of live instances, and the last ones of services that are away.
+"""What the gateway knows about services: the manifests of live instances, and those of versions that may come back.
+
+While a service is deployed, instances of two versions are live, and its routes are those of both. A version is told from
+another by everything in the manifest but the identity of the instance.
 
 A manifest comes from another process, of another version or another author. One that does not hold together is refused when
 it arrives, so that it cannot break the routes or the OpenAPI document of the others.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import sha256
 from typing import Any, cast
 
 import msgspec
@@ -13,6 +18,8 @@ import msgspec
 from gateway.openapi import document
 from gateway.route_owners import RouteOwners
 from gateway.routing import Routes
+from gateway.settings import GatewaySettings
+from runtime.contract.codec import to_canonical_json
 from runtime.contract.rest import HttpBinding, route_fault
 from runtime.network import Address, LiveInfo, Manifest, RequestInfo
 from runtime.network.registry import Registry
@@ -20,6 +27,8 @@ from runtime.telemetry import Metrics
 
 _log = logging.getLogger("callboard.gateway")
 
+_MOST_GONE = 8
+"""The versions of one service without an instance that are kept at most."""
 _REFERENCE = "#/components/schemas/"
 _ONE = ("items", "additionalProperties", "contains", "not", "propertyNames")
 """The keywords of a JSON Schema whose value is a schema (JSON Schema 2020-12, section 10)."""
@@ -27,66 +36,158 @@ _LISTS = ("anyOf", "allOf", "oneOf", "prefixItems")
 _MAPS = ("properties", "patternProperties", "$defs", "dependentSchemas")
 
 
+class _Version:
+    """A version of a service that has, or had, live instances.
+
+    Attributes:
+        manifest: the manifest of one of its instances, without routes that belong to other services.
+        gone_at: when its last instance left, on the clock's `monotonic` scale; None while it is live.
+    """
+
+    __slots__ = ("gone_at", "manifest")
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.gone_at: float | None = None
+
+
 class Manifests:
     """The manifests that the gateway serves.
 
     Args:
-        expects: the services whose routes have to be known before the gateway is ready.
+        settings: `expects` names the services whose routes have to be known before the gateway is ready. `forget_after` is how long
+            the routes of a version without an instance are kept.
         owners: admits the routes that belong to the service that announces them.
+        monotonic: returns the time.
 
     Attributes:
-        live: a manifest of each service that has a live instance.
-        absent: the last manifests of services that have none. Their routes stay, because they may come back.
+        live: by service, a manifest of each version that has a live instance, the newest version first.
+        absent: the manifests of versions that have none. Their routes stay for a while, because they may come back.
     """
 
-    def __init__(self, registry: Registry, metrics: Metrics, expects: Sequence[str], owners: RouteOwners) -> None:
-        self.live: dict[str, Manifest] = {}
+    def __init__(
+        self, registry: Registry, metrics: Metrics, settings: GatewaySettings, owners: RouteOwners, monotonic: Callable[[], float]
+    ) -> None:
+        self.live: dict[str, tuple[Manifest, ...]] = {}
         self.absent: list[Manifest] = []
         self._registry = registry
         self._metrics = metrics
-        self._expects = expects
+        self._expects = settings.expects
+        self._forget_after = settings.forget_after
         self._owners = owners
-        self._known: dict[str, Manifest] = {}
-        self._checked: dict[Address, tuple[Manifest, bool]] = {}
+        self._monotonic = monotonic
+        self._started = monotonic()
+        self._known: dict[str, dict[bytes, _Version]] = {}
+        self._seen: dict[str, float] = {}
+        """By service, when it was seen last. One that was never seen counts as seen at the start."""
+        self._forgotten: frozenset[str] = frozenset()
+        self._has_seen_routes = False
+        self._checked: dict[Address, tuple[Manifest, bytes | None]] = {}
         registry.watch(self.update)
         self.update()
 
     def update(self) -> None:
         """Take over the manifests of the live instances."""
-        checked: dict[Address, tuple[Manifest, bool]] = {}
+        checked: dict[Address, tuple[Manifest, bytes | None]] = {}
         for member in self._registry:
             manifest = member.manifest
             known = self._checked.get(member.address)
             checked[member.address] = known if known is not None and known[0] is manifest else (manifest, self._check(manifest))
         self._checked = checked
-        newest = {manifest.service: manifest for manifest, accepted in checked.values() if accepted}
-        self.live = {manifest.service: manifest for manifest in self._owners.admit(newest.values())}
-        self._known |= self.live
-        self.absent = [manifest for service, manifest in self._known.items() if service not in self.live]
+        versions = {(manifest.service, digest): manifest for manifest, digest in checked.values() if digest is not None}
+        admitted = dict(zip(versions, self._owners.admit(versions.values()), strict=True))
+        now = self._monotonic()
+        for (service, digest), manifest in admitted.items():
+            self._known.setdefault(service, {})[digest] = _Version(manifest)
+            self._seen[service] = now
+            self._has_seen_routes = self._has_seen_routes or any(info.http is not None for info in manifest.requests)
+        for service, known_versions in self._known.items():
+            for digest, version in known_versions.items():
+                if (service, digest) not in admitted and version.gone_at is None:
+                    version.gone_at = self._seen[service] = now
+            gone = [digest for digest, version in known_versions.items() if version.gone_at is not None]
+            for digest in gone[:-_MOST_GONE]:
+                del known_versions[digest]
+        self._arrange()
+
+    def forget(self) -> bool:
+        """Forget what has had no instance for longer than `forget_after`. Return whether there was anything.
+
+        A service that the gateway expects, or that `owners` names, is never given up. What it no longer has is.
+        """
+        before, old = self._forgotten, self._monotonic() - self._forget_after
+        dropped = False
+        for service, versions in self._known.items():
+            if service in self.live or not self._is_expected(service):
+                outdated = [
+                    digest for digest, version in versions.items() if version.gone_at is not None and version.gone_at <= old
+                ]
+                dropped = dropped or bool(outdated)
+                for digest in outdated:
+                    del versions[digest]
+        self._forgotten = frozenset(
+            service
+            for service in {*self._owners.services(), *self._known}
+            if service not in self.live and not self._is_expected(service) and self._seen.get(service, self._started) <= old
+        )
+        if dropped:
+            self._arrange()
+        return dropped or self._forgotten != before
 
     def missing(self) -> list[str]:
         """Return the services that the gateway waits for before it is ready. If it expects none, it waits for any with routes."""
         if self._expects:
-            return [service for service in self._expects if service not in self._known]
-        return [] if any(info.http for manifest in self._known.values() for info in manifest.requests) else ["any service"]
+            return [service for service in self._expects if service not in self._seen]
+        return [] if self._has_seen_routes else ["any service"]
 
     def routes(self) -> Routes:
         """Return the routes of all known services. Those of a service that is away stay its own, also if they are not known."""
-        return Routes(self.live.values(), self.absent, self._owners.routes(), self._owners.prefixes)
+        live = [manifest for versions in self.live.values() for manifest in versions]
+        return Routes(live, self.absent, self._owners.routes(), self._owners.prefixes, self._forgotten)
+
+    def document(self, title: str, version: str) -> dict[str, Any]:
+        """Return the OpenAPI document of the known services. What is live takes precedence."""
+        live = [manifest for _, versions in sorted(self.live.items()) for manifest in versions]
+        return document(title, version, [*live, *self.absent])
 
     def feeds(self) -> dict[str, LiveInfo]:
         """Return what each service that is live or expected marks as `live`, by service."""
-        of_absent = {manifest.service: manifest for manifest in self.absent if manifest.service in self._expects}
-        return {service: manifest.live for service, manifest in (of_absent | self.live).items() if manifest.live is not None}
+        known = [manifest for manifest in self.absent if manifest.service not in self.live and manifest.service in self._expects]
+        known += [manifest for versions in self.live.values() for manifest in versions]
+        return {manifest.service: manifest.live for manifest in reversed(known) if manifest.live is not None}
 
-    def _check(self, manifest: Manifest) -> bool:
+    def _is_expected(self, service: str) -> bool:
+        return service in self._expects or service in self._owners.configured
+
+    def _arrange(self) -> None:
+        """Put the known versions in order, so that it does not matter which of two instances joined first."""
+        live: dict[str, tuple[Manifest, ...]] = {}
+        self.absent = []
+        for service, versions in self._known.items():
+            newest_first = [version for _, version in sorted(versions.items(), key=_age, reverse=True)]
+            if found := tuple(version.manifest for version in newest_first if version.gone_at is None):
+                live[service] = found
+            gone = [version for version in newest_first if version.gone_at is not None]
+            self.absent += [version.manifest for version in gone]
+        self.live = live
+
+    def _check(self, manifest: Manifest) -> bytes | None:
+        """Return the digest of a version, or None if its manifest is refused."""
         fault = manifest_fault(manifest)
-        if fault is not None:
-            self._metrics.count("manifests_refused_total", service=manifest.service)
-            _log.error(
-                "the manifest of %s on %s is refused, and its routes are not served: %s", manifest.service, manifest.node, fault
-            )
-        return fault is None
+        if fault is None:
+            return sha256(to_canonical_json(msgspec.structs.replace(manifest, node="", instance=""))).digest()
+        self._metrics.count("manifests_refused_total", service=manifest.service)
+        _log.error(
+            "the manifest of %s on %s is refused, and its routes are not served: %s", manifest.service, manifest.node, fault
+        )
+        return None
+
+
+def _age(known: tuple[bytes, _Version]) -> tuple[list[tuple[int, str]], int, bytes]:
+    """Return the key by which newer versions come later: by version, then by the number of requests."""
+    digest, version = known
+    parts = re.findall(r"[0-9]{1,18}|[^0-9]+", version.manifest.version)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], len(version.manifest.requests), digest
 
 
 def manifest_fault(manifest: Manifest) -> str | None:

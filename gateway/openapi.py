@@ -1,45 +1,102 @@
 """The OpenAPI 3.1 document, merged from the manifests of live services."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
+from itertools import count
 from typing import Any, cast
+
+import msgspec
 
 from runtime.network import ErrorInfo, HttpBinding, Manifest, RequestInfo
 
 Json = dict[str, Any]
 
-_PROBLEM = "#/components/schemas/Problem"
+_SCHEMAS = "#/components/schemas/"
+_PROBLEM = f"{_SCHEMAS}Problem"
 _WORDS = re.compile(r"[^A-Za-z0-9]+")
 
 
 def document(title: str, version: str, manifests: Iterable[Manifest]) -> Json:
-    """Return the OpenAPI document. Each schema name starts with the name of its service."""
+    """Return the OpenAPI document. Each schema name starts with the name of its service.
+
+    Args:
+        manifests: in order of precedence. Of two routes that match the same requests, the first one is described.
+    """
     paths: dict[str, Json] = {}
+    shapes: set[tuple[str, str]] = set()
+    operations: set[str] = set()
     schemas: Json = {"Problem": _problem_schema()}
-    tags: list[Json] = []
-    for manifest in sorted(manifests, key=lambda manifest: manifest.service):
+    services: set[str] = set()
+    for manifest in manifests:
         rest_requests = [info for info in manifest.requests if info.http is not None]
         if not rest_requests:
             continue
-        tags.append({"name": manifest.service})
-        for name, schema in manifest.schemas.items():
-            schemas[name] = _closed(schema)
+        services.add(manifest.service)
+        names = _add_schemas(schemas, manifest.schemas)
         for info in rest_requests:
             assert info.http is not None
-            operation = _operation(manifest.service, info, info.http, schemas)
+            if info.http.shape in shapes:
+                continue
+            shapes.add(info.http.shape)
+            operation = _operation(manifest.service, _with_names(info, names), info.http, schemas)
+            operation["operationId"] = _unused(info.name, operations)
+            operations.add(operation["operationId"])
             paths.setdefault(info.http.path, {}).setdefault(info.http.method.lower(), operation)
     used = _used({"paths": paths, "Problem": schemas["Problem"]}, schemas)
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": version, "description": "Errors are problem documents (RFC 9457)."},
         "servers": [{"url": "/"}],
-        "tags": tags,
+        "tags": [{"name": service} for service in sorted(services)],
         "paths": dict(sorted(paths.items())),
         "components": {
             "schemas": {name: schemas[name] for name in sorted(used)},
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
         },
     }
+
+
+def _add_schemas(schemas: Json, added: Json) -> dict[str, str]:
+    """Add the schemas of a version. Return new names for those whose name means something else in a version added before."""
+    closed = {name: _closed(schema) for name, schema in added.items()}
+    names: dict[str, str] = {}
+    while changed := {
+        name
+        for name, schema in closed.items()
+        if name not in names and name in schemas and schemas[name] != _renamed(schema, names)
+    }:
+        names |= {name: _unused(name, schemas) for name in changed}  # and then those that refer to them
+    for name, schema in closed.items():
+        schemas[names.get(name, name)] = _renamed(schema, names)
+    return names
+
+
+def _renamed(node: Any, names: dict[str, str]) -> Any:
+    """Return a part of the document with new names in its references to schemas."""
+    if not names:
+        return node
+    if isinstance(node, dict):
+        members = cast(Json, node)
+        renamed = {name: _renamed(value, names) for name, value in members.items()}
+        target = members.get("$ref")
+        if isinstance(target, str):
+            name = target.removeprefix(_SCHEMAS)
+            renamed["$ref"] = _SCHEMAS + names.get(name, name)
+        return renamed
+    return [_renamed(item, names) for item in cast(list[Any], node)] if isinstance(node, list) else node
+
+
+def _with_names(info: RequestInfo, names: dict[str, str]) -> RequestInfo:
+    """Return a request with new names in the references of its schemas."""
+    if not names:
+        return info
+    errors = tuple(msgspec.structs.replace(error, schema=_renamed(error.schema, names)) for error in info.errors)
+    return msgspec.structs.replace(info, request=_renamed(info.request, names), reply=_renamed(info.reply, names), errors=errors)
+
+
+def _unused(name: str, used: Container[str]) -> str:
+    """Return a name, with a number if it is in use."""
+    return next(candidate for number in count(1) if (candidate := name if number == 1 else f"{name}.{number}") not in used)
 
 
 def _operation(service: str, info: RequestInfo, http: HttpBinding, schemas: Json) -> Json:
@@ -133,8 +190,10 @@ def _add_error(service: str, error: ErrorInfo, schemas: Json) -> str:
     name = f"{contract}.{words}Error"
     if schemas.get(name, schema) != schema:  # another version of the contract
         name = f"{service}.{name}"
+    if schemas.get(name, schema) != schema:
+        name = _unused(name, {known for known, other in schemas.items() if other != schema})
     schemas[name] = schema
-    return f"#/components/schemas/{name}"
+    return f"{_SCHEMAS}{name}"
 
 
 def _problem_schema() -> Json:
@@ -198,7 +257,7 @@ def _used(root: Any, schemas: Json) -> set[str]:
         node = stack.pop()
         if isinstance(node, dict):
             members = cast(Json, node)
-            name = str(members.get("$ref", "")).removeprefix("#/components/schemas/")
+            name = str(members.get("$ref", "")).removeprefix(_SCHEMAS)
             if name in schemas and name not in found:
                 found.add(name)
                 stack.append(schemas[name])

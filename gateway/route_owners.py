@@ -28,6 +28,7 @@ class RouteOwners:
 
     Attributes:
         prefixes: the owner of each configured prefix.
+        configured: the services that the setting names.
 
     Raises:
         StartError: if the file cannot be read.
@@ -37,6 +38,7 @@ class RouteOwners:
         owners = [text.rpartition("=") for text in configured]
         self._routes = {template(path): service for path, _, service in owners if " " in path}
         self.prefixes = {template(path): service for path, _, service in owners if " " not in path}
+        self.configured = frozenset(service for _, _, service in owners)
         self._file = file
         self._metrics = metrics
         self._owners: dict[str, str] = {} if file is None else _read(file)
@@ -51,6 +53,10 @@ class RouteOwners:
         if self._owners != before:
             self._store({route: owner for route, owner in self._owners.items() if before.get(route) != owner})
         return admitted
+
+    def services(self) -> set[str]:
+        """Return the services that own a route by the setting or by being first."""
+        return {*self._owners.values(), *self.configured}
 
     def routes(self) -> dict[Template, str]:
         """Return the owner of each route that is configured or stored, whether or not it is announced."""

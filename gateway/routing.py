@@ -5,7 +5,7 @@ from urllib.parse import unquote_to_bytes
 
 from gateway.reservations import Reservations, Template
 from runtime import Malformed
-from runtime.contract.rest import METHODS
+from runtime.contract.rest import METHODS, HttpBinding
 from runtime.network import Manifest, Params, RequestInfo
 from runtime.telemetry import logger
 
@@ -16,21 +16,26 @@ _log = logger("gateway")
 
 
 class Route:
-    """A REST route and the request that it maps to.
+    """A REST route of a service. Two versions of the service may map it to different requests.
 
     Attributes:
+        name: the method and the path without the names of its parameters, such as `GET /rides/{}`.
+        allow: who may make a request by this route, to one version at least.
+        needs_body: whether every version needs a body.
+        repeatable: whether a request may be made again in every version, without an idempotency key or with one.
         is_contested: whether some requests that match it may belong to another service.
     """
 
     __slots__ = (
+        "_requests",
         "allow",
-        "fields",
-        "info",
         "is_contested",
         "is_login",
+        "name",
         "needs_body",
+        "repeatable",
+        "repeatable_with_key",
         "service",
-        "status",
         "takes_body",
         "template",
     )
@@ -38,20 +43,29 @@ class Route:
     def __init__(self, service: str, info: RequestInfo) -> None:
         assert info.http is not None
         self.service = service
-        self.info = info
-        self.fields = info.http.path_fields
-        self.allow = info.allow
-        self.status = info.http.status
+        self.name = info.http.route
         self.takes_body = info.http.method not in ("GET", "DELETE")
-        required = info.request.get("required", ())
-        self.needs_body = any(name in required for name in info.http.body_fields)
         self.template: Template = (info.http.method, *info.http.shape[1].split("/")[1:])
         self.is_contested = False
         self.is_login = (info.http.method, info.http.path) in _LOGINS
+        self.allow = info.allow
+        self.needs_body = self.repeatable = self.repeatable_with_key = True
+        self._requests: list[str] = []
+        self.add(info)
 
     def __repr__(self) -> str:
-        assert self.info.http is not None
-        return f"<Route {self.info.http.method} {self.info.http.path} -> {self.info.name}>"
+        return f"<Route {self.name} -> {', '.join(self._requests)}>"
+
+    def add(self, info: RequestInfo) -> None:
+        """Add what one version of the service maps the route to."""
+        assert info.http is not None
+        if info.name not in self._requests:
+            self._requests.append(info.name)
+        self.allow = self.allow | info.allow
+        required = info.request.get("required", ())
+        self.needs_body = self.needs_body and any(name in required for name in info.http.body_fields)
+        self.repeatable = self.repeatable and (info.http.method == "GET" or info.idempotent)
+        self.repeatable_with_key = self.repeatable_with_key and (info.http.method == "GET" or info.idempotent or info.once)
 
 
 class _PathNode:
@@ -69,11 +83,12 @@ class Routes:
     """The routes of all services. A literal path segment takes precedence over a parameter if it has a route for the method.
 
     Args:
-        live: the manifests of live instances.
-        absent: the last manifests of services that have no live instance. A live service takes precedence over them
-            where both have the same route.
+        live: the manifests of live instances, one of each version. A route of several versions is one route.
+        absent: the manifests of versions that have no live instance. What is live takes precedence over them where both
+            have the same route.
         owners: the owner of each route that has one, also of those that no manifest contains.
         prefixes: the owner of all paths below a prefix. No other service receives requests for them by a parameter.
+        forgotten: the services that are not waited for any more.
     """
 
     def __init__(
@@ -82,37 +97,48 @@ class Routes:
         absent: Iterable[Manifest] = (),
         owners: Mapping[Template, str] | None = None,
         prefixes: Mapping[Template, str] | None = None,
+        forgotten: frozenset[str] = frozenset(),
     ) -> None:
         self._root = _PathNode()
         self._exact: dict[bytes, dict[str, Route]] = {}
         self._live: set[str] = set()
+        self._forgotten = forgotten
         routes: list[Route] = []
         for manifests, is_live in ((live, True), (absent, False)):
             for manifest in manifests:
                 if is_live:
                     self._live.add(manifest.service)
-                for info in manifest.requests:
-                    if info.http is not None:
-                        routes.append(Route(manifest.service, info))
-                        self._add(routes[-1], info.http.method, info.http.path, is_live=is_live)
+                routes += [
+                    route
+                    for info in manifest.requests
+                    if info.http is not None
+                    and (route := self._add(manifest.service, info, info.http, is_live=is_live)) is not None
+                ]
         self._reservations = Reservations(owners or {}, prefixes or {}, [(route.template, route.service) for route in routes])
         for route in routes:
             route.is_contested = self._reservations.contest(route.template, route.service)
 
-    def _add(self, route: Route, method: str, path: str, *, is_live: bool) -> None:
+    def _add(self, service: str, info: RequestInfo, http: HttpBinding, *, is_live: bool) -> Route | None:
+        """Add the route of a request, and return it if it is new."""
         node = self._root
-        for segment in path.split("/")[1:]:
+        for segment in http.path.split("/")[1:]:
             if segment.startswith("{"):
                 if node.parameter is None:
                     node.parameter = _PathNode()
                 node = node.parameter
             else:
                 node = node.literals.setdefault(segment, _PathNode())
-        other = node.methods.setdefault(method, route)
-        if is_live and other.service != route.service:
-            _log.error("%s and %s both claim %s %s; the first one keeps it", other.service, route.service, method, path)
-        if "{" not in path:
-            self._exact[path.encode()] = node.methods
+        other = node.methods.get(http.method)
+        if other is None:
+            route = node.methods[http.method] = Route(service, info)
+            if "{" not in http.path:
+                self._exact[http.path.encode()] = node.methods
+            return route
+        if is_live and other.service == service:
+            other.add(info)
+        elif is_live:
+            _log.error("%s and %s both claim %s %s; the first one keeps it", other.service, service, http.method, http.path)
+        return None
 
     def find(self, method: str, raw_path: bytes) -> tuple[Route, tuple[str, ...]] | None:
         """Return the route of a method and path and the values of its parameters in order, or None if there is none.
@@ -150,7 +176,7 @@ class Routes:
             Malformed: if the percent-decoded path is not UTF-8.
         """
         owner = self._reservations.owner(method, _decode_path(raw_path))
-        return None if owner in self._live else owner
+        return None if owner in self._live or owner in self._forgotten else owner
 
 
 def _walk(

@@ -17,7 +17,6 @@ from gateway.limits import Limits
 from gateway.listener import Listener, listening_inodes
 from gateway.live import Live
 from gateway.manifests import Manifests
-from gateway.openapi import document
 from gateway.route_owners import RouteOwners
 from gateway.settings import GatewaySettings
 from gateway.subscribers import Subscribers
@@ -66,7 +65,7 @@ class Gateway(Service):
         self.proxy = Proxy(ctx)
         await self.proxy.watch()
         owners = RouteOwners(self.settings.owners, self._owners_file, self.proxy.metrics)
-        self.manifests = Manifests(self.proxy.registry, self.proxy.metrics, self.settings.expects, owners)
+        self.manifests = Manifests(self.proxy.registry, self.proxy.metrics, self.settings, owners, self.clock.monotonic)
         self.limits = Limits(self.settings, self.clock.monotonic)
         self.subscribers = Subscribers(self.settings, self.proxy, self.clock)
         streams: dict[str, App] = {
@@ -137,6 +136,12 @@ class Gateway(Service):
         """End the streams whose access token is no longer valid."""
         self.subscribers.check_tokens()
 
+    @every(seconds=1)
+    async def forget_what_is_gone(self, ctx: Context) -> None:
+        """Forget the routes that have had no instance for too long."""
+        if self.manifests.forget():
+            self.dispatcher.update_routes()
+
     def document(self) -> dict[str, Any]:
-        """Return the OpenAPI document of the live services."""
-        return document(self.settings.title, self.version, self.manifests.live.values())
+        """Return the OpenAPI document of the known services."""
+        return self.manifests.document(self.settings.title, self.version)

@@ -26,6 +26,10 @@ class GatewaySettings(Struct):
     expects: tuple[str, ...] = ()
     """The services whose routes it has to know before it is ready. Until then it answers 503, not 404, where it knows no route.
     `dev` and `up` set it to the services that they run. If it is empty, any service with routes is enough."""
+    forget_after: Annotated[float, Meta(gt=0)] = 4 * 3600.0
+    """How long it keeps the routes of a service without an instance, which answer 503 and stay in `/openapi.json`. After that they
+    are unknown: 404. The same holds for a route that the instances of a newer or older version do not have. A service in `expects`
+    or `owners` is never forgotten while it is away."""
     request_timeout: Annotated[float, Meta(gt=0)] = 30.0
     """The deadline of a request, which is passed on to the services."""
     body_timeout: Annotated[float, Meta(gt=0)] = 10.0

@@ -53,6 +53,15 @@ class HttpBinding(msgspec.Struct, frozen=True):
         """The method and the path without the names of its parameters. Two routes of one shape match the same requests."""
         return self.method, "/".join("{}" if segment.startswith("{") else segment for segment in self.path.split("/"))
 
+    @property
+    def route(self) -> str:
+        """The shape as text, such as `GET /rides/{}`."""
+        return " ".join(self.shape)
+
+    def params(self, values: tuple[str, ...], query: Params) -> Params:
+        """Return the parameters of a request, from the values of the path's parameters in order and those of the query."""
+        return tuple(zip(self.path_fields, values, strict=True)) + query
+
     @classmethod
     def parse(cls, where: str, route: str, status: int, message: type[Any]) -> "HttpBinding":
         """Check a route such as `"POST /rides/{id}/end"` against the fields of a message.

@@ -5,7 +5,7 @@ It has the registry pick the instance, passes on the rest of the deadline, and r
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -21,10 +21,11 @@ from runtime.contract.errors import (
     NoInstance,
     Overloaded,
     ServiceError,
+    UnknownRequest,
     Unreachable,
     Violation,
 )
-from runtime.contract.messages import MessageSpec, spec_of
+from runtime.contract.messages import spec_of
 from runtime.contract.parameters import Params
 from runtime.durable.idempotency import RETRY_KEY
 from runtime.execution.environment import Environment
@@ -41,6 +42,7 @@ from runtime.service.context import Context
 _RETRYABLE_ELSEWHERE = (InstanceLost, Unreachable, Draining, NoInstance, Overloaded)
 """Errors after which another instance may be asked."""
 _NEVER = float("inf")
+_NOTHING: Mapping[str, RequestEndpoint] = {}
 _FAILURES = (DeadlineExceeded, InternalError)
 """Errors that count against the instance that was asked."""
 
@@ -50,11 +52,13 @@ class Caller:
 
     Attributes:
         local: the endpoints of the instances in this process, by service and by the name of the request.
+        routes: the same endpoints, by service and by route.
         exchange: the requests to other nodes.
     """
 
     def __init__(self, environment: Environment) -> None:
         self.local: dict[str, Mapping[str, RequestEndpoint]] = {}
+        self.routes: dict[str, Mapping[str, RequestEndpoint]] = {}
         self.exchange: Exchange = Exchange(environment)
         self._environment = environment
         self._budgets: dict[str, RetryBudget] = {}
@@ -64,13 +68,14 @@ class Caller:
     ) -> Any:
         """Make a request to a service and return its reply. Raises like `Context.request`."""
         spec = spec_of(cast(type[Any], type(message)))
-        endpoints = self.local.get(service)
-        if endpoints is not None:
-            if spec.full_name not in endpoints:
-                raise NoInstance(service)
-            return await request_locally(endpoints[spec.full_name], known, ctx, message, timeout, key)
-        body = message if self._environment.transport.zero_copy else self._encoded(spec, message)
-        answer = await self._request_remotely(ctx, service, spec.full_name, body, None, timeout, key, known)
+        endpoint = self.local.get(service, _NOTHING).get(spec.full_name)
+        if endpoint is not None:
+            return await request_locally(endpoint, known, ctx, message, timeout, key)
+        body = (
+            message if self._environment.transport.zero_copy else self._checked_size(spec.full_name, spec.codec.encode(message))
+        )
+        wanted = _Wanted(service, spec.full_name, spec.full_name if spec.contract.name == service else None)
+        _, answer = await self._request_remotely(ctx, wanted, body, timeout, key, known)
         if self._environment.transport.zero_copy:
             return answer
         try:
@@ -82,32 +87,48 @@ class Caller:
             )
             raise InternalError(incident) from None
 
-    def _encoded(self, spec: MessageSpec, message: Any) -> bytes:
-        text, limit = spec.codec.encode(message), self._environment.transport.capabilities.max_body
-        if len(text) > limit:
-            raise Invalid((Violation("", too_large(spec.full_name, len(text), limit)),))
-        return text
+    def _checked_size(self, request: str, body: bytes) -> bytes:
+        limit = self._environment.transport.capabilities.max_body
+        if len(body) > limit:
+            raise Invalid((Violation("", too_large(request, len(body), limit)),))
+        return body
+
+    async def ask(self, ctx: Context, service: str, request: str, body: bytes) -> bytes:
+        """Make a request by its full name, with JSON text in and out. Raises like `forward`."""
+        endpoint = self.local.get(service, _NOTHING).get(request)
+        if endpoint is not None:
+            return await self._forward_locally(ctx, endpoint, None, body, None)
+        _, answer = await self._request_remotely(ctx, _Wanted(service, request, request), body, None, None, _nothing_known)
+        return to_json(answer) if self._environment.transport.zero_copy else answer
 
     async def forward(
-        self, ctx: Context, service: str, request: str, params: Params | None, body: bytes, key: str | None
-    ) -> bytes:
-        """Make a request from the parts of a REST request, and return the reply as JSON text.
+        self, ctx: Context, service: str, route: str, values: tuple[str, ...], query: Params, body: bytes, key: str | None
+    ) -> tuple[int, bytes]:
+        """Make a request from the parts of a REST request. Instances of two versions may map the route to different requests.
 
         Args:
-            request: the full name of the request.
-            params: the parameters of path and query; None if `body` is the whole message.
+            route: the route, for example `GET /rides/{}`.
+            values: the values of its parameters, in order.
+
+        Returns:
+            The status and the JSON text of the reply.
 
         Raises:
             ServiceError: as `Context.request`; errors of services arrive as `RemoteError`.
         """
-        limit = self._environment.transport.capabilities.max_body
-        if len(body) > limit:
-            raise Invalid((Violation("", too_large(request, len(body), limit)),))
-        endpoints = self.local.get(service)
-        if endpoints is None:
-            answer = await self._request_remotely(ctx, service, request, body, params, None, key, _nothing_known)
-            return to_json(answer) if self._environment.transport.zero_copy else answer
-        endpoint = endpoints[request]
+        self._checked_size(route, body)
+        endpoint = self.routes.get(service, _NOTHING).get(route)
+        if endpoint is not None:
+            assert endpoint.handler.http is not None
+            params = endpoint.handler.http.params(values, query)
+            return endpoint.handler.http.status, await self._forward_locally(ctx, endpoint, params, body, key)
+        wanted = _Wanted(service, route, route, values, query)
+        status, answer = await self._request_remotely(ctx, wanted, body, None, key, _nothing_known)
+        return status, to_json(answer) if self._environment.transport.zero_copy else answer
+
+    async def _forward_locally(
+        self, ctx: Context, endpoint: RequestEndpoint, params: Params | None, body: bytes, key: str | None
+    ) -> bytes:
         child = Context(endpoint.host, ctx, given_key=key)
         reply: bytes = await endpoint.enter(child, (params, body), endpoint.decode, endpoint.reply_to_json)
         return reply
@@ -115,15 +136,15 @@ class Caller:
     async def _request_remotely(
         self,
         ctx: Context,
-        service: str,
-        request: str,
+        wanted: "_Wanted",
         body: Any,
-        params: Params | None,
         timeout: float | None,
         key: str | None,
         known: KnownErrors,
-    ) -> Any:
+    ) -> tuple[int, Any]:
+        """Make a request to an instance that has it. Return the status of its route, if it has one, and the body of its reply."""
         environment = self._environment
+        service, announced = wanted.service, wanted.announced
         now = environment.clock.monotonic()
         deadline = ctx.deadline
         if timeout is not None or deadline == _NEVER:  # nobody waits for a timer, but its requests have a deadline
@@ -138,21 +159,24 @@ class Caller:
             budget = self._budgets[service] = RetryBudget()
         tries = Tries(budget)
         while True:
-            member = environment.registry.pick(service, now, without, prefers)
+            again = tries.may_have_run
+            member = environment.registry.pick(service, now, without, prefers, announced, again=again)
             if member is None:
-                member = environment.registry.pick(service, now)
+                member = environment.registry.pick(service, now, request=announced, again=again)
                 if member is None:
-                    if not await environment.registry.appears(service, request, deadline):
+                    if not await environment.registry.appears(service, announced, deadline, again=again):
                         raise tries.final_error(NoInstance(service))
                     now = environment.clock.monotonic()
                     continue
-            info = member.requests.get(request)
+            info = None if announced is None else member.requests.get(announced)
+            request, params, status = wanted.as_announced(info)
             if info is not None:
                 if info.once and key is None:
                     key = RETRY_KEY + environment.random.hex(32)
                 if info.key is not None and prefers is None:
                     prefers = _preference(info, body, params)
-                    member = environment.registry.pick(service, now, without, prefers) or member
+                    if prefers is not None:
+                        continue
             cuts = self.exchange.cuts
             try:
                 answer = await self._send(ctx, member, request, body, params, deadline, key, known)
@@ -167,7 +191,9 @@ class Caller:
                 now = environment.clock.monotonic()
                 without |= {member.address}
                 tries.failed(error)
-                alone = isinstance(error, Overloaded) and environment.registry.pick(service, now, without) is None
+                alone = (
+                    isinstance(error, Overloaded) and environment.registry.pick(service, now, without, request=announced) is None
+                )
                 safe = not error.maybe_delivered or (info is not None and (info.idempotent or info.once))
                 gone = isinstance(error, InstanceLost) and not environment.registry.has_instance(member.manifest.instance)
                 cut = isinstance(error, InstanceLost) and self.exchange.cuts != cuts
@@ -175,12 +201,21 @@ class Caller:
                     raise tries.final_error(error) from None
                 failed, pause = error, min(tries.pause(environment.random), deadline - now)
                 environment.metrics.count("retries_total", service=service)
+            except UnknownRequest as error:
+                member.succeeded()
+                if error.request != request:  # the callee has let through an error of a service that it called
+                    raise
+                now = environment.clock.monotonic()
+                without |= {member.address}  # another instance runs there than the one that announced the request
+                failed, pause = NoInstance(service), 0.0
+                if environment.registry.pick(service, now, without, request=announced, again=again) is None:
+                    raise tries.final_error(failed) from None
             except ServiceError:
                 member.succeeded()
                 raise
             else:
                 member.succeeded()
-                return answer
+                return status, answer
             await environment.clock.sleep(pause)
             now = environment.clock.monotonic()
             if now >= deadline and environment.settings.deadlines:
@@ -218,6 +253,28 @@ class Caller:
             client=ctx.client_address, trace_fields=ctx.trace_fields,
         )  # fmt: skip
         return await self.exchange.send(member, envelope, deadline, host.name, known)
+
+
+class _Wanted(NamedTuple):
+    """What an instance is wanted for: a request by its name, or by its route, which each instance maps to a request of its own.
+
+    Attributes:
+        request: the full name of the request, or the route.
+        announced: the same if the manifest has to contain it; None for what every instance has.
+        values: the values of the route's parameters, in order; None if there is no route.
+    """
+
+    service: str
+    request: str
+    announced: str | None
+    values: tuple[str, ...] | None = None
+    query: Params = ()
+
+    def as_announced(self, info: RequestInfo | None) -> tuple[str, Params | None, int]:
+        """Return the name of the request of an instance, its parameters, and the status of its reply."""
+        if info is None or self.values is None or info.http is None:
+            return self.request, None, 200
+        return info.name, info.http.params(self.values, self.query), info.http.status
 
 
 def _nothing_known(contract: str, code: str) -> None:

@@ -38,13 +38,15 @@ class Instance(Host):
 
     Attributes:
         endpoints: the endpoints of its requests, by their full names.
+        routes: those with a route, by their routes.
         signals: the endpoints of its signals, by their full names.
         timers: the endpoints of its `@every` methods, with their intervals in seconds.
         subscriptions: its subscriptions, by publisher.
         stream: its stream of events; None without a database.
         compensations: those that nobody has answered yet; None without a database.
         observer: receives signals and heads on topics that the service's class does not name.
-        before_request: while `on_start` runs, called before each request with the called service and the request's timeout.
+        before_request: while `on_start` runs, called before each request with the called service, the full name of the request
+            (None if every instance has it), and the request's timeout.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class Instance(Host):
         self.failures: Failures = Failures(self.name, environment, self.log, self.context, self.compensations)
         self.local_calls: dict[type[Any], LocalCall] = {}
         self.observer: Callable[[Envelope], None] | None = None
-        self.before_request: Callable[[str, float | None], Awaitable[None]] | None = None
+        self.before_request: Callable[[str, str | None, float | None], Awaitable[None]] | None = None
         self.stream: Stream | None = None
         self.events: EventPublisher | None = None
         self._database = database
@@ -81,6 +83,9 @@ class Instance(Host):
         self.endpoints: dict[str, RequestEndpoint] = {
             name: self._request_endpoint(handler, getattr(service, handler.name), transactions)
             for name, handler in definition.requests.items()
+        }
+        self.routes: dict[str, RequestEndpoint] = {
+            handler.http.route: self.endpoints[name] for name, handler in definition.requests.items() if handler.http is not None
         }
         if self.stream is not None:
             for message, method in ((Pull, self._pull), (StreamHead, self._stream_head)):
@@ -251,7 +256,8 @@ class Instance(Host):
 
     async def _request(self, ctx: Context, service: str, message: Any, timeout: float | None, key: str | None) -> Any:
         if self.before_request is not None:
-            await self.before_request(service, timeout)
+            spec = spec_of(cast(type[Any], type(message)))
+            await self.before_request(service, spec.full_name if spec.contract.name == service else None, timeout)
         return await self.caller.request(ctx, service, message, timeout, key, self.definition.known_error)
 
     def require_publishable(self, signal: Signal) -> None:

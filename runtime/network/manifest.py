@@ -64,3 +64,9 @@ class Manifest(msgspec.Struct, frozen=True):
     def address(self) -> Address:
         """The address of the instance."""
         return Address(self.service, self.node)
+
+
+def announced(manifest: Manifest) -> dict[str, RequestInfo]:
+    """Return what the instance can be asked for: its requests by their full names, and by their routes."""
+    by_route = {info.http.route: info for info in manifest.requests if info.http is not None}
+    return {info.name: info for info in manifest.requests} | by_route

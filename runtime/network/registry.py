@@ -4,11 +4,11 @@ import asyncio
 import math
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from runtime.clock import Clock, Random
 from runtime.network.envelope import Address
-from runtime.network.manifest import Manifest, RequestInfo
+from runtime.network.manifest import Manifest, RequestInfo, announced
 from runtime.tasks import Backoff
 
 _TOLERATED = 5
@@ -21,7 +21,11 @@ _NEVER = float("-inf")
 
 
 class Member:
-    """A live instance, with the requests that this node has in flight there and its recent failures."""
+    """A live instance, with the requests that this node has in flight there and its recent failures.
+
+    Attributes:
+        requests: what it can be asked for: its requests by their full names, and by their routes, such as `GET /rides/{}`.
+    """
 
     __slots__ = (
         "_ejected_since",
@@ -39,7 +43,7 @@ class Member:
     def __init__(self, manifest: Manifest) -> None:
         self.manifest: Manifest = manifest
         self.address: Address = manifest.address
-        self.requests: dict[str, RequestInfo] = {info.name: info for info in manifest.requests}
+        self.requests: dict[str, RequestInfo] = announced(manifest)
         self.in_flight: int = 0
         self.suspected: bool = False
         """Whether it has been silent. Others are preferred."""
@@ -88,29 +92,31 @@ class Member:
         self.ejected_until = now + _EJECTION.delay(self._failures - _TOLERATED + 1, random)
         return True
 
+    def may_repeat(self, request: str | None) -> bool:
+        """Return whether a request that may have run elsewhere can be made here again: it is idempotent or `once` here, too."""
+        info = None if request is None else self.requests.get(request)
+        return info is not None and (info.idempotent or info.once)
+
     def weight(self, key: str) -> bytes:
         """Return the weight of this instance for a key: the same on every node (rendezvous hashing)."""
         return blake2b(f"{self.manifest.node}\0{key}".encode(), digest_size=8).digest()
 
 
-class _Gone:
-    """The last instance of a service that has none any more."""
+class _Gone(NamedTuple):
+    """When the last instance left that could be asked for something, and how: `safe` requests expect to be retried."""
 
-    __slots__ = ("at", "lost", "requests")
+    at: float
+    lost: bool
+    safe: bool = False
 
-    def __init__(self, member: Member, at: float, *, lost: bool) -> None:
-        self.at = at
-        self.lost = lost
-        self.requests = member.requests
+    @property
+    def awaited_until(self) -> float:
+        """The time until which a request waits for an instance.
 
-    def awaited_for(self, request: str) -> bool:
-        """Return whether a request waits for the service to come back.
-
-        If the instance was lost, every request does. If it has withdrawn, which may be for good, only those do whose callers
+        If the last one was lost, every request waits. If it has withdrawn, which may be for good, only those do whose callers
         expect retries: idempotent and `once` requests.
         """
-        info = self.requests.get(request)
-        return self.lost or (info is not None and (info.idempotent or info.once))
+        return self.at + _COMES_BACK if self.lost or self.safe else _NEVER
 
 
 class Registry:
@@ -125,7 +131,8 @@ class Registry:
         self._random = random
         self._wanted = wanted
         self._members: dict[str, dict[Address, Member]] = {}
-        self._gone: dict[str, _Gone] = {}
+        self._gone: dict[tuple[str, str | None], _Gone] = {}
+        """By service and request, and by service alone, which stands for what no instance has announced."""
         self._complete_at: dict[str | None, float] = {}
         self._closing = False
         self._watchers: list[Callable[[], None]] = []
@@ -155,7 +162,7 @@ class Registry:
             if known.manifest is manifest or known.manifest == manifest:
                 return False  # a heartbeat
             known.manifest = manifest
-            known.requests = {info.name: info for info in manifest.requests}
+            known.requests = announced(manifest)
         self._notify()
         return new
 
@@ -171,10 +178,20 @@ class Registry:
         member = members.pop(address, None)
         if member is None:
             return False
-        if not members:
-            self._gone[address.service] = _Gone(member, self._clock.monotonic(), lost=lost)
+        self._note_gone(member, lost=lost)
         self._notify()
         return True
+
+    def _note_gone(self, member: Member, *, lost: bool) -> None:
+        """Note what no instance of a service can be asked for any more, now that one has left."""
+        now, service = self._clock.monotonic(), member.address.service
+        self._gone = {what: gone for what, gone in self._gone.items() if gone.at + _COMES_BACK > now}
+        others = self._members[service].values()
+        for request, info in member.requests.items():
+            if not any(request in other.requests for other in others):
+                self._gone[service, request] = _Gone(now, lost, info.idempotent or info.once)
+        if not others:
+            self._gone[service, None] = _Gone(now, lost)
 
     def close(self) -> None:
         """Let no request wait for a service any more, because this node is stopping."""
@@ -185,22 +202,23 @@ class Registry:
         """Note when all instances of a service that is watched now will be known; of every service, for None."""
         self._complete_at.setdefault(service, at)
 
-    async def appears(self, service: str, request: str, deadline: float) -> bool:
-        """Wait for a service that has no instance, if it may have one in a moment.
+    async def appears(self, service: str, request: str | None, deadline: float, *, again: bool = False) -> bool:
+        """Wait for an instance of a service that can be asked for a request, if there may be one in a moment.
 
-        Its last instance may have left or been lost a moment ago, and restart or reconnect to the network. Or this node has
-        only begun to watch the service, and has not heard of all instances yet.
+        The last one may have left or been lost a moment ago, and restart or reconnect to the network. Or this node has only
+        begun to watch the service, and has not heard of all instances yet.
 
         Args:
-            request: the full name of the request that waits.
+            request: the full name of the request that waits, or a route; None if every instance has it.
             deadline: when to stop waiting, on the clock's `monotonic` scale.
+            again: whether the request may have run already.
 
         Returns:
-            Whether the service has an instance.
+            Whether there is one.
         """
-        gone = self._gone.get(service)
+        gone = self._gone.get((service, request)) or (None if self._members.get(service) else self._gone.get((service, None)))
         if gone is not None:
-            until = gone.at + _COMES_BACK if gone.awaited_for(request) else _NEVER
+            until = gone.awaited_until
         else:
             until = min((self._complete_at[name] for name in (service, None) if name in self._complete_at), default=_NEVER)
         until = min(deadline, until)
@@ -209,27 +227,46 @@ class Registry:
         self._wanted(service)
         try:
             async with asyncio.timeout_at(until):
-                while not self._members.get(service):
+                while not self.has(service, request, again=again):
                     if self._closing or until <= self._clock.monotonic():
                         return False
-                    await self._next_change()
+                    await self.changed()
         except TimeoutError:
             return False
         return True
+
+    def has(self, service: str, request: str | None, *, again: bool = False) -> bool:
+        """Return whether an instance of a service can be asked for a request. Takes the same arguments as `pick`."""
+        members = self._members.get(service, {}).values()
+        return any(
+            (request is None or request in member.requests) and (not again or member.may_repeat(request)) for member in members
+        )
 
     def members(self, service: str) -> list[Member]:
         """Return the live instances of a service."""
         self._wanted(service)
         return list(self._members.get(service, {}).values())
 
-    def pick(self, service: str, now: float, without: frozenset[Address] = frozenset(), key: str | None = None) -> Member | None:
+    def pick(
+        self,
+        service: str,
+        now: float,
+        without: frozenset[Address] = frozenset(),
+        key: str | None = None,
+        request: str | None = None,
+        *,
+        again: bool = False,
+    ) -> Member | None:
         """Choose an instance for a request: the less loaded of two random ones, or with a key the one that the key prefers.
 
-        Suspected and ejected instances are chosen only if there is no other.
+        While a service is deployed, its instances differ in what they can be asked for. Suspected and ejected instances are
+        chosen only if there is no other.
 
         Args:
             now: the time on the clock's `monotonic` scale.
             without: the addresses to leave out.
+            request: the full name of the request, or a route; None if every instance has it.
+            again: whether the request may have run already: only instances count where it may be repeated.
 
         Returns:
             The instance, or None if there is none.
@@ -239,14 +276,16 @@ class Registry:
             return None
         if len(members) == 1:
             (only,) = members.values()
-            return None if only.address in without else only
+            has = request is None or request in only.requests
+            return only if has and only.address not in without and not (again and not only.may_repeat(request)) else None
         able = [
             member
             for address, member in members.items()
-            if not member.suspected and member.ejected_until <= now and address not in without
+            if (request is None or request in member.requests) and address not in without
         ]
-        if not able:
-            able = [member for address, member in members.items() if address not in without]
+        if again:
+            able = [member for member in able if member.may_repeat(request)]
+        able = [member for member in able if not member.suspected and member.ejected_until <= now] or able
         if len(able) < 2:
             return able[0] if able else None
         if key is not None:
@@ -263,9 +302,10 @@ class Registry:
         for service in services:
             self._wanted(service)
         while not all(self._members.get(service) for service in services):
-            await self._next_change()
+            await self.changed()
 
-    async def _next_change(self) -> None:
+    async def changed(self) -> None:
+        """Wait until an instance joins or leaves, or announces something else."""
         if self._changed is None:
             self._changed = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._changed)

@@ -41,21 +41,23 @@ class Dependencies:
     def __repr__(self) -> str:
         return f"<Dependencies of {self.name} [{'READY' if self._wait is None else 'WAITING'}]>"
 
-    async def wait_for(self, service: str, timeout: float | None) -> None:
-        """Wait until a service has an instance, but not for ever: the request fails without one.
+    async def wait_for(self, service: str, request: str | None, timeout: float | None) -> None:
+        """Wait until a service has an instance with a request, but not for ever: the request fails without one.
 
         Services of one node that wait for each other stop waiting at once.
 
         Args:
+            request: the full name of the request; None if every instance has it.
             timeout: the timeout of the request, in seconds.
         """
-        if service in self._caller.local:
+        endpoints = self._caller.local.get(service)
+        if endpoints is not None and (request is None or request in endpoints):
             return
-        log, limit = self._environment.log, self._environment.settings.start_timeout
+        log, limit, registry = self._environment.log, self._environment.settings.start_timeout, self._environment.registry
         try:
             async with asyncio.timeout(limit if timeout is None else min(limit, timeout)) as wait:
                 await self._environment.watch(service)
-                while not self._environment.registry.members(service):
+                while not registry.has(service, request):
                     circle = self._circle_with(service)
                     if circle:
                         for one in circle:
@@ -65,13 +67,19 @@ class Dependencies:
                         return
                     self._wait = service, wait
                     self._waits(True)
-                    log.warning("%s.on_start waits for %s, which has no instance yet: start it", self.name, service)
-                    await _until_reminder(self._environment.registry.wait_for(service))
+                    old = registry.has(service, None)
+                    missing = f"has no instance with {request}" if old else "has no instance"
+                    log.warning("%s.on_start waits for %s, which %s yet: start it", self.name, service, missing)
+                    await _until_reminder(self._until(service, request))
         except (TimeoutError, TransportError):
             return
         finally:
             self._wait = None
             self._waits(False)
+
+    async def _until(self, service: str, request: str | None) -> None:
+        while not self._environment.registry.has(service, request):
+            await self._environment.registry.changed()
 
     def _circle_with(self, service: str) -> "list[Dependencies]":
         """Return the services of this node of which the first is `service`, each waits for the next, and the last for this one."""

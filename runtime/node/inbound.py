@@ -148,7 +148,8 @@ class Inbound(Receiver):
             return
         endpoint = instance.endpoints.get(envelope.subject)
         if endpoint is None:
-            self._refuse(envelope, instance, UnknownRequest(envelope.subject))
+            self._environment.metrics.count("requests_refused_total", service=to, code=UnknownRequest.code)
+            self._environment.spawn(self._reply_unknown(envelope, instance))
             return
         if instance.mailbox.full:
             self._refuse(envelope, instance, Draining(to) if instance.mailbox.limit < 0 else Overloaded(to))
@@ -220,6 +221,13 @@ class Inbound(Receiver):
             await self._environment.transport.unicast(request.reply_to, reply, service)
         except TransportError as error:
             self._environment.log.debug("no reply was sent that %s is not on this node: %s", service, error)
+
+    async def _reply_unknown(self, request: Envelope, instance: Instance) -> None:
+        """Answer a request that this instance does not have. The network may have chosen it, although one of a newer version has it."""
+        with suppress(TransportError):
+            await self._environment.watch(instance.name)
+        elsewhere = self._environment.registry.has(instance.name, request.subject)
+        await self._reply_error(request, instance, NoInstance(instance.name) if elsewhere else UnknownRequest(request.subject))
 
     async def _reply_aborted(
         self, request: Envelope, instance: Instance, endpoint: RequestEndpoint, ctx: Context, error: BaseException

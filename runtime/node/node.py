@@ -245,6 +245,7 @@ class Node:
         """Deliver what arrives for the instance, and connect it with the others on this node."""
         self.inbound.instances[instance.name] = instance
         self.caller.local[instance.name] = instance.endpoints
+        self.caller.routes[instance.name] = instance.routes
         self._hosts.append(instance)
         for host in self._hosts:
             host.call_locally(instance)
@@ -254,7 +255,7 @@ class Node:
     def stop_local_calls(self, instance: Instance) -> None:
         """Send requests for this service to other nodes from now on."""
         if self.caller.local.get(instance.name) is instance.endpoints:
-            del self.caller.local[instance.name]
+            del self.caller.local[instance.name], self.caller.routes[instance.name]
         for host in self._hosts:
             host.stop_calling_locally(instance)
 

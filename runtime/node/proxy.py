@@ -79,9 +79,10 @@ class Proxy:
         """The service's logger."""
         return self._instance.log
 
-    def is_remote(self, service: str) -> bool:
-        """Return whether requests to a service go to another node, because no instance of it is in this process."""
-        return service not in self._instance.caller.local
+    def is_remote(self, service: str, route: str) -> bool:
+        """Return whether requests for a route go to another node, because no instance in this process has it."""
+        routes = self._instance.caller.routes.get(service)
+        return routes is None or route not in routes
 
     def new_id(self) -> str:
         """Return an id for a message."""
@@ -134,11 +135,16 @@ class Proxy:
 
     async def ask(self, ctx: Context, service: str, request: str, body: bytes) -> bytes:
         """Make a request by its full name, with JSON text in and out. Raises `ServiceError`."""
-        return await self._instance.caller.forward(ctx, service, request, None, body, None)
+        return await self._instance.caller.ask(ctx, service, request, body)
 
-    async def forward(self, ctx: Context, service: str, request: str, params: Params, body: bytes, key: str | None) -> bytes:
-        """Make a request from the parts of a REST request, and return the reply as JSON text. Raises `ServiceError`."""
-        return await self._instance.caller.forward(ctx, service, request, params, body, key)
+    async def forward(
+        self, ctx: Context, service: str, route: str, values: tuple[str, ...], query: Params, body: bytes, key: str | None
+    ) -> tuple[int, bytes]:
+        """Make a request from the parts of a REST request, and return its status and the reply as JSON text.
+
+        Raises `ServiceError`.
+        """
+        return await self._instance.caller.forward(ctx, service, route, values, query, body, key)
 
 
 class _Topics:
