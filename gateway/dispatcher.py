@@ -125,7 +125,9 @@ class Dispatcher:
                 status, reply = await _run_at_once(work, receive, loop)
         finally:
             self._limits.end_request()
-        return (204, [], b"") if status == 204 else (status, _JSON, reply)
+        if status != 204:
+            return status, _JSON, reply
+        return (204, [], b"") if reply in (b"null", b"") else (200, _JSON, reply)  # the stored reply of a version that had one
 
     def _is_repeatable(self, scope: Scope) -> bool:
         """Return whether a request that may have run may be made again: it is idempotent, or `once` and the client sent a key."""

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from runtime.clock import Clock, Random
-from runtime.contract.codec import Codec
-from runtime.contract.errors import ErrorData, InProgress, KeyReused, KnownErrors, ServiceError, is_answer, rebuild_error
+from runtime.contract.errors import ErrorData, InProgress, KeyReused, RemoteError, ServiceError, is_answer
+from runtime.durable.fingerprint import Fingerprint
 from runtime.storage.database import Database, Guard, Row, Statement, Superseded
 from runtime.tasks import finish
 
@@ -63,6 +63,19 @@ class Answer(NamedTuple):
     text: str
 
 
+class StoredReply(NamedTuple):
+    """The JSON text of a stored reply. It is sent as it was stored, whatever the type of the reply has become since."""
+
+    text: bytes
+
+
+def replayed(answer: Answer) -> StoredReply:
+    """Return a stored reply, or raise the stored error, which keeps the fields that were stored."""
+    if answer.state == "reply":
+        return StoredReply(answer.text.encode())
+    raise RemoteError(msgspec.json.decode(answer.text, type=ErrorData))
+
+
 Run = Callable[[Guard, Callable[[Any], Statement], Claim | None], Awaitable[Any]]
 """Runs the handler in a transaction that begins with the guard and ends with a statement made from the reply."""
 
@@ -78,7 +91,6 @@ class Once:
     Args:
         owner: the random id of the instance.
         alive: returns whether the instance with an id is still live.
-        known: returns the error class for a contract and a code.
     """
 
     def __init__(
@@ -88,7 +100,6 @@ class Once:
         random: Random,
         owner: str,
         alive: Callable[[str], bool],
-        known: KnownErrors,
         log: logging.Logger,
     ) -> None:
         self._database = database
@@ -96,10 +107,9 @@ class Once:
         self._random = random
         self._owner = owner
         self._alive = alive
-        self._known = known
         self._log = log
 
-    async def run(self, scope: Scope, body: bytes, reply: Codec, run: Run, remaining: float) -> Any:
+    async def run(self, scope: Scope, fingerprint: Fingerprint, run: Run, remaining: float) -> Any:
         """Return the reply of a request: from its handler the first time, and from the database afterwards.
 
         Args:
@@ -109,18 +119,17 @@ class Once:
             KeyReused: if the key was used with another body.
             ServiceError: the handler's answer. It is stored like a reply unless it is retryable or the runtime's own.
         """
-        digest = hashlib.sha256(body).hexdigest()
         keep = _keep_seconds(scope, remaining)
         guard = Guard(
             "INSERT INTO callboard_once (caller, subject, request, key, digest, state, attempt, owner, lease) "
             "VALUES ($1, $2, $3, $4, $5, 'claimed', 1, $6, $7) ON CONFLICT DO NOTHING",
-            (*scope, digest, self._owner, self._keep_until(keep)),
+            (*scope, str(fingerprint), self._owner, self._keep_until(keep)),
         )
         overtaken = False
         while True:
-            stored = await self._stored(scope, digest, overtaken)
+            stored = await self._stored(scope, fingerprint, overtaken)
             if stored is not None:
-                return self._replayed(stored, reply)
+                return replayed(stored)
             try:
                 return await run(guard, self._finisher(scope, 1, keep), None)
             except Superseded:
@@ -129,13 +138,13 @@ class Once:
                 if is_answer(error) and not await self._database.execute(
                         "INSERT INTO callboard_once (caller, subject, request, key, digest, state, attempt, owner, lease, answer) "
                         "VALUES ($1, $2, $3, $4, $5, 'error', 1, $6, $7, $8) ON CONFLICT DO NOTHING",
-                        *scope, digest, self._owner, self._keep_until(keep), _text(error.data()),
+                        *scope, str(fingerprint), self._owner, self._keep_until(keep), _text(error.data()),
                     ):  # fmt: skip
                     overtaken = True
                     continue  # a duplicate has stored another answer in the meantime, which counts for both
                 raise
 
-    async def run_claimed(self, scope: Scope, body: bytes, reply: Codec, run: Run, deadline: Callable[[], float]) -> Any:
+    async def run_claimed(self, scope: Scope, fingerprint: Fingerprint, run: Run, deadline: Callable[[], float]) -> Any:
         """Return the reply of a request whose handler makes requests. Raises like `run`.
 
         Args:
@@ -144,12 +153,11 @@ class Once:
         Raises:
             InProgress: if another attempt was still running shortly before the deadline.
         """
-        digest = hashlib.sha256(body).hexdigest()
         keep = _keep_seconds(scope, deadline())
         while True:
-            claim = await self._claim_or_let_go(scope, digest, deadline())
+            claim = await self._claim_or_let_go(scope, fingerprint, deadline())
             if isinstance(claim, Answer):
-                return self._replayed(claim, reply)
+                return replayed(claim)
             if claim is None:
                 if deadline() < 0.1:
                     raise InProgress
@@ -166,9 +174,9 @@ class Once:
                 await finish(self._settle(claim, None, keep))
                 raise
 
-    async def _claim_or_let_go(self, scope: Scope, digest: str, remaining: float) -> Claim | Answer | None:
+    async def _claim_or_let_go(self, scope: Scope, fingerprint: Fingerprint, remaining: float) -> Claim | Answer | None:
         """Take the claim like `_claim`. A claim that was committed while the caller was cancelled is released."""
-        claiming = asyncio.ensure_future(self._claim(scope, digest, remaining))
+        claiming = asyncio.ensure_future(self._claim(scope, fingerprint, remaining))
         try:
             return await finish(claiming)
         except asyncio.CancelledError:
@@ -178,7 +186,7 @@ class Once:
                     await finish(self._settle(claim, None, _KEEP_AFTER_RETRIES))
             raise
 
-    async def _claim(self, scope: Scope, digest: str, remaining: float) -> Claim | Answer | None:
+    async def _claim(self, scope: Scope, fingerprint: Fingerprint, remaining: float) -> Claim | Answer | None:
         """Take the claim if it is free. Otherwise return the stored answer, or None if another attempt is running."""
         now = self._clock.steady()
         lease = now + min(remaining, _LONGEST_DEADLINE) + _MARGIN
@@ -190,10 +198,10 @@ class Once:
                 await tx.execute(
                     "INSERT INTO callboard_once (caller, subject, request, key, digest, state, attempt, owner, lease) "
                     "VALUES ($1, $2, $3, $4, $5, 'claimed', 1, $6, $7)",
-                    *scope, digest, self._owner, lease,
+                    *scope, str(fingerprint), self._owner, lease,
                 )  # fmt: skip
                 return Claim(scope, 1, {})
-            answer = _answer(row, digest)
+            answer = _answer(row, fingerprint)
             if answer is not None:
                 return answer
             if (
@@ -212,14 +220,14 @@ class Once:
             )
             return Claim(scope, attempt, {})
 
-    async def _stored(self, scope: Scope, digest: str, overtaken: bool) -> Answer | None:
+    async def _stored(self, scope: Scope, fingerprint: Fingerprint, overtaken: bool) -> Answer | None:
         if not overtaken:
             row = await self._database.fetch_one(f"SELECT digest, state, answer FROM callboard_once WHERE {_WHERE}", *scope)
-            return None if row is None else _answer(row, digest)
+            return None if row is None else _answer(row, fingerprint)
         # The other attempt may not be committed yet; this transaction gets its turn after that
         async with self._database.transaction() as tx:
             row = await tx.fetch_one(f"SELECT digest, state, answer, lease, owner FROM callboard_once WHERE {_WHERE}", *scope)
-            answer = None if row is None else _answer(row, digest)
+            answer = None if row is None else _answer(row, fingerprint)
             if row is not None and answer is None and (row["state"] == "free" or not self._alive(row["owner"])):
                 await tx.execute(
                     f"DELETE FROM callboard_once WHERE {_WHERE}", *scope
@@ -250,10 +258,17 @@ class Once:
     def _keep_until(self, seconds: float) -> float:
         return self._clock.steady() + seconds
 
-    def _replayed(self, answer: Answer, reply: Codec) -> Any:
-        if answer.state == "reply":
-            return reply.convert(answer.text)
-        raise rebuild_error(msgspec.json.decode(answer.text, type=ErrorData), self._known)
+    async def stored(self, scope: Scope, fingerprint: Fingerprint) -> StoredReply | None:
+        """Return the stored reply of a request, or None if there is no answer yet, or only to another request with this key.
+
+        Raises:
+            ServiceError: the stored error.
+        """
+        try:
+            answer = await self._stored(scope, fingerprint, False)
+        except KeyReused:
+            return None
+        return None if answer is None else replayed(answer)
 
     async def prune(self) -> int:
         """Delete answers that have expired, and claims that were abandoned. Return how many."""
@@ -273,8 +288,8 @@ def _keep_seconds(scope: Scope, remaining: float) -> float:
     return KEEP_SECONDS
 
 
-def _answer(row: Row, digest: str) -> Answer | None:
-    if row["digest"] != digest:
+def _answer(row: Row, fingerprint: Fingerprint) -> Answer | None:
+    if not fingerprint.matches(row["digest"]):
         raise KeyReused
     return Answer(row["state"], row["answer"]) if row["state"] in ("reply", "error") else None
 

@@ -98,6 +98,7 @@ class Caller:
         endpoint = self.local.get(service, _NOTHING).get(request)
         if endpoint is not None:
             return await self._forward_locally(ctx, endpoint, None, body, None)
+        self._checked_size(request, body)
         _, answer = await self._request_remotely(ctx, _Wanted(service, request, request), body, None, None, _nothing_known)
         return to_json(answer) if self._environment.transport.zero_copy else answer
 

@@ -19,6 +19,7 @@ from runtime.execution.event_endpoint import EventHandler, EventsEndpoint, Signa
 from runtime.execution.failures import Failures
 from runtime.execution.local import request_locally
 from runtime.execution.mailbox import Mailbox
+from runtime.execution.once_endpoint import OnceEndpoint
 from runtime.execution.publisher import EventPublisher, SignalPublisher
 from runtime.execution.request_endpoint import RequestEndpoint
 from runtime.execution.unit_of_work import Transactions
@@ -120,7 +121,7 @@ class Instance(Host):
     def _request_endpoint(
         self, handler: Handler, method: Callable[..., Awaitable[Any]], transactions: Transactions | None
     ) -> RequestEndpoint:
-        return RequestEndpoint(
+        return (OnceEndpoint if handler.once else RequestEndpoint)(
             handler,
             method,
             self,
@@ -145,7 +146,6 @@ class Instance(Host):
             self.random,
             self.id,
             lambda owner: owner == self.id or self.environment.registry.has_instance(owner),
-            self.definition.known_error,
             self.log,
         )
         return Transactions(

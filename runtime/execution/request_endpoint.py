@@ -5,7 +5,7 @@ from typing import Any, get_origin
 
 import msgspec
 
-from runtime.contract.codec import Codec, to_canonical_json, to_json, too_large
+from runtime.contract.codec import Codec, to_json, too_large
 from runtime.contract.errors import (
     Forbidden,
     Invalid,
@@ -18,7 +18,6 @@ from runtime.contract.errors import (
 )
 from runtime.contract.parameters import Params
 from runtime.contract.rest import RestDecoder
-from runtime.durable.idempotency import RETRY_KEY, Scope
 from runtime.execution.deadlines import Deadlines
 from runtime.execution.endpoint import Call, Endpoint, WrongReply
 from runtime.execution.failures import Failures
@@ -43,21 +42,8 @@ class RequestEndpoint(Endpoint):
         transport: carries the replies. With zero-copy, messages in this process are passed on as they are.
     """
 
-    __slots__ = (
-        "_allow",
-        "_method",
-        "_reply",
-        "_rest",
-        "_transactions",
-        "_verifier",
-        "codec",
-        "copy_reply",
-        "handler",
-        "name",
-        "reply_to_json",
-        "transport",
-        "zero_copy",
-    )  # fmt: skip
+    __slots__ = ("_allow", "_reply", "_rest", "_verifier", "codec", "copy_reply", "handler", "method", "name", "reply_to_json",
+                 "transactions", "transport", "zero_copy")  # fmt: skip
 
     def __init__(
         self,
@@ -85,17 +71,17 @@ class RequestEndpoint(Endpoint):
         if isinstance(struct := get_origin(reply), type) and issubclass(struct, msgspec.Struct):
             reply = struct  # of a generic reply, such as `Page[Ride]`
         self.reply_class: type[Any] | None = type(None) if reply is None else reply if isinstance(reply, type) else None
-        self.copy_reply: Callable[[Any], Any] | None = None if transport.zero_copy else self._copy_reply
+        self.copy_reply: Callable[[Any], Any] | None = None if transport.zero_copy else self.copied
         """Encodes and decodes a reply, and so checks it; None if replies are passed on as they are."""
-        self.reply_to_json: Callable[[Any], bytes] = self._class_checked_json if transport.zero_copy else self._checked_json
+        self.reply_to_json: Callable[[Any], bytes] = self.class_checked_json if transport.zero_copy else self.checked_json
         """Encodes a reply as JSON text, and checks it."""
         self._allow = handler.allow
-        self._method = method
+        self.method: Callable[..., Awaitable[Any]] = method
         self._verifier = verifier
-        self._transactions = transactions
+        self.transactions: Transactions | None = transactions
         self._reply = handler.spec.reply_codec
         self._rest = None if handler.http is None else RestDecoder(handler.spec.cls, handler.http)
-        self.call: Call = self._once if handler.once else self._transact if handler.takes_tx else method
+        self.call: Call = self.run if handler.takes_tx else method
 
     async def authorize(self, ctx: Context) -> None:
         """Verify the user's token, if there is one, and check `allow=`.
@@ -134,17 +120,10 @@ class RequestEndpoint(Endpoint):
 
     # Running
 
-    async def _transact(self, message: Any, ctx: Context) -> Any:
-        assert self._transactions is not None
-        return await self._transactions.run(self._method, message, ctx, self.check)
-
-    async def _once(self, message: Any, ctx: Context) -> Any:
-        assert self._transactions is not None
-        subject = "" if ctx.identity is None else ctx.identity.subject
-        scope = Scope(ctx.caller, subject, self.name, ctx.idempotency_key or RETRY_KEY + self.host.new_id())
-        return await self._transactions.run_once(
-            scope, to_canonical_json(message), self._reply, self._method, message, ctx, self.check, self.title
-        )
+    async def run(self, message: Any, ctx: Context) -> Any:
+        """Run the handler in a transaction, and return its reply."""
+        assert self.transactions is not None
+        return await self.transactions.run(self.method, message, ctx, self.check)
 
     # Decoding
 
@@ -180,14 +159,14 @@ class RequestEndpoint(Endpoint):
             WrongReply: if it did not.
         """
         if self.reply_class is None or not self.zero_copy:
-            self._checked_json(reply)
+            self.checked_json(reply)
         elif reply.__class__ is not self.reply_class:
             self.check_class(reply)
 
     def check_class(self, reply: Any) -> None:
         expected = self.reply_class
         if expected is None:
-            self._checked_json(reply)
+            self.checked_json(reply)
         elif not isinstance(reply, expected):
             raise WrongReply(
                 f"{self.title} returned {reply!r:.100}, expected {getattr(self.handler.spec.reply, '__name__', None)}"
@@ -209,13 +188,16 @@ class RequestEndpoint(Endpoint):
                 f"{self.title} returned {reply!r:.100}, which does not fit {self.handler.spec.reply}: {_reason(codec, reply, error)}"
             ) from None
 
-    def _copy_reply(self, reply: Any) -> Any:
+    def copied(self, reply: Any) -> Any:
+        """Return a reply as a caller in this process gets it, if it fits. Raises like `check`."""
         return self._checked(reply)[1]
 
-    def _checked_json(self, reply: Any) -> bytes:
+    def checked_json(self, reply: Any) -> bytes:
+        """Return a reply as JSON text, if it fits. Raises like `check`."""
         return self._checked(reply)[0]
 
-    def _class_checked_json(self, reply: Any) -> bytes:
+    def class_checked_json(self, reply: Any) -> bytes:
+        """Return a reply as JSON text, if its class fits. Raises like `check`."""
         if reply.__class__ is not self.reply_class:
             self.check_class(reply)
         return self._reply.encode(reply)

@@ -3,10 +3,10 @@
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from runtime.contract.codec import Codec
 from runtime.contract.messages import Signal
 from runtime.durable.dead_letters import Source
-from runtime.durable.idempotency import Claim, Once, Scope, derived_key
+from runtime.durable.fingerprint import Fingerprint
+from runtime.durable.idempotency import Claim, Once, Scope, StoredReply, derived_key
 from runtime.execution.failures import Failures, HandlerAborted, name_field
 from runtime.service.context import Context
 from runtime.service.host import Work
@@ -129,8 +129,7 @@ class Transactions:
     async def run_once(
         self,
         scope: Scope,
-        body: bytes,
-        reply: Codec,
+        fingerprint: Fingerprint,
         method: Method,
         message: Any,
         ctx: Context,
@@ -148,5 +147,9 @@ class Transactions:
                 raise await self._failures.to_caller_error(error, ctx, title) from None
 
         if self._makes_requests:
-            return await self._once.run_claimed(scope, body, reply, run, lambda: ctx.remaining)
-        return await self._once.run(scope, body, reply, run, ctx.remaining)
+            return await self._once.run_claimed(scope, fingerprint, run, lambda: ctx.remaining)
+        return await self._once.run(scope, fingerprint, run, ctx.remaining)
+
+    async def stored(self, scope: Scope, fingerprint: Fingerprint) -> StoredReply | None:
+        """Return the stored reply of a `once` request, or None. Raises the stored error."""
+        return await self._once.stored(scope, fingerprint)

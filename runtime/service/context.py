@@ -42,6 +42,8 @@ class Context(msgspec.Struct, eq=False, weakref=True):
     compensations: list[Request[Any]] | None = None
     held_key: str | None = None
     given_key: str | None = None
+    received: Any = None
+    """What came in, before it was decoded. Only of a `once` request."""
     _id: str | None = None
     _trace: str | None = None
 
