@@ -120,7 +120,8 @@ def _operation(service: str, info: RequestInfo, http: HttpBinding, schemas: Json
                 "name": "Idempotency-Key",
                 "in": "header",
                 "required": False,
-                "description": "Repeating the request with the same key has no further effect and returns the same response.",
+                "description": "Repeating the request with the same key has no further effect and returns the same response."
+                + (" A key needs an access token." if info.allow.anyone else ""),
                 "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[\\x21-\\x7e]+$"},
             }
         )
@@ -138,6 +139,8 @@ def _operation(service: str, info: RequestInfo, http: HttpBinding, schemas: Json
         operation["requestBody"] = {"required": bool(required_fields), "content": {"application/json": {"schema": body}}}
     operation["responses"] = _responses(service, info, http, schemas)
     operation["security"] = [] if info.allow.anyone else [{"bearer": []}]
+    if info.allow.anyone and info.once:
+        operation["security"] = [{}, {"bearer": []}]  # a token may be sent, and counts
     if info.allow.roles:
         operation["x-roles"] = list(info.allow.roles)
     return operation

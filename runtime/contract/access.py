@@ -52,7 +52,7 @@ class Allow(msgspec.Struct, frozen=True):
 
 
 ANYONE = Allow(anyone=True)
-"""Everybody, with or without an access token. A token is not even verified."""
+"""Everybody, with or without an access token. A token is not even verified, except on a `once` request with an idempotency key."""
 
 SERVICES = Allow(every_service=True)
 """Every service, on behalf of any user or none."""

@@ -62,7 +62,7 @@ class RequestEndpoint(Endpoint):
         self.handler: Handler = handler
         self.name: str = handler.spec.full_name
         self.key: str | None = handler.key
-        self.restricted: bool = not handler.allow.anyone
+        self.restricted: bool = handler.once or not handler.allow.anyone
         self.transport: Transport = transport
         self.zero_copy: bool = transport.zero_copy
         self.codec: Codec | None = None if transport.zero_copy else handler.spec.codec
@@ -86,14 +86,18 @@ class RequestEndpoint(Endpoint):
     async def authorize(self, ctx: Context) -> None:
         """Verify the user's token, if there is one, and check `allow=`.
 
+        A request for anyone has its token verified only if it has an idempotency key, because keys are those of a user.
+
         Raises:
-            Unauthenticated: if a valid token is needed and there is none.
+            Unauthenticated: if a valid token is needed and there is none, or an invalid one came with an idempotency key.
             Forbidden: if neither the user nor the calling service may make this request.
         """
         allow, token = self._allow, ctx.token
+        if allow.anyone and (ctx.idempotency_key or RETRY_KEY).startswith(RETRY_KEY):
+            return
         if token is not None:
             ctx.identity = self._verifier.cached(token) or await self._verifier.verify(token)
-        if (allow.every_service and ctx.caller) or ctx.caller in allow.services:
+        if allow.anyone or (allow.every_service and ctx.caller) or ctx.caller in allow.services:
             return
         allow.require_role(None if ctx.identity is None else ctx.identity.role)
 
