@@ -20,7 +20,9 @@ direction or the lines of the text around them (bidi controls and separators), a
 # `$` alone would accept a trailing newline
 _EMAIL = rf"^(?!.*[{_CONTROL}])[^@\s]{{1,64}}@[^@\s]{{1,180}}\.[^@\s.]{{1,63}}$(?!\n)"
 Email = Annotated[str, Meta(pattern=_EMAIL, max_length=254)]
-NewPassword = Annotated[str, Meta(min_length=8, max_length=256)]
+MIN_LENGTH = 8
+"""Characters of a new password, at least."""
+NewPassword = Annotated[str, Meta(min_length=MIN_LENGTH, max_length=256)]
 Password = Annotated[str, Meta(max_length=256)]
 Name = Annotated[str, Meta(min_length=1, max_length=100, pattern=rf"^[^{_CONTROL}]+$(?!\n)")]
 

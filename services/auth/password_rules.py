@@ -5,6 +5,9 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
+from services.auth.messages import MIN_LENGTH
+from services.auth.normal_forms import canonical_email, canonical_password
+
 _OWN = frozenset({"administrator", "callboard", "scooter"})
 """Words that come to mind here."""
 _LOOKALIKES = str.maketrans("@01345$", "aoleass")
@@ -17,8 +20,11 @@ _REPEATED = re.compile(r"(.{1,5}?)\1+.{0,2}", re.DOTALL)
 
 def weakness(password: str, email: str) -> str | None:
     """Return why a password is refused for the account with an e-mail address, or None if it is accepted."""
+    password = canonical_password(password)
+    if len(password) < MIN_LENGTH:
+        return f"the password has fewer than {MIN_LENGTH} characters, if an accent and its letter count as one"
     folded = password.casefold()
-    address = email.casefold()
+    address = canonical_email(email).casefold()
     if folded in (address, address.partition("@")[0]):
         return "the password is the e-mail address"
     simplified = folded.translate(_LOOKALIKES)

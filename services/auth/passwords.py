@@ -10,6 +10,7 @@ from argon2.exceptions import VerificationError
 from msgspec import Meta
 
 from runtime import Overloaded, Struct
+from services.auth.normal_forms import accepted_forms, canonical_password
 
 T = TypeVar("T")
 
@@ -44,7 +45,7 @@ class Passwords:
         Raises:
             Overloaded: if too many calls wait for a thread.
         """
-        return await self._run(self._hasher.hash, password)
+        return await self._run(self._hasher.hash, canonical_password(password))
 
     async def matches(self, password_hash: str | None, password: str) -> bool:
         """Return whether a password matches a hash.
@@ -59,11 +60,13 @@ class Passwords:
         """
         if self._dummy_hash is None:
             self._dummy_hash = await self.hash("nobody has this password")
-        try:
-            await self._run(self._hasher.verify, password_hash or self._dummy_hash, password)
-        except VerificationError:
-            return False
-        return password_hash is not None
+        for form in accepted_forms(password):
+            try:
+                await self._run(self._hasher.verify, password_hash or self._dummy_hash, form)
+            except VerificationError:
+                continue
+            return password_hash is not None
+        return False
 
     async def _run(self, function: Callable[..., T], *args: str) -> T:
         if self._threads.statistics().tasks_waiting >= MAX_WAITING:

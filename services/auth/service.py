@@ -43,6 +43,7 @@ from services.auth.messages import (
     WrongPassword,
     auth,
 )
+from services.auth.normal_forms import canonical_email
 from services.auth.password_rules import weakness
 from services.auth.passwords import MAX_WAITING, HashSettings, Passwords
 from services.auth.store import Session, Store
@@ -96,7 +97,9 @@ class Auth(Service):
         self.store = Store(self.db, self.clock, self.random)
         self.keys = SigningKeys(self.db, self.clock, self.settings.publish_lead_seconds)
         await self.keys.load()
-        for seed in {seed.email.lower(): seed for seed in self.settings.users}.values():  # the last entry for an address wins
+        for seed in {
+            canonical_email(seed.email): seed for seed in self.settings.users
+        }.values():  # the last entry for an address wins
             await self._apply_seed(seed)
 
     async def _apply_seed(self, seed: SeedUser) -> None:
@@ -168,8 +171,8 @@ class Auth(Service):
 
     @handles(http="POST /sessions", status=201, allow=ANYONE, raises=(WrongCredentials, TooManyAttempts))
     async def login(self, message: Login, ctx: Context, tx: Transaction) -> Tokens:
-        email, source = message.email.lower(), _source(ctx)
-        known, familiar = await self.store.user_at(email, source)
+        email, source = canonical_email(message.email), _source(ctx)
+        known, familiar = await self.store.user_at(message.email, source)
         user_id = None if known is None else known[0].id
         self._record_attempt(email, source, user_id, familiar=familiar)
         matches = await self.passwords.matches(None if known is None else known[1], message.password)

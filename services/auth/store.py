@@ -7,7 +7,10 @@ from datetime import UTC, datetime
 from runtime import Clock, ConstraintError, Database, Random, Row, Struct, Transaction
 from runtime.identity import MAX_LIFETIME, RevokedSession, RevokedSessions
 from services.auth.messages import EmailTaken, Role, User
+from services.auth.normal_forms import canonical_email
 
+_WITH_EMAIL = "WHERE u.email IN ($1, $2) ORDER BY u.email = $1 DESC"
+"""The user with an e-mail address in its canonical form, or else as an earlier version stored it: only in lower case."""
 _REMEMBERED = 180 * 24 * 3600
 """Seconds for which an account remembers where its owner logged in."""
 
@@ -35,7 +38,9 @@ class Store:
         Raises:
             EmailTaken: if the e-mail address is already registered.
         """
-        user = User(str(self._random.uuid7()), email.lower(), name, role, False, self._clock.now())
+        user = User(str(self._random.uuid7()), canonical_email(email), name, role, False, self._clock.now())
+        if await tx.fetch_one("SELECT 1 FROM users WHERE email = $1", email.lower()) is not None:
+            raise EmailTaken  # perhaps as an earlier version stored it
         try:
             await tx.execute(
                 "INSERT INTO users (id, email, name, role, disabled, password_hash, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7)",
@@ -51,14 +56,15 @@ class Store:
 
     async def user_by_email(self, email: str) -> tuple[User, str] | None:
         """Return a user and the hash of the password, or None if the user is unknown."""
-        row = await self._db.fetch_one("SELECT * FROM users WHERE email = $1", email.lower())
+        row = await self._db.fetch_one(f"SELECT u.* FROM users u {_WITH_EMAIL}", canonical_email(email), email.lower())
         return None if row is None else (_user(row), row["password_hash"])
 
     async def user_at(self, email: str, source: str) -> tuple[tuple[User, str] | None, bool]:
         """Return what `user_by_email` returns, and whether this source has logged in to the account before."""
         row = await self._db.fetch_one(
-            "SELECT u.*, EXISTS (SELECT 1 FROM login_sources s WHERE s.user_id = u.id AND s.source = $2) AS familiar "
-            "FROM users u WHERE u.email = $1",
+            "SELECT u.*, EXISTS (SELECT 1 FROM login_sources s WHERE s.user_id = u.id AND s.source = $3) AS familiar "
+            f"FROM users u {_WITH_EMAIL}",
+            canonical_email(email),
             email.lower(),
             source,
         )
@@ -99,7 +105,7 @@ class Store:
 
     async def seed_hash(self, email: str) -> str | None:
         """Return the hash of the password that the settings last gave a user, or None."""
-        row = await self._db.fetch_one("SELECT password_hash FROM seeds WHERE email = $1", email.lower())
+        row = await self._db.fetch_one("SELECT password_hash FROM seeds WHERE email = $1", canonical_email(email))
         return None if row is None else row["password_hash"]
 
     async def record_seed(self, tx: Transaction, email: str, password_hash: str) -> None:
@@ -107,7 +113,7 @@ class Store:
         await tx.execute(
             "INSERT INTO seeds (email, password_hash) VALUES ($1, $2) "
             "ON CONFLICT (email) DO UPDATE SET password_hash = excluded.password_hash",
-            email.lower(),
+            canonical_email(email),
             password_hash,
         )
 
