@@ -36,7 +36,7 @@ class HealthSettings(Struct):
     """The HTTP endpoint on which a node started by `callboard run` serves `/healthz`, `/readyz`, and `/metrics`."""
 
     host: str = "127.0.0.1"
-    """The address to listen on."""
+    """The address to listen on, or a name that has one, such as `localhost`. `0.0.0.0` and `::` are all addresses of the machine."""
     port: Annotated[int, Meta(ge=0, le=65535)] = 0
     """The port to listen on; 0 turns the endpoint off."""
 

@@ -24,7 +24,7 @@ from gateway.tail import Tail
 from runtime import Context, Contract, Service, every
 from runtime.identity import identity
 from runtime.node.proxy import Proxy
-from runtime.sockets import free_port, until_listening
+from runtime.sockets import free_port, listen_address, until_listening
 
 _DRAIN_TIMEOUT = 10.0
 """Seconds for which the gateway waits for running requests and streams when it stops."""
@@ -61,6 +61,7 @@ class Gateway(Service):
         self._serving: asyncio.Task[None] | None = None
 
     async def on_start(self, ctx: Context) -> None:
+        address = listen_address(self.settings.host, "CALLBOARD_GATEWAY__HOST")
         self.port = free_port(self.settings.host, self.settings.port, "CALLBOARD_GATEWAY__PORT", shared=self.settings.share_port)
         self.proxy = Proxy(ctx)
         await self.proxy.watch()
@@ -79,12 +80,12 @@ class Gateway(Service):
         self._asgi_app = AsgiApp(self.settings, pages, api, self.proxy.new_id, self._addresses)
         # HTTP/1.1 only: while granian waits to detect the version, a connection that sends nothing would stay open forever
         self.server = Server(
-            self._asgi_app, address=self.settings.host, port=self.port, interface=Interfaces.ASGINL, http=HTTPModes.http1, websockets=False, log_enabled=False,
+            self._asgi_app, address=address, port=self.port, interface=Interfaces.ASGINL, http=HTTPModes.http1, websockets=False, log_enabled=False,
             backlog=1024, backpressure=self.settings.max_requests * 2 + self.settings.max_streams, http1_settings=HTTP1Settings(header_read_timeout=10_000),
         )  # fmt: skip
         others = listening_inodes(self.port)
         self._serving = asyncio.create_task(self.server.serve())
-        await until_listening(self.settings.host, self.port, self._serving)
+        await until_listening(address, self.port, self._serving)
         self._listener = Listener(self.port, others)
         self._listener.detect_cut_connections(_VANISHED)
 

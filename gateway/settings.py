@@ -16,8 +16,9 @@ class GatewaySettings(Struct):
     """Where the gateway listens and which limits it sets. Durations are in seconds, sizes in bytes."""
 
     host: str = "127.0.0.1"
+    """The address to listen on, or a name that has one, such as `localhost`. `0.0.0.0` and `::` are all addresses of the machine."""
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
-    """Where it listens; 0 takes a free port."""
+    """The port to listen on; 0 takes a free one."""
     share_port: bool = False
     """Whether other gateways on this machine may listen on the same port. The operating system distributes the connections (SO_REUSEPORT)."""
     drain_delay: Annotated[float, Meta(ge=0)] = 0.0

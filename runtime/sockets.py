@@ -1,6 +1,8 @@
-"""Ports to listen on. A port is probed before a server binds it, because some servers share a port silently."""
+"""Addresses and ports to listen on. A port is probed before a server binds it, because some servers share a port silently."""
 
 import asyncio
+import errno
+import ipaddress
 import itertools
 import os
 import socket
@@ -16,6 +18,37 @@ class PortTaken(StartError):
     """Another process listens on the port that this process needs."""
 
 
+def listen_address(host: str, setting: str) -> str:
+    """Return the IP address of a host to listen on: an address, with or without brackets, or a name, such as `localhost`.
+
+    If a name has addresses of both kinds, this is one of IPv4: clients try both.
+
+    Args:
+        setting: the environment variable that chooses the host, named in the error.
+
+    Raises:
+        StartError: if the name has no address.
+    """
+    try:
+        return str(ipaddress.ip_address(without_brackets(host)))
+    except ValueError:
+        pass
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM) if host else []
+    except (OSError, UnicodeError):
+        found = []
+    if not found:
+        raise StartError(
+            f"{setting}: {host!r} has no address: expected an address of this machine, such as 127.0.0.1, ::1, or 0.0.0.0, or a name that has one"
+        )
+    return str(min(found, key=lambda info: info[0] != socket.AF_INET)[4][0])
+
+
+def without_brackets(host: str) -> str:
+    """Return a host as it is outside of a URL: `::1` for `[::1]`."""
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
 def free_port(host: str, port: int, setting: str, *, shared: bool = False) -> int:
     """Return the port to listen on, with 0 replaced by a free port.
 
@@ -25,16 +58,20 @@ def free_port(host: str, port: int, setting: str, *, shared: bool = False) -> in
 
     Raises:
         PortTaken: if another process listens on the port.
+        StartError: if the host has no address, or not one of this machine.
     """
+    host = listen_address(host, setting.replace("__PORT", "__HOST"))
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if shared else socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise PortTaken(
-                f"cannot listen on {host}:{port} ({error.strerror}): stop the process that does, or choose another port with {setting}"
-            ) from error
+            where = f"cannot listen on {f'[{host}]' if ':' in host else host}:{port} ({error.strerror})"
+            if error.errno == errno.EADDRNOTAVAIL:
+                chosen_by = setting.replace("__PORT", "__HOST")
+                raise StartError(f"{where}: choose an address of this machine with {chosen_by}") from error
+            raise PortTaken(f"{where}: stop the process that does, or choose another port with {setting}") from error
         found: int = probe.getsockname()[1]
         return found
 

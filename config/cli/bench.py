@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 import rich_click as click
@@ -280,12 +281,11 @@ async def _wait_until_listening(url: str) -> None:
     Raises:
         CallboardError: if it does not do so within 5 seconds.
     """
-    host, _, port = url.removeprefix("mqtt://").rpartition(":")
     try:
         async with asyncio.timeout(5):
             while True:
                 try:
-                    _, writer = await asyncio.open_connection(host, int(port))
+                    _, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port or 1883)
                 except OSError:
                     await asyncio.sleep(0.02)
                 else:

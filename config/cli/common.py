@@ -13,6 +13,7 @@ import rich_click as click
 from config.cli.status import NodeFailed
 from config.load import Loaded, load
 from config.settings import Settings
+from runtime.sockets import without_brackets
 from runtime.source import innermost
 from runtime.telemetry import LogFormatter
 
@@ -44,6 +45,7 @@ def loaded(config_file: Path | None) -> Loaded:
 
 def http_url(host: str, port: int) -> str:
     """Return the URL at which this machine reaches an HTTP server that listens on a host name or an IP address."""
+    host = without_brackets(host)
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # an address to connect to, not to listen on
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 

@@ -8,6 +8,7 @@ import secrets
 import uuid
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiomqtt
 import msgspec
@@ -175,9 +176,9 @@ class _Simulation:
 
 
 def _client(url: MqttSettings, username: str, password: str, client_id: str) -> aiomqtt.Client:
-    host, _, port = url.url.removeprefix("mqtt://").rpartition(":")
+    parts = urlsplit(url.url)
     return aiomqtt.Client(
-        host, int(port), username=username, password=password, identifier=client_id, protocol=aiomqtt.ProtocolVersion.V5,
+        parts.hostname or "", parts.port or 1883, username=username, password=password, identifier=client_id, protocol=aiomqtt.ProtocolVersion.V5,
         clean_start=True, timeout=5,
     )  # fmt: skip
 

@@ -14,7 +14,8 @@ import rich_click as click
 from config.cli.common import http_url
 from config.settings import EXAMPLE_USERS, Settings
 from gateway.settings import GatewaySettings
-from runtime import CallboardError
+from runtime import CallboardError, StartError
+from runtime.sockets import listen_address
 from services.auth.service import SeedUser
 
 
@@ -34,9 +35,9 @@ def warn_if_public(settings: Settings) -> None:
     """Warn if a development system can be reached from other machines, because its users have a well-known role and one password."""
     host = settings.gateway.host
     try:
-        local = ip_address(host).is_loopback
-    except ValueError:
-        local = host == "localhost"
+        local = ip_address(listen_address(host, "CALLBOARD_GATEWAY__HOST")).is_loopback
+    except StartError:
+        local = False
     if not local:
         click.echo(
             f"callboard: warning: gateway.host={host} lets other machines reach this development system, its admin included: "

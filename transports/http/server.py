@@ -10,7 +10,7 @@ from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
 from runtime import StartError
-from runtime.sockets import free_port, until_listening
+from runtime.sockets import free_port, listen_address, until_listening
 from runtime.tasks import watching
 from runtime.telemetry import logger
 
@@ -59,8 +59,8 @@ class HttpServer:
     """
 
     def __init__(self, app: App, host: str, port: int, setting: str, *, certificate: tuple[str, str] | None = None) -> None:
-        self.host = host
-        self.port = free_port(host, port, setting)
+        self.host = listen_address(host, setting.replace("__PORT", "__HOST"))
+        self.port = free_port(self.host, port, setting)
         self._app = app
         self._certificate = certificate
         self._log = logger("http")

@@ -18,6 +18,7 @@ class HttpSettings(Struct):
     __secret__: ClassVar = frozenset({"key"})
 
     host: str = "127.0.0.1"
+    """The address to listen on, or a name that has one, such as `localhost`. `0.0.0.0` and `::` are all addresses of the machine."""
     port: Annotated[int, Meta(ge=0, le=65535)] = 8100
     """The port on which the node listens for other services; 0 chooses a free one."""
     peers: tuple[Peer, ...] = ()
