@@ -7,7 +7,7 @@ twice, even if signals are lost, and a client that reconnects resumes where it l
 
 import asyncio
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -20,7 +20,8 @@ from runtime import ServiceError
 from runtime.network import LiveInfo, Topic, TransportError
 from runtime.node.proxy import Proxy
 
-_POSITION = re.compile(r"(?:(?P<service>[a-z][a-z0-9_-]*)=)?(?P<number>[0-9]{1,18})", re.ASCII)
+_POSITION = re.compile(r"(?:(?P<service>[a-z][a-z0-9_-]*)=)?(?P<number>[0-9]{1,18})(?:\.(?P<id>[A-Za-z0-9_-]{1,64}))?", re.ASCII)
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _TIMEOUT = 2.0
 """Seconds that a service may take to list its new items, so that the other services of the stream need not wait longer."""
 
@@ -28,11 +29,31 @@ _TIMEOUT = 2.0
 class _Item(msgspec.Struct):
     number: int
     kind: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]+\Z")]
+    id: Any = None
 
 
 class _Page(msgspec.Struct):
     items: tuple[dict[str, Any], ...]
     last: int
+    last_id: str = ""
+    forked_at: int | None = None
+
+
+class _Seen(NamedTuple):
+    """The last item of a service that a client has seen: its number, and its id if it has one.
+
+    Two histories of a service that was restored from a backup number their items alike, but no two items have one id.
+    """
+
+    number: int
+    id: str | None = None
+
+    def __str__(self) -> str:
+        return str(self.number) if self.id is None else f"{self.number}.{self.id}"
+
+
+def _seen(number: int, id: object) -> _Seen:
+    return _Seen(number, id if isinstance(id, str) and _ID.fullmatch(id) else None)
 
 
 class Live:
@@ -61,8 +82,8 @@ class _LiveSubscriber(Subscriber):
         manifests: what each service marks as `live`.
         user: the id of the user whose items the client receives.
         token: the access token of the client.
-        last_event_id: the position to resume from, as comma-separated `service=number` pairs. A plain number applies to
-            services that are not named. Without one, their items are sent from now on.
+        last_event_id: the position to resume from, as comma-separated `service=number.id` parts; the id may be missing. A part
+            without a service applies to services that are not named. Without one, their items are sent from now on.
 
     Raises:
         Problem: if `last_event_id` is malformed (400).
@@ -71,21 +92,21 @@ class _LiveSubscriber(Subscriber):
     def __init__(self, proxy: Proxy, manifests: Manifests, user: str, token: str, last_event_id: str) -> None:
         super().__init__(proxy, user, token)
         self._manifests = manifests
-        self._positions: dict[str, int] = {}
-        self._default_position: int | None = None
+        self._positions: dict[str, _Seen] = {}
+        self._default_position: _Seen | None = None
         for part in last_event_id.split(",", 100) if last_event_id else ():
             match = _POSITION.fullmatch(part)
             if match is None:
                 raise Problem(400, "bad-last-event-id", "Expected a Last-Event-ID with the id of an event, e.g. notices=12.")
             if match["service"] is None:
-                self._default_position = int(match["number"])
+                self._default_position = _Seen(int(match["number"]), match["id"])
             else:
-                self._positions[match["service"]] = int(match["number"])
+                self._positions[match["service"]] = _Seen(int(match["number"]), match["id"])
 
     @property
     def position(self) -> str:
         default = [] if self._default_position is None else [str(self._default_position)]
-        return ",".join(default + [f"{service}={number}" for service, number in self._positions.items()])
+        return ",".join(default + [f"{service}={seen}" for service, seen in self._positions.items()])
 
     async def poll(self, stream: EventStream, *, every_service: bool) -> bool:
         feeds = self._manifests.feeds()
@@ -114,19 +135,25 @@ class _LiveSubscriber(Subscriber):
         return subscribed
 
     async def _send_items(self, stream: EventStream, service: str, page: _Page) -> None:
-        position = self._positions.get(service, self._default_position)
-        if position is None or position > page.last or not page.items:
-            self._positions[service] = page.last
+        seen = self._positions.get(service, self._default_position)
+        if seen is not None and (page.forked_at is not None or seen.number > page.last):
+            after = page.last if page.forked_at is None else page.forked_at
+            self._positions[service] = _seen(after, page.last_id if after == page.last else None)
+            why = "the service was restored from a backup: after this number, its items are not those that were sent before"
+            await stream.event("gap", {"from": service, "after": after, "why": why}, position=self.position)
+        elif seen is None or not page.items:
+            self._positions[service] = _seen(page.last, page.last_id)
             return
         for item in page.items:
             header = msgspec.convert(item, _Item)
-            self._positions[service] = header.number
+            self._positions[service] = _seen(header.number, header.id)
             await stream.event(header.kind, item, position=self.position)
-        if self._positions[service] < page.last:
+        if self._positions[service].number < page.last:
             self.wake()  # there are more items, but the other services get their turn first
 
     async def _page(self, service: str, feed: LiveInfo) -> _Page:
-        after = self._positions.get(service, self._default_position)
+        seen = self._positions.get(service, self._default_position)
+        asked = {"after": None} if seen is None else {"after": seen.number, "after_id": seen.id}
         ctx = self.proxy.context(self.proxy.new_id(), self.token, None, _TIMEOUT)
-        answer = await self.proxy.ask(ctx, service, feed.request, msgspec.json.encode({"after": after}))
+        answer = await self.proxy.ask(ctx, service, feed.request, msgspec.json.encode(asked))
         return msgspec.json.decode(answer, type=_Page)

@@ -32,10 +32,19 @@ class NoticePage(Struct):
 
 
 class Following(Struct):
-    """The notices after a given number, the oldest first. `last` is the number of the user's newest notice."""
+    """The notices after a given number, the oldest first.
+
+    Attributes:
+        last: the number of the user's newest notice.
+        last_id: the id of that notice; empty if there is none.
+        forked_at: set if the service does not have the notice that the caller has seen last, because it was restored from a
+            backup. The notices begin after this number, where its history parts from what the caller has seen.
+    """
 
     items: tuple[Notice, ...]
     last: int
+    last_id: str = ""
+    forked_at: int | None = None
 
 
 @notices.message
@@ -48,9 +57,15 @@ class ListNotices(Request[NoticePage]):
 
 @notices.message
 class NoticesAfter(Request[Following]):
-    """List the notices after a number. Without a number, no notices are listed, and `last` is the number to start from."""
+    """List the notices after a number. Without a number, no notices are listed, and `last` is the number to start from.
+
+    Attributes:
+        after_id: the id of the notice with that number, if the caller knows it. If it is another one here, the reply says where
+            the history parts.
+    """
 
     after: int | None = None
+    after_id: str | None = None
     limit: Annotated[int, Meta(ge=1, le=100)] = 100
 
 

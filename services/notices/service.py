@@ -22,7 +22,7 @@ class Notices(Service):
 
     @handles(allow=roles(*ROLES), idempotent=True)  # no route: the gateway calls it for /live with the user's token
     async def notices_after(self, message: NoticesAfter, ctx: Context) -> Following:
-        return await self.store.notices_after(ctx.user.subject, message.after, message.limit)
+        return await self.store.notices_after(ctx.user.subject, message.after, message.after_id, message.limit)
 
     @subscribes
     async def on_ride_started(self, event: RideStarted, ctx: Context, tx: Transaction) -> None:

@@ -10,6 +10,7 @@ from runtime import Overloaded
 from runtime.testing import eventually
 from runtime.testing.expectations import WAIT
 from services.notices.messages import Noticed
+from services.notices.service import Notices
 from services.notices.store import Store
 from tests.gateway.notices import abort_rides, user_id, wait_for_notices
 from tests.sse import follow
@@ -61,9 +62,13 @@ async def test_a_client_that_reconnects_continues_after_its_last_event_id(deploy
         await events.wait_for(4)
         assert events.numbers == [251, 252, 253, 254], "a plain number is accepted as a position, too"
     async with follow(deployment.url, rider, after="notices=999") as events:
-        await abort_rides(deployment, rider_id, 1, first=255)
         await events.wait_for(1)
-        assert events.numbers == [255], "a number that does not exist yet counts as the latest"
+        assert (events.kinds, events.received[0][1]["after"]) == (["gap"], 254), (
+            "a number that does not exist counts as the latest"
+        )
+        await abort_rides(deployment, rider_id, 1, first=255)
+        await events.wait_for(2)
+        assert events.numbers == [255]
 
 
 async def test_a_client_that_reconnects_repeatedly_misses_nothing_and_gets_nothing_twice(deployment: System) -> None:
@@ -133,6 +138,34 @@ async def test_a_stream_waits_for_a_service_that_refuses_requests(system: System
         refusing = False
         await events.wait_for(2)
         assert events.numbers == [1, 2]
+
+
+@pytest.mark.parametrize("made_since", [0, 1, 3], ids=["fewer", "as many", "more"])
+async def test_a_position_from_before_a_restore_leads_to_the_fork(tmp_path: Path, made_since: int) -> None:
+    """The client has seen notices 1 to 3. The backup has 1 and 2; those that are numbered from 3 on now are other ones."""
+    async with open_system(settings(tmp_path)) as system:
+        rider = await system.bearer()
+        rider_id = await user_id(system, rider)
+        async with follow(system.url, rider) as events:
+            await abort_rides(system, rider_id, 3)
+            await events.wait_for(3)
+            second, third = events.received[1][2], events.received[2][2]
+        async with system.service(Notices).db.transaction() as tx:
+            await tx.execute("DELETE FROM notices WHERE number > 2")
+            await tx.execute("UPDATE numbers SET last = 2")
+        if made_since:
+            await abort_rides(system, rider_id, made_since, first=4)
+            await wait_for_notices(system, rider, 2 + made_since)
+        async with follow(system.url, rider, after=third) as events:
+            await events.wait_for(1 + made_since)
+            assert (events.kinds[0], events.received[0][1]["from"], events.received[0][1]["after"]) == ("gap", "notices", 2)
+            assert events.numbers == list(range(3, 3 + made_since)), "it goes on from the fork"
+            assert events.received[0][2] == (second if made_since == 0 else "notices=2")
+            await abort_rides(system, rider_id, first=8)
+            await events.wait_for(2 + made_since)
+        async with follow(system.url, rider, after=second) as events:
+            await events.wait_for(1 + made_since)
+            assert "gap" not in events.kinds, "what this client has seen is in the backup"
 
 
 async def test_a_client_that_leaves_before_its_first_notice_misses_nothing(deployment: System) -> None:
