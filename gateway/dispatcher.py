@@ -96,7 +96,7 @@ class Dispatcher:
             trace_fields,
         )
         key = _idempotency_key(headers)
-        if key is not None and token is None and route.allow.anyone and route.info.once:
+        if key is not None and token is None and route.allow.anyone and route.is_once:
             raise Problem(400, "bad-idempotency-key", "An Idempotency-Key is one user's: send an access token, or no key.")
         if route.is_login:
             await cancel_on_disconnect(self._begin_login(client, request_id), receive, self._proxy.clock.loop)

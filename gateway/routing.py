@@ -23,6 +23,7 @@ class Route:
         allow: who may make a request by this route, to one version at least.
         needs_body: whether every version needs a body.
         repeatable: whether a request may be made again in every version, without an idempotency key or with one.
+        is_once: whether a version takes it once per idempotency key.
         is_contested: whether some requests that match it may belong to another service.
     """
 
@@ -31,6 +32,7 @@ class Route:
         "allow",
         "is_contested",
         "is_login",
+        "is_once",
         "name",
         "needs_body",
         "repeatable",
@@ -49,6 +51,7 @@ class Route:
         self.is_contested = False
         self.is_login = (info.http.method, info.http.path) in _LOGINS
         self.allow = info.allow
+        self.is_once = False
         self.needs_body = self.repeatable = self.repeatable_with_key = True
         self._requests: list[str] = []
         self.add(info)
@@ -62,6 +65,7 @@ class Route:
         if info.name not in self._requests:
             self._requests.append(info.name)
         self.allow = self.allow | info.allow
+        self.is_once = self.is_once or info.once
         required = info.request.get("required", ())
         self.needs_body = self.needs_body and any(name in required for name in info.http.body_fields)
         self.repeatable = self.repeatable and (info.http.method == "GET" or info.idempotent)

@@ -86,15 +86,11 @@ class RequestEndpoint(Endpoint):
     async def authorize(self, ctx: Context) -> None:
         """Verify the user's token, if there is one, and check `allow=`.
 
-        A request for anyone has its token verified only if it has an idempotency key, because keys are those of a user.
-
         Raises:
-            Unauthenticated: if a valid token is needed and there is none, or an invalid one came with an idempotency key.
+            Unauthenticated: if a valid token is needed and there is none.
             Forbidden: if neither the user nor the calling service may make this request.
         """
         allow, token = self._allow, ctx.token
-        if allow.anyone and (ctx.idempotency_key or RETRY_KEY).startswith(RETRY_KEY):
-            return
         if token is not None:
             ctx.identity = self._verifier.cached(token) or await self._verifier.verify(token)
         if allow.anyone or (allow.every_service and ctx.caller) or ctx.caller in allow.services:
