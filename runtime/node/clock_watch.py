@@ -43,7 +43,7 @@ class ClockWatch:
         if abs(change) >= _SET:
             self._metrics.count("clock_set_total")
             self._log.warning(
-                "the clock was set %s by %.1f s, or the machine slept: timeouts, expiry, and retention go on by the time that has passed",
+                "the clock was set %s by %.1f s, or the machine slept: timeouts, expiry, and retention still count the time that has passed",
                 "forward" if change > 0 else "back", abs(change),
             )  # fmt: skip
             self._ahead, self._set_at = ahead, self._clock.steady()

@@ -72,7 +72,11 @@ class Login(Request[Tokens]):
 
 @auth.message
 class Refresh(Request[Tokens]):
-    """Renew the tokens of a session. A refresh token can be used once. Using it again later ends the session."""
+    """Renew the tokens of a session.
+
+    A refresh token can be used once. Sent again, for example because the reply was lost, it gives the same new refresh token,
+    until that is used in turn. After that, it ends the session.
+    """
 
     __secret__: ClassVar = frozenset({"refresh_token"})
 

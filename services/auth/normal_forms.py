@@ -28,6 +28,6 @@ def canonical_password(password: str) -> str:
 def accepted_forms(password: str) -> tuple[str, ...]:
     """Return the forms in which a typed password may have been hashed, the present one first.
 
-    Earlier versions hashed a password as it was typed: with each accent as a character of its own, or not.
+    Earlier versions hashed a password as it was typed: with accents as separate characters, or not.
     """
     return tuple(dict.fromkeys((canonical_password(password), password, unicodedata.normalize("NFD", password))))

@@ -1,8 +1,12 @@
 """Sessions: login, refresh tokens, logout, and revocation."""
 
 import asyncio
+from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
+from runtime import ManualClock
 from services.auth.service import Auth
 from tests.services.auth.sessions import refresh, wait_until_refused
 from tests.system_under_test import PASSWORD, System, open_system, settings
@@ -33,6 +37,26 @@ async def test_concurrent_refreshes_of_one_token_get_the_same_new_token(system: 
     assert {answer.status_code for answer in answers} == {201}
     assert len({answer.json()["refresh_token"] for answer in answers}) == 1
     assert (await refresh(system, answers[0].json()["refresh_token"])).status_code == 201
+
+
+@pytest.mark.parametrize("passed", [timedelta(0), timedelta(seconds=30), timedelta(days=3)], ids=str)
+async def test_after_a_lost_reply_the_old_token_has_the_same_successor_until_that_is_used(
+    tmp_path: Path, passed: timedelta
+) -> None:
+    clock = ManualClock()
+    async with open_system(settings(tmp_path), clock=clock) as system:
+        first = await system.log_in()
+        lost = (await refresh(system, first["refresh_token"])).json()
+        clock.advance(passed)
+        second = await refresh(system, first["refresh_token"])
+        assert (second.status_code, second.json()["refresh_token"]) == (201, lost["refresh_token"])
+        third = await refresh(system, lost["refresh_token"])
+        assert third.status_code == 201
+        again = await refresh(system, lost["refresh_token"])
+        assert again.json()["refresh_token"] == third.json()["refresh_token"], "the same holds for the successor"
+        stolen = await refresh(system, first["refresh_token"])
+        assert (stolen.status_code, stolen.json()["code"]) == (401, "session-ended"), "its successor was used"
+        assert (await refresh(system, third.json()["refresh_token"])).status_code == 401, "the whole session has ended"
 
 
 async def test_reusing_an_old_refresh_token_ends_the_session(system: System) -> None:
