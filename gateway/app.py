@@ -1,6 +1,7 @@
 """The Litestar application that serves the gateway's own pages under the reserved prefixes."""
 
 from collections.abc import Callable, Mapping
+from html import escape
 from typing import Any
 
 import anyio
@@ -26,22 +27,29 @@ _PAGE = """<!doctype html>
 <html lang="en">
   <head>
     <meta charset="utf-8">
+    <meta name="viewport" content="width=device-width, initial-scale=1">
     <title>{title}</title>
     <link rel="icon" href="/docs/assets/favicon-32x32.png">
     <link rel="stylesheet" href="/docs/assets/swagger-ui.css">
   </head>
   <body>
-    <div id="docs"></div>
+    <main>
+      <h1 style="position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%)">{title}</h1>
+      <div id="docs"></div>
+    </main>
     <script src="/docs/assets/swagger-ui-bundle.js"></script>
     <script src="/docs/start.js"></script>
   </body>
 </html>
 """
+"""Swagger UI shows the title as a heading of the second level. The first one is for screen readers alone."""
 _START = """window.ui = SwaggerUIBundle({
   url: "/openapi.json", dom_id: "#docs", deepLinking: true, persistAuthorization: false,
-  presets: [SwaggerUIBundle.presets.apis], layout: "BaseLayout", validatorUrl: null
+  presets: [SwaggerUIBundle.presets.apis], layout: "BaseLayout", validatorUrl: null,
+  plugins: [() => ({ wrapComponents: { ServersContainer: () => () => null } })]
 });
 """
+"""The list of servers is left out: the document has one, and the list has no name that a screen reader could say."""
 _POLICY = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'"
 
 
@@ -72,7 +80,9 @@ def create_app(
 
     @get("/docs", sync_to_thread=False)
     def docs() -> Response[str]:
-        return Response(_PAGE.format(title=title), media_type=MediaType.HTML, headers={"content-security-policy": _POLICY})
+        return Response(
+            _PAGE.format(title=escape(title)), media_type=MediaType.HTML, headers={"content-security-policy": _POLICY}
+        )
 
     @get("/docs/start.js", sync_to_thread=False)
     def start() -> Response[str]:

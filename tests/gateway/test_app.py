@@ -15,6 +15,12 @@ async def test_the_gateway_serves_its_own_pages(env: GatewayEnvironment) -> None
     docs = await env.client.get("/docs")
     assert "text/html" in docs.headers["content-type"]
     assert "http" not in docs.text.replace("http-equiv", ""), "the page loads nothing from other sites"
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in docs.text, (
+        "a phone shows it at its own width"
+    )
+    for element in ('<html lang="en">', "<title>", "<main>", "<h1 "):
+        assert docs.text.count(element) == 1, "axe finds no fault of ours: Swagger UI puts what it shows into <main>"
+    assert "ServersContainer: () => () => null" in (await env.client.get("/docs/start.js")).text, "the select has no name"
     for path in ("/docs/start.js", "/docs/assets/swagger-ui-bundle.js", "/docs/assets/swagger-ui.css"):
         assert (await env.client.get(path)).status_code == 200
     metrics = await env.client.get("/metrics")
@@ -22,3 +28,8 @@ async def test_the_gateway_serves_its_own_pages(env: GatewayEnvironment) -> None
     jwks = await env.client.get("/.well-known/jwks.json")
     assert jwks.json()["keys"][0]["kid"] == "fake"
     assert jwks.headers.get_list("cache-control") == ["public, max-age=30"]
+
+
+async def test_the_title_of_the_documentation_is_text() -> None:
+    async with GatewayEnvironment("one-node-zero-copy", title="Tom & <b>Jerry</b>") as env:
+        assert "<title>Tom &amp; &lt;b&gt;Jerry&lt;/b&gt;</title>" in (await env.client.get("/docs")).text
