@@ -293,7 +293,8 @@ async def _broker(settings: Settings, names: Sequence[str], needs: Sequence[str]
 async def _one_broker(settings: Settings, url: str, names: Sequence[str], needs: Sequence[str]) -> AsyncGenerator[Finding, None]:
     from transports.mqtt.transport import MqttTransport
 
-    chosen, members = msgspec.structs.replace(settings.transport.mqtt, urls=(url,)), Members()
+    own, members = settings.transport.mqtt, Members()
+    chosen = msgspec.structs.replace(own, urls=(url,), connect_timeout=min(own.connect_timeout, 0.8 * _TIMEOUT))
     transport, started = MqttTransport(chosen), time.monotonic()
     name = f"doctor-{os.getpid()}-{time.time_ns() % 1_000_000_007}"
     try:
@@ -301,8 +302,8 @@ async def _one_broker(settings: Settings, url: str, names: Sequence[str], needs:
             await transport.open(name, members)
     except TimeoutError:
         variable = variable_name("transport.mqtt.urls" if settings.transport.mqtt.urls else "transport.mqtt.url")
-        reason = transport.attempts.last_error or "no answer"
-        yield _fault("broker", f"{url} cannot be reached within {_TIMEOUT:g} s ({reason}): start it, or correct {variable}")
+        said = transport.attempts.last_error or f"{url} cannot be reached: no answer within {_TIMEOUT:g} s"
+        yield _fault("broker", f"{said}: start it, or correct {variable}")
         return
     except CallboardError as error:
         yield _fault("broker", str(error))

@@ -9,7 +9,7 @@ from config.load import load
 from config.provision import provision
 from config.settings import Settings
 from tests.broker import Broker
-from tests.transports.mqtt.test_limits import answering
+from tests.transports.mqtt.test_limits import answering, silent
 from tests.transports.mqtt.test_link_state import played
 
 
@@ -78,11 +78,13 @@ async def test_what_a_broker_cannot_do_is_a_warning(tmp_path: Path) -> None:
         assert "the broker takes packets of at most 2000 bytes" in warnings[2][1]
 
 
-async def test_a_broker_that_does_not_speak_mqtt_5_is_a_fault(tmp_path: Path) -> None:
-    async with played(answering(b"\x20\x02\x00\x01")) as url:
-        ((state, said),) = await examine_broker(tmp_path, url=url)
-        assert state == "fault"
-        assert "the broker speaks MQTT 3.1.1 and not MQTT 5" in said
+async def test_a_broker_that_does_not_speak_mqtt_5_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("config.doctor._TIMEOUT", 0.3)
+    for serve in (answering(b"\x20\x02\x00\x01"), answering(b""), silent):
+        async with played(serve) as url:
+            ((state, said),) = await examine_broker(tmp_path, url=url, connect_timeout="0.1")
+            assert state == "fault"
+            assert f"{url} does not speak MQTT 5: " in said
 
 
 async def test_every_broker_of_a_cluster_is_checked(tmp_path: Path) -> None:

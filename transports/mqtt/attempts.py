@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from runtime import Random
 from runtime.tasks import Backoff
 from runtime.telemetry import logger
+from transports.mqtt.broker import NotMqtt5
 
 _RECONNECT = Backoff(0.05, 5.0)
 """Seconds between two attempts to connect, at most."""
@@ -24,7 +25,7 @@ class Attempts:
         client_id: the id of the node, for the log.
 
     Attributes:
-        last_error: why the last attempt failed; empty if it succeeded.
+        last_error: that the last attempt failed, and why; empty if it succeeded.
     """
 
     def __init__(self, urls: Sequence[str], client_id: str, random: Random) -> None:
@@ -44,19 +45,24 @@ class Attempts:
 
     def refused(self, error: Exception) -> None:
         """Note that a broker refused the connection for a reason that trying again does not change."""
-        self._log.error("%s: %s", self.url, error)
-        self._failed(_HOPELESS * len(self._urls), str(error))
+        said = self._said(error, "")
+        self._log.error("%s", said)
+        self._failed(_HOPELESS * len(self._urls), said)
 
     def failed(self, error: Exception) -> None:
         """Note that a broker could not be reached."""
         failures = self._failures + 1
-        reason = str(error) or type(error).__name__
+        said = self._said(error, " cannot be reached")
         if failures <= len(self._urls) or failures == 5 or failures % 60 == 0:
-            self._log.warning("%s cannot be reached (%d attempts): %s", self.url, failures, reason)
-        self._failed(failures, reason)
+            self._log.warning("%s (%d attempts; the node keeps trying)", said, failures)
+        self._failed(failures, said)
 
-    def _failed(self, failures: int, reason: str) -> None:
-        self._failures, self.last_error = failures, reason
+    def _said(self, error: Exception, what: str) -> str:
+        reason = str(error) or type(error).__name__
+        return f"{self.url} {reason}" if isinstance(error, NotMqtt5) else f"{self.url}{what}: {reason}"
+
+    def _failed(self, failures: int, said: str) -> None:
+        self._failures, self.last_error = failures, said
         self._turn += 1
 
     def connected(self) -> None:

@@ -24,9 +24,12 @@ _WRITE_SIZE = 1024 * 1024
 """Bytes to collect before writing them."""
 
 CLOSED = "the broker has closed the connection"
-OLD_VERSION = "the broker speaks MQTT 3.1.1 and not MQTT 5, which is needed: use mosquitto 2, ejabberd, or another MQTT 5 broker"
-_OLD_CONNACK = b"\x20\x02"
-"""How the CONNACK of MQTT 3.1.1 begins. In MQTT 5, it is longer."""
+_SHOWN = 20
+"""Bytes of something that is not an MQTT packet, which are shown."""
+_PUBLISH, _QOS = 0x30, 0x06
+"""The type of PUBLISH, and the bits of its QoS, in the first byte of a packet."""
+_LONGEST_HEAD = 5 + 2 + 65_535 + 2
+"""Bytes of the longest beginning of a PUBLISH: lengths, topic, and packet id."""
 
 
 class Connection(asyncio.Protocol):
@@ -36,17 +39,32 @@ class Connection(asyncio.Protocol):
         on_packet: Called for each packet, in order.
         on_end: Called once with the reason, when the connection has ended.
         max_packet: The largest packet to accept, in bytes.
+        on_too_large: Called with the topic and the size of each message that is larger, and is dropped.
+
+    Attributes:
+        unexpected: What came instead of the first packet, if it was not one: how it begins.
     """
 
     def __init__(
-        self, on_packet: Callable[["Connection", Packet], None], on_end: Callable[["Connection", str], None], max_packet: int
+        self,
+        on_packet: Callable[["Connection", Packet], None],
+        on_end: Callable[["Connection", str], None],
+        max_packet: int,
+        on_too_large: Callable[[str, int], None] = lambda _topic, _size: None,
     ) -> None:
         self._on_packet = on_packet
         self._on_end = on_end
+        self._on_too_large = on_too_large
         self._max_packet = max_packet
+        self._suspicious = min(max_packet, _LONGEST_HEAD)
+        """Bytes of a packet that has arrived in part, from which on it may be too large."""
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._buffer = b""
+        self._dropping = 0
+        """The bytes of a packet that is too large, which are still to come."""
+        self._accepted = False
+        self.unexpected: bytes = b""
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self._writable: asyncio.Future[None] | None = None
@@ -63,6 +81,10 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = self._loop.time()
+        if self._dropping:
+            dropped = min(self._dropping, len(data))
+            self._dropping -= dropped
+            data = data[dropped:]
         if self._buffer:
             data = self._buffer + data
         view, at, size = memoryview(data), 0, len(data)
@@ -70,23 +92,60 @@ class Connection(asyncio.Protocol):
             try:
                 packet, length = mqtt5.read(view[at:])
             except IndexError:  # the rest has not arrived yet
-                if size - at > self._max_packet:
-                    self.end(f"a packet is larger than {self._max_packet} bytes", mqtt5.DisconnectReasonCode.PACKET_TOO_LARGE)
+                if not self._accepted:
+                    self.unexpected = data[:_SHOWN]
+                elif size - at > self._suspicious:
+                    at += self._drop_if_too_large(view[at:])
                 break
             except ValueError as error:
-                if bytes(view[at : at + 2]) == _OLD_CONNACK:
-                    self.abort(OLD_VERSION)
-                else:
+                if self._accepted:
                     self.end(f"the broker sent a malformed packet: {error}", mqtt5.DisconnectReasonCode.MALFORMED_PACKET)
+                else:
+                    self.unexpected = data[:_SHOWN]
+                    self.abort(CLOSED)
                 break
             at += length
-            self._on_packet(self, packet)
+            if length > self._max_packet and isinstance(packet, mqtt5.PublishPacket):
+                self._drop(packet.topic, packet.packet_id, length)
+            else:
+                self._on_packet(self, packet)
         self._buffer = bytes(view[at:]) if at < size else b""
+
+    def accepted(self, on_packet: Callable[["Connection", Packet], None]) -> None:
+        """Have another function called for each packet from now on, because the broker has answered CONNECT."""
+        self._accepted = True
+        self.unexpected = b""
+        self._on_packet = on_packet
+
+    def _drop_if_too_large(self, view: memoryview) -> int:
+        """Look at a packet that has arrived in part. If it is too large, drop this part and what follows of it.
+
+        Other brokers and clients decide how large a message may be, so one that is too large must not cost the connection. Returns
+        how many bytes were dropped.
+        """
+        length, start = _length(view)
+        if length <= self._max_packet:
+            return 0
+        if view[0] & 0xF0 != _PUBLISH:
+            self.end(f"a packet is larger than {self._max_packet} bytes", mqtt5.DisconnectReasonCode.PACKET_TOO_LARGE)
+            return 0
+        end_of_topic = start + 2 + int.from_bytes(view[start : start + 2], "big")
+        if len(view) < end_of_topic + 2:
+            return 0
+        packet_id = int.from_bytes(view[end_of_topic : end_of_topic + 2], "big") if view[0] & _QOS else None
+        self._dropping = length - len(view)
+        self._drop(bytes(view[start + 2 : end_of_topic]).decode("utf-8", "replace"), packet_id, length)
+        return len(view)
+
+    def _drop(self, topic: str, packet_id: int | None, length: int) -> None:
+        if packet_id is not None:  # otherwise the broker would send less and less
+            self.send(mqtt5.PubAckPacket(packet_id, reason_code=mqtt5.PubAckReasonCode.QUOTA_EXCEEDED))
+        self._on_too_large(topic, length)
 
     @property
     def receiving(self) -> bool:
         """Whether a packet has arrived only in part."""
-        return bool(self._buffer)
+        return bool(self._buffer or self._dropping)
 
     # Writing
 
@@ -148,14 +207,26 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
 
+def _length(view: memoryview) -> tuple[int, int]:
+    """Return the length of a packet, and where its content starts (MQTT 5, section 2.1.4)."""
+    length, at = 0, 1
+    while True:
+        byte = view[at]
+        length |= (byte & 0x7F) << 7 * (at - 1)
+        at += 1
+        if not byte & 0x80:
+            return length + at, at
+
+
 async def connect(
     settings: MqttSettings,
     broker: str,
     resolver: Resolver,
     on_packet: Callable[[Connection, Packet], None],
     on_end: Callable[[Connection, str], None],
+    on_too_large: Callable[[str, int], None],
 ) -> Connection:
-    """Connect to the first address of the broker with this URL that accepts. `on_packet` and `on_end` are those of `Connection`.
+    """Connect to the first address of the broker with this URL that accepts. The functions are those of `Connection`.
 
     Raises:
         OSError: if no address accepts a connection; this is the error of the last one.
@@ -171,7 +242,7 @@ async def connect(
         try:
             async with asyncio.timeout(settings.connect_timeout / len(ips)):
                 transport, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: Connection(on_packet, on_end, settings.max_packet), ip, port,
+                    lambda: Connection(on_packet, on_end, settings.max_packet, on_too_large), ip, port,
                     ssl=tls, server_hostname=host if secure else None,
                 )  # fmt: skip
         except ssl.SSLCertVerificationError as error:

@@ -45,6 +45,7 @@ class Incoming:
         self._log = logger("mqtt")
         self._unreadable = 0
         self._retained = 0
+        self._too_large = 0
 
     def close(self) -> None:
         """Ignore whatever still arrives."""
@@ -105,6 +106,19 @@ class Incoming:
                 "the flag (mosquitto_pub -r -n -t TOPIC)",
                 packet.topic,
             )
+
+    def too_large(self, topic: str, size: int) -> None:
+        """Count a message that was dropped because it is too large."""
+        if self._receiver is None:
+            return
+        self._receiver.unreadable()
+        self._too_large += 1
+        if self._too_large == 1:
+            self._log.warning(
+                "a message on %.200s was dropped, because its %d bytes are more than transport.mqtt.max_packet; further ones will be "
+                "dropped without a log entry",
+                topic, size,
+            )  # fmt: skip
 
     def _deliver(
         self,

@@ -3,8 +3,7 @@
 import mqtt5
 import msgspec
 
-from runtime import StartError
-from runtime.network import Capabilities, Manifest
+from runtime.network import Capabilities, TooLarge
 from transports.mqtt.settings import MqttSettings
 
 _SMALL = 64 * 1024
@@ -25,7 +24,8 @@ class Limits(msgspec.Struct, frozen=True):
         retain: it keeps manifests for nodes that join later. Otherwise these learn of an instance at its next heartbeat.
         acknowledges: it takes messages with QoS 1, and reports if nobody is subscribed to them.
         receive_maximum: how many messages with QoS 1 may await their acknowledgement.
-        max_packet: the largest packet that it takes, in bytes.
+        max_packet: the largest packet that it takes, in bytes, or the setting of this node if that is lower.
+        set_here: whether `max_packet` is the setting of this node.
         keepalive: how often it expects to hear from a client, in seconds.
     """
 
@@ -35,6 +35,7 @@ class Limits(msgspec.Struct, frozen=True):
     acknowledges: bool = True
     receive_maximum: int = 65_535
     max_packet: int = 268_435_455
+    set_here: bool = False
     keepalive: float = 60.0
 
     @property
@@ -65,29 +66,32 @@ class Limits(msgspec.Struct, frozen=True):
         if not self.acknowledges:
             found.append("it takes QoS 0 only: a request to an instance that is gone waits until its heartbeats are missed")
         if self.max_packet < _SMALL:
-            found.append(
-                f"the broker takes packets of at most {self.max_packet} bytes: larger messages fail, and a service whose manifest is "
-                "larger cannot start"
-            )
+            who = "transport.mqtt.max_packet allows" if self.set_here else "the broker takes"
+            found.append(f"{who} packets of at most {self.max_packet} bytes: larger messages fail")
         return found
+
+    def too_large(self, size: int) -> TooLarge:
+        """Return the error for a message of so many bytes, which does not fit into a packet."""
+        return TooLarge(
+            f"a message of {size:,} bytes is more than "
+            + (
+                f"transport.mqtt.max_packet allows ({self.max_packet:,} with its headers)"
+                if self.set_here
+                else f"the broker takes ({self.max_packet:,} with its headers): raise its limit (max_packet_size in mosquitto)"
+            )
+        )
 
 
 def limits_of(packet: mqtt5.ConnAckPacket, settings: MqttSettings) -> Limits:
     """Return what a broker can do, and where a setting of this node is lower, that."""
+    theirs = packet.max_packet_size
     return Limits(
         packet.shared_subscription_available,
         packet.subscription_id_available,
         packet.retain_available,
         int(packet.max_qos) > 0,
         packet.receive_max,
-        min(settings.max_packet, packet.max_packet_size or settings.max_packet),
+        settings.max_packet if theirs is None else min(settings.max_packet, theirs),
+        theirs is None or settings.max_packet < theirs,
         min(settings.keepalive, packet.server_keep_alive or settings.keepalive),
-    )
-
-
-def manifest_too_large(manifest: Manifest, url: str, limits: Limits) -> StartError:
-    """Return the error for a service that cannot be announced, because its manifest does not fit into a packet."""
-    return StartError(
-        f"{manifest.service}: a manifest of {len(msgspec.json.encode(manifest)):,} bytes is more than {url} takes "
-        f"({limits.max_packet:,} with its headers): raise max_packet_size (mosquitto), and transport.mqtt.max_packet if it is lower"
     )

@@ -14,12 +14,13 @@ from transports.mqtt.acknowledgements import Acknowledgements
 from transports.mqtt.attempts import Attempts
 from transports.mqtt.broker import (
     BrokerRefused,
+    Handshake,
+    NotMqtt5,
     QosNotSupported,
     TakenOver,
     check_connack,
     connect_packet,
     describe,
-    no_connack,
     says_taken_over,
 )
 from transports.mqtt.connection import Connection, Packet, connect
@@ -42,6 +43,7 @@ class Link:
         client_id: The node's id. A connection with the same id from elsewhere takes this one over.
         will: The message that the broker publishes if the node disappears without closing its connection.
         on_publish: Called for each message, in order.
+        on_too_large: Called with the topic and the size of each message that is too large, and is dropped.
         on_lost: Called when the connection is lost, before anything that waits for it fails.
         on_restored: Called after a lost connection was replaced and every subscription is in place again.
         on_failed: Called with the reason when the link is lost for good.
@@ -52,7 +54,7 @@ class Link:
 
     def __init__(
         self, settings: MqttSettings, client_id: str, will: mqtt5.Will, on_publish: Callable[[mqtt5.PublishPacket], None],
-        on_lost: Callable[[], None], on_restored: Callable[[], None], on_failed: Callable[[TransportError], None],
+        on_too_large: Callable[[str, int], None], on_lost: Callable[[], None], on_restored: Callable[[], None], on_failed: Callable[[TransportError], None],
         clock: Clock, attempts: Attempts,
     ) -> None:  # fmt: skip
         self._settings = settings
@@ -61,6 +63,7 @@ class Link:
         self._will = will
         self.limits: Limits = Limits()
         self._on_publish = on_publish
+        self._on_too_large = on_too_large
         self._on_lost = on_lost
         self._on_restored = on_restored
         self._on_failed = on_failed
@@ -70,7 +73,6 @@ class Link:
         self._settled = asyncio.Event()
         self._error: TransportError | None = None  # why the link has failed
         self._connection: Connection | None = None
-        self._connected: asyncio.Future[mqtt5.ConnAckPacket] | None = None
         self._ended: asyncio.Future[str] | None = None
         self._acknowledgements = Acknowledgements()
         self._subscriptions = Subscriptions(self._acknowledgements)
@@ -151,7 +153,8 @@ class Link:
             except StartError as error:  # such as `BrokerRefused`
                 if not opened.done():
                     user = self._settings.username or "an anonymous client"
-                    self._error = BrokerRefused(f"{attempts.url}, connecting as {user}: {error}")
+                    asked = " " if isinstance(error, NotMqtt5) else f", connecting as {user}: "
+                    self._error = BrokerRefused(f"{attempts.url}{asked}{error}")
                     self._enter(LinkState.FAILED)
                     opened.set_exception(self._error)
                     return
@@ -167,7 +170,9 @@ class Link:
                 connection, ended, begun = self._connection, self._ended, loop.time()
                 assert connection is not None
                 assert ended is not None
-                reason = await keep_alive(connection, ended, self.limits.keepalive, self._acknowledgements)
+                reason = await keep_alive(
+                    connection, ended, self.limits.keepalive, self._settings.keepalive, self._acknowledgements
+                )
                 if self._state is LinkState.CLOSED:
                     return
                 attempts.lost(reason, loop.time() - begun)
@@ -205,27 +210,23 @@ class Link:
         """
         settings, loop = self._settings, asyncio.get_running_loop()
         ended: asyncio.Future[str] = loop.create_future()
-        connected: asyncio.Future[mqtt5.ConnAckPacket] = loop.create_future()
-        self._ended, self._connected = ended, connected
+        self._ended, handshake = ended, Handshake(self._on_packet)
 
         def on_end(which: Connection, reason: str) -> None:
             if which is self._connection:
                 self._disconnected(reason)
             ended.set_result(reason)
-            if not connected.done():
-                connected.set_exception(no_connack(reason))
-                connected.exception()  # the attempt may have timed out already
+            handshake.ended(which, reason)
 
         connection: Connection | None = None
         try:
             async with asyncio.timeout(settings.connect_timeout):
                 self._connection = connection = await connect(
-                    settings, self._attempts.url, self._resolver, self._on_packet, on_end
+                    settings, self._attempts.url, self._resolver, handshake.received, on_end, self._on_too_large
                 )
-                connection.send(connect_packet(settings, self._client_id, self._will))
-                connack = await connected
-                self.limits = check_connack(connack, settings)
-                self._acknowledgements.begin(self.limits.receive_maximum)
+            asking = connect_packet(settings, self._client_id, self._will)
+            self.limits = check_connack(await handshake.complete(connection, asking, settings.connect_timeout), settings)
+            self._acknowledgements.begin(self.limits.receive_maximum)
             async with asyncio.timeout(settings.connect_timeout):
                 await self._subscriptions.restore(connection, self.limits)
             if ended.done():  # in the same turn of the event loop as the last acknowledgement
@@ -260,9 +261,6 @@ class Link:
             self._on_publish(packet)
         elif isinstance(packet, mqtt5.PubAckPacket | mqtt5.SubAckPacket | mqtt5.UnsubAckPacket | mqtt5.PingRespPacket):
             self._acknowledgements.received(packet)
-        elif isinstance(packet, mqtt5.ConnAckPacket):
-            if self._connected is not None and not self._connected.done():
-                self._connected.set_result(packet)
         elif isinstance(packet, mqtt5.DisconnectPacket):
             self._taken_over = self._taken_over or says_taken_over(packet)
             connection.abort(f"the broker says: {packet.reason_str or describe(packet.reason_code)}")
@@ -315,7 +313,7 @@ class Link:
         connection = self._connection
         if connection is None or not self.is_up or connection.congested:
             return False
-        connection.send_bytes(encode_publish(topic, payload, self.limits.max_packet, **properties))
+        connection.send_bytes(encode_publish(topic, payload, self.limits, **properties))
         return True
 
     async def publish_acknowledged(self, topic: str, payload: bytes, **properties: Any) -> bool:
@@ -336,16 +334,14 @@ class Link:
                 await connection.writable()  # and look again: the connection may have been lost meanwhile
                 continue
             if not self.limits.acknowledges:
-                connection.send_bytes(encode_publish(topic, payload, self.limits.max_packet, **properties))
+                connection.send_bytes(encode_publish(topic, payload, self.limits, **properties))
                 return True
             if self._acknowledgements.take_quota():
                 break
             await self._acknowledgements.wait_for_quota()
         packet_id, acknowledged = self._acknowledgements.expect()
         try:
-            data = encode_publish(
-                topic, payload, self.limits.max_packet, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=packet_id, **properties
-            )
+            data = encode_publish(topic, payload, self.limits, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=packet_id, **properties)
         except Unsendable:
             self._acknowledgements.give_up(packet_id)
             raise

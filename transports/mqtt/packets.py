@@ -21,7 +21,8 @@ from transports.header_values import (
     parse_budget,
     parse_number,
 )
-from transports.mqtt.limits import MAX_BODY
+from transports.mqtt.limits import MAX_BODY, Limits
+from transports.mqtt.manifest_parts import HEADER, Part
 
 _subject = lru_cache(4096)(encode_text)
 _KINDS = msgspec.json.Decoder(EnvelopeKind)
@@ -149,6 +150,18 @@ def _repeated(headers: Sequence[tuple[str, str]]) -> set[str]:
     return {name for name, count in Counter(name for name, _ in headers).items() if count > 1}
 
 
+def part(packet: mqtt5.PublishPacket) -> Part | None:
+    """Return which part of a manifest a packet carries; None if it is a whole one.
+
+    Raises:
+        ValueError: if the header is not that of a part.
+    """
+    for name, value in packet.user_properties:
+        if name == HEADER:
+            return Part(value)
+    return None
+
+
 def load(packet: mqtt5.PublishPacket) -> int:
     """Return how many messages the sender of a packet has running or waiting; 0 if the header is missing.
 
@@ -161,11 +174,11 @@ def load(packet: mqtt5.PublishPacket) -> int:
     return 0
 
 
-def encode_publish(topic: str, payload: bytes, largest: int, **properties: Any) -> bytes:
+def encode_publish(topic: str, payload: bytes, limits: Limits, **properties: Any) -> bytes:
     """Return a PUBLISH packet as bytes. One that the broker would not take must not be sent, because it would end the connection.
 
     Args:
-        largest: The largest packet that the broker accepts, in bytes.
+        limits: What the broker accepts.
 
     Raises:
         TooLarge: if the packet is larger.
@@ -178,8 +191,8 @@ def encode_publish(topic: str, payload: bytes, largest: int, **properties: Any) 
         raise Unsendable(f"{too_long[0] if too_long else 'the topic'} is too long ({error})") from None
     if len(payload) > MAX_BODY:
         raise TooLarge(f"a message of {len(payload):,} bytes is more than {MAX_BODY:,}, the most on every transport")
-    if len(data) > largest:
-        raise TooLarge(f"a message of {len(payload):,} bytes is more than the broker takes ({largest:,} with its headers)")
+    if len(data) > limits.max_packet:
+        raise limits.too_large(len(payload))
     return data
 
 

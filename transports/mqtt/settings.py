@@ -31,7 +31,7 @@ class MqttSettings(Struct):
     """The time between two announcements of an instance; after three missed ones it counts as lost."""
     connect_timeout: Annotated[float, Meta(gt=0)] = 5.0
     max_packet: Annotated[int, Meta(ge=1024)] = 17 * 1024 * 1024
-    """The largest packet that the node accepts."""
+    """The largest packet that the node sends or takes; the broker's own limit counts, too, if it is lower. Give all nodes the same value."""
 
     @property
     def brokers(self) -> tuple[str, ...]:

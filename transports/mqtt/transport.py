@@ -19,7 +19,6 @@ from runtime.network import (
     Manifest,
     PeerUnreachable,
     Receiver,
-    TooLarge,
     Topic,
     Transport,
     TransportError,
@@ -28,8 +27,8 @@ from runtime.telemetry import logger
 from transports.mqtt import packets
 from transports.mqtt.attempts import Attempts
 from transports.mqtt.incoming import Incoming
-from transports.mqtt.limits import manifest_too_large
 from transports.mqtt.link import Link
+from transports.mqtt.manifest_parts import ManifestParts, digest_of, node_of, split
 from transports.mqtt.multicasts import Multicasts
 from transports.mqtt.presence import MISSED, Presence
 from transports.mqtt.settings import MqttSettings
@@ -66,7 +65,10 @@ class MqttTransport(Transport):
         self._multicasts = Multicasts("", self._topics, lambda _: (), shares_out=True)
         self._manifests: dict[str, Manifest] = {}
         self._instances: set[str] = set()
-        """The ids of all instances that this node has announced."""
+        """The ids of all instances that this node has announced, and the digests of their manifests."""
+        self._published: dict[str, list[str]] = {}
+        """By service: the topics of its manifest."""
+        self._parts = ManifestParts()
         self._watched: set[str | None] = set()
         """The services whose instances are reported; None for all of them."""
         self._heartbeats: asyncio.Task[None] | None = None
@@ -99,11 +101,20 @@ class MqttTransport(Transport):
         )  # until the broker says otherwise
         incoming = self._incoming = Incoming(
             node, self._topics, receiver, self._random, self._multicasts.subscribers, self._on_manifest,
-            self._presence.gone, self._answer,
+            self._on_gone, self._answer,
         )  # fmt: skip
         will = mqtt5.Will(self._topics.gone(node), qos=mqtt5.QoS.AT_LEAST_ONCE)
         link = Link(
-            self._settings, node, will, incoming.handle, self._cut, self._restored, receiver.failed, self._clock, self.attempts
+            self._settings,
+            node,
+            will,
+            incoming.handle,
+            incoming.too_large,
+            self._cut,
+            self._restored,
+            receiver.failed,
+            self._clock,
+            self.attempts,
         )
         await link.open()
         self._link = link
@@ -153,6 +164,8 @@ class MqttTransport(Transport):
         self._inboxes.clear()
         self._manifests.clear()
         self._instances.clear()
+        self._published.clear()
+        self._parts = ManifestParts()
         self._watched.clear()
 
     def _cut(self) -> None:
@@ -191,10 +204,7 @@ class MqttTransport(Transport):
         self._manifests[manifest.service] = manifest
         self._instances.add(manifest.instance)
         await self.link.subscribe(self._topics.presence(manifest.address))  # see `_check_own`
-        try:
-            await self._announce(manifest)
-        except TooLarge:  # a retry would not help
-            raise manifest_too_large(manifest, self.attempts.url, self.link.limits) from None
+        await self._announce(manifest)
 
     async def _announce(self, manifest: Manifest) -> None:
         async with self._announcing:  # a service that is withdrawn meanwhile must not be announced again
@@ -203,11 +213,13 @@ class MqttTransport(Transport):
 
     async def _publish_manifest(self, manifest: Manifest) -> None:
         assert self._receiver is not None
-        load = self._receiver.load(manifest.service)
-        await self.link.publish_acknowledged(
-            self._topics.presence(manifest.address), msgspec.json.encode(manifest), retain=self.link.limits.retain,
-            message_expiry_interval=max(1, round(self._settings.heartbeat * MISSED)), user_properties=[("load", str(load))],
-        )  # fmt: skip
+        limits, load, body = self.link.limits, self._receiver.load(manifest.service), msgspec.json.encode(manifest)
+        properties = {"retain": limits.retain, "message_expiry_interval": max(1, round(self._settings.heartbeat * MISSED))}
+        parts = split(body, self._topics.presence(manifest.address), limits, [("load", str(load))])
+        self._instances.add(digest_of(body))
+        self._published[manifest.service] = [topic for topic, _, _ in parts]
+        for topic, payload, headers in parts:
+            await self.link.publish_acknowledged(topic, payload, user_properties=headers, **properties)
 
     async def withdraw(self, address: Address) -> None:
         manifest = self._manifests.pop(address.service, None)
@@ -218,7 +230,8 @@ class MqttTransport(Transport):
                     await self.unsubscribe(topic, address.service)
                 async with self._announcing:
                     if manifest is not None and self.link.is_up:
-                        await self.link.publish_acknowledged(self._topics.presence(address), b"", retain=self.link.limits.retain)
+                        for name in reversed(self._published.get(address.service, [])):
+                            await self.link.publish_acknowledged(name, b"", retain=self.link.limits.retain)
         except (TimeoutError, TransportError) as error:  # then peers learn it from the Will, or from the silence
             self._log.debug("%s was not withdrawn: %r", address, error)
 
@@ -264,26 +277,40 @@ class MqttTransport(Transport):
         if pattern is not None:
             await link.unsubscribe(pattern)
 
-    def _on_manifest(self, service: str, node: str, packet: mqtt5.PublishPacket) -> None:
+    def _on_manifest(self, service: str, level: str, packet: mqtt5.PublishPacket) -> None:
         assert self._presence is not None
-        if node == self.node:
-            self._check_own(service, packet.payload)
+        address, part, payload = Address(service, node_of(level)), packets.part(packet), packet.payload
+        if address.node == self.node:
+            if level == self.node:
+                self._check_own(service, payload, None if part is None else part.digest)
             if self._watched.isdisjoint((None, service)):
                 return
-        if self._presence.heard(Address(service, node), packet.payload, packets.load(packet), kept=packet.retain):
-            self._introduce(service, node)
+        if part is not None:
+            whole = self._parts.add(address, part, packet)
+            if whole is None:
+                return
+            payload = whole
+        elif level != address.node:
+            return  # a part was deleted
+        if self._presence.heard(address, payload, packets.load(packet), kept=packet.retain):
+            self._introduce(service, address.node)
+
+    def _on_gone(self, node: str) -> None:
+        assert self._presence is not None
+        self._presence.gone(node)
+        self._parts.forget(node)
 
     def _answer(self, to: Address, envelope: Envelope, service: str) -> None:
         if self._link is not None:
             self._link.publish_now(self._topics.to(to, service), envelope.body, **packets.properties(envelope, None))
 
-    def _check_own(self, service: str, payload: bytes) -> None:
+    def _check_own(self, service: str, payload: bytes, digest: str | None) -> None:
         """Detect another node with this node's id: it announces instances that this one has never had.
 
         A broker reports a takeover in its DISCONNECT packet, but not every broker does: mosquitto 2.0 just closes the
         connection. Only a manifest of one of this node's own services counts, because others may be forged.
         """
-        announced = packets.instance_of(payload) if service in self._manifests and payload else None
+        announced = (digest or packets.instance_of(payload)) if service in self._manifests and payload else None
         if announced is not None and announced not in self._instances and self._link is not None:
             self._link.fail_taken_over()
 

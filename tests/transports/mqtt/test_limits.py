@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import aiomqtt
 import mqtt5
 import msgspec
 import pytest
 
-from runtime import Node, NoInstance, StartError
+from runtime import Invalid, Node, NoInstance, StartError
 from runtime.network import Address, Envelope, Manifest, TransportError
 from runtime.testing import Kit, RecordingReceiver, eventually
 from runtime.testing.peer import Echo as KitEcho
@@ -96,18 +97,61 @@ async def test_a_request_waits_one_heartbeat_for_what_the_node_cannot_know_yet(t
         assert waited >= 0.3
 
 
-async def test_a_manifest_that_the_broker_does_not_take_ends_the_start_with_one_line(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with Broker(tmp_path, "allow_anonymous true", "max_packet_size 1500") as broker:
-        with pytest.raises(StartError) as caught:
-            async with Node([Echo], transport(broker.url)):
-                pass
-        assert f"more than {broker.url} takes (1,500 with its headers): raise max_packet_size (mosquitto)" in str(caught.value)
-        assert str(caught.value).startswith("echo: a manifest of ")
+@pytest.mark.parametrize("whose", ["the broker takes", "transport.mqtt.max_packet allows"])
+async def test_nodes_work_with_packets_of_1024_bytes(tmp_path: Path, whose: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A manifest that is larger is sent in parts; any other message that is larger fails, and the error names the limit."""
+    lines = ("max_packet_size 1024",) if whose == "the broker takes" else ()
+    own = MqttSettings().max_packet if lines else 1024
+    async with Broker(tmp_path, "allow_anonymous true", *lines) as broker:
+        async with echo_over_mqtt(broker.url, max_packet=own) as (service, ctx):
+            assert await answers(ctx)
+            await eventually(lambda: [heard.text for heard in service.heard] == ["?"], "the signal arrives")
+            assert f"{whose} packets of at most 1024 bytes" in caplog.text
+            with pytest.raises(Invalid, match=f"a message of 2,.* bytes is more than {whose} ."):
+                await ctx.request(Say("x" * 2000))
+            async with Node(
+                [], transport(broker.url, max_packet=own)
+            ) as late:  # it learns of the instance from retained parts alone
+                assert await answers(late.client("test", (echo,)))
+            async with aiomqtt.Client("127.0.0.1", broker.port, identifier="x", protocol=aiomqtt.ProtocolVersion.V5) as client:
+                await client.subscribe("callboard/1/presence/echo/+")
+                first = await asyncio.wait_for(anext(aiter(client.messages)), 10)
+                assert len(first.payload) < 1024
+        async with aiomqtt.Client("127.0.0.1", broker.port, identifier="y", protocol=aiomqtt.ProtocolVersion.V5) as client:
+            await client.subscribe("callboard/1/presence/#")
+            await client.publish("callboard/1/presence/none", b"none", qos=1)
+            left = await asyncio.wait_for(anext(aiter(client.messages)), 10)
+            assert left.payload == b"none", "a node that has left leaves no part behind"
+
+
+async def test_a_broker_that_takes_less_than_1024_bytes_is_refused(tmp_path: Path) -> None:
+    async with Broker(tmp_path, "allow_anonymous true", "max_packet_size 1023") as broker:
+        with pytest.raises(
+            StartError, match="takes packets of at most 1023 bytes, and a node needs 1,024: raise its limit"
+        ) as caught:
+            await MqttTransport(MqttSettings(url=broker.url)).open("node", RecordingReceiver())
         assert "\n" not in str(caught.value)
-        assert "crashed" not in caplog.text
-        assert "the broker takes packets of at most 1500 bytes" in caplog.text
+
+
+async def test_a_message_that_is_too_large_for_a_node_does_not_cost_its_connection(
+    broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The node announces no Maximum Packet Size, so the broker delivers it. It is dropped, whether it arrives in one piece or in many."""
+    async with aiomqtt.Client("127.0.0.1", broker.port, identifier="x", protocol=aiomqtt.ProtocolVersion.V5) as client:
+        used, receiver = transport(broker.url, max_packet=2048), RecordingReceiver()
+        await used.open("node", receiver)
+        await used.listen("echo")
+        for size in (1_000, 2_048, 70_000, 1_000_000):
+            for qos in (0, 1):
+                await client.publish(f"callboard/1/inbox/echo/node/x{size}", b"x" * size, qos=qos)
+        await client.publish("callboard/1/inbox/echo/node/last", b"{}", qos=1)
+        await eventually(
+            lambda: [got.caller for got, _ in receiver.envelopes] == ["x1000", "x1000", "last"], "those that fit arrive"
+        )
+        assert receiver.garbage == 6
+        assert receiver.cuts == 0
+        assert caplog.text.count("are more than transport.mqtt.max_packet") == 1
+        await used.close()
 
 
 def test_only_a_small_limit_of_packets_is_named() -> None:
@@ -128,15 +172,15 @@ def answering(answer: bytes) -> Serve:
     return serve
 
 
+UNSUPPORTED = mqtt5.ConnAckPacket(reason_code=mqtt5.ConnAckReasonCode.UNSUPPORTED_PROTOCOL_VERSION).write()
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (b"\x20\x02\x00\x01", "the broker speaks MQTT 3.1.1 and not MQTT 5, which is needed"),
-        (b"\x20\x02\x00\x00", "the broker speaks MQTT 3.1.1 and not MQTT 5, which is needed"),
-        (
-            mqtt5.ConnAckPacket(reason_code=mqtt5.ConnAckReasonCode.UNSUPPORTED_PROTOCOL_VERSION).write(),
-            "does not support MQTT 5",
-        ),
+        (b"\x20\x02\x00\x01", " does not speak MQTT 5: it speaks MQTT 3.1.1 only"),
+        (b"\x20\x02\x00\x00", " does not speak MQTT 5: it speaks MQTT 3.1.1 only"),
+        (UNSUPPORTED, " does not speak MQTT 5: it speaks MQTT 3.1.1 only"),
         (mqtt5.ConnAckPacket(wildcard_subscription_available=False).write(), "the broker allows no subscriptions with wildcards"),
     ],
 )
@@ -144,17 +188,70 @@ async def test_a_broker_that_cannot_be_used_ends_the_start_with_one_line(answer:
     async with played(answering(answer)) as url:
         with pytest.raises(StartError, match=said) as caught:
             await MqttTransport(MqttSettings(url=url)).open("node", RecordingReceiver())
+        assert str(caught.value).startswith(url)
         assert "\n" not in str(caught.value)
 
 
-async def test_a_broker_that_closes_without_an_answer_is_reported_as_perhaps_not_mqtt_5(caplog: pytest.LogCaptureFixture) -> None:
-    async with played(answering(b"")) as url:
-        used = MqttTransport(MqttSettings(url=url))
+async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+    writer.close()
+
+
+async def resetting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read(10)
+    writer.transport.abort()
+
+
+@pytest.mark.parametrize(
+    ("serve", "said"),
+    [
+        (answering(b""), "it closed the connection without an answer (or it expects TLS here, mqtts://, or is still starting)"),
+        (resetting, "it closed the connection without an answer"),
+        (silent, "no answer to CONNECT within 0.1 s (or it is stuck)"),
+        (answering(b"\x15\x03\x01\x00\x02\x02\x46"), "it expects TLS here: use mqtts://"),
+        (answering(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "its answer begins with b'HTTP/1.1 400 Bad Req', as no broker's does"),
+        (answering(b"AMQP\x00\x00\x09\x01"), "its answer begins with b'AMQP"),
+        (answering(b"SSH-2.0-OpenSSH_9.2p1\r\n"), "its answer begins with b'SSH-2.0"),
+        (answering(mqtt5.PingRespPacket().write()), "its answer begins with b'\\xd0\\x00'"),
+    ],
+)  # fmt: skip
+async def test_whatever_answers_otherwise_is_said_not_to_speak_mqtt_5(
+    serve: Serve, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A node keeps trying, because a broker that is starting behind a forwarded port looks like this, too."""
+    async with played(serve) as url:
+        used = MqttTransport(MqttSettings(url=url, connect_timeout=0.1))
         opening = asyncio.create_task(used.open("node", RecordingReceiver()))
-        await eventually(lambda: "is it an MQTT 5 broker" in caplog.text, "the log says so")
-        assert "is it an MQTT 5 broker" in used.attempts.last_error
+        expected = f"{url} does not speak MQTT 5: {said}"
+        await eventually(lambda: expected in caplog.text, f"the log says {expected}")
+        assert used.attempts.last_error.startswith(expected)
+        assert not opening.done()
         opening.cancel()
         await asyncio.wait((opening,))
+
+
+async def test_a_node_pings_as_often_as_the_broker_demands() -> None:
+    """Server Keep Alive, from a fake broker: the node's own keepalive would let it wait for five minutes."""
+    pinged = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connect, _ = mqtt5.read(memoryview(await reader.read(1000)))
+        assert isinstance(connect, mqtt5.ConnectPacket)
+        assert (connect.keep_alive, connect.max_packet_size) == (600, None)
+        writer.write(mqtt5.ConnAckPacket(server_keep_alive=1).write())
+        while data := await reader.read(1000):
+            packet, _ = mqtt5.read(memoryview(data))
+            if isinstance(packet, mqtt5.SubscribePacket):
+                writer.write(mqtt5.SubAckPacket(packet.packet_id, [mqtt5.SubAckReasonCode.GRANTED_QOS_AT_LEAST_ONCE]).write())
+            elif isinstance(packet, mqtt5.PingReqPacket):
+                pinged.set()
+        writer.close()
+
+    async with played(serve) as url:
+        used = MqttTransport(MqttSettings(url=url, keepalive=600))
+        await used.open("node", RecordingReceiver())
+        await asyncio.wait_for(pinged.wait(), 30)
+        await used.close()
 
 
 async def test_the_brokers_of_a_cluster_are_tried_in_turn(broker: Broker, tmp_path: Path) -> None:

@@ -41,13 +41,16 @@ class Harness:
         self.errors: list[TransportError] = []
         self.received: list[mqtt5.PublishPacket] = []
         self.link = Link(
-            MqttSettings(url=url, keepalive=1, connect_timeout=1.0, **settings), "node-1", mqtt5.Will("gone/node-1"), on_publish or self.received.append,
+            MqttSettings(url=url, keepalive=1, connect_timeout=1.0, **settings), "node-1", mqtt5.Will("gone/node-1"), on_publish or self.received.append, self.too_large,
             lambda: self.events.append("lost"), self.restored, self.errors.append, self.clock,
             Attempts((url,), "node-1", Random(Clock())),
         )  # fmt: skip
 
     def restored(self) -> None:
         self.events.append("restored")
+
+    def too_large(self, topic: str, size: int) -> None:
+        self.events.append(f"{topic} too large: {size}")
 
     @property
     def state(self) -> str:
