@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: help venv dev tools test test-locks test-containers containers chaos check docs format bench lock clean
+.PHONY: help venv dev tools test test-locks test-containers containers chaos clients brokers check docs format bench lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -63,6 +63,17 @@ test-containers: $(VENV)/.test  ## test the system in real containers, with dock
 
 test-locks: $(VENV)/.test  ## resolve every lock file with the oldest and the newest pip
 	@$(BIN)/python -m pytest -n 2 tests/config/test_locks.py --locks $(ARGS)
+
+clients: $(VENV)/.test tools  ## run the MQTT clients of docs/clients.md (needs npm, and mosquitto_rr: Debian's mosquitto-clients)
+	@$(BIN)/python -m pytest tests/docs/test_clients.py --clients $(ARGS)
+
+# Libraries of RabbitMQ, whose package is only unpacked, so that no broker is installed as a service
+ERLANG := erlang-base erlang-crypto erlang-eldap erlang-inets erlang-mnesia erlang-os-mon erlang-parsetools erlang-public-key \
+  erlang-runtime-tools erlang-ssl erlang-syntax-tools erlang-tools erlang-xmerl
+
+brokers: $(VENV)/.test tools  ## run the conformance kit on every broker that packages offer, and fill docs/brokers.md (Debian, as root)
+	@DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(ERLANG) npm >/dev/null
+	@$(BIN)/python -m tests.brokers docs/brokers.md $(ARGS)
 
 check: $(VENV)/.test  ## check lint, format, types, imports, and declared dependencies
 	$(BIN)/ruff check .
