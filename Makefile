@@ -64,15 +64,20 @@ test-containers: $(VENV)/.test  ## test the system in real containers, with dock
 test-locks: $(VENV)/.test  ## resolve every lock file with the oldest and the newest pip
 	@$(BIN)/python -m pytest -n 2 tests/config/test_locks.py --locks $(ARGS)
 
-clients: $(VENV)/.test tools  ## run the MQTT clients of docs/clients.md (needs npm, and mosquitto_rr: Debian's mosquitto-clients)
+clients: $(VENV)/.test tools  ## run the MQTT clients of docs/clients.md
+	@command -v npm >/dev/null || $(APT) npm >/dev/null
+	@command -v mosquitto_rr >/dev/null || $(APT) mosquitto-clients >/dev/null
 	@$(BIN)/python -m pytest tests/docs/test_clients.py --clients $(ARGS)
+
+APT := DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends
 
 # Libraries of RabbitMQ, whose package is only unpacked, so that no broker is installed as a service
 ERLANG := erlang-base erlang-crypto erlang-eldap erlang-inets erlang-mnesia erlang-os-mon erlang-parsetools erlang-public-key \
   erlang-runtime-tools erlang-ssl erlang-syntax-tools erlang-tools erlang-xmerl
 
 brokers: $(VENV)/.test tools  ## run the conformance kit on every broker that packages offer, and fill docs/brokers.md (Debian, as root)
-	@DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(ERLANG) npm >/dev/null
+	@command -v npm >/dev/null || $(APT) npm >/dev/null
+	@$(APT) $(ERLANG) >/dev/null
 	@$(BIN)/python -m tests.brokers docs/brokers.md $(ARGS)
 
 check: $(VENV)/.test  ## check lint, format, types, imports, and declared dependencies
