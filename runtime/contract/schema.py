@@ -8,7 +8,7 @@ import inspect as stdlib_inspect
 import re
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from typing import Any, cast, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 import msgspec
 from msgspec import inspect
@@ -52,7 +52,8 @@ class Schemas:
         service: the name of the service, with which the names of its types start.
 
     Attributes:
-        named: the schemas of structs and enums, by their names: `<service>.<Type>`.
+        named: the schemas of structs and enums, by their names: `<service>.<Type>`, or `<service>.<module>.<Type>` for the second
+            of two types with the same name.
     """
 
     def __init__(self, service: str) -> None:
@@ -64,7 +65,7 @@ class Schemas:
         """Return the schema of a type. A struct or an enum becomes a reference.
 
         Raises:
-            DefinitionError: if two types of the service have the same name.
+            DefinitionError: if two types of one module have the same name.
         """
         return self._any(inspect.type_info(tp))
 
@@ -93,17 +94,13 @@ class Schemas:
         """Return the name of a named type, after adding its schema."""
         if info.cls in self._names:
             return self._names[info.cls]
-        name = f"{self._service}.{_NAME.sub('_', _type_name(info.cls))}"
-        self._names[info.cls] = name
-        before = self.named.get(name)
-        if before is None:
-            self.named[name] = {}  # so that a recursive type finds its name
-        schema = self._struct(info) if isinstance(info, inspect.StructType) else _enum(info.cls)
-        if before is not None and before != schema:
-            raise DefinitionError(
-                f"{self._service} has two types called {_type_name(info.cls)}, and OpenAPI needs a name for each: rename one"
-            )
-        self.named[name] = schema
+        taken = self._names.values()
+        names = (f"{self._service}.{_NAME.sub('_', _type_name(info.cls, full=full))}" for full in (False, True))
+        name = next((name for name in names if name not in taken), None)
+        if name is None:
+            raise DefinitionError(f"{self._service} has two types called {_type_name(info.cls, full=True)}: rename one")
+        self._names[info.cls] = name  # before its fields, so that a recursive type finds its name
+        self.named[name] = self._struct(info) if isinstance(info, inspect.StructType) else _enum(info.cls)
         return name
 
     def _struct(self, info: inspect.StructType) -> Schema:
@@ -232,8 +229,14 @@ def _description(cls: type[Any]) -> Schema:
     return {"description": stdlib_inspect.cleandoc(text)} if text else {}
 
 
-def _type_name(tp: Any) -> str:
-    """Return the name of a class, also of a generic one with its arguments, such as `Page[Ride]`."""
-    if get_origin(tp) is None:
-        return cast(str, getattr(tp, "__name__", None) or repr(tp))
-    return f"{get_origin(tp).__name__}[{', '.join(map(_type_name, get_args(tp)))}]"
+def _type_name(tp: Any, *, full: bool = False) -> str:
+    """Return the name of a class, also of a generic one with its arguments, such as `Page[Ride]`.
+
+    Args:
+        full: whether to add the names of modules, for the second of two classes with the same name.
+    """
+    if get_origin(tp) is not None:
+        return f"{_type_name(get_origin(tp), full=full)}[{', '.join(_type_name(part, full=full) for part in get_args(tp))}]"
+    if not isinstance(tp, type):
+        return repr(tp)
+    return f"{tp.__module__}.{tp.__qualname__}" if full else tp.__name__

@@ -15,6 +15,9 @@ from runtime.contract.errors import Invalid, Malformed, Violation
 from runtime.contract.json_values import pointer_token
 from runtime.contract.text_forms import text_fault
 
+_OTHER = "expected another type"
+"""Said of an item of a set beside a value that comes from another item. A client never sees it."""
+
 
 class _Number(str):
     """The digits of a number in JSON text."""
@@ -57,19 +60,27 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _faults(value: Any, tree: Any, pointer: str) -> Iterator[Violation]:
-    if isinstance(value, msgspec.Struct):
-        if isinstance(tree, dict):
+    if isinstance(tree, dict):
+        if isinstance(value, msgspec.Struct):
             yield from _of_object(value, cast(dict[str, Any], tree), pointer)
-        elif isinstance(tree, list):
-            yield from _of_array_like(value, cast(list[Any], tree), pointer)
-    elif isinstance(value, tuple):
-        for at, (part, item) in enumerate(zip(cast(tuple[Any, ...], value), cast(list[Any], tree), strict=True)):
-            yield from _faults(part, item, f"{pointer}/{at}")
-    elif isinstance(value, frozenset):
-        yield from _of_set(cast(frozenset[Any], value), cast(list[Any], tree), pointer)
+        else:
+            yield Violation(pointer, _OTHER)
+    elif isinstance(tree, list):
+        items = cast(list[Any], tree)
+        if isinstance(value, msgspec.Struct):
+            yield from _of_array_like(value, items, pointer)
+        elif isinstance(value, frozenset):
+            yield from _of_set(cast(frozenset[Any], value), items, pointer)
+        elif isinstance(value, tuple) and len(value) == len(items):  # pyright: ignore[reportUnknownArgumentType]
+            for at, (part, item) in enumerate(zip(cast(tuple[Any, ...], value), items, strict=True)):
+                yield from _faults(part, item, f"{pointer}/{at}")
+        else:
+            yield Violation(pointer, _OTHER)
     elif isinstance(value, enum.Flag):
-        if Decimal(str(tree)) != value.value:  # Python makes the sum of two flags from a negative number, too
-            yield Violation(pointer, f"expected a sum of flags, got {str(tree)[:40]}")
+        if not isinstance(tree, _Number | int | float) or Decimal(str(tree)) != value.value:
+            yield Violation(
+                pointer, f"expected a sum of flags, got {str(tree)[:40]}"
+            )  # Python makes one of negative numbers, too
     elif (fault := text_fault(value, tree)) is not None:
         yield Violation(pointer, fault)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from runtime.contract.schema import Schemas
 from runtime.durable.stream import Position
 from runtime.storage.database import Database, Guard, Row, Statement
 
@@ -152,8 +153,9 @@ class Cursors:
 
 def digest_of(events: Mapping[str, type[Any]]) -> str:
     """Return a digest of what a version knows about a publisher's events: their types, fields, and values."""
-    _, schemas = msgspec.json.schema_components(events.values(), ref_template="#/{name}")
-    known = msgspec.json.encode((sorted(events), schemas), order="sorted")
+    schemas = Schemas("")
+    fields = {name: schemas.fields_of(cls) for name, cls in sorted(events.items())}
+    known = msgspec.json.encode((fields, schemas.named), order="sorted")
     return hashlib.sha256(known).hexdigest()[:32]
 
 

@@ -18,7 +18,7 @@ def describe(service: type[Service], address: Address, instance: str) -> Manifes
         instance: the instance's random id.
 
     Raises:
-        DefinitionError: if two types of the service have the same name.
+        DefinitionError: if two types of one module have the same name.
     """
     definition = service.definition
     schemas = Schemas(definition.contract.name)
