@@ -64,10 +64,10 @@ test-containers: $(VENV)/.test  ## test the system in real containers, with dock
 test-locks: $(VENV)/.test  ## resolve every lock file with the oldest and the newest pip
 	@$(BIN)/python -m pytest -n 2 tests/config/test_locks.py --locks $(ARGS)
 
-clients: $(VENV)/.test tools  ## run the MQTT clients of docs/clients.md
+clients: $(VENV)/.test tools  ## run the clients of docs/clients.md and docs/generated-clients.md (Debian, as root)
 	@command -v npm >/dev/null || $(APT) npm >/dev/null
 	@command -v mosquitto_rr >/dev/null || $(APT) mosquitto-clients >/dev/null
-	@$(BIN)/python -m pytest tests/docs/test_clients.py --clients $(ARGS)
+	@$(BIN)/python -m pytest tests/docs/test_clients.py tests/generators --clients $(ARGS)
 
 APT := DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends
 

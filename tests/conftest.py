@@ -49,9 +49,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--containers", action="store_true", help="also run the tests that need a container engine (make test-containers)"
     )
     parser.addoption("--locks", action="store_true", help="also resolve the lock files, which takes minutes (make test-locks)")
-    parser.addoption("--clients", action="store_true", help="also run the MQTT clients of docs/clients.md (make clients)")
+    parser.addoption("--clients", action="store_true", help="also run the clients in the documentation (make clients)")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    option = {"containers": "--containers", "test_locks.py": "--locks", "test_clients.py": "--clients"}.get(collection_path.name)
+    option = {
+        "containers": "--containers",
+        "test_locks.py": "--locks",
+        "generators": "--clients",
+        "test_clients.py": "--clients",
+    }.get(collection_path.name)
     return True if option is not None and not config.getoption(option) else None

@@ -233,7 +233,7 @@ def _type_name(tp: Any, *, full: bool = False) -> str:
     """Return the name of a class, also of a generic one with its arguments, such as `Page[Ride]`.
 
     Args:
-        full: whether to add the names of modules, for the second of two classes with the same name.
+        full: whether to add the names of modules: the second of two classes with the same name needs them.
     """
     if get_origin(tp) is not None:
         return f"{_type_name(get_origin(tp), full=full)}[{', '.join(_type_name(part, full=full) for part in get_args(tp))}]"
