@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import rich_click as click
 
 from config.load import secret_variables
+from config.printer import Printer
 from runtime import Clock, Random
 from runtime.tasks import Backoff
 from runtime.telemetry import printable
@@ -36,6 +37,9 @@ class Process:
         width: the number of characters to pad the name to.
         number: selects the colour of the name.
     """
+
+    _printer = Printer()
+    """All processes share the output, whose lines stay in order."""
 
     def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], width: int, number: int) -> None:
         self.name = name
@@ -72,6 +76,11 @@ class Process:
             how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
             await self._wait_before_restart(how)
 
+    @classmethod
+    def flush(cls) -> None:
+        """Print what the processes have written."""
+        cls._printer.close()
+
     async def _print_output(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
         rest = b""
@@ -80,9 +89,9 @@ class Process:
             if len(rest) >= _LONGEST_LINE:
                 lines, rest = [*lines, rest], b""
             for line in lines:
-                click.echo(f"{self._prefix}{_shown(line)}")
+                self._printer.line(f"{self._prefix}{_shown(line)}")
         if rest:
-            click.echo(f"{self._prefix}{_shown(rest)}")
+            self._printer.line(f"{self._prefix}{_shown(rest)}")
 
     async def _wait_before_restart(self, how: str) -> None:
         now = time.monotonic()
@@ -90,7 +99,7 @@ class Process:
         while self._ended[0] < now - _WINDOW:
             self._ended.popleft()
         pause = _RESTART.delay(len(self._ended), self._random)
-        click.echo(f"{self._prefix}{how}; starting it anew in {pause:.1f} s", err=True)
+        self._printer.line(f"{self._prefix}{how}; starting it again in {pause:.1f} s")
         await asyncio.sleep(pause)
 
     async def stop(self) -> None:
@@ -104,7 +113,7 @@ class Process:
             async with asyncio.timeout(_GRACE):
                 await process.wait()
         except TimeoutError:
-            click.echo(f"{self._prefix}did not stop within {_GRACE:g} s; killing it", err=True)
+            self._printer.line(f"{self._prefix}did not stop within {_GRACE:g} s; killing it")
             process.kill()
 
 
@@ -136,6 +145,7 @@ async def run_groups(groups: Sequence[Sequence[Process]], stop: asyncio.Event) -
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+        Process.flush()
 
 
 def service_environment(service: str) -> dict[str, str]:

@@ -10,15 +10,22 @@ import os
 import signal
 import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from contextlib import suppress
+from typing import IO, Any
 
 from runtime.telemetry import logger
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+failure: str | None = None
+"""Why the process stops, if no signal is the reason."""
 stopped_at: float | None = None
 """When a signal has stopped the process, as `time.monotonic` returns it."""
 _installed: dict[signal.Signals, Any] = {}
 """The handlers that the event loop has installed for them."""
+
+
+_stop_now: list[Callable[[], object]] = []
 
 
 class _Forking(threading.local):
@@ -39,6 +46,8 @@ def stop_signal() -> asyncio.Event:
     stop = asyncio.Event()
     numbers = [one for one in _STOPPING if one is not signal.SIGHUP or signal.getsignal(one) is not signal.SIG_IGN]
 
+    _stop_now.append(lambda: loop.call_soon_threadsafe(stop.set))
+
     def handle(number: signal.Signals) -> None:
         logger("node").info("%s: the node finishes its work and stops", number.name)
         global stopped_at  # noqa: PLW0603  # a process is stopped once
@@ -53,6 +62,18 @@ def stop_signal() -> asyncio.Event:
         _installed[number] = signal.getsignal(number)
     _keep_from_children()
     return stop
+
+
+def output_gone(stream: IO[str], name: str) -> None:
+    """Stop the process in order, because nobody reads a stream any more. Later output to it is dropped."""
+    global failure  # noqa: PLW0603  # the first reason counts
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    if failure is None:
+        failure = f"{name} has gone away: its reader has ended"
+        for stop in _stop_now:
+            with suppress(RuntimeError):  # the event loop is closed
+                stop()
 
 
 @functools.cache  # a registration cannot be undone, and one is enough

@@ -3,10 +3,11 @@
 import asyncio
 import logging
 import os
+import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import rich_click as click
 
@@ -50,9 +51,21 @@ def http_url(host: str, port: int) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
+class _LogHandler(logging.StreamHandler[TextIO]):
+    """Writes to standard error. If nobody reads that any more, the process stops in order, instead of running unobserved."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the name in the base class
+        from config import signals
+
+        if isinstance(sys.exception(), BrokenPipeError):
+            signals.output_gone(self.stream, "standard error")
+        else:
+            super().handleError(record)
+
+
 def set_up_logging(settings: Settings) -> None:
     """Send log records to standard error."""
-    handler = logging.StreamHandler()
+    handler = _LogHandler()
     handler.setFormatter(LogFormatter())
     logging.basicConfig(level=settings.log.level.upper(), handlers=[handler])
     for verbose in ("aiosqlite", "watchfiles"):
@@ -68,7 +81,7 @@ def run_loop(work: Coroutine[Any, Any, T], *, debug: bool = False, patience: flo
     Raises:
         NodeFailed: if a task or a callback of a service has raised SystemExit, which must not look like an orderly stop.
     """
-    from config import ending
+    from config import ending, signals
 
     _raise_file_limit()
     new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
@@ -78,10 +91,16 @@ def run_loop(work: Coroutine[Any, Any, T], *, debug: bool = False, patience: flo
 
             new_loop = uvloop.new_event_loop
     try:
-        return ending.run(work, new_loop, debug=debug, patience=patience)
+        result = ending.run(work, new_loop, debug=debug, patience=patience)
     except SystemExit as error:
         where = innermost(error.__traceback__)
         raise NodeFailed(f"{where}: {error!r} in a task that no handler awaits has ended the node") from error
+    except BrokenPipeError:
+        signals.output_gone(sys.stdout, "standard output")
+        raise NodeFailed(signals.failure or "") from None
+    if signals.failure is not None:
+        raise NodeFailed(signals.failure)
+    return result
 
 
 def _raise_file_limit() -> None:

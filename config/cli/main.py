@@ -31,6 +31,13 @@ _COMMANDS = {
 class _LazyGroup(click.RichGroup):
     """A command group that imports a command when it is looked up."""
 
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # as in `callboard config show | head`; Python would complain when it flushes the output
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
 
@@ -128,8 +135,6 @@ def _main() -> None:
         sys.exit(exit_status(error))
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(0)
     except ModuleNotFoundError as error:
         extra = None if error.name is None else extra_for(error.name)
         if error.name is None or extra is None:

@@ -3,7 +3,7 @@
 import json
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -15,7 +15,8 @@ from runtime.telemetry import printable
 
 def print_error(text: object) -> None:
     """Print one line with the name of the command to standard error."""
-    click.echo(f"callboard: {printable(str(text))}", err=True)
+    with suppress(BrokenPipeError):
+        click.echo(f"callboard: {printable(str(text))}", err=True)
 
 
 def json_text(value: Any, *, indent: bool = False) -> str:

@@ -1,8 +1,10 @@
 """Child processes: the environment that they receive, and that the end of one does not end the others."""
 
 import asyncio
+import os
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +48,46 @@ def test_a_program_that_is_not_ours_receives_no_settings_at_all() -> None:
     assert inherited["PATH"] == "/bin"
 
 
+_UP = """
+import asyncio, sys
+from config.cli.common import run_loop
+from config.processes import Process, run_groups
+from config.signals import stop_signal
+
+child = "import sys; [print('line', n, 'x' * 100, flush=True) for n in range(2_000)]; open(sys.argv[1], 'w').close(); sys.stdin.read()"
+
+async def main():
+    process = Process("child", [sys.executable, "-c", child, sys.argv[1]], {}, 8, 0)
+    await run_groups([[process]], stop_signal())
+
+from config.cli.status import NodeFailed
+try:
+    run_loop(main())
+except NodeFailed as error:
+    print(error, file=sys.stderr)
+"""
+
+
+async def test_the_output_of_a_child_is_read_although_nobody_reads_ours(tmp_path: Path) -> None:
+    """As in `callboard up | less`, and then as in `callboard up | head`."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    script, written = tmp_path / "script.py", tmp_path / "written"
+    script.write_text(_UP)
+    up = await asyncio.create_subprocess_exec(
+        sys.executable, str(script), str(written), env=environment, limit=1024,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert up.stdout is not None
+    assert up.stderr is not None
+    async with asyncio.timeout(60):
+        assert (await up.stdout.readline()).startswith(b"child    | line 0")
+        while not written.exists():
+            await asyncio.sleep(0.02)
+        up._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]
+        assert (await up.stderr.read()).endswith(b"standard output has gone away: its reader has ended\n")
+        await up.wait()
+
+
 async def test_a_process_that_keeps_ending_is_restarted_and_the_others_run_on(capsys: pytest.CaptureFixture[str]) -> None:
     stop = asyncio.Event()
     ending = [
@@ -65,7 +107,7 @@ async def test_a_process_that_keeps_ending_is_restarted_and_the_others_run_on(ca
             assert not running.done()
     assert "living   | up" in printed
     pid = living._process.pid if living._process is not None else 0
-    pauses = [float(pause) for pause in re.findall(r"wrong +\| ended with status 2; starting it anew in (\S+) s", printed)]
+    pauses = [float(pause) for pause in re.findall(r"wrong +\| ended with status 2; starting it again in (\S+) s", printed)]
     assert pauses[0] < pauses[2], "the pauses grow"
     stop.set()
     await running

@@ -37,6 +37,10 @@ def forked(work):
 def sleep():
     time.sleep(60)
 
+def say_and_sleep():
+    open("begun", "w").close()
+    time.sleep(60)
+
 def has_own_handlers():
     assert signal.getsignal(signal.SIGUSR1) is own
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -60,7 +64,9 @@ async def main():
         os.kill(pid, number)
         assert os.waitpid(pid, 0)[1] in (number, 9 << 8), "a KeyboardInterrupt may have come before the exit"
     with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
-        pending = pool.submit(sleep)
+        pending = pool.submit(say_and_sleep)
+        while not os.path.exists("begun"):
+            await asyncio.sleep(0.01)
         for process in pool._processes.values():
             process.terminate()
         assert "terminated" in str(await asyncio.to_thread(pending.exception))
