@@ -5,9 +5,11 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from config.load import current
 from config.packages import conflict_hint
 from config.settings import Settings
 from gateway.service import Gateway
@@ -24,6 +26,10 @@ from services.notices.service import Notices
 from services.rides.service import Rides
 from services.wallet.service import Wallet
 from transports.memory import MemoryTransport
+
+if TYPE_CHECKING:
+    from transports.http.transport import HttpTransport
+    from transports.mqtt.transport import MqttTransport
 
 
 class UnknownService(CallboardError):
@@ -141,17 +147,31 @@ def transport(settings: Settings) -> Transport:
     if chosen.kind == "memory":
         return MemoryTransport(settings=chosen.memory)
     if chosen.kind == "http":
-        from transports.http.transport import HttpTransport
-
-        return HttpTransport(chosen.http, readers=stream_readers(settings))
-    from transports.mqtt.transport import MqttTransport
-
+        return _http(settings)
     if chosen.kind == "mqtt":
-        return MqttTransport(chosen.mqtt)
-    from transports.http.transport import HttpTransport
+        return _mqtt(settings)
     from transports.http_mqtt import HttpMqttTransport
 
-    return HttpMqttTransport(HttpTransport(chosen.http, readers=stream_readers(settings)), MqttTransport(chosen.mqtt))
+    return HttpMqttTransport(_http(settings), _mqtt(settings))
+
+
+def _mqtt(settings: Settings) -> "MqttTransport":
+    from transports.mqtt.transport import MqttTransport
+
+    mqtt = settings.transport.mqtt
+    return MqttTransport(mqtt, password=current("transport.mqtt.password", mqtt.password))
+
+
+def _http(settings: Settings) -> "HttpTransport":
+    from transports.http.transport import HttpTransport
+
+    http = settings.transport.http
+    return HttpTransport(
+        http,
+        readers=stream_readers(settings),
+        key=current("transport.http.key", http.key),
+        peer_keys=current("transport.http.peer_keys", http.peer_keys),
+    )
 
 
 def with_route_owners(settings: Settings, names: Sequence[str] = ()) -> Settings:

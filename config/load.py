@@ -4,8 +4,9 @@ Unknown names and values of the wrong type are refused.
 """
 
 import difflib
+import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
@@ -15,6 +16,7 @@ import msgspec
 from config.foreign_variables import REMEDY, is_foreign, looks_foreign
 from config.settings import Settings
 from runtime import CallboardError, Struct
+from runtime.files import reread, text_of
 
 PREFIX = "CALLBOARD_"
 DEFAULT_FILE = "callboard.toml"
@@ -76,6 +78,17 @@ def secret_variables(environment: Mapping[str, str], *, except_section: str | No
 def _holds_secret(tp: Any) -> bool:
     """Return whether a setting is a list of structs with secret fields."""
     return any(isinstance(arg, type) and issubclass(arg, Struct) and bool(arg.__secret__) for arg in get_args(tp))
+
+
+def current(setting: str, value: str | None) -> Callable[[], str | None]:
+    """Return a function that returns the present value of a setting, whose file is read again when it has changed.
+
+    Args:
+        setting: the full name.
+        value: the value that was loaded.
+    """
+    path = os.environ.get(f"{variable_name(setting)}_FILE")
+    return (lambda: value) if path is None or value is None else reread(path, value)
 
 
 class Setting(NamedTuple):
@@ -154,7 +167,7 @@ def _set(tree: dict[str, Any], variable: str, value: str, sources: dict[str, str
     if words.endswith("_file") and words.replace("__", ".") not in FIELDS:
         words = words.removesuffix("_file")
         try:
-            value = Path(value).read_text(encoding="utf-8-sig").rstrip("\r\n")
+            value = text_of(value)
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(f"{variable}={value}: the file cannot be read: {error}") from error
     keys = words.split("__")

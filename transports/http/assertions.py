@@ -6,12 +6,14 @@ keys are configuration, so that neither side depends on a third party.
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from runtime import Clock, StartError
 from runtime.identity import token_header
+from runtime.telemetry import logger
 
 if TYPE_CHECKING:
     from jwt import PyJWK
@@ -75,23 +77,63 @@ def _read(text: str, setting: str, *, private: bool) -> dict[str, "PyJWK"]:
         raise StartError(f"{setting}: expected a JWK set of Ed25519 keys, each with `kid`, the service's name") from None
 
 
-class Signer:
-    """Makes the assertions of the services on one node.
+class _Keys:
+    """Keys that may be replaced while the node runs. Unusable ones are logged, and the last usable ones stay in use.
 
     Args:
-        keys: The private keys of the services, as a JWK set.
+        latest: Returns the present JWK set.
+        setting: The name of the setting that it comes from.
 
     Raises:
         StartError: if the keys cannot be used.
     """
 
-    def __init__(self, keys: str, clock: Clock) -> None:
-        self._keys = _read(keys, "transport.http.key", private=True)
+    def __init__(self, latest: Callable[[], str], setting: str, *, private: bool) -> None:
+        self._latest = latest
+        self._setting = setting
+        self._private = private
+        self._text = latest()
+        self.by_id: dict[str, PyJWK] = _read(self._text, setting, private=private)
+
+    def renew(self) -> bool:
+        """Use the present keys. Return whether they have changed."""
+        text = self._latest()
+        if text == self._text:
+            return False
+        self._text = text
+        try:
+            self.by_id = _read(text, self._setting, private=self._private)
+        except StartError as error:
+            logger("http").error("the new keys cannot be used, so the last ones stay in use: %s", error)
+            return False
+        return True
+
+
+def _function(keys: str | Callable[[], str]) -> Callable[[], str]:
+    return (lambda: keys) if isinstance(keys, str) else keys
+
+
+class Signer:
+    """Makes the assertions of the services on one node.
+
+    Args:
+        keys: The private keys of the services, as a JWK set, or a function that returns the present one.
+
+    Raises:
+        StartError: if the keys cannot be used.
+    """
+
+    def __init__(self, keys: str | Callable[[], str], clock: Clock) -> None:
+        self._rotating = _Keys(_function(keys), "transport.http.key", private=True)
         self._clock = clock
         self._made: dict[tuple[str, str], tuple[str, float]] = {}
 
     def __repr__(self) -> str:
         return f"<Signer for {', '.join(self._keys)}>"
+
+    @property
+    def _keys(self) -> dict[str, "PyJWK"]:
+        return self._rotating.by_id
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -110,6 +152,7 @@ class Signer:
             return made[0]
         import jwt
 
+        self._rotating.renew()
         candidates = [kid for kid in self._keys if owner(kid) == speaker] or (list(self._keys) if speaker == NODE else [])
         if not candidates:
             raise ValueError(f"this node has no key of {speaker} (transport.http.key has those of {', '.join(self.names)})")
@@ -124,14 +167,14 @@ class Verifier:
     """Verifies the assertions of callers.
 
     Args:
-        keys: The public keys of every service that may call, as a JWK set.
+        keys: The public keys of every service that may call, as a JWK set, or a function that returns the present one.
 
     Raises:
         StartError: if the keys cannot be used.
     """
 
-    def __init__(self, keys: str, clock: Clock) -> None:
-        self._keys = _read(keys, "transport.http.peer_keys", private=False)
+    def __init__(self, keys: str | Callable[[], str], clock: Clock) -> None:
+        self._rotating = _Keys(_function(keys), "transport.http.peer_keys", private=False)
         self._clock = clock
         self._known: OrderedDict[bytes, tuple[str, str, float]] = OrderedDict()
 
@@ -162,7 +205,9 @@ class Verifier:
         import jwt
 
         kid = _kid(assertion)
-        key = self._keys.get(kid)
+        if self._rotating.renew():
+            self._known.clear()  # they may have been signed with a key that is gone
+        key = self._rotating.by_id.get(kid)
         if key is None:
             raise Refused("the assertion was signed with an unknown key (transport.http.peer_keys)")
         try:

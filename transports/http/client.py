@@ -8,8 +8,10 @@ from typing import NamedTuple
 import aiohttp
 from yarl import URL
 
+from runtime.files import Watched
 from runtime.network import LinkLost, PeerUnreachable, Unsendable
 from runtime.sockets import detect_cut_connection
+from runtime.telemetry import logger
 from transports.http.settings import HttpSettings
 from transports.sockets import tls_context
 
@@ -56,6 +58,7 @@ class Client:
     def __init__(self, settings: HttpSettings) -> None:
         self._settings = settings
         self._tls = tls_context(settings.ca_file, "transport.http.ca_file")
+        self._ca_file = None if settings.ca_file is None else Watched(settings.ca_file)
         self._urls: dict[tuple[Location, str], URL] = {}
         self._session = self._pool(settings.max_connections)
         self._watching = self._pool(0)
@@ -73,6 +76,11 @@ class Client:
         )
 
     def _socket(self, info: tuple[int, int, int, str, object]) -> socket.socket:
+        if self._ca_file is not None and self._ca_file.changed():
+            try:
+                self._tls.load_verify_locations(self._settings.ca_file)
+            except OSError as error:
+                logger("http").error("%s has changed, and cannot be used: %s", self._settings.ca_file, error)
         sock = socket.socket(info[0], info[1], info[2])
         detect_cut_connection(sock, self._settings.heartbeat)
         return sock

@@ -5,6 +5,7 @@ instances are present. Signals are not supported; the heads of streams travel wi
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -63,6 +64,8 @@ class HttpTransport(Transport):
     Args:
         readers: The services that may read the stream of each service here, besides those that the settings name; None if
             every service may.
+        key: Returns the present private keys; by default, those of the settings.
+        peer_keys: Returns the present public keys; by default, those of the settings.
 
     Raises:
         StartError: if the keys or the certificates cannot be used.
@@ -75,6 +78,8 @@ class HttpTransport(Transport):
         random: Random | None = None,
         *,
         readers: StreamReaders | None = None,
+        key: Callable[[], str | None] | None = None,
+        peer_keys: Callable[[], str | None] | None = None,
     ) -> None:
         self.node = ""
         self._settings = settings or HttpSettings()
@@ -83,12 +88,13 @@ class HttpTransport(Transport):
         )
         self._clock = clock or Clock()
         self._random = random or Random(self._clock)
-        if self._settings.key is None or self._settings.peer_keys is None:
+        own, others = self._settings.key, self._settings.peer_keys
+        if own is None or others is None:
             raise StartError(
                 "transport.http.key and transport.http.peer_keys are needed: services prove who they are with them (`make containers` creates them)"
             )
-        self._signer = Signer(self._settings.key, self._clock)
-        self._verifier = Verifier(self._settings.peer_keys, self._clock)
+        self._signer = Signer(own if key is None else lambda: key() or own, self._clock)
+        self._verifier = Verifier(others if peer_keys is None else lambda: peer_keys() or others, self._clock)
         self._readers = None if readers is None else _merged(readers, self._settings.stream_readers)
         self._urls = urls(self._settings.peers)
         self._log = logger("http")

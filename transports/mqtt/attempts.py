@@ -1,6 +1,6 @@
 """The attempts to reach a broker: which URL is next, and after which pause."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from runtime import Random
 from runtime.tasks import Backoff
@@ -23,13 +23,17 @@ class Attempts:
     Args:
         urls: the URLs of the brokers.
         client_id: the id of the node, for the log.
+        password: returns the present password.
 
     Attributes:
         last_error: that the last attempt failed, and why; empty if it succeeded.
     """
 
-    def __init__(self, urls: Sequence[str], client_id: str, random: Random) -> None:
+    def __init__(
+        self, urls: Sequence[str], client_id: str, random: Random, password: Callable[[], str | None] = lambda: None
+    ) -> None:
         self.last_error: str = ""
+        self.password: Callable[[], str | None] = password
         self._urls = urls
         self._client_id = client_id
         self._random = random

@@ -68,7 +68,7 @@ def describe(code: IntEnum) -> str:
     return code.name.lower().replace("_", " ")
 
 
-def connect_packet(settings: MqttSettings, client_id: str, will: mqtt5.Will) -> mqtt5.ConnectPacket:
+def connect_packet(settings: MqttSettings, client_id: str, will: mqtt5.Will, password: str | None) -> mqtt5.ConnectPacket:
     """Return the packet that asks the broker for a connection without a session.
 
     It announces no Maximum Packet Size. On mosquitto 2.0, one that is smaller than the broker's own limit can stop what the broker
@@ -76,7 +76,7 @@ def connect_packet(settings: MqttSettings, client_id: str, will: mqtt5.Will) -> 
     """
     return mqtt5.ConnectPacket(
         client_id, username=settings.username, clean_start=True, will=will, keep_alive=settings.keepalive,
-        password=None if settings.password is None else settings.password.encode(),
+        password=None if password is None else password.encode(),
     )  # fmt: skip
 
 

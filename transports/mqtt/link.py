@@ -224,7 +224,7 @@ class Link:
                 self._connection = connection = await connect(
                     settings, self._attempts.url, self._resolver, handshake.received, on_end, self._on_too_large
                 )
-            asking = connect_packet(settings, self._client_id, self._will)
+            asking = connect_packet(settings, self._client_id, self._will, self._attempts.password())
             self.limits = check_connack(await handshake.complete(connection, asking, settings.connect_timeout), settings)
             self._acknowledgements.begin(self.limits.receive_maximum)
             async with asyncio.timeout(settings.connect_timeout):

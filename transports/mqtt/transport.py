@@ -5,6 +5,7 @@ data that must not be lost is in the databases.
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from typing import Any
 
@@ -42,13 +43,25 @@ _COMPLETE = 1.2
 
 
 class MqttTransport(Transport):
-    """A node on an MQTT 5 broker."""
+    """A node on an MQTT 5 broker.
+
+    Args:
+        password: returns the present password for each connection; by default, it is that of the settings.
+    """
 
     capabilities = Capabilities(authenticates=True)
 
-    def __init__(self, settings: MqttSettings | None = None, clock: Clock | None = None, random: Random | None = None) -> None:
+    def __init__(
+        self,
+        settings: MqttSettings | None = None,
+        clock: Clock | None = None,
+        random: Random | None = None,
+        *,
+        password: Callable[[], str | None] | None = None,
+    ) -> None:
         self.node = ""
         self._settings = settings or MqttSettings()
+        self._password = password or (lambda: self._settings.password)
         self.settling = self._settings.heartbeat * _COMPLETE
         self._clock = clock or Clock()
         self._random = random or Random(self._clock)
@@ -93,7 +106,7 @@ class MqttTransport(Transport):
         if self._link is not None:
             raise TransportError(f"{self.node} is open already: a transport serves one node")
         self.node, self._receiver = node, receiver
-        self.attempts = Attempts(self._settings.brokers, node, self._random)
+        self.attempts = Attempts(self._settings.brokers, node, self._random, self._password)
         patience = max(2 * MISSED * self._settings.heartbeat, 3.0 * self._settings.keepalive)
         self._presence = Presence(receiver, self._clock, self._settings.heartbeat, patience)
         self._multicasts = Multicasts(

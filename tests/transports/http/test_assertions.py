@@ -3,6 +3,7 @@
 import base64
 import json
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -11,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from config.provision import peer_keys
 from runtime import Clock, ManualClock, StartError
+from runtime.files import reread
 from transports.http.assertions import Refused, Signer, Verifier
 from transports.http.settings import HttpSettings
 from transports.http.transport import HttpTransport
@@ -46,6 +48,33 @@ def test_a_valid_assertion_identifies_the_caller() -> None:
     assert VERIFIER.caller(_signed(OTHER, head={"kid": "client.2"}), "echo") == "client", (
         "the service's next key is accepted, too"
     )
+
+
+def test_keys_that_are_rotated_in_their_files_are_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def write(path: Path, text: str) -> None:
+        (tmp_path / "new").write_text(text)
+        (tmp_path / "new").replace(path)
+
+    clock = ManualClock()
+    private, public = tmp_path / "key", tmp_path / "peer-keys"
+    (one, both), (other, others) = peer_keys(["client"]), peer_keys(["client"])
+    private.write_text(one["client"])
+    public.write_text(both)
+    signer = Signer(reread(private, one["client"]), clock)
+    verifier = Verifier(reread(public, both), clock)
+    first = signer.assertion("client", "echo")
+    assert verifier.caller(first, "echo") == "client"
+    write(private, other["client"])
+    write(public, others)
+    clock.advance(timedelta(seconds=31))
+    second = signer.assertion("client", "echo")
+    assert verifier.caller(second, "echo") == "client"
+    with pytest.raises(Refused):
+        verifier.caller(first, "echo")
+    write(public, "no keys")
+    clock.advance(timedelta(seconds=31))
+    assert verifier.caller(signer.assertion("client", "echo"), "echo") == "client", "the last usable keys stay in use"
+    assert "the new keys cannot be used" in caplog.text
 
 
 @pytest.mark.parametrize(

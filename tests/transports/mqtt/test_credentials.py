@@ -11,6 +11,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from config import compose
+from config.load import load
 from runtime import CallboardError, Node
 from runtime.testing import eventually
 from tests.broker import Broker
@@ -36,6 +38,29 @@ async def test_a_wrong_password_ends_the_start_without_a_retry(tmp_path: Path) -
         async with Node([Echo], transport(broker.url, username="echo", password="right")):
             pass
         assert "right" not in repr(MqttSettings(password="right"))
+
+
+async def test_a_password_that_is_rotated_in_its_file_is_used_for_the_next_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("right\n")
+    monkeypatch.setenv("CALLBOARD_TRANSPORT__MQTT__PASSWORD_FILE", str(secret))
+    async with Broker(tmp_path, *with_users(tmp_path)) as broker:
+        variables = {"KIND": "mqtt", "MQTT__URL": broker.url, "MQTT__USERNAME": "echo", "MQTT__PASSWORD_FILE": str(secret)}
+        settings = load(None, {f"CALLBOARD_TRANSPORT__{name}": value for name, value in variables.items()}).settings
+        chosen = compose.transport(settings)
+        async with Node([Echo], chosen):
+            await broker.stop()
+            (tmp_path / "users").write_text(password_file({"echo": "rotated"}))
+            await broker.start()
+            await eventually(lambda: "the user name or the password is wrong" in caplog.text, "the broker refuses the old one")
+            assert not chosen.connected
+            new = tmp_path / "new"
+            new.write_text("rotated\n")
+            new.replace(secret)
+            await eventually(lambda: chosen.connected, "the new password is used")
+    assert "rotated" not in caplog.text
 
 
 async def test_run_with_a_wrong_password_exits_with_one_line(tmp_path: Path) -> None:
