@@ -34,12 +34,10 @@ def quantiles(seconds: list[float]) -> Iterator[tuple[str, float]]:
 
 async def find_near() -> None:
     """Measure searches among 100,000 free scooters, in one city and spread over the world."""
+    patient = FleetSettings(silent_seconds=1e6)
     for region, spread in (("city", 0.15), ("world", 60.0)):
         with tempfile.TemporaryDirectory() as folder:
-            patient = FleetSettings(silent_seconds=1e6)
-            async with Node(
-                [FakeAuth, lambda chosen=patient: Fleet(chosen)], MemoryTransport(), databases=SqliteFolder(folder)
-            ) as node:
+            async with Node([FakeAuth, lambda: Fleet(patient)], MemoryTransport(), databases=SqliteFolder(folder)) as node:
                 service, rng = node.service(Fleet), random.Random(1)
                 assert service is not None
 
