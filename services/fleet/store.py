@@ -139,8 +139,9 @@ class Store:
         """Return the ids of up to 500 reservations that are older than `seconds` and that no ride has confirmed, the oldest first."""
         now = self._clock.steady_now()
         rows = await self._db.fetch(
-            "SELECT reservation_id, reserved_at > $2 AS ahead FROM scooters "
-            "WHERE state = 'reserved' AND (reserved_at < $1 OR reserved_at > $2) ORDER BY reserved_at LIMIT 500",
+            "SELECT * FROM (SELECT reservation_id, 0 AS ahead FROM scooters "
+            "WHERE state = 'reserved' AND reserved_at < $1 ORDER BY reserved_at LIMIT 500) AS old "
+            "UNION ALL SELECT * FROM (SELECT reservation_id, 1 FROM scooters WHERE state = 'reserved' AND reserved_at > $2 LIMIT 1) AS ahead",
             now - timedelta(seconds=seconds),
             now,
         )
@@ -186,7 +187,8 @@ class Store:
         """Return the ids of up to 1000 scooters that are not lost and whose last report is older than `since`, on the steady clock."""
         now = self._clock.steady()
         rows = await self._db.fetch(
-            "SELECT id, heard_at > $2 AS ahead FROM scooters WHERE state <> 'lost' AND (heard_at < $1 OR heard_at > $2) LIMIT 1000",
+            "SELECT * FROM (SELECT id, 0 AS ahead FROM scooters WHERE state <> 'lost' AND heard_at < $1 LIMIT 1000) AS silent "
+            "UNION ALL SELECT * FROM (SELECT id, 1 FROM scooters WHERE state <> 'lost' AND heard_at > $2 LIMIT 1) AS ahead",
             since,
             now,
         )

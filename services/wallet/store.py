@@ -98,7 +98,8 @@ class Store:
         """Return the ids of up to 500 holds that are older than `seconds` and that no ride has confirmed, the oldest first."""
         now = self._clock.steady_now()
         rows = await self._db.fetch(
-            "SELECT id, at > $2 AS ahead FROM holds WHERE ride_id IS NULL AND (at < $1 OR at > $2) ORDER BY at LIMIT 500",
+            "SELECT * FROM (SELECT id, 0 AS ahead FROM holds WHERE ride_id IS NULL AND at < $1 ORDER BY at LIMIT 500) AS old "
+            "UNION ALL SELECT * FROM (SELECT id, 1 FROM holds WHERE ride_id IS NULL AND at > $2 LIMIT 1) AS ahead",
             now - timedelta(seconds=seconds),
             now,
         )
