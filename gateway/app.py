@@ -155,7 +155,7 @@ def create_app(
 
     def service_error(request: Request[Any, Any, Any], error: ServiceError) -> Response[bytes]:
         request_id = proxy.new_id()
-        log_if_refused(error, request.scope, request_id, known_user(proxy, dict(request.scope["headers"])))
+        log_if_refused(proxy.repeats, error, request.scope, request_id, known_user(proxy, dict(request.scope["headers"])))
         return _response(request_id, *error_response(error, request_id))
 
     def http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
@@ -166,8 +166,7 @@ def create_app(
         return problem(_, Problem(error.status_code, code, error.detail, headers))
 
     def internal_error(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-        incident = proxy.new_id()
-        _log.error("incident %s: a page of the gateway failed: %r", incident, error, exc_info=error)
+        incident = proxy.incident("a page of the gateway failed: %r", error)
         return _response(incident, *error_response(InternalError(incident), incident))
 
     async def add_head(message: Any, scope: Any) -> None:

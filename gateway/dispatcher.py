@@ -59,7 +59,7 @@ class Dispatcher:
         except Problem as problem:
             status, response_headers, body = problem_response(problem, request_id)
         except ServiceError as error:
-            log_if_refused(error, scope, request_id, await self._user(error, headers))
+            log_if_refused(self._proxy.repeats, error, scope, request_id, await self._user(error, headers))
             repeatable = not error.maybe_delivered or self._is_repeatable(scope)
             status, response_headers, body = error_response(error, request_id, repeatable=repeatable)
         except ClientDisconnected:
@@ -110,7 +110,8 @@ class Dispatcher:
         try:
             await self._limits.begin_login(client)
         except Problem:
-            log_refusal("login", "too many from this address", service="gateway", client=client, message=request_id)
+            reason = "too many from this address"
+            log_refusal(self._proxy.repeats, "login", reason, service="gateway", client=client, message=request_id)
             raise
 
     async def _forward(

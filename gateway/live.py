@@ -6,6 +6,7 @@ twice, even if signals are lost, and a client that reconnects resumes where it l
 """
 
 import asyncio
+import logging
 import re
 from typing import Annotated, Any, NamedTuple
 
@@ -129,7 +130,8 @@ class _LiveSubscriber(Subscriber):
         except ServiceError as error:
             return not error.retryable
         except msgspec.MsgspecError as error:
-            self.proxy.log.warning("the reply of %s to %s is not a page of live items: %s", service, feed.request, error)
+            key, message = ("live", service), "the reply of %s to %s is not a page of live items: %s"
+            self.proxy.repeats.log(self.proxy.log, logging.WARNING, key, message, service, feed.request, error)
             return subscribed
         await self._send_items(stream, service, page)
         return subscribed

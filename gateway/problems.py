@@ -9,6 +9,7 @@ import msgspec
 from runtime import Forbidden, ServiceError, Unauthenticated
 from runtime.contract.errors import ErrorData
 from runtime.identity import identity
+from runtime.repeats import Repeats
 from runtime.telemetry import Refused, log_refusal
 
 Headers = list[tuple[bytes, bytes]]
@@ -88,10 +89,13 @@ def _retry_after(field: object, status: int) -> int | None:
     return 1 if status == 503 else None
 
 
-def log_if_refused(error: ServiceError, scope: Mapping[str, Any], request_id: str, user: str | None = None) -> None:
+def log_if_refused(
+    repeats: Repeats, error: ServiceError, scope: Mapping[str, Any], request_id: str, user: str | None = None
+) -> None:
     """Log an error that refuses a login, a token, or an authorization, with the reason that the client does not learn.
 
     Args:
+        repeats: counts the lines.
         error: the error.
         scope: the ASGI scope of the request.
         request_id: the id of the request.
@@ -106,6 +110,7 @@ def log_if_refused(error: ServiceError, scope: Mapping[str, Any], request_id: st
         return
     reason = getattr(error, "detail", "") or data.detail or data.code
     log_refusal(
+        repeats,
         what,
         reason,
         service="gateway",

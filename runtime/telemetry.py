@@ -5,6 +5,8 @@ import logging
 from collections.abc import Callable
 from typing import Any, Literal
 
+from runtime.repeats import Repeats
+
 Labels = tuple[tuple[str, str], ...]
 
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
@@ -37,23 +39,29 @@ def _escape_message(record: logging.LogRecord) -> bool:
 
 
 _security = logger("security")
+_REFUSALS = 10
+"""How many refusals of one kind and client are logged in full each minute: programs that block clients count these lines."""
 Refused = Literal["login", "token", "authorization"]
 """What may be refused."""
 
 
-def log_refusal(what: Refused, reason: str, **details: str | None) -> None:
+def log_refusal(repeats: Repeats, what: Refused, reason: str, **details: str | None) -> None:
     """Log that a login, a token, or an authorization was refused: one line, whose first word is always `security.refused`.
 
-    It is a warning, so that it stays in a log whose level leaves out what is usual.
+    It is a warning, so that it stays in a log whose level leaves out what is usual. After ten lines about the same within a
+    minute, the others are counted.
 
     Args:
+        repeats: counts them.
         what: the kind of refusal.
         reason: why. Neither it nor a detail may be a secret, or a text that a user typed.
         details: who was refused and where, such as `service`, `request`, `caller`, `client`, and `user`. None is left out.
     """
     named = {"what": what, **{name: value for name, value in details.items() if value}, "reason": reason}
     text = " ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in named.items())
-    _security.warning("security.refused %s", text, extra={"event": "security.refused", "details": named})
+    key = ("security", *(value for name, value in named.items() if name not in ("message", "trace", "path", "method")))
+    extra = {"event": "security.refused", "details": named}
+    repeats.log(_security, logging.WARNING, key, "security.refused %s", text, extra=extra, in_full=_REFUSALS)
 
 
 class LogFormatter(logging.Formatter):

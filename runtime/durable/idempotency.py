@@ -17,6 +17,7 @@ import msgspec
 from runtime.clock import Clock, Random
 from runtime.contract.errors import ErrorData, InProgress, KeyReused, RemoteError, ServiceError, is_answer
 from runtime.durable.fingerprint import Fingerprint
+from runtime.repeats import Repeats
 from runtime.storage.database import Database, Guard, Row, Statement, Superseded
 from runtime.tasks import finish
 
@@ -101,6 +102,7 @@ class Once:
         owner: str,
         alive: Callable[[str], bool],
         log: logging.Logger,
+        repeats: Repeats,
     ) -> None:
         self._database = database
         self._clock = clock
@@ -108,6 +110,7 @@ class Once:
         self._owner = owner
         self._alive = alive
         self._log = log
+        self._repeats = repeats
 
     async def run(self, scope: Scope, fingerprint: Fingerprint, run: Run, remaining: float) -> Any:
         """Return the reply of a request: from its handler the first time, and from the database afterwards.
@@ -166,7 +169,8 @@ class Once:
             try:
                 return await run(self._still_ours(claim), self._finisher(scope, claim.attempt, keep), claim)
             except Superseded:
-                self._log.warning("attempt %d at %s lost its claim to a later attempt", claim.attempt, scope.request)
+                message = "attempt %d at %s lost its claim to a later attempt"
+                self._repeats.log(self._log, logging.WARNING, ("claim", scope.request), message, claim.attempt, scope.request)
             except ServiceError as error:
                 await finish(self._settle(claim, error if is_answer(error) else None, keep))
                 raise

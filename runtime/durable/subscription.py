@@ -18,6 +18,7 @@ from runtime.durable.cursor import Cursor, Cursors, digest_of
 from runtime.durable.dead_letters import LAST_PAUSE, Apply, DeadLetters, NeedsNewerVersion, Source, pause_before_next
 from runtime.durable.progress import Progress, SubscriptionState
 from runtime.durable.stream import Batch, Diverged, EventTooLarge, Position, PositionPruned, Pull, StreamEvent, StreamHead
+from runtime.repeats import Repeats, fault
 from runtime.storage.database import Database, DatabaseError, Statement, StatementError, Superseded
 from runtime.tasks import Backoff, wait_for_event
 from runtime.telemetry import Metrics
@@ -86,6 +87,7 @@ class Subscription:
         random: Random,
         metrics: Metrics,
         log: logging.Logger,
+        repeats: Repeats,
     ) -> None:
         self.publisher = publisher
         self._taken = taken
@@ -100,6 +102,7 @@ class Subscription:
         self._random = random
         self._metrics = metrics
         self._log = log
+        self._repeats = repeats
         self._hint = asyncio.Event()
         self._failures = 0
         self._looks = 0
@@ -255,7 +258,10 @@ class Subscription:
             attempts, retry_at = await self.dead_letters.count_attempt(
                 source, self._clock.steady(), lambda failed: self._random.jitter(pause_before_next(failed, limit))
             )
-            self._log.exception("attempt %d of %d at %s %d of %s failed", attempts, limit, event.type, event.seq, self.publisher)
+            self._repeats.log(
+                self._log, logging.ERROR, (self.publisher, event.type, fault(error)),
+                "attempt %d of %d at %s %d of %s failed", attempts, limit, event.type, event.seq, self.publisher, exc_info=error,
+            )  # fmt: skip
             if attempts < limit:
                 self.progress.enter(
                     SubscriptionState.BACKING_OFF, f"{event.type} {event.seq} has failed {attempts} times of {limit}"
@@ -350,9 +356,10 @@ class Subscription:
         async with self._database.transaction(self._cursors.guard(position, target)) as tx:
             await self.dead_letters.add(tx, target.epoch, event, attempts, error)
         self._count("dead_letters_total")
-        self._log.error(
-            "%s %d of %s is a dead letter after %d attempts: %r", event.type, event.seq, self.publisher, attempts, error
-        )
+        self._repeats.log(
+            self._log, logging.ERROR, (self.publisher, event.type, "dead letter"),
+            "%s %d of %s is a dead letter after %d attempts: %r", event.type, event.seq, self.publisher, attempts, error,
+        )  # fmt: skip
 
     async def _back_off(self, error: Exception) -> None:
         self._failures += 1

@@ -4,6 +4,7 @@ It has the registry pick the instance, passes on the rest of the deadline, and r
 """
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
@@ -81,10 +82,8 @@ class Caller:
         try:
             return spec.reply_codec.decode(answer)
         except (Malformed, Invalid) as error:
-            incident = self._environment.random.hex(16)
-            self._environment.log.error(
-                "incident %s: the reply of %s to %s does not fit: %s", incident, service, spec.full_name, error
-            )
+            name = spec.full_name
+            incident = self._environment.incident(("reply", name), "the reply of %s to %s does not fit: %s", service, name, error)
             raise InternalError(incident) from None
 
     def _checked_size(self, request: str, body: bytes) -> bytes:
@@ -230,7 +229,9 @@ class Caller:
         except TimeoutError:
             raise Unreachable(service) from None
         except TransportError as error:
-            self._environment.log.warning("the instances of %s cannot be discovered: %s", service, error)
+            key, log = ("discover", service), self._environment.log
+            message = "the instances of %s cannot be discovered: %s"
+            self._environment.repeats.log(log, logging.WARNING, key, message, service, error)
             raise Unreachable(service) from None
 
     async def _send(

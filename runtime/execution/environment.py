@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Hashable
 from typing import Annotated, Any
 
 from msgspec import Meta
@@ -15,6 +15,7 @@ from runtime.execution.deadlines import Deadlines
 from runtime.identity import TokenSettings
 from runtime.network.registry import Registry
 from runtime.network.transport import Transport, TransportError
+from runtime.repeats import Repeats, fault
 from runtime.stacks import of_task
 from runtime.telemetry import Metrics, logger
 
@@ -53,6 +54,7 @@ class Environment:
         self.clock = clock
         self.random = random
         self.metrics: Metrics = Metrics()
+        self.repeats: Repeats = Repeats(clock)
         self.registry: Registry = Registry(clock, random, self._want)
         self.deadlines: Deadlines | None = Deadlines(clock) if settings.deadlines else None
         self.log: logging.Logger = logger("node")
@@ -70,6 +72,27 @@ class Environment:
         if self.failure is None:
             self.failure = error
             self.failed.set()
+
+    def incident(
+        self,
+        key: Hashable,
+        message: str,
+        *args: object,
+        log: logging.Logger | None = None,
+        exc_info: BaseException | None = None,
+    ) -> str:
+        """Return the id of an incident, whose details are in the log. Equal failures within a minute are one incident.
+
+        Args:
+            key: what the failure is about, without what differs from message to message.
+            log: the log for it; by default, that of the node.
+        """
+        incident = self.repeats.repeated(key)
+        if incident is None:
+            incident = self.random.hex(16)
+            message = f"incident %s: {message}"
+            self.repeats.log(log or self.log, logging.ERROR, key, message, incident, *args, exc_info=exc_info, tag=incident)
+        return incident
 
     def add_subscription(self, service: str, publisher: str, blocked: Callable[[], Blocked | None]) -> None:
         """Include a subscription in `blocked`. That of an earlier instance of the service is replaced."""
@@ -118,10 +141,12 @@ class Environment:
     def _done(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self.log.warning("a background task failed: %r", error, exc_info=error)
+            key = ("background", fault(error))
+            self.repeats.log(self.log, logging.WARNING, key, "a background task failed: %r", error, exc_info=error)
 
     async def settle(self) -> None:
         """Cancel all background tasks, and wait until they have ended."""
+        self.repeats.close()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

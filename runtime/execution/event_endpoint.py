@@ -1,5 +1,6 @@
 """Endpoints of signals, and of the events that a subscription applies."""
 
+import logging
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,9 @@ from runtime.service.host import Host
 from runtime.storage.database import Guard, Transaction
 from runtime.telemetry import log_refusal
 from runtime.trace import from_stored
+
+_SHOWN = 64
+"""The bytes of a signal that cannot be decoded which the log shows."""
 
 
 class SignalDropped(CallboardError):
@@ -64,20 +68,39 @@ class SignalEndpoint(Endpoint):
     def ended_task(self, error: str) -> None:
         """Count and log a handler that has ended its own task, for example by cancelling it."""
         self._environment.metrics.count("signals_failed_total", service=self.host.name)
-        self.host.log.error("%s ended with %s, although nothing cancelled it", self.title, error)
+        self._log(logging.ERROR, "ended", "%s ended with %s, although nothing cancelled it", self.title, error)
+
+    def _log(self, level: int, what: str, message: str, *args: object) -> None:
+        """Log something about a signal. There may be many signals, of which only the first is logged in full."""
+        self._environment.repeats.log(self.host.log, level, (self.title, what), message, *args)
 
     async def authorize(self, ctx: Context) -> None:
         if ctx.caller not in self.handler.allow.services:
             name = self.handler.spec.full_name
-            log_refusal("authorization", "not in allow=", service=self.host.name, signal=name, caller=ctx.caller)
+            log_refusal(
+                self._environment.repeats,
+                "authorization",
+                "not in allow=",
+                service=self.host.name,
+                signal=name,
+                caller=ctx.caller,
+            )
             raise SignalDropped("signals_refused_total", f"{ctx.caller or 'a stranger'} may not publish it")
 
     def _message(self, envelope: Envelope) -> Any:
-        message = self.handler.spec.codec.decode(envelope.body) if isinstance(envelope.body, bytes) else envelope.body
+        try:
+            message = self.handler.spec.codec.decode(envelope.body) if isinstance(envelope.body, bytes) else envelope.body
+        except (Malformed, Invalid) as error:
+            raise SignalDropped("signals_failed_total", self._unreadable(envelope, error)) from None
         key = self.handler.spec.key
         if key is not None and getattr(message, key) != envelope.signal_key:
             raise SignalDropped("signals_refused_total", f"it came under the key {envelope.signal_key!r} of another")
         return message
+
+    def _unreadable(self, envelope: Envelope, error: Malformed | Invalid) -> str:
+        spec, key = self.handler.spec, envelope.signal_key
+        topic = f"{spec.contract.name}/{spec.name}/{'-' if key is None else key}"
+        return f"it cannot be decoded: {error.explained()}; it came on {topic:.200} and begins with {envelope.body[:_SHOWN]!r}"
 
     async def take_slot(self, ctx: Context, message: Any) -> Hashable:
         try:
@@ -94,10 +117,15 @@ class SignalEndpoint(Endpoint):
         if isinstance(error, SignalDropped):
             metrics.count(error.metric, service=service)
             if str(error):
-                self.host.log.warning("%s refused: %s", self.handler.spec.full_name, error)
+                sender = "" if ctx.envelope is None else (ctx.caller, ctx.envelope.signal_key)
+                self._environment.repeats.log(
+                    self.host.log, logging.WARNING, (self.title, error.metric, sender),
+                    "%s from %s refused: %s", self.handler.spec.full_name, ctx.caller or "a stranger", error,
+                )  # fmt: skip
             return error
         if isinstance(error, DeadlineExceeded):
-            self.host.log.warning("%s took too long over %s, which is given up", self.title, self.handler.spec.full_name)
+            name = self.handler.spec.full_name
+            self._log(logging.WARNING, "late", "%s took too long over %s, which is given up", self.title, name)
         outcome = await self.failures.to_caller_error(error, ctx, self.title)
         if isinstance(outcome, Exception):
             metrics.count("signals_failed_total", service=service)

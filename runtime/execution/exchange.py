@@ -134,8 +134,7 @@ class Exchange:
         try:
             return msgspec.json.decode(reply.body, type=ErrorData)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            incident = self._environment.random.hex(16)
-            self._environment.log.error("incident %s: %s sent an error that cannot be read: %s", incident, to, error)
+            incident = self._environment.incident(("error", to.service), "%s sent an error that cannot be read: %s", to, error)
             return InternalError(incident).data()
 
     def _cancel(self, request: Envelope, to: Address, sender: str) -> None:

@@ -26,6 +26,7 @@ from runtime.contract.json_values import pointer_token
 from runtime.contract.messages import spec_of
 from runtime.durable.compensations import Compensations
 from runtime.execution.environment import Environment
+from runtime.repeats import fault
 from runtime.service.context import Context
 from runtime.service.handlers import Handler
 from runtime.storage.database import DatabaseError, StatementError, Superseded
@@ -160,13 +161,13 @@ class Failures:
             return error
         metrics = self._environment.metrics
         if isinstance(error, DatabaseError) and not isinstance(error, StatementError):
-            self._log.error("%s: the database failed: %s", title, error)
+            failed = ("database", title, type(error))
+            self._environment.repeats.log(self._log, logging.ERROR, failed, "%s: the database failed: %s", title, error)
             metrics.count("database_errors_total", service=self._service)
             return DatabaseUnavailable(self._service)
-        incident = self._environment.random.hex(16)
         metrics.count("incidents_total", service=self._service)
-        self._log.error("incident %s: %s failed: %r", incident, title, error, exc_info=error)
-        return InternalError(incident)
+        key = ("incident", title, fault(error))
+        return InternalError(self._environment.incident(key, "%s failed: %r", title, error, log=self._log, exc_info=error))
 
     def _warn_if_undeclared(self, error: ServiceError, handler: Handler, title: str) -> None:
         known = isinstance(error, (*handler.raises, RemoteError)) or handler.spec.contract.name != self._service
@@ -199,7 +200,10 @@ class Failures:
                 except DatabaseError as unstored:
                     error = unstored
             environment.metrics.count("undo_failed_total", service=self._service)
-            self._log.warning("%s could not be undone and is left to expire: %s", spec.full_name, error)
+            environment.repeats.log(
+                self._log, logging.WARNING, ("undo", spec.full_name, type(error)),
+                "%s could not be undone and is left to expire: %s", spec.full_name, error,
+            )  # fmt: skip
 
 
 def _if_sendable(error: ServiceError, limit: int) -> ServiceError | UsageError:

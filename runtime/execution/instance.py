@@ -131,6 +131,7 @@ class Instance(Host):
             verifier=self.verifier,
             transactions=transactions,
             transport=self.environment.transport,
+            repeats=self.environment.repeats,
         )
 
     def _bind_database(self, database: Database) -> Transactions:
@@ -147,6 +148,7 @@ class Instance(Host):
             self.id,
             lambda owner: owner == self.id or self.environment.registry.has_instance(owner),
             self.log,
+            self.environment.repeats,
         )
         return Transactions(
             database,
@@ -197,6 +199,7 @@ class Instance(Host):
                 random=self.random,
                 metrics=self.metrics,
                 log=self.log,
+                repeats=self.environment.repeats,
             )
             for publisher, types in taken.items()
         }

@@ -1,5 +1,6 @@
 """The publishing side of an instance: its signals, and the events of its committed transactions."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -83,7 +84,8 @@ class SignalPublisher:
                 await self.publish(ctx, signal)
             except (Invalid, UsageError) as error:  # the handler has returned, so that only the log can report it
                 self._environment.metrics.count("signals_dropped_total", service=self._host.name)
-                self._host.log.error("%s", error)
+                key = ("signal", type(signal), type(error))
+                self._environment.repeats.log(self._host.log, logging.ERROR, key, "%s", error)
 
 
 class EventPublisher:

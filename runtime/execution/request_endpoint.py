@@ -26,6 +26,7 @@ from runtime.execution.unit_of_work import Transactions
 from runtime.identity import Verifier
 from runtime.network.envelope import Envelope
 from runtime.network.transport import Transport
+from runtime.repeats import Repeats
 from runtime.service.context import Context
 from runtime.service.handlers import Handler
 from runtime.service.host import Host
@@ -39,10 +40,11 @@ class RequestEndpoint(Endpoint):
         method: the bound method.
         verifier: verifies the tokens of users.
         transactions: runs handlers in transactions; None for a service without a database.
+        repeats: counts refusals.
         transport: carries the replies. With zero-copy, messages in this process are passed on as they are.
     """
 
-    __slots__ = ("_allow", "_reply", "_rest", "_verifier", "codec", "copy_reply", "handler", "method", "name", "reply_to_json",
+    __slots__ = ("_allow", "_repeats", "_reply", "_rest", "_verifier", "codec", "copy_reply", "handler", "method", "name", "reply_to_json",
                  "transactions", "transport", "zero_copy")  # fmt: skip
 
     def __init__(
@@ -57,6 +59,7 @@ class RequestEndpoint(Endpoint):
         verifier: Verifier,
         transactions: Transactions | None,
         transport: Transport,
+        repeats: Repeats,
     ) -> None:
         super().__init__(host, getattr(method, "__qualname__", handler.name), mailbox, failures, deadlines)
         self.handler: Handler = handler
@@ -64,6 +67,7 @@ class RequestEndpoint(Endpoint):
         self.key: str | None = handler.key
         self.restricted: bool = handler.once or not handler.allow.anyone
         self.transport: Transport = transport
+        self._repeats = repeats
         self.zero_copy: bool = transport.zero_copy
         self.codec: Codec | None = None if transport.zero_copy else handler.spec.codec
         """Encodes and decodes a message, as if it crossed a network; None if messages are passed on as they are."""
@@ -100,6 +104,7 @@ class RequestEndpoint(Endpoint):
     async def handle_failure(self, error: BaseException, ctx: Context) -> BaseException:
         if isinstance(error, Unauthenticated | Forbidden):
             log_refusal(
+                self._repeats,
                 "token" if isinstance(error, Unauthenticated) else "authorization",
                 getattr(error, "detail", "not in allow="),
                 service=self.host.name,

@@ -1,6 +1,7 @@
 """The receiving side of a node: requests for its instances, replies, cancels, signals, and hints."""
 
 import asyncio
+import logging
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -135,6 +136,10 @@ class Inbound(Receiver):
                 msgspec.json.decode(envelope.body, type=Head)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self._environment.metrics.count("hints_malformed_total")
+            self._environment.repeats.log(
+                instance.log, logging.WARNING, ("head", envelope.caller),
+                "a hint about the stream of %s cannot be decoded, and is dropped; it begins with %r", envelope.caller, envelope.body[:64],
+            )  # fmt: skip
             return
         subscription.hint()  # the publisher is asked for the true head, so a wrong hint costs one pull
 
@@ -264,8 +269,8 @@ class Inbound(Receiver):
         except TransportError as error:
             self._environment.metrics.count("replies_dropped_total", service=instance.name)
             if isinstance(error, Unsendable):
-                incident = self._environment.random.hex(16)
-                instance.log.error("incident %s: the answer to %s: %s", incident, request.subject, error)
+                key = ("answer", request.subject)
+                incident = self._environment.incident(key, "the answer to %s: %s", request.subject, error, log=instance.log)
                 await self._reply_error(request, instance, InternalError(incident))
 
     def _refuse(self, envelope: Envelope, instance: Instance, error: ServiceError) -> None:

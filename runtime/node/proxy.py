@@ -20,6 +20,7 @@ from runtime.identity import Identity
 from runtime.network.envelope import Envelope, Topic
 from runtime.network.registry import Registry
 from runtime.network.transport import TransportError
+from runtime.repeats import Repeats, fault
 from runtime.service.context import Context
 from runtime.tasks import finish
 from runtime.telemetry import Metrics
@@ -69,6 +70,15 @@ class Proxy:
     def metrics(self) -> Metrics:
         """The node's metrics."""
         return self._environment.metrics
+
+    @property
+    def repeats(self) -> Repeats:
+        """Logs lines that clients outside can cause."""
+        return self._environment.repeats
+
+    def incident(self, message: str, error: Exception) -> str:
+        """Return the id of an incident, whose details are in the log of the service. `message` has a place for the error."""
+        return self._environment.incident((message, fault(error)), message, error, log=self.log, exc_info=error)
 
     def blocked(self) -> list[Blocked]:
         """Return the streams whose events are not applied on this node, with what each waits for."""

@@ -1,6 +1,7 @@
 """The loop of an `@every` method."""
 
 import asyncio
+import logging
 from functools import partial
 from typing import Any
 
@@ -35,7 +36,8 @@ async def repeat(instance: Instance, endpoint: TimerEndpoint, seconds: float, st
         except (ServiceError, DatabaseError) as error:
             if not is_transient(error):
                 raise
-            instance.log.warning("%s failed, and is tried again in %g s: %s", endpoint.title, seconds, error)
+            key, message = ("timer", endpoint.title, type(error)), "%s failed, and is tried again in %g s: %s"
+            instance.environment.repeats.log(instance.log, logging.WARNING, key, message, endpoint.title, seconds, error)
         finally:
             started = 0.0
 

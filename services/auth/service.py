@@ -19,6 +19,7 @@ from runtime import (
     roles,
 )
 from runtime.identity import MAX_LIFETIME, Keys, KeySet, Revocations, RevokedSessions, SessionsRevoked, TokenSettings
+from runtime.repeats import Repeats
 from runtime.telemetry import log_refusal
 from services.auth.keys import SigningKeys
 from services.auth.login_throttle import LoginThrottle
@@ -93,6 +94,7 @@ class Auth(Service):
         self.passwords = Passwords(self.settings.hashing)
 
     async def on_start(self, ctx: Context) -> None:
+        self.repeats = Repeats(self.clock)
         self.login_throttle = LoginThrottle(self.clock)
         self.store = Store(self.db, self.clock, self.random)
         self.keys = SigningKeys(self.db, self.clock, self.settings.publish_lead_seconds)
@@ -197,7 +199,11 @@ class Auth(Service):
         if renewed is None:
             await ctx.publish(SessionsRevoked())
             log_refusal(
-                "token", "the refresh token is unknown, used, or of an ended session", service=self.name, client=_source(ctx)
+                self.repeats,
+                "token",
+                "the refresh token is unknown, used, or of an ended session",
+                service=self.name,
+                client=_source(ctx),
             )
             raise SessionEnded
         return self._tokens(*renewed)
@@ -216,7 +222,7 @@ class Auth(Service):
 
     def _log_refusal(self, reason: str, source: str, user_id: str | None) -> None:
         """Log a refused login. The e-mail address is left out, because people type passwords into its field."""
-        log_refusal("login", reason, service=self.name, user=user_id, client=source)
+        log_refusal(self.repeats, "login", reason, service=self.name, user=user_id, client=source)
 
     def _tokens(self, session: Session, refresh_token: str) -> Tokens:
         now = int(self.clock.timestamp())
@@ -235,6 +241,9 @@ class Auth(Service):
         return Tokens(self.keys.sign(claims), refresh_token, "Bearer", lifetime)
 
     # Requests of the runtime
+
+    async def on_stop(self, ctx: Context) -> None:
+        self.repeats.close()
 
     @handles(allow=ANYONE, idempotent=True)
     async def key_set(self, message: KeySet, ctx: Context) -> Keys:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from runtime import Clock
+from runtime.repeats import Repeats
 from runtime.telemetry import LOG_FORMAT, LogFormatter, log_refusal, logger, printable
 
 FORGED = "12:00:00 INFO    callboard.auth: admin has logged in"
@@ -98,9 +100,9 @@ def test_wrong_arguments_of_a_log_call_do_not_reach_the_caller(capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("text", BREAKS)
-def test_a_refusal_is_one_line_of_quoted_values(text: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_refusal_is_one_line_of_quoted_values(text: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
-    log_refusal("token", f'no"{text}{FORGED}', service="a", client=None, path=f'/x" what="login"{text}')
+    log_refusal(Repeats(Clock()), "token", f'no"{text}{FORGED}', service="a", client=None, path=f'/x" what="login"{text}')
     (record,) = caplog.records
     line = record.getMessage()
     assert line.isprintable()

@@ -1,8 +1,9 @@
 """Answers the HTTP requests of other nodes: requests to services, and questions about their presence."""
 
 import asyncio
+import logging
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
@@ -11,7 +12,8 @@ import msgspec
 from runtime import Clock, Forbidden, InstanceLost, Malformed, NoInstance, Random, ServiceError, Unreachable
 from runtime.durable.stream import stream
 from runtime.network import Address, Envelope, Head, Manifest, Receiver, TooLarge
-from runtime.telemetry import log_refusal
+from runtime.repeats import Repeats
+from runtime.telemetry import log_refusal, logger
 from transports.header_values import PROBLEM, parse_number
 from transports.http import fields
 from transports.http.assertions import Refused, Verifier
@@ -110,12 +112,12 @@ class RequestHandler:
 
     Args:
         readers: The services that may read the stream of each service; None if every service may.
-        complain: Logs something that an operator should know.
+        repeats: logs what peers may cause as often as they like.
     """
 
     def __init__(
         self, node: str, receiver: Receiver, settings: HttpSettings, verifier: Verifier, clock: Clock, random: Random,
-        readers: StreamReaders | None, complain: Callable[..., None],
+        readers: StreamReaders | None, repeats: Repeats,
     ) -> None:  # fmt: skip
         self._node = node
         self._receiver = receiver
@@ -124,7 +126,7 @@ class RequestHandler:
         self._clock = clock
         self._random = random
         self._readers = readers
-        self._complain = complain
+        self._repeats = repeats
         self._own: dict[str, LocalService] = {}
         self._answering: dict[_RequestKey, _Answering] = {}
         self._closing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -174,8 +176,10 @@ class RequestHandler:
             try:
                 caller = self._verifier.caller(given.get(fields.ASSERTION), service)
             except Refused as reason:
-                self._complain("a request to %s/%s from %s was refused: %s", service, name, scope.client, reason)
-                log_refusal("token", str(reason), service=service, request=name, client=scope.client)
+                self._complain(str(reason), "a request to %s/%s from %s was refused: %s", service, name, scope.client, reason)
+                log_refusal(
+                    self._repeats, "token", str(reason), service=service, request=name, client=scope.client.rpartition(":")[0]
+                )
                 raise Refusal(401, Unreachable(service), [("www-authenticate", "Callboard")], str(reason)) from None
             if name == "presence":
                 status, headers, body = await self._news(scope, service, caller)
@@ -189,6 +193,10 @@ class RequestHandler:
         exchange.response_bytes(status, headers, body)
         if refused and scope.method == "POST":
             await self._drain(exchange)
+
+    def _complain(self, about: str, message: str, *args: object) -> None:
+        """Log something that an operator should know."""
+        self._repeats.log(logger("http"), logging.WARNING, (message, about), message, *args)
 
     async def _drain(self, exchange: Exchange) -> None:
         """Read the rest of a refused request: otherwise the connection would break before the client has read the refusal."""
@@ -220,8 +228,9 @@ class RequestHandler:
         if own is None or not own.known or (to != self._node if to is not None else not own.listening):
             raise Refusal(404, NoInstance(service))
         if name.startswith(_STREAM) and not self._may_read(service, caller):
-            log_refusal("authorization", "not a subscriber", service=service, request=name, caller=caller)
+            log_refusal(self._repeats, "authorization", "not a subscriber", service=service, request=name, caller=caller)
             self._complain(
+                caller,
                 "%s may not read the stream of %s, because it does not subscribe to it (transport.http.stream_readers)",
                 caller,
                 service,
@@ -235,6 +244,15 @@ class RequestHandler:
             envelope = fields.request(given, subject, caller, body)
         except ValueError as error:
             receiver.unreadable()
+            self._complain(
+                caller,
+                "a request to %s/%s from %s cannot be read: %s; it begins with %r",
+                service,
+                name,
+                caller,
+                error,
+                body[:64],
+            )
             raise Refusal(400, Malformed(str(error))) from None
         if self._closing.done():
             raise Refusal(404, NoInstance(service))

@@ -1,6 +1,7 @@
 """The HTTP server on which other services reach this node: granian with its RSGI interface."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -9,7 +10,8 @@ from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
-from runtime import StartError
+from runtime import Clock, StartError
+from runtime.repeats import Repeats, fault
 from runtime.sockets import free_port, listen_address, until_listening
 from runtime.tasks import watching
 from runtime.telemetry import logger
@@ -64,13 +66,23 @@ class HttpServer:
         self._app = app
         self._certificate = certificate
         self._log = logger("http")
+        self._repeats = Repeats(Clock())
         self._serving: asyncio.Task[None] | None = None
 
     async def __rsgi__(self, scope: Scope, exchange: Exchange) -> None:
         try:
             await self._app(scope, exchange)
         except Exception as error:
-            self._log.error("answering %s %s failed: %r", scope.method, scope.path, error, exc_info=error)
+            self._repeats.log(
+                self._log,
+                logging.ERROR,
+                fault(error),
+                "answering %s %s failed: %r",
+                scope.method,
+                scope.path,
+                error,
+                exc_info=error,
+            )
             raise
 
     async def start(self) -> None:
@@ -100,6 +112,7 @@ class HttpServer:
         done, _ = await asyncio.wait((serving,), timeout=_STOP_TIMEOUT)
         if not done:
             self._log.warning("the server on port %d did not stop in time", self.port)
+        self._repeats.close()
 
 
 async def until_gone(answered: "asyncio.Future[T]", exchange: Exchange, gone: Callable[[], None]) -> T:

@@ -5,6 +5,7 @@ instances are present. Signals are not supported; the heads of streams travel wi
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from runtime.network import (
     TransportError,
     Unsendable,
 )
+from runtime.repeats import Repeats
 from runtime.telemetry import logger
 from transports.header_values import PROBLEM
 from transports.http import fields
@@ -104,7 +106,7 @@ class HttpTransport(Transport):
         self._lost: set[asyncio.Task[Any]] = set()
         self._cancelled: dict[str, None] = {}
         self._next: dict[str, int] = {}
-        self._complained_at = float("-inf")
+        self._repeats = Repeats(self._clock)
 
     def __repr__(self) -> str:
         return f"<HttpTransport {self.node or '-'} [{'CLOSED' if self._opened is None else 'OPEN'}] on {self.port}>"
@@ -130,7 +132,7 @@ class HttpTransport(Transport):
         if self._opened is not None:
             raise TransportError(f"{self.node} is open already: a transport serves one node")
         settings, clock, random = self._settings, self._clock, self._random
-        request_handler = RequestHandler(node, receiver, settings, self._verifier, clock, random, self._readers, self._complain)
+        request_handler = RequestHandler(node, receiver, settings, self._verifier, clock, random, self._readers, self._repeats)
         server = HttpServer(
             request_handler.serve,
             settings.host,
@@ -160,6 +162,7 @@ class HttpTransport(Transport):
         await opened.server.stop()
         await opened.client.close()
         self._watched.clear()
+        self._repeats.close()
 
     # Presence
 
@@ -220,13 +223,6 @@ class HttpTransport(Transport):
     async def unsubscribe(self, topic: Topic, service: str) -> None:
         if self._opened is not None:
             self._opened.presence.unsubscribe(topic.service, service)
-
-    def _complain(self, message: str, *args: object) -> None:
-        """Log something that an operator should know, at most once a second: peers may cause it as often as they like."""
-        now = self._clock.monotonic()
-        if now - self._complained_at >= 1:
-            self._complained_at = now
-            self._log.warning(message, *args)
 
     # Sending
 
@@ -318,7 +314,8 @@ class HttpTransport(Transport):
             raise PeerUnreachable(f"{answer.fields[fields.NODE]} does not listen for {to.service}")
         elif answer.kind == PROBLEM and ours:
             if answer.status == 401 and "www-authenticate" in answer.fields:
-                self._complain("%s refuses this node's requests: %.300s", to, answer.body.decode(errors="replace"))
+                message, said = "%s refuses this node's requests: %.300s", answer.body.decode(errors="replace")
+                self._repeats.log(self._log, logging.WARNING, ("refused", to.service), message, to, said)
             back = Envelope("error", request.id, "", answer.body, to.service, load=load)
         else:
             raise LinkLost(f"{to} answered {answer.status}, but the answer does not come from a node")

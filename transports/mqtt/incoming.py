@@ -1,5 +1,6 @@
 """What arrives from the broker: each message becomes an envelope for the node, a report about an instance, or is dropped and counted."""
 
+import logging
 from collections.abc import Callable, Iterable
 
 import mqtt5
@@ -7,6 +8,7 @@ import msgspec
 
 from runtime import Malformed, Random
 from runtime.network import Address, Envelope, EnvelopeKind, Receiver
+from runtime.repeats import Repeats
 from runtime.telemetry import logger
 from transports.mqtt import packets
 from transports.mqtt.topics import Topics, key_of
@@ -20,6 +22,7 @@ class Incoming:
         subscribers: Returns the services on this node that have to take a multicast.
         on_manifest: Called with service, node, and packet for each manifest.
         on_gone: Called with the id of each node that has ended.
+        repeats: Logs what clients may cause as often as they like.
         answer: Publishes the answer to a request that cannot be read, in the name of a service on this node.
     """
 
@@ -33,6 +36,7 @@ class Incoming:
         on_manifest: Callable[[str, str, mqtt5.PublishPacket], None],
         on_gone: Callable[[str], None],
         answer: Callable[[Address, Envelope, str], None],
+        repeats: Repeats,
     ) -> None:
         self._node = node
         self._topics = topics
@@ -43,13 +47,14 @@ class Incoming:
         self._on_gone = on_gone
         self._answer = answer
         self._log = logger("mqtt")
-        self._unreadable = 0
+        self._repeats = repeats
         self._retained = 0
         self._too_large = 0
 
     def close(self) -> None:
         """Ignore whatever still arrives."""
         self._receiver = None
+        self._repeats.close()
 
     def handle(self, packet: mqtt5.PublishPacket) -> None:
         """Handle a message from the broker."""
@@ -82,12 +87,10 @@ class Incoming:
                     raise ValueError("its topic is unknown")
         except Exception as error:  # no message whatsoever may end the link
             self._receiver.unreadable()
-            self._unreadable += 1
-            if self._unreadable == 1:
-                self._log.warning(
-                    "a message on %.200s cannot be read, and is dropped; further ones will be dropped without a log entry: %s",
-                    packet.topic, error,
-                )  # fmt: skip
+            self._repeats.log(
+                self._log, logging.WARNING, (*levels[:2], levels[-1]),
+                "a message on %.200s cannot be read, and is dropped: %s; it begins with %r", packet.topic, error, packet.payload[:64],
+            )  # fmt: skip
             if levels[:1] in (("inbox",), ("request",)) and self._topics.is_level(levels[1]):
                 self._refuse(packet, levels[1], levels[-1], error)
 

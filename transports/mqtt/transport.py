@@ -24,6 +24,7 @@ from runtime.network import (
     Transport,
     TransportError,
 )
+from runtime.repeats import Repeats
 from runtime.telemetry import logger
 from transports.mqtt import packets
 from transports.mqtt.attempts import Attempts
@@ -114,7 +115,7 @@ class MqttTransport(Transport):
         )  # until the broker says otherwise
         incoming = self._incoming = Incoming(
             node, self._topics, receiver, self._random, self._multicasts.subscribers, self._on_manifest,
-            self._on_gone, self._answer,
+            self._on_gone, self._answer, Repeats(self._clock),
         )  # fmt: skip
         will = mqtt5.Will(self._topics.gone(node), qos=mqtt5.QoS.AT_LEAST_ONCE)
         link = Link(
