@@ -131,14 +131,15 @@ class Inbound(Receiver):
         subscription = instance.subscriptions.get(envelope.caller)
         if subscription is None:
             return
+        text: bytes | None = None if isinstance(envelope.body, Head) else envelope.body
         try:
-            if not isinstance(envelope.body, Head):
-                msgspec.json.decode(envelope.body, type=Head)
+            if text is not None:
+                msgspec.json.decode(text, type=Head)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self._environment.metrics.count("hints_malformed_total")
             self._environment.repeats.log(
                 instance.log, logging.WARNING, ("head", envelope.caller),
-                "a hint about the stream of %s cannot be decoded, and is dropped; it begins with %r", envelope.caller, envelope.body[:64],
+                "a hint about the stream of %s cannot be decoded, and is dropped; it begins with %r", envelope.caller, (text or b"")[:64],
             )  # fmt: skip
             return
         subscription.hint()  # the publisher is asked for the true head, so a wrong hint costs one pull
