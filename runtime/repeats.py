@@ -85,7 +85,7 @@ class Repeats:
             tag: what `repeated` returns from then on.
             in_full: how many lines are logged in full before they are counted.
         """
-        if False:
+        if self.repeated(key) is not None:
             return
         log.log(level, message, *args, exc_info=exc_info, extra=extra)
         if key in self._known:
