@@ -118,10 +118,10 @@ class Metrics:
             lines.append(f"# TYPE callboard_{name} counter")
             lines += [f"callboard_{name}{_shown(labels)} {count}" for labels, count in sorted(series.items())]
         for name, gauges in sorted(self._gauges.items()):
-            lines.append(f"# TYPE callboard_{name} gauge")
+            full_name = name if name.startswith("process_") else f"callboard_{name}"  # Prometheus' own names for processes
+            lines.append(f"# TYPE {full_name} gauge")
             lines += [
-                f"callboard_{name}{_shown(labels)} {read():g}"
-                for labels, read in sorted(gauges.items(), key=lambda item: item[0])
+                f"{full_name}{_shown(labels)} {read():g}" for labels, read in sorted(gauges.items(), key=lambda item: item[0])
             ]
         return "\n".join(lines) + "\n"
 

@@ -17,6 +17,7 @@ from runtime.identity import Verifier
 from runtime.network.envelope import Envelope
 from runtime.network.registry import Registry
 from runtime.network.transport import Transport
+from runtime.node import descriptors
 from runtime.node.clock_watch import ClockWatch
 from runtime.node.factory import Factory, make
 from runtime.node.inbound import Inbound
@@ -119,6 +120,9 @@ class Node:
     async def __aenter__(self) -> Self:
         await self.environment.transport.open(self.id, self.inbound)
         self._clock_watch = ClockWatch(self.environment.clock, self.environment.metrics, self.environment.log)
+        self.metrics.gauge("process_open_fds", descriptors.in_use)
+        self.metrics.gauge("process_max_fds", descriptors.limit)
+        self.environment.spawn(descriptors.watch_descriptors(self.environment))
         try:
             for supervised in in_start_order(self.supervised):
                 self._running[supervised.name] = asyncio.create_task(supervised.run(), name=supervised.name)
