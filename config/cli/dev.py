@@ -18,6 +18,7 @@ from config.cli.output import print_error, progress
 from config.cli.quickstart import empty, quickstart, warn_if_public, with_users
 from config.cli.run import wait_for_stop
 from config.cli.status import NodeFailed
+from config.cli.watched_files import note_files
 from config.folder_locks import databases_locked, url_published
 from config.settings import Settings
 from config.signals import stop_signal
@@ -41,9 +42,19 @@ _FIXED_BY_CODE = (DefinitionError, MigrationError, Crashed, NodeFailed, compose.
 def dev_command(names: tuple[str, ...], fresh: bool, debug: bool, no_reload: bool, config_file: Path | None) -> None:
     """Run the whole system, or the named services, in one process. Stop with Ctrl-C.
 
-    Once the system is running, prints its address, users to log in as, and commands to try. Restarts when code changes.
+    Once the system is running, prints its address, users to log in as, and commands to try. Restarts when code changes,
+    a setting in a file, or a data file that a service has read.
     """
-    settings = loaded(config_file).settings
+    if not debug and not no_reload:
+        note_files()
+    try:
+        settings = loaded(config_file).settings
+    except CallboardError as error:
+        if not reload.is_restart():
+            raise
+        print_error(error)  # the settings have changed while it ran
+        reload.wait_and_restart()
+        return
     watched = [] if debug or no_reload else reload.folders(settings.services)
     set_up_logging(settings)
     warn_if_public(settings)

@@ -10,15 +10,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import rich_click as click
-from watchfiles import PythonFilter, awatch  # pyright: ignore[reportUnknownVariableType]
+from watchfiles import awatch  # pyright: ignore[reportUnknownVariableType]
 
 from config import PACKAGES
+from config.cli.watched_files import CODE, Filter, changed, elsewhere
 from config.packages import ROOT, own_command, own_path
 
 _RESTARTED_AT = "_CALLBOARD_DEV_AGAIN"
 """The environment variable with the Unix time at which this process replaced an earlier one."""
-_SUFFIXES = (".py", ".sql", ".toml")
-_FILTER = PythonFilter(extra_extensions=_SUFFIXES)
 
 
 def is_restart() -> bool:
@@ -27,7 +26,7 @@ def is_restart() -> bool:
 
 
 def folders(services: Sequence[str]) -> list[Path]:
-    """Return the folders and files with code: those of the project and of the user's services.
+    """Return the folders and files with code: those of the project and of the user's services. Their data files count, too.
 
     Args:
         services: the user's services, as `package.module:Class`.
@@ -38,7 +37,7 @@ def folders(services: Sequence[str]) -> list[Path]:
 
 
 @asynccontextmanager
-async def watching(watched: Iterable[Path]) -> AsyncGenerator["asyncio.Task[None]", None]:
+async def watching(watched: Sequence[Path]) -> AsyncGenerator["asyncio.Task[None]", None]:
     """Watch files inside the `async with` block. Yields a task that ends once code has changed and can be compiled.
 
     A syntax error is printed, and the task waits for the next change.
@@ -52,13 +51,16 @@ async def watching(watched: Iterable[Path]) -> AsyncGenerator["asyncio.Task[None
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def _wait_for_change(watched: Iterable[Path]) -> None:
-    first = True
-    async for changes in awatch(*watched, watch_filter=_FILTER, recursive=True, rust_timeout=200, yield_on_timeout=True):
+async def _wait_for_change(watched: Sequence[Path]) -> None:
+    first, known = True, elsewhere(watched)
+    async for changes in awatch(*watched, watch_filter=Filter(), recursive=True, rust_timeout=200, yield_on_timeout=True):
         paths = {Path(path) for _, path in changes}
         if first:
             paths |= _missed(watched)
             first = False
+        now = elsewhere(watched)
+        paths |= changed(known, now)
+        known |= now
         if paths and _compiles(paths):
             return
 
@@ -66,13 +68,13 @@ async def _wait_for_change(watched: Iterable[Path]) -> None:
 def _missed(watched: Iterable[Path]) -> set[Path]:
     """Return the files that have changed since this process replaced another one, before the watch started."""
     since = float(os.environ.get(_RESTARTED_AT, "inf"))
-    files = {file for path in watched for file in (path.rglob("*") if path.is_dir() else (path,)) if file.suffix in _SUFFIXES}
+    files = {file for path in watched for file in (path.rglob("*") if path.is_dir() else (path,)) if file.suffix in CODE}
     return {file for file in files if since < file.stat().st_mtime <= time.time()}
 
 
 def print_waiting() -> None:
     """Print that the next code change restarts the process."""
-    click.echo("callboard: waiting for a change of code", err=True)
+    click.echo("callboard: waiting for a change of code or settings", err=True)
 
 
 def wait_and_restart() -> None:

@@ -125,7 +125,7 @@ async def test_dev_restarts_when_code_changes_and_survives_errors(tmp_path: Path
         await wait_for_greeting(running, "good day")
         code.write_text(GREETER.replace("allow=ANYONE", "allow=None"))
         await running.says("say who may call")
-        await running.says("waiting for a change of code")
+        await running.says("waiting for a change of code or settings")
         code.write_text(GREETER.replace("hello", "good night"))
         await wait_for_greeting(running, "good night")
         assert running.process.pid == pid
