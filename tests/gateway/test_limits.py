@@ -98,6 +98,18 @@ def test_other_addresses_do_not_flush_the_rate_of_one() -> None:
     limits.admit("a")
 
 
+async def test_all_addresses_of_an_ipv6_network_share_a_rate() -> None:
+    async with GatewayEnvironment("one-node-zero-copy", trusted_proxies=("127.0.0.1",), rate=0.001, burst=2) as env:
+
+        async def status(address: str) -> int:
+            return (await env.client.get("/look/x", headers={"X-Forwarded-For": address})).status_code
+
+        assert [await status(f"2001:db8:1:2:{number:x}::1") for number in range(4)] == [200, 200, 429, 429]
+        assert [await status(address) for address in ("2001:db8:1:3::1", "::ffff:192.0.2.1", "192.0.2.1")] == [200, 200, 200]
+        assert await status("192.0.2.1") == 429, "an IPv4 address in IPv6 is the same one"
+        assert await status("192.0.2.2") == 200, "each IPv4 address has a rate of its own"
+
+
 async def test_stalled_bodies_of_one_address_leave_others_served() -> None:
     async with GatewayEnvironment(
         "one-node-serialized", trusted_proxies=("127.0.0.1",), bodies_per_address=3, body_timeout=5

@@ -62,6 +62,15 @@ async def test_a_stopping_gateway_ends_its_streams(tmp_path: Path) -> None:
             assert events.received == tail.received == [("end", {"reason": "the gateway is stopping"}, "")]
 
 
+async def test_a_stream_that_opens_while_the_gateway_stops_ends_at_once(system: System) -> None:
+    """A browser that is refused does not reconnect. One whose stream ends does, to another gateway."""
+    rider = await system.bearer()
+    system.service(Gateway).subscribers.end()
+    async with follow(system.url, rider) as events:
+        await eventually(lambda: events.ended, "the stream has ended")
+        assert (events.received, events.retry) == ([("end", {"reason": "the gateway is stopping"}, "")], 1000)
+
+
 async def test_the_oldest_stream_of_a_user_ends_when_one_too_many_opens(tmp_path: Path) -> None:
     """Its client may have vanished, which nobody notices for minutes. Meanwhile, the user has to get in."""
     async with open_system(settings(tmp_path, streams_per_user=2)) as system:
