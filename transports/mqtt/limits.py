@@ -41,7 +41,7 @@ class Limits(msgspec.Struct, frozen=True):
     @property
     def max_body(self) -> int:
         """The size of the largest message, in bytes of JSON: the same as on every transport, unless the broker takes less."""
-        return min(MAX_BODY, max(self.max_packet - _HEADERS, self.max_packet // 2))
+        return min(MAX_BODY, max(self.max_packet - _HEADERS, self.max_packet * 3 // 4))
 
     @property
     def shares_out(self) -> bool:

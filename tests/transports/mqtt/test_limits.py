@@ -15,6 +15,7 @@ from runtime.testing import Kit, RecordingReceiver, eventually
 from runtime.testing.peer import Echo as KitEcho
 from runtime.testing.peer import kit
 from tests.broker import Broker
+from tests.system_under_test import PASSWORD, open_system, settings
 from tests.transports.mqtt.echo import Echo, Say, answers, echo, echo_over_mqtt, transport
 from tests.transports.mqtt.helpers import less_capable
 from tests.transports.mqtt.test_link_state import played
@@ -107,7 +108,7 @@ async def test_nodes_work_with_packets_of_1024_bytes(tmp_path: Path, whose: str,
             assert await answers(ctx)
             await eventually(lambda: [heard.text for heard in service.heard] == ["?"], "the signal arrives")
             assert f"{whose} packets of at most 1024 bytes" in caplog.text
-            with pytest.raises(Invalid, match="expected at most 512 bytes of JSON, got 2,"):
+            with pytest.raises(Invalid, match="expected at most 768 bytes of JSON, got 2,"):
                 await ctx.request(Say("x" * 2000))
             used: MqttTransport = ctx.host.environment.transport  # type: ignore[attr-defined]
             with pytest.raises(TooLarge, match=f"a message of 2,000 bytes is more than {whose} ."):
@@ -125,6 +126,20 @@ async def test_nodes_work_with_packets_of_1024_bytes(tmp_path: Path, whose: str,
             await client.publish("callboard/1/presence/none", b"none", qos=1)
             left = await asyncio.wait_for(anext(aiter(client.messages)), 10)
             assert left.payload == b"none", "a node that has left leaves no part behind"
+
+
+async def test_the_whole_system_works_with_packets_of_1024_bytes(tmp_path: Path) -> None:
+    """Tokens, events, and each service's manifest fit, or are sent in parts."""
+    async with Broker(tmp_path, "allow_anonymous true", "max_packet_size 1024") as broker:
+        chosen = settings(tmp_path)
+        over_mqtt = msgspec.structs.replace(chosen.transport, kind="mqtt", mqtt=MqttSettings(url=broker.url))
+        async with open_system(msgspec.structs.replace(chosen, transport=over_mqtt), separate_nodes=True) as system:
+            rider = {"email": "new@example.com", "password": PASSWORD}
+            assert (await system.client.post("/users", json={**rider, "name": "New"})).status_code == 201
+            headers = await system.bearer("new@example.com")
+            topped_up = await system.client.post("/wallet/top-ups", json={"amount_cents": 500}, headers=headers)
+            assert topped_up.status_code == 201, topped_up.text
+            assert (await system.client.get("/wallet", headers=headers)).json() == {"balance_cents": 500, "held_cents": 0}
 
 
 async def test_a_broker_that_takes_less_than_1024_bytes_is_refused(tmp_path: Path) -> None:
