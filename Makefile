@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: help venv dev tools test test-locks test-containers containers chaos clients brokers check docs format bench lock clean
+.PHONY: help venv dev tools test test-locks test-containers containers chaos soak clients brokers check docs format bench lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -51,6 +51,9 @@ test: $(VENV)/.test tools  ## run all tests, in two processes
 
 chaos: $(VENV)/.test  ## kill the system fifty times under load and check every account
 	@$(BIN)/python -m pytest -s tests/system/test_kill.py --kills $(or $(KILLS),50) $(ARGS)
+
+soak: $(VENV)/.test tools  ## run the system under load for MINUTES (30), with two deployments and the clock set back
+	@MINUTES=$(or $(MINUTES),30) $(BIN)/python -m tests.soak
 
 containers: $(VENV)/.run  ## create certificates, keys, and passwords for containers/compose.yaml
 	@$(BIN)/python -m config.provision containers/secrets
