@@ -272,8 +272,9 @@ def test_parameters_are_accepted_if_they_are_valid(data: st.DataObject, index: i
 
 
 def _as_json(text: str) -> Any:
+    """Return the JSON value that a parameter stands for. `1.0` is a number there and no integer, unlike in a body."""
     try:
-        return json.loads(text, parse_constant=str) if text == text.strip() else text
+        return json.loads(text, parse_float=Decimal, parse_constant=str) if text == text.strip() else text
     except ValueError:
         return text
 

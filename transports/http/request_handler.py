@@ -31,7 +31,7 @@ _MOST_SERVICES = 1024
 _BODY_TIMEOUT = 10.0
 """Seconds that the body of a request may take to arrive."""
 _MOST_DRAINED = 4
-"""How many times the size of the largest body are read of a refused request."""
+"""How many times the size of the largest body are read of a request by somebody who is no peer."""
 _LONGEST_WAIT = 15.0
 """Seconds that a question about presence waits for news, at most, whatever the client asks for."""
 _STREAM = f"{stream.name}."
@@ -166,7 +166,7 @@ class RequestHandler:
 
     async def serve(self, scope: Scope, exchange: Exchange) -> None:
         """Answer one HTTP request."""
-        refused = False
+        is_stranger = False
         try:
             service, name = self._path(scope)
             given: fields.Fields = scope.headers
@@ -186,26 +186,32 @@ class RequestHandler:
             else:
                 status, headers, body = await self._request(exchange, given, service, name, caller)
         except Refusal as refusal:
-            refused = True
+            is_stranger = refusal.status == 401
+            if scope.method == "POST" and not is_stranger:
+                await self._drain(exchange, None)
             status, body = refusal.status, refusal.body
             headers = [("content-type", PROBLEM), (fields.REFUSED, "true"), *refusal.fields]
         headers += ((fields.NODE, self._node), ("server", ""))  # granian would name itself
         exchange.response_bytes(status, headers, body)
-        if refused and scope.method == "POST":
-            await self._drain(exchange)
+        if scope.method == "POST" and is_stranger:
+            await self._drain(exchange, self._settings.max_body * _MOST_DRAINED)
 
     def _complain(self, about: str, message: str, *args: object) -> None:
         """Log something that an operator should know."""
         self._repeats.log(logger("http"), logging.WARNING, (message, about), message, *args)
 
-    async def _drain(self, exchange: Exchange) -> None:
-        """Read the rest of a refused request: otherwise the connection would break before the client has read the refusal."""
+    async def _drain(self, exchange: Exchange, most: int | None) -> None:
+        """Read the rest of a refused request: otherwise the connection would break before the client has read the refusal.
+
+        Args:
+            most: how many bytes are read. A peer, whose connection carries other requests afterwards, has no limit but the time.
+        """
         size = 0
         try:
             async with asyncio.timeout(_BODY_TIMEOUT):
                 async for part in exchange:
                     size += len(part)
-                    if size > self._settings.max_body * _MOST_DRAINED:
+                    if most is not None and size > most:
                         return
         except (TimeoutError, RuntimeError):  # the body was read already, or does not arrive
             return

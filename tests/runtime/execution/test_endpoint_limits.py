@@ -100,11 +100,3 @@ async def test_a_crash_runs_on_stop_once_for_each_start(tmp_path: Path) -> None:
         await eventually(lambda: entrance.script.stopped == 1, "the crashed instance is stopped")
         await eventually(lambda: entrance.script.succeeded, "the next instance runs")
     assert entrance.script.stopped == 2
-
-
-async def test_a_stop_does_not_wait_for_a_tick(tmp_path: Path) -> None:
-    async with opened("timer", tmp_path, hang) as entrance:
-        await eventually(lambda: entrance.script.begun == 1, "the tick runs")
-        async with asyncio.timeout(10):  # less than the drain timeout of 20 s
-            await entrance.node.stop()
-    assert (entrance.script.cancelled, entrance.script.stopped) == (1, 1)
