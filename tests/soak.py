@@ -16,11 +16,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import httpx
+import aiohttp
+import msgspec
 
 from tests.broker import Broker
 from tests.system.process import Callboard
@@ -115,10 +117,10 @@ class Count(Request[int]):
 
 
 class Client:
-    """A client that retries, and what it has seen."""
+    """A client that retries, and what it has seen. It is aiohttp's, because httpx's pool searches all of its connections for each request."""
 
     def __init__(self, url: str) -> None:
-        self.http = httpx.AsyncClient(base_url=url, timeout=40, limits=httpx.Limits(max_connections=None))
+        self._http = aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(40), connector=aiohttp.TCPConnector(limit=0))
         self.done = 0
         self.retried: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
@@ -133,9 +135,17 @@ class Client:
         async with self._logging_in:
             if self._headers is not before:
                 return  # another request has just done it
-            answer = await self.http.post("/sessions", json={"email": "soak@example.com", "password": PASSWORD})
-            if answer.status_code == 201:
-                self._headers = {"authorization": f"Bearer {answer.json()['access_token']}"}
+            status, answer = await self.ask("POST", "/sessions", {"email": "soak@example.com", "password": PASSWORD})
+            if status == 201:
+                self._headers = {"authorization": f"Bearer {msgspec.json.decode(answer)['access_token']}"}
+
+    async def ask(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> tuple[int, bytes]:
+        """Make a request once, and return the status and the body of its answer. Raises `ClientError` or TimeoutError."""
+        async with self._http.request(method, path, json=body, headers=headers) as answer:
+            return answer.status, await answer.read()
+
+    async def close(self) -> None:
+        await self._http.close()
 
     async def make(self, number: int) -> None:
         name = f"name-{random.randrange(50)}"
@@ -155,22 +165,23 @@ class Client:
         give_up, pause = time.monotonic() + PATIENCE, 0.1
         while True:
             headers = self._headers | ({} if key is None else {"idempotency-key": key})
+            status, answer, final = 0, b"", False
             try:
-                answer = await self.http.request(method, path, json=body, headers=headers)
-                problem = None if answer.status_code < 400 else answer.json()
-                why = "" if problem is None else f"{answer.status_code} {problem['code']}"
-                final = problem is None or not (problem["retryable"] or answer.status_code in (401, 408))
-            except httpx.TransportError as error:
-                answer, why, final = None, type(error).__name__, False
+                status, answer = await self.ask(method, path, body, headers)
+                problem = None if status < 400 else msgspec.json.decode(answer)
+                why = "" if problem is None else f"{status} {problem['code']}"
+                final = problem is None or not (problem["retryable"] or status in (401, 408))
+            except (aiohttp.ClientError, TimeoutError) as error:
+                why = type(error).__name__
             if final or time.monotonic() > give_up:
                 self.done += 1
                 if why:
                     self.errors[f"{method} {path.partition('-')[0]}: {why}"] += 1
-                elif key is not None and answer is not None and self._replies.setdefault(key, answer.content) != answer.content:
+                elif key is not None and self._replies.setdefault(key, answer) != answer:
                     self.errors["another reply to the same key"] += 1
                 return
             self.retried[why] += 1
-            if answer is not None and answer.status_code == 401:
+            if status == 401:
                 await self.log_in()
             await asyncio.sleep(pause * random.uniform(0.5, 1))
             pause = min(pause * 2, 2)
@@ -242,20 +253,20 @@ class Soak:
                             process.process.kill()
                 if client.errors or sys.exc_info()[0] is not None:
                     print("\n".join(process.output[-3000:] for process in (self._tally, *processes)), flush=True)
-                await client.http.aclose()
+                await client.close()
             return self._report(client)
 
     async def _until_ready(self, client: Client) -> None:
         async with asyncio.timeout(60):
             while True:
                 try:
-                    if (await client.http.get("/readyz")).status_code == 200:
+                    if (await client.ask("GET", "/readyz"))[0] == 200:
                         break
-                except httpx.TransportError:
+                except aiohttp.ClientError:
                     pass
                 await asyncio.sleep(0.1)
         user = {"email": "soak@example.com", "password": PASSWORD, "name": "Soak"}
-        assert (await client.http.post("/users", json=user)).status_code == 201
+        assert (await client.ask("POST", "/users", user))[0] == 201
         await client.log_in()
 
     async def _load(self, client: Client) -> None:
@@ -280,9 +291,8 @@ class Soak:
         """Deploy, set the clock back, and roll back, while the load goes on."""
         await asyncio.sleep(self.seconds * 0.4)
         await self.deploy("new")
-        async with httpx.AsyncClient(base_url=client.http.base_url, timeout=60) as other:
-            while not await self._describes(other, "/totals"):
-                await asyncio.sleep(0.5)
+        while not await self._describes(client, "/totals"):
+            await asyncio.sleep(0.5)
         client.new_version = True
         await asyncio.sleep(self.seconds * 0.1)
         self._set_clock(-3600)
@@ -293,10 +303,10 @@ class Soak:
         await self.deploy("old")
 
     @staticmethod
-    async def _describes(client: httpx.AsyncClient, path: str) -> bool:
+    async def _describes(client: Client, path: str) -> bool:
         try:
-            return path in (await client.get("/openapi.json")).json()["paths"]
-        except httpx.TransportError:
+            return path in msgspec.json.decode((await client.ask("GET", "/openapi.json"))[1])["paths"]
+        except aiohttp.ClientError:
             return False
 
     def _measure(self, now: float) -> None:
