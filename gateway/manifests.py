@@ -1,6 +1,6 @@
 """What the gateway knows about services: the manifests of live instances, and those of versions that may come back.
 
-While a service is deployed, instances of two versions are live, and its routes are those of both. A version is told from
+While a service is deployed, instances of two versions are live, and its routes are those of both. A version is distinguished from
 another by everything in the manifest but the identity of the instance.
 
 A manifest comes from another process, of another version or another author. One that does not hold together is refused when
@@ -113,7 +113,7 @@ class Manifests:
     def forget(self) -> bool:
         """Forget what has had no instance for longer than `forget_after`. Return whether there was anything.
 
-        A service that the gateway expects, or that `owners` names, is never given up. What it no longer has is.
+        A service that the gateway expects, or that `owners` names, is never given up. Routes that it no longer has are given up.
         """
         before, old = self._forgotten, self._monotonic() - self._forget_after
         dropped = False
@@ -146,7 +146,7 @@ class Manifests:
         return Routes(live, self.absent, self._owners.routes(), self._owners.prefixes, self._forgotten)
 
     def document(self, title: str, version: str) -> dict[str, Any]:
-        """Return the OpenAPI document of the known services. What is live takes precedence."""
+        """Return the OpenAPI document of the known services. Live versions take precedence."""
         live = [manifest for _, versions in sorted(self.live.items()) for manifest in versions]
         return document(title, version, [*live, *self.absent])
 

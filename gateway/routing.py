@@ -88,7 +88,7 @@ class Routes:
 
     Args:
         live: the manifests of live instances, one of each version. A route of several versions is one route.
-        absent: the manifests of versions that have no live instance. What is live takes precedence over them where both
+        absent: the manifests of versions that have no live instance. Live versions take precedence over them where both
             have the same route.
         owners: the owner of each route that has one, also of those that no manifest contains.
         prefixes: the owner of all paths below a prefix. No other service receives requests for them by a parameter.

@@ -9,11 +9,11 @@ from runtime.clock import Clock
 REPEAT_SECONDS = 60.0
 """The seconds between two counts of what is repeated."""
 _MOST = 256
-"""The number of different lines that are told apart at a time. All others share one count."""
+"""The number of different lines that are distinguished at a time. All others share one count."""
 _SUMMARY = 300
 """The characters of a line in full that its count repeats."""
 _OTHERS = object()
-"""The key of the lines that are not told apart."""
+"""The key of the lines that are not distinguished."""
 
 
 def fault(error: BaseException) -> Hashable:
@@ -81,7 +81,7 @@ class Repeats:
         """Log a line, or count it if it was logged within the last minute.
 
         Args:
-            key: what the line is about, without what differs from message to message.
+            key: identifies equal lines, without the parts that differ from message to message.
             tag: what `repeated` returns from then on.
             in_full: how many lines are logged in full before they are counted.
         """

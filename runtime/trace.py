@@ -1,7 +1,7 @@
 """The trace context of messages (W3C Trace Context, W3C Baggage): what of it is accepted, and how an event stores it.
 
-Callboard takes part in traces that others begin, and records no spans of its own. So it passes on what came, unchanged, as far
-as it is valid, and bounded in size. A request to another system gets a parent id of its own (`Context.trace_headers`).
+Callboard takes part in traces that others begin, and records no spans. So it passes on the valid part of a context unchanged,
+and bounded in size. A request to another system gets a new parent id (`Context.trace_headers`).
 """
 
 import re
@@ -47,7 +47,7 @@ def new_trace(random: Random) -> str:
 
 
 def child(parent: str, random: Random) -> str:
-    """Return the `traceparent` of a request that is made within a trace: with a parent id of its own."""
+    """Return the `traceparent` of a request that is made within a trace, with a new parent id."""
     return f"{parent[:36]}{random.hex(16)}{parent[52:]}"
 
 

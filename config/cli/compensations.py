@@ -16,7 +16,7 @@ from runtime.durable.compensations import Compensation, all_compensations, drop_
 
 @click.command("compensations")
 @click.argument("service")
-@click.option("--drop", "drop", metavar="ID", help="Delete the compensation with this id: what it would undo stays as it is.")
+@click.option("--drop", "drop", metavar="ID", help="Delete the compensation with this id. Its request is not made any more.")
 @with_json
 @with_config
 def compensations_command(service: str, drop: str | None, as_json: bool, config_file: Path | None) -> None:

@@ -33,7 +33,7 @@ class Compensation(msgspec.Struct, frozen=True):
         body: the request as JSON text.
         at: when the handler failed, in seconds since 1970.
         attempts: how often it was made.
-        error: what the last attempt met.
+        error: the error of the last attempt.
     """
 
     id: str
@@ -85,7 +85,7 @@ class Compensations:
 
         Args:
             key: the idempotency key with which it was made.
-            error: what it met; None if it was not made yet, because the same callee has just not answered.
+            error: its error; None if it was not made yet, because the same callee has just not answered.
 
         Raises:
             DatabaseError: if it cannot be stored.

@@ -1,4 +1,4 @@
-"""The progress of a subscription: what it is doing, and which event holds up all that follow it."""
+"""The progress of a subscription: its state, and which event holds up all that follow it."""
 
 import logging
 from enum import Enum
@@ -51,7 +51,7 @@ class Blocked(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         service: the subscriber.
         state: the state of its subscription.
-        reason: what it waits for.
+        reason: why it waits.
         event: the type of the event that holds up all that follow it, and its number.
         seconds: how long it has been tried.
     """

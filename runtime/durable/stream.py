@@ -23,7 +23,7 @@ stream: Contract = Contract("stream")
 """The requests that every service with a database answers, each for its own stream."""
 
 BATCH_BYTES = 1 << 20
-"""The bytes of JSON that the events of a batch have together. An event that is larger is a batch of its own."""
+"""The bytes of JSON that the events of a batch have together. A larger event is a separate batch."""
 _FRAME = 1024
 """The bytes of a batch that are not its events'. A network that carries little leaves a third of it."""
 _LOOKED_AT = 16 * BATCH_BYTES

@@ -258,7 +258,7 @@ class Caller:
 
 
 class _Wanted(NamedTuple):
-    """What an instance is wanted for: a request by its name, or by its route, which each instance maps to a request of its own.
+    """What an instance is wanted for: a request by its name, or by its route, which each instance maps to its own request.
 
     Attributes:
         request: the full name of the request, or the route.

@@ -84,7 +84,7 @@ class Environment:
         """Return the id of an incident, whose details are in the log. Equal failures within a minute are one incident.
 
         Args:
-            key: what the failure is about, without what differs from message to message.
+            key: identifies equal failures, without the parts that differ from message to message.
             log: the log for it; by default, that of the node.
         """
         incident = self.repeats.repeated(key)

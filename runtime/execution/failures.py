@@ -180,7 +180,7 @@ class Failures:
             )
 
     async def _compensate(self, undo: list[Any]) -> None:
-        """Make the compensations in reverse order. What a callee does not answer is stored, and made again later."""
+        """Make the compensations in reverse order. A request that is not answered is stored, and made again later."""
         ctx, environment = self._context(), self._environment
         away: set[str] = set()
         for request in reversed(undo):

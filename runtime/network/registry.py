@@ -24,7 +24,7 @@ class Member:
     """A live instance, with the requests that this node has in flight there and its recent failures.
 
     Attributes:
-        requests: what it can be asked for: its requests by their full names, and by their routes, such as `GET /rides/{}`.
+        requests: its requests by their full names, and by their routes, such as `GET /rides/{}`.
     """
 
     __slots__ = (

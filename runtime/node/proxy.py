@@ -121,7 +121,7 @@ class Proxy:
             trace: the `traceparent` of the client; it is ignored if it is not valid.
             seconds: the time until the deadline.
             client: the address of the client; of IPv6, its /64 network.
-            trace_fields: the `tracestate` and `baggage` of the client; what is not valid is ignored.
+            trace_fields: the `tracestate` and `baggage` of the client; invalid parts are ignored.
         """
         return Context(
             self._instance,

@@ -96,8 +96,8 @@ class Context(msgspec.Struct, eq=False, weakref=True):
 
         Compensations run in reverse order, shielded from cancellation, each with its own budget. One that is not answered
         is stored, and made again with the same idempotency key until its callee answers, so its handler should be
-        idempotent or `once`. What the process has not stored when it is killed, or cannot store because the service
-        has no database, has to expire.
+        idempotent or `once`. If the process is killed before it has stored one, or if the service has no database,
+        its effect has to expire.
         """
         if self.compensations is None:
             self.compensations = []

@@ -107,7 +107,7 @@ async def test_all_addresses_of_an_ipv6_network_share_a_rate() -> None:
         assert [await status(f"2001:db8:1:2:{number:x}::1") for number in range(4)] == [200, 200, 429, 429]
         assert [await status(address) for address in ("2001:db8:1:3::1", "::ffff:192.0.2.1", "192.0.2.1")] == [200, 200, 200]
         assert await status("192.0.2.1") == 429, "an IPv4 address in IPv6 is the same one"
-        assert await status("192.0.2.2") == 200, "each IPv4 address has a rate of its own"
+        assert await status("192.0.2.2") == 200, "each IPv4 address has its own rate"
 
 
 async def test_stalled_bodies_of_one_address_leave_others_served() -> None:

@@ -159,7 +159,7 @@ async def test_a_position_from_before_a_restore_leads_to_the_fork(tmp_path: Path
         async with follow(system.url, rider, after=third) as events:
             await events.wait_for(1 + made_since)
             assert (events.kinds[0], events.received[0][1]["from"], events.received[0][1]["after"]) == ("gap", "notices", 2)
-            assert events.numbers == list(range(3, 3 + made_since)), "it goes on from the fork"
+            assert events.numbers == list(range(3, 3 + made_since)), "it continues from the fork"
             assert events.received[0][2] == (second if made_since == 0 else "notices=2")
             await abort_rides(system, rider_id, first=8)
             await events.wait_for(2 + made_since)

@@ -149,7 +149,7 @@ async def test_the_parameters_of_path_and_query_belong_to_the_fingerprint(back: 
 
 @both_ways
 async def test_a_service_that_was_updated_may_repeat_its_request_with_one_more_field(back: bool, tmp_path: Path) -> None:
-    """It sends the defaults of its own version."""
+    """It sends its version's defaults."""
     old, new = Version(CENTS, NUMBER), Version(CENTS | {"note": (str, "")}, NUMBER)
     callers = [new, old] if back else [old, new]
     for callee in (old, new):

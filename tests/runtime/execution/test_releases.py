@@ -50,7 +50,7 @@ async def test_a_deployment_and_its_roll_back_ask_only_instances_that_have_a_req
             await eventually(both_answer, "both answer what both have")
         await releases.stop(NewShelf)
         waiting = asyncio.create_task(releases.client(new).request(Reserve("x"), timeout=0.2))
-        assert await releases.answers(Discard(), old) == {"old discard"}, "the old release goes on"
+        assert await releases.answers(Discard(), old) == {"old discard"}, "the old release continues"
         with pytest.raises(NoInstance):
             await waiting
 
