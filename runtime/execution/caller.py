@@ -69,20 +69,18 @@ class Caller:
     ) -> Any:
         """Make a request to a service and return its reply. Raises like `Context.request`."""
         spec = spec_of(cast(type[Any], type(message)))
-        endpoint = self.local.get(service, _NOTHING).get(spec.full_name)
+        name = spec.full_name
+        endpoint = self.local.get(service, _NOTHING).get(name)
         if endpoint is not None:
             return await request_locally(endpoint, known, ctx, message, timeout, key)
-        body = (
-            message if self._environment.transport.zero_copy else self._checked_size(spec.full_name, spec.codec.encode(message))
-        )
-        wanted = _Wanted(service, spec.full_name, spec.full_name if spec.contract.name == service else None)
+        body = message if self._environment.transport.zero_copy else self._checked_size(name, spec.codec.encode(message))
+        wanted = _Wanted(service, name, name if spec.contract.name == service else None)
         _, answer = await self._request_remotely(ctx, wanted, body, timeout, key, known)
         if self._environment.transport.zero_copy:
             return answer
         try:
             return spec.reply_codec.decode(answer)
         except (Malformed, Invalid) as error:
-            name = spec.full_name
             incident = self._environment.incident(("reply", name), "the reply of %s to %s does not fit: %s", service, name, error)
             raise InternalError(incident) from None
 
