@@ -2,18 +2,24 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Hashable, Mapping
+from typing import NamedTuple
 
 from runtime.clock import Clock
 
 REPEAT_SECONDS = 60.0
 """The seconds between two counts of what is repeated."""
 _MOST = 256
-"""The number of different lines that are distinguished at a time. All others share one count."""
+"""The number of different lines of one log that are distinguished at a time. All others share one count."""
 _SUMMARY = 300
 """The characters of a line in full that its count repeats."""
-_OTHERS = object()
-"""The key of the lines that are not distinguished."""
+
+
+class _Others(NamedTuple):
+    """The key of the lines of a log that are not distinguished."""
+
+    log: str
 
 
 def fault(error: BaseException) -> Hashable:
@@ -48,23 +54,25 @@ class Repeats:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._known: dict[Hashable, _Repeated] = {}
+        self._of_log: Counter[str] = Counter()
         self._counting: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<Repeats of {len(self._known)} lines>"
 
-    def repeated(self, key: Hashable) -> str | None:
-        """Count a line that was logged in full already, and return its tag. Return None if it has to be logged in full."""
+    def tag(self, key: Hashable) -> str | None:
+        """Count a line that was logged in full with a tag, and return the tag. Return None if it has to be logged in full."""
         known = self._known.get(key)
-        if known is None and len(self._known) >= _MOST:
-            known = self._known.get(_OTHERS)
-        if known is None:
-            return None
+        return None if known is None or not self._is_repeated(known) else known.tag
+
+    @staticmethod
+    def _is_repeated(known: _Repeated) -> bool:
+        """Count a line, unless it is one of those that are logged in full."""
         if known.left:
             known.left -= 1
-            return None
+            return False
         known.count += 1
-        return known.tag
+        return True
 
     def log(
         self,
@@ -82,17 +90,19 @@ class Repeats:
 
         Args:
             key: identifies equal lines, without the parts that differ from message to message.
-            tag: what `repeated` returns from then on.
+            tag: what `tag` returns from then on. The keys of lines with a tag must come from the code, so that they are few.
             in_full: how many lines are logged in full before they are counted.
         """
-        if self.repeated(key) is not None:
+        if not tag and key not in self._known and self._of_log[log.name] >= _MOST:
+            key = _Others(log.name)
+        known = self._known.get(key)
+        if known is not None and self._is_repeated(known):
             return
         log.log(level, message, *args, exc_info=exc_info, extra=extra)
-        if key in self._known:
+        if known is not None:
             return
-        if len(self._known) >= _MOST:
-            key = _OTHERS
         self._known[key] = _Repeated(log, level, (message % args if args else message)[:_SUMMARY], tag, in_full - 1)
+        self._of_log[log.name] += not tag
         if self._counting is None or self._counting.done():
             self._counting = self._clock.loop.create_task(self._count())
 
@@ -105,8 +115,9 @@ class Repeats:
         for key, known in list(self._known.items()):
             if not known.count:
                 del self._known[key]
+                self._of_log[known.log.name] -= not known.tag
                 continue
-            others = ", and other lines" if key is _OTHERS else ""
+            others = ", and other lines" if isinstance(key, _Others) else ""
             known.log.log(known.level, "%d more within a minute%s: %s", known.count, others, known.summary)
             known.count = 0
 
@@ -114,5 +125,6 @@ class Repeats:
         """Log what was counted last. Calling it twice is harmless."""
         self._log_counts()
         self._known.clear()
+        self._of_log.clear()
         if self._counting is not None:
             self._counting.cancel()

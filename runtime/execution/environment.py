@@ -84,10 +84,10 @@ class Environment:
         """Return the id of an incident, whose details are in the log. Equal failures within a minute are one incident.
 
         Args:
-            key: identifies equal failures, without the parts that differ from message to message.
+            key: identifies equal failures, by what comes from the code and not from a message.
             log: the log for it; by default, that of the node.
         """
-        incident = self.repeats.repeated(key)
+        incident = self.repeats.tag(key)
         if incident is None:
             incident = self.random.hex(16)
             message = f"incident %s: {message}"

@@ -88,3 +88,17 @@ def test_errors_of_one_line_of_code_are_one_fault() -> None:
 
     assert fault(fail(1)) == fault(fail(2)) != fault(fail(0))
     assert fault(ValueError()) == fault(ValueError()) != fault(fail(1))
+
+
+async def test_many_lines_hide_neither_incidents_nor_other_logs(caplog: pytest.LogCaptureFixture) -> None:
+    repeats, security = Repeats(StoppedClock()), logging.getLogger("test.security")
+    for number in range(1_000):
+        repeats.log(security, logging.WARNING, ("token", number), "refused %d", number)
+    said(caplog)
+    repeats.log(LOG, logging.ERROR, "disk", "the disk is full")
+    for incident in ("a1", "b2"):
+        assert repeats.tag(incident) is None
+        repeats.log(security, logging.ERROR, incident, "incident %s", incident, tag=incident)
+        assert repeats.tag(incident) == incident
+    assert said(caplog) == ["the disk is full", "incident a1", "incident b2"]
+    repeats.close()
