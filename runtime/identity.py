@@ -164,8 +164,10 @@ class Verifier:
         entry = self._cache.get(digest)
         if entry is None:
             return None
-        found, expires = entry
-        if expires <= self._clock.possible()[0] or found.kid not in self._keys or found.session in self._revoked:
+        found, until = entry
+        if self._clock.steady() >= until:
+            return None  # it stays here, so that it does not become valid again by a clock that was set back
+        if found.kid not in self._keys or found.session in self._revoked:
             del self._cache[digest]
             return None
         return found
@@ -181,18 +183,20 @@ class Verifier:
             raise Unauthenticated("the token is too large")
         if not token or token.encode("utf-8", "replace").translate(None, TOKEN_CHARACTERS):
             raise Unauthenticated("the token contains characters that no token has")
-        found = self.cached(token)
+        found, digest = self.cached(token), hashlib.sha256(token.encode()).digest()
         if found is not None:
             return found
+        if digest in self._cache:
+            raise Unauthenticated("the token has expired")
         if not self._used:
             async with self._beginning:  # no token is accepted before the first answer, or its failure
                 if not self._used:
                     await self.learn_revocations()
                     self._used = True
-        found = self._decode(token, await self._key_for(token))
+        found, left = self._decode(token, await self._key_for(token))
         if found.session in self._revoked:
             raise Unauthenticated("the session has ended")
-        self._cache[hashlib.sha256(token.encode()).digest()] = (found, found.expires.timestamp())
+        self._cache[digest] = (found, self._clock.steady() + left)
         if len(self._cache) > _CACHED:
             self._cache.popitem(last=False)
         return found
@@ -259,7 +263,8 @@ class Verifier:
             raise Unauthenticated("the token was signed with an unknown key")
         return self._keys[kid]
 
-    def _decode(self, token: str, key: "PyJWK") -> Identity:
+    def _decode(self, token: str, key: "PyJWK") -> tuple[Identity, float]:
+        """Return the identity in a token, and for how many seconds it is valid, however the clock is set meanwhile."""
         import jwt
 
         try:
@@ -290,7 +295,10 @@ class Verifier:
         if not all(isinstance(text, str) and text for text in texts):
             raise Unauthenticated("the token's claims are not strings")
         subject, role, session, token_id = texts
-        return Identity(subject, role, session, token_id, datetime.fromtimestamp(expires, UTC), str(key.key_id))
+        left = expires - latest if issued > earliest + _LEEWAY else expires - earliest
+        if left <= 0:  # it was stamped by a time of day between these two
+            left = min(expires - earliest, MAX_LIFETIME)
+        return Identity(subject, role, session, token_id, datetime.fromtimestamp(expires, UTC), str(key.key_id)), left
 
 
 def _jwk(key: Key) -> dict[str, str]:

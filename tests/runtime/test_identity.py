@@ -3,12 +3,13 @@
 import base64
 import json
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from runtime import Clock, Unauthenticated
+from runtime import Clock, ManualClock, Unauthenticated
 from runtime.identity import Identity, Key, Keys, KeySet, Revocations, RevokedSessions, TokenSettings, Verifier
 from runtime.telemetry import Metrics
 
@@ -33,14 +34,16 @@ def sign(header: bytes | dict[str, Any] = HEADER, claims: bytes | dict[str, Any]
     return f"{signed}.{base64url(KEY.sign(signed.encode()))}"
 
 
-async def verify(token: str) -> Identity:
-    async def ask(request: Any) -> Any:
-        if isinstance(request, KeySet):
-            public = base64url(KEY.public_key().public_bytes_raw())
-            return Keys((Key("k", public),))
-        assert isinstance(request, Revocations)
-        return RevokedSessions(0, ())
+async def ask(request: Any) -> Any:
+    """Answer the requests of a verifier, as the auth service does."""
+    if isinstance(request, KeySet):
+        public = base64url(KEY.public_key().public_bytes_raw())
+        return Keys((Key("k", public),))
+    assert isinstance(request, Revocations)
+    return RevokedSessions(0, ())
 
+
+async def verify(token: str) -> Identity:
     return await Verifier(TokenSettings(), Clock(), Metrics(), ask).verify(token)
 
 
@@ -87,3 +90,19 @@ def one_bit_more(token: str) -> str:
 async def test_a_token_with_a_lenient_encoding_is_refused_though_its_signature_is_right(token: str, reason: str) -> None:
     with pytest.raises(Unauthenticated, match=reason):
         await verify(token)
+
+
+async def test_a_token_in_use_does_not_outlive_its_lifetime_however_the_clock_is_set() -> None:
+    clock = ManualClock(datetime.fromtimestamp(NOW, UTC))
+    verifier = Verifier(TokenSettings(), clock, Metrics(), ask)
+    token = sign()
+    await verifier.verify(token)
+    clock.leap(timedelta(hours=-1))
+    for _ in range(9):
+        clock.advance(timedelta(seconds=66))
+        assert verifier.cached(token) is not None, "its ten minutes are not over"
+    clock.advance(timedelta(seconds=66))
+    assert verifier.cached(token) is None
+    clock.advance(timedelta(minutes=7))
+    with pytest.raises(Unauthenticated):
+        await verifier.verify(token)
