@@ -18,7 +18,7 @@ _PAUSE = Backoff(0.5, 30.0)
 _POLL_SECONDS = 30.0
 """How often the database is read without a reason: another instance of the service may have stored a compensation and ended."""
 _AT_ONCE = 100
-"""How many compensations are read at once."""
+"""How many compensations of one callee are read at once."""
 
 Ask = Callable[[Request[Any], str], Awaitable[Any]]
 """Makes a request with an idempotency key. Raises `ServiceError`."""
@@ -29,6 +29,7 @@ class Compensation(msgspec.Struct, frozen=True):
 
     Attributes:
         id: its idempotency key, the same at every attempt.
+        callee: the service that is asked.
         request: the full name of the request.
         body: the request as JSON text.
         at: when the handler failed, in seconds since 1970.
@@ -37,6 +38,7 @@ class Compensation(msgspec.Struct, frozen=True):
     """
 
     id: str
+    callee: str
     request: str
     body: str
     at: float
@@ -92,8 +94,8 @@ class Compensations:
         """
         spec = spec_of(type(request))
         await self._database.execute(
-            "INSERT INTO callboard_compensations (id, request, body, at, attempts, error) VALUES ($1, $2, $3, $4, $5, $6)",
-            key, spec.full_name, spec.codec.encode(request).decode(), self._clock.timestamp(), int(error is not None), _text(error),
+            "INSERT INTO callboard_compensations (id, callee, request, body, at, attempts, error) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            key, spec.contract.name, spec.full_name, spec.codec.encode(request).decode(), self._clock.timestamp(), int(error is not None), _text(error),
         )  # fmt: skip
         if not self._waiting:
             self._failures = 0
@@ -120,19 +122,19 @@ class Compensations:
             await wait_for_event(self._wake, pause)
 
     async def _make_all(self) -> int:
-        """Make the compensations that were made least often. Return how many were answered."""
-        rows = await self._database.fetch("SELECT * FROM callboard_compensations ORDER BY attempts, at LIMIT $1", _AT_ONCE)
-        away: set[str] = set()
+        """Make the compensations, of each callee until it does not answer. Return how many were answered."""
         answered = 0
-        for row in rows:
-            compensation = Compensation(**row)
-            callee = compensation.request.partition(".")[0]
-            if callee in away:
-                continue
-            error = await self._make(compensation)
-            answered += error is None
-            if isinstance(error, NotDelivered | MaybeDelivered):
-                away.add(callee)
+        for callee in await self._database.fetch("SELECT DISTINCT callee FROM callboard_compensations"):
+            rows = await self._database.fetch(
+                "SELECT * FROM callboard_compensations WHERE callee = $1 ORDER BY attempts, at LIMIT $2",
+                callee["callee"],
+                _AT_ONCE,
+            )
+            for row in rows:
+                error = await self._make(Compensation(**row))
+                answered += error is None
+                if isinstance(error, NotDelivered | MaybeDelivered | UnknownRequest):
+                    break
         self._waiting = (await self._database.fetch("SELECT COUNT(*) AS n FROM callboard_compensations"))[0]["n"]
         return answered
 

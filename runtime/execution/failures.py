@@ -3,7 +3,9 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, cast
+from weakref import WeakSet
 
 import msgspec
 
@@ -87,6 +89,9 @@ class Failures:
         self._log = log
         self._context = context
         self._compensations = compensations
+        self.uncommitted: WeakSet[Context] = WeakSet()
+        """The contexts of handlers that have registered compensations."""
+        self._is_cut_off = False
         self._undeclared: set[tuple[str, str]] = set()
         self._compensating = 0
         self._settled: asyncio.Event = asyncio.Event()
@@ -95,6 +100,20 @@ class Failures:
     async def settled(self) -> None:
         """Wait until no compensations run."""
         await self._settled.wait()
+
+    async def cut_off(self) -> None:
+        """Store the compensations of handlers that have not ended in time, before the database is closed.
+
+        A handler whose transaction has begun may still commit, so what it has registered is left to expire.
+        """
+        self._is_cut_off = True
+        for ctx in list(self.uncommitted):
+            if ctx.compensations and (ctx.work is None or not ctx.work.begun):
+                undo, ctx.compensations = ctx.compensations, None
+                await self._compensate(undo)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._environment.settings.undo_timeout + 1.0):
+                await self.settled()
 
     async def compensated(self, error: BaseException, ctx: Context, title: str) -> BaseException:
         """Run the compensations of a failed handler, and return its error.
@@ -186,7 +205,7 @@ class Failures:
         for request in reversed(undo):
             spec, key = spec_of(cast(type[Any], type(request))), environment.random.hex(32)
             error: Exception | None = None
-            if self._compensations is None or spec.contract.name not in away:
+            if self._compensations is None or not (self._is_cut_off or spec.contract.name in away):
                 try:
                     await ctx.request(request, timeout=environment.settings.undo_timeout, key=key)
                     continue

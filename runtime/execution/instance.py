@@ -263,6 +263,9 @@ class Instance(Host):
             await self.before_request(service, spec.full_name if spec.contract.name == service else None, timeout)
         return await self.caller.request(ctx, service, message, timeout, key, self.definition.known_error)
 
+    def note_compensations(self, ctx: Context) -> None:
+        self.failures.uncommitted.add(ctx)
+
     def require_publishable(self, signal: Signal) -> None:
         self._signals.encode(signal)
 

@@ -51,6 +51,7 @@ class Inbound(Receiver):
         self._cancelling: set[_RequestKey] = set()
         self._done: dict[_RequestKey, float] = {}
         self._stopping = False
+        self._cut_off: set[str] = set()
         environment.metrics.gauge("requests_running", lambda: len(self._running))
 
     def receive(self, envelope: Envelope, to: str) -> None:
@@ -178,9 +179,10 @@ class Inbound(Receiver):
         except ServiceError as error:
             await self._reply_error(envelope, instance, error)
         except asyncio.CancelledError as error:
-            if self._stopping:
+            stopping = self._stopping or instance.name in self._cut_off
+            if stopping:
                 await finish(self._reply_lost(envelope, instance))
-            if self._stopping or key in self._cancelling:
+            if stopping or key in self._cancelling:
                 raise
             await self._reply_aborted(envelope, instance, endpoint, ctx, error)
         except GeneratorExit as error:  # raised by the handler; or the loop has ended, and nothing can be awaited any more
@@ -277,6 +279,16 @@ class Inbound(Receiver):
     def _refuse(self, envelope: Envelope, instance: Instance, error: ServiceError) -> None:
         self._environment.metrics.count("requests_refused_total", service=instance.name, code=error.code)
         self._environment.spawn(self._reply_error(envelope, instance, error))
+
+    async def cut_off(self, service: str, timeout: float) -> None:
+        """Cancel everything that runs for a service, send errors to its callers, and wait for so many seconds until it has ended."""
+        tasks = [task for (_, _, to, _), task in self._running.items() if to == service]
+        self._cut_off.add(service)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=timeout)
+        self._cut_off.discard(service)
 
     async def cancel_all(self) -> None:
         """Cancel everything that runs, send errors to waiting callers, and wait until all of it has ended."""

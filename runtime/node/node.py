@@ -263,6 +263,10 @@ class Node:
         for host in self._hosts:
             host.stop_calling_locally(instance)
 
+    async def cut_off(self, instance: Instance) -> None:
+        """Cancel the requests that the instance is handling for other nodes, and wait until they have ended, within limits."""
+        await self.inbound.cut_off(instance.name, self.environment.settings.undo_timeout)
+
     def unlink(self, instance: Instance) -> None:
         """Deliver nothing to the instance any more."""
         self.stop_local_calls(instance)

@@ -53,6 +53,9 @@ class NodeHost(Protocol):
     def stop_local_calls(self, instance: Instance) -> None:
         """Send requests for this service to other nodes from now on."""
 
+    async def cut_off(self, instance: Instance) -> None:
+        """Cancel the requests that the instance is handling for other nodes."""
+
     def unlink(self, instance: Instance) -> None:
         """Deliver nothing to the instance any more."""
 
@@ -309,6 +312,8 @@ class Supervised:
             instance.log.warning(
                 "%s was still busy after %g s, and is cut off: %s", self.name, environment.settings.drain_timeout, busy
             )
+            await self._host.cut_off(instance)
+            await instance.failures.cut_off()
         self._host.unlink(instance)
 
     async def _repeat(self, instance: Instance, endpoint: TimerEndpoint, seconds: float) -> None:

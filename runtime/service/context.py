@@ -101,6 +101,7 @@ class Context(msgspec.Struct, eq=False, weakref=True):
         """
         if self.compensations is None:
             self.compensations = []
+            self.host.note_compensations(self)
         self.compensations.append(request)
 
     async def caught_up(self, contract: Contract) -> bool:

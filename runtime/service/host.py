@@ -46,6 +46,10 @@ class Host(ABC):
         """Make a request for a handler. Raises like `Context.request`."""
 
     @abstractmethod
+    def note_compensations(self, ctx: "Context") -> None:
+        """Remember a context whose handler has registered its first compensation."""
+
+    @abstractmethod
     def require_publishable(self, signal: Signal) -> None:
         """Check a signal that is published later. Raises UsageError if it cannot be."""
 

@@ -20,7 +20,7 @@ async def _store(folder: Path) -> None:
         await migrate(database, SCHEMA, "callboard")
         await database.execute(
             "INSERT INTO callboard_compensations VALUES "
-            """('k1', 'wallet.ReleaseHold', '{"hold_id":"h1"}', 1700000000, 3, 'NoInstance: No instance is live')"""
+            """('k1', 'wallet', 'wallet.ReleaseHold', '{"hold_id":"h1"}', 1700000000, 3, 'NoInstance: No instance is live')"""
         )
     finally:
         await database.close()

@@ -1,13 +1,15 @@
 """Compensations that nobody answers are stored, and made again until the callee answers."""
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
 
-from runtime import SERVICES, Context, Contract, Overloaded, Request, Service, ServiceError, Transaction, handles
+from runtime import SERVICES, Context, Contract, InstanceLost, Overloaded, Request, Service, ServiceError, Transaction, handles
 from runtime.durable.compensations import all_compensations
+from runtime.storage.sqlite import SqliteFolder
 from runtime.testing import eventually
 from tests.topology import TOPOLOGIES, QuickClock, Topology
 
@@ -34,6 +36,7 @@ class Lend(Request[None]):
     """Registers a compensation for each item, in this order, and fails."""
 
     items: tuple[str, ...]
+    hangs: bool = False
 
 
 @desk.message
@@ -60,11 +63,15 @@ class Store(Service):
 class Desk(Service):
     contract = desk
     calls = (store,)
+    hangs = False
 
     @handles(allow=SERVICES, raises=(Closed,))
     async def lend(self, message: Lend, ctx: Context, tx: Transaction) -> None:
         for item in message.items:
             ctx.undo(Give(item))
+        if message.hangs:
+            self.hangs = True
+            await asyncio.Event().wait()
         raise Closed
 
 
@@ -128,5 +135,49 @@ async def test_they_survive_a_restart_while_their_callee_is_away(tmp_path: Path)
         await topology.crash_and_restart("desk")
         await topology.start(Store)
         await eventually(lambda: sorted(Store.given) == ["ball", "coat", "hat"], "all of them are made")
+    finally:
+        await topology.close()
+
+
+async def test_a_callee_that_is_away_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    Store.given, Store.keys, Store.fails = [], [], {}
+    topology = Topology("separate-nodes-serialized", tmp_path)
+    try:
+        await topology.start(Desk, undo_timeout=0.2)
+        db = topology.service(Desk).db
+        async with db.transaction() as tx:
+            for number in range(250):
+                await tx.execute(
+                    "INSERT INTO callboard_compensations VALUES ($1, 'gone', 'gone.Give', '{}', $2, 0, '')", f"g{number}", number
+                )
+            await tx.execute(
+                """INSERT INTO callboard_compensations VALUES ('k', 'store', 'store.Give', '{"item":"hat"}', 999, 0, '')"""
+            )
+        await topology.crash_and_restart("desk")
+        await topology.start(Store)
+        await eventually(lambda: Store.given == ["hat"], "the hat is given back")
+    finally:
+        await topology.close()
+
+
+@pytest.mark.parametrize("away", [True, False], ids=["the callee is away", "it is there"])
+async def test_a_stop_stores_those_of_handlers_that_it_cuts_off(tmp_path: Path, away: bool) -> None:
+    Store.given, Store.keys, Store.fails = [], [], {}
+    topology = Topology("separate-nodes-serialized", tmp_path)
+    try:
+        await topology.start(Desk, *(() if away else (Store,)), undo_timeout=0.3, drain_timeout=0.2)
+        ctx = await topology.client(desk)
+        lending = asyncio.create_task(ctx.request(Lend(("ball", "hat"), hangs=True)))
+        await eventually(lambda: topology.service(Desk).hangs, "the handler hangs")
+        await topology.node_of("desk").stop()
+        with pytest.raises(InstanceLost):
+            await lending
+        if not away:
+            assert len(Store.given) <= 2
+        database = SqliteFolder(tmp_path, durable=False)("desk")
+        await database.open()
+        stored = [one.body for one in await all_compensations(database)]
+        await database.close()
+        assert sorted([*stored, *(f'{{"item":"{item}"}}' for item in Store.given)]) == ['{"item":"ball"}', '{"item":"hat"}']
     finally:
         await topology.close()
