@@ -27,7 +27,7 @@ from runtime.node.proxy import Proxy
 from runtime.sockets import free_port, listen_address, until_listening
 
 _DRAIN_TIMEOUT = 10.0
-"""Seconds for which the gateway waits for running requests and streams when it stops."""
+"""Seconds for which the gateway waits for running requests and streams when it stops, unless `node.drain_timeout` is shorter."""
 _STOP_TIMEOUT = 2.0
 """Seconds for which the gateway waits until the HTTP server has stopped, when nothing runs any more."""
 _VANISHED = 30.0
@@ -122,7 +122,7 @@ class Gateway(Service):
 
     async def _until_stopped(self, serving: "asyncio.Task[None]") -> bool:
         """Wait until the server has answered the running requests and stopped. Return whether it has."""
-        deadline = self.clock.monotonic() + _DRAIN_TIMEOUT
+        deadline = self.clock.monotonic() + min(_DRAIN_TIMEOUT, self.proxy.drain_timeout)
         while (
             (self.limits.running or self.limits.reading or self.subscribers.count)
             and not serving.done()

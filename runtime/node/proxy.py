@@ -62,6 +62,11 @@ class Proxy:
         return self._environment.transport.capabilities.signals
 
     @property
+    def drain_timeout(self) -> float:
+        """How long a stopping instance may take to finish what runs, in seconds."""
+        return self._environment.settings.drain_timeout
+
+    @property
     def clock(self) -> Clock:
         """The node's clock."""
         return self._environment.clock

@@ -99,6 +99,8 @@ class Auth(Service):
         self.store = Store(self.db, self.clock, self.random)
         self.keys = SigningKeys(self.db, self.clock, self.settings.publish_lead_seconds)
         await self.keys.load()
+        for user_id in await self.store.canonicalize_emails():
+            self.log.warning("two users have one e-mail address in different spellings: change that of %s", user_id)
         for seed in {
             canonical_email(seed.email): seed for seed in self.settings.users
         }.values():  # the last entry for an address wins

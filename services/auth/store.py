@@ -50,6 +50,28 @@ class Store:
             raise EmailTaken from None
         return user
 
+    async def canonicalize_emails(self) -> list[str]:
+        """Bring the addresses that an earlier version stored into their canonical form.
+
+        Otherwise somebody else could register that form, and the user could no longer log in.
+
+        Returns:
+            The ids of users whose canonical address belongs to another user already.
+        """
+        clashing: list[str] = []
+        async with self._db.transaction() as tx:
+            rows = await tx.fetch(
+                "SELECT id, email FROM users WHERE length(email) <> length(CAST(email AS BLOB)) OR email LIKE '%xn--%'"
+            )
+            for row in rows:
+                canonical = canonical_email(row["email"])
+                if canonical != row["email"] and not await tx.execute(
+                    "UPDATE users SET email = $2 WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM users WHERE email = $2)",
+                    row["id"], canonical,
+                ):  # fmt: skip
+                    clashing.append(row["id"])
+        return clashing
+
     async def user(self, user_id: str) -> User | None:
         row = await self._db.fetch_one("SELECT * FROM users WHERE id = $1", user_id)
         return None if row is None else _user(row)

@@ -81,6 +81,18 @@ async def test_a_user_of_an_earlier_version_keeps_the_account(system: System) ->
     assert (await system.client.post("/users", json=new)).status_code == 409
 
 
+async def test_an_address_of_an_earlier_version_cannot_be_taken_in_its_other_form(system: System) -> None:
+    auth = system.service(Auth)
+    for old in (nfd("josé@example.com"), "josé@xn--bcher-kva.example"):
+        await auth.db.execute("UPDATE users SET email = $1 WHERE id = (SELECT min(id) FROM users)", old)
+        assert await auth.store.canonicalize_emails() == [], "as at the start of this version"
+        new = {"email": canonical_email(old), "password": "long enough one", "name": "Thief"}
+        assert (await system.client.post("/users", json=new)).status_code == 409
+    await auth.db.execute("UPDATE users SET email = $1 WHERE id = (SELECT max(id) FROM users)", nfd(canonical_email(old)))
+    [clash] = await auth.db.fetch("SELECT max(id) AS id FROM users")
+    assert await auth.store.canonicalize_emails() == [clash["id"]]
+
+
 @pytest.mark.parametrize("password", ["e\u0301" * 4 + "abc", "ｐａｓｓｗｏｒｄ", "ＲｉｄｅｒＸ@ｅｘａｍｐｌｅ.com"])
 async def test_a_new_password_is_judged_in_its_stored_form(system: System, password: str) -> None:
     new = {"email": "riderx@example.com", "password": password, "name": "X"}
