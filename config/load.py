@@ -154,6 +154,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
 def _merge(tree: dict[str, Any], given: Mapping[str, Any], prefix: str, source: str, sources: dict[str, str]) -> None:
     for key, value in given.items():
         name = f"{prefix}{key}"
+        if "." in key:
+            raise SettingsError(f"{source}: {prefix}{key!r}: a key in quotes cannot contain dots: write it without quotes")
         if isinstance(value, dict):
             section: dict[str, Any] = tree.setdefault(key, {})
             _merge(section, cast(dict[str, Any], value), f"{name}.", source, sources)

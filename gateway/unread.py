@@ -44,7 +44,7 @@ class Unread:
                         message = await receive()
                     if not message.get("more_body", False):  # as with http.disconnect
                         return
-                    size += len(message["body"])
+                    size += len(message.get("body", b""))
         except TimeoutError:
             return
         finally:

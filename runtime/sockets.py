@@ -68,7 +68,7 @@ def free_port(host: str, port: int, setting: str, *, shared: bool = False) -> in
             probe.bind((host, port))
         except OSError as error:
             where = f"cannot listen on {f'[{host}]' if ':' in host else host}:{port} ({error.strerror})"
-            if error.errno == errno.EADDRNOTAVAIL:
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
                 chosen_by = setting.replace("__PORT", "__HOST")
                 raise StartError(f"{where}: choose an address of this machine with {chosen_by}") from error
             raise PortTaken(f"{where}: stop the process that does, or choose another port with {setting}") from error

@@ -61,7 +61,7 @@ class Retention:
     async def _store(self) -> None:
         now = self._clock.monotonic()
         passed = 0.0 if self._stored_at is None else now - self._stored_at
-        pulled, self._pulled, self._stored_at = self._pulled, {}, now
+        pulled = dict(self._pulled)
         async with self._database.transaction() as tx:
             await tx.execute("UPDATE callboard_readers SET silent = silent + $1", passed)
             for subscriber, seq in pulled.items():
@@ -71,6 +71,8 @@ class Retention:
                     subscriber,
                     seq,
                 )
+        self._stored_at = now
+        self._pulled = {name: seq for name, seq in self._pulled.items() if pulled.get(name) != seq}  # others came meanwhile
 
     async def prune(
         self,
@@ -131,6 +133,6 @@ class Retention:
             upto, began = min(pruned + rows, until), self._clock.monotonic()
             async with self._database.transaction() as tx:
                 await tx.execute("DELETE FROM callboard_stream WHERE seq <= $1", upto)
-                await tx.execute("UPDATE callboard_stream_head SET pruned = $1", upto)
+                await tx.execute("UPDATE callboard_stream_head SET pruned = $1 WHERE pruned < $1", upto)
             pruned, rows = upto, next_step(rows, self._clock.monotonic() - began)
         return pruned

@@ -61,3 +61,9 @@ def test_a_byte_order_mark_is_not_part_of_a_file(tmp_path: Path) -> None:
     secret.write_text("pä55\n", encoding="utf-8-sig")
     settings = load(file, {"CALLBOARD_TRANSPORT__MQTT__PASSWORD_FILE": str(secret)}).settings
     assert (settings.gateway.port, settings.transport.mqtt.password) == (1, "pä55")
+
+
+def test_a_key_in_quotes_reaches_no_setting(tmp_path: Path) -> None:
+    (tmp_path / "callboard.toml").write_text('"gateway.port" = 9\n', encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"'gateway\.port': a key in quotes cannot contain dots"):
+        load(tmp_path / "callboard.toml", {})

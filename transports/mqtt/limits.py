@@ -71,13 +71,13 @@ class Limits(msgspec.Struct, frozen=True):
         return found
 
     def too_large(self, size: int) -> TooLarge:
-        """Return the error for a message of so many bytes, which does not fit into a packet."""
+        """Return the error for a packet of so many bytes, which is too large."""
         return TooLarge(
-            f"a message of {size:,} bytes is more than "
+            f"a message of {size:,} bytes with its headers is more than "
             + (
-                f"transport.mqtt.max_packet allows ({self.max_packet:,} with its headers)"
+                f"transport.mqtt.max_packet allows ({self.max_packet:,})"
                 if self.set_here
-                else f"the broker takes ({self.max_packet:,} with its headers): raise its limit (max_packet_size in mosquitto)"
+                else f"the broker takes ({self.max_packet:,}): raise its limit (max_packet_size in mosquitto)"
             )
         )
 

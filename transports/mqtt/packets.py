@@ -192,7 +192,7 @@ def encode_publish(topic: str, payload: bytes, limits: Limits, **properties: Any
     if len(payload) > MAX_BODY:
         raise TooLarge(f"a message of {len(payload):,} bytes is more than {MAX_BODY:,}, the most on every transport")
     if len(data) > limits.max_packet:
-        raise limits.too_large(len(payload))
+        raise limits.too_large(len(data))
     return data
 
 
