@@ -58,7 +58,7 @@ async def test_the_system_recovers_when_any_process_is_killed(tmp_path: Path) ->
             await eventually(topped_up, f"top-ups work again after {name} was killed")
             async with httpx.AsyncClient(base_url=system.url, timeout=20) as client:
                 assert await balance(client, rider) == 100 * (number + 1), "a top-up repeated with its key counts once"
-        assert system.process.output.count("was ended by SIGKILL; starting it anew") == 4
+        assert system.process.output.count("was ended by SIGKILL; starting it again") == 4
 
         async def all_back() -> bool:
             answer = await system.client.get("/console/services", headers=operator)
