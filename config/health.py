@@ -32,7 +32,7 @@ async def serve_health(settings: HealthSettings, node: Node) -> AsyncGenerator[N
         fields: Pairs = [*headers, _NO_STORE, ("server", "")]  # granian would name itself
         exchange.response_bytes(status, fields, body)
 
-    server = HttpServer(answer, settings.host, settings.port, "CALLBOARD_HEALTH__PORT")
+    server = HttpServer(answer, settings.host, settings.port, "CALLBOARD_HEALTH__PORT", node.environment.repeats)
     await server.start()
     try:
         yield

@@ -51,7 +51,7 @@ class HttpMqttTransport(Transport):
         return f"<HttpMqttTransport {self.http} {self.mqtt}>"
 
     @property
-    def capabilities(self) -> Capabilities:  # type: ignore[override]
+    def capabilities(self) -> Capabilities:  # type: ignore[override]  # mypy: a property in place of an attribute, which nobody sets
         signals = self.mqtt.capabilities.max_signal  # may change when it reconnects
         if signals != self._capabilities.max_signal:
             self._capabilities = msgspec.structs.replace(self._capabilities, max_signal=signals)

@@ -92,7 +92,7 @@ def main() -> None:
     except SystemExit as ended:
         _leave(ended.code if isinstance(ended.code, int) else int(ended.code is not None))
         raise
-    except BaseException:
+    except BaseException:  # a KeyboardInterrupt, too: the process must end, whatever ends the command
         if _unfinished():
             traceback.print_exc()
         _leave(1)

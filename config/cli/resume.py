@@ -59,7 +59,9 @@ def resume_command(service: str, publisher: str, known_types: bool, set_aside: i
         raise CallboardError("--known-types and --set-aside are different remedies: expected one of them")
     run_loop(_resume(settings, definition, publisher, known_types, set_aside))
     if set_aside is not None:
-        click.echo(f"{service} continues without event {set_aside} of {publisher}, which becomes a dead letter.")
+        click.echo(
+            f"{service} does not apply event {set_aside} of {publisher}: it becomes a dead letter once all events before it are applied."
+        )
     elif known_types:
         click.echo(
             f"{service} continues with these events of {publisher}: {', '.join(sorted(events))}. Others become dead letters."

@@ -26,7 +26,7 @@ def subscribers_command(service: str, forget: str | None, as_json: bool, config_
     stores these figures about once a minute.
 
     SERVICE retains events until every subscriber has applied them, so one that was removed keeps them until it is
-    forgotten: by this command, or by itself after 30 days. A subscriber that comes back too late stops, and reports the
+    forgotten: by this command, or automatically after 30 days. A subscriber that comes back too late stops, and reports the
     events that it has missed.
 
     Examples: `callboard subscribers rides`, `callboard subscribers rides --forget billing`

@@ -10,7 +10,7 @@ from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
-from runtime import Clock, StartError
+from runtime import StartError
 from runtime.repeats import Repeats, fault
 from runtime.sockets import free_port, listen_address, until_listening
 from runtime.tasks import watching
@@ -57,16 +57,19 @@ class HttpServer:
 
     Args:
         setting: The environment variable that chooses another port.
+        repeats: Logs the failures of `app`.
         certificate: The files of the certificate and its private key, for TLS.
     """
 
-    def __init__(self, app: App, host: str, port: int, setting: str, *, certificate: tuple[str, str] | None = None) -> None:
+    def __init__(
+        self, app: App, host: str, port: int, setting: str, repeats: Repeats, *, certificate: tuple[str, str] | None = None
+    ) -> None:
         self.host = listen_address(host, setting.replace("__PORT", "__HOST"))
         self.port = free_port(self.host, port, setting)
         self._app = app
         self._certificate = certificate
         self._log = logger("http")
-        self._repeats = Repeats(Clock())
+        self._repeats = repeats
         self._serving: asyncio.Task[None] | None = None
 
     async def __rsgi__(self, scope: Scope, exchange: Exchange) -> None:

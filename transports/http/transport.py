@@ -138,6 +138,7 @@ class HttpTransport(Transport):
             settings.host,
             settings.port,
             "CALLBOARD_TRANSPORT__HTTP__PORT",
+            self._repeats,
             certificate=_certificate(settings),
         )
         client = Client(settings)

@@ -73,7 +73,7 @@ def test_a_subscription_that_has_stopped_begins_at_the_oldest_event(folder: Path
 def test_an_event_is_set_aside_by_its_number(folder: Path) -> None:
     before = cursor(folder, AT_EVENT_5)
     assert resume("fleet", "rides", "--set-aside", "6") == (
-        "fleet continues without event 6 of rides, which becomes a dead letter.\n"
+        "fleet does not apply event 6 of rides: it becomes a dead letter once all events before it are applied.\n"
     )
     assert cursor(folder) == msgspec.structs.replace(before, set_aside=6)
     with pytest.raises(CallboardError, match="has applied event 5 of rides already: expected a number above 5"):
