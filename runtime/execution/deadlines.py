@@ -37,36 +37,41 @@ class Deadlines:
     """Cancels the tasks of handlers at their deadlines.
 
     Most handlers end within milliseconds. So `start` only records the handler, and a sweep every 20 ms arms timers for those
-    that are still running. A deadline that is nearer than that gets its timer immediately, so none is late.
+    that are still running. A deadline that is nearer than that gets its timer immediately. One that nothing has fixed yet is
+    fixed by the sweep, and so is at most 20 ms late.
 
     Attributes:
-        unarmed: the handlers that began after the last sweep: their tasks, with the number of pending cancellations.
+        unarmed: the handlers that began after the last sweep, with their tasks. Nothing had cancelled these tasks.
+        sweeping: whether a sweep is due, so that a handler may be added to `unarmed`.
+        loop: the event loop, once a handler was started.
     """
 
-    __slots__ = ("_armed", "_clock", "_loop", "_sweeping", "unarmed")
+    __slots__ = ("_armed", "_clock", "loop", "sweeping", "unarmed")
 
     def __init__(self, clock: Clock) -> None:
-        self.unarmed: dict[Context, tuple[asyncio.Task[object], int]] = {}
+        self.unarmed: dict[Context, asyncio.Task[object]] = {}
         self._armed: dict[Context, _ArmedDeadline] = {}
         self._clock = clock
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._sweeping = False
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.sweeping: bool = False
 
     def start(self, ctx: Context) -> None:
         """Cancel the current task when the context's deadline comes, unless `stop` is called first."""
-        loop = self._loop
+        loop = self.loop
         if loop is None:
-            loop = self._loop = self._clock.loop
+            loop = self.loop = self._clock.loop
         task = current_task(loop)  # with the loop: finding the running one is a system call
         assert task is not None
+        fixed, parent = ctx.fixed_deadline, ctx.parent
+        if fixed is None and parent is not None:
+            fixed = parent.fixed_deadline
         cancelling = task.cancelling()
-        deadline = ctx.deadline
-        if deadline - loop.time() < _INTERVAL:
-            self._armed[ctx] = _ArmedDeadline(task, cancelling, deadline, loop)
+        if cancelling or (fixed is not None and fixed - loop.time() < _INTERVAL):
+            self._armed[ctx] = _ArmedDeadline(task, cancelling, ctx.deadline, loop)
             return
-        self.unarmed[ctx] = task, cancelling
-        if not self._sweeping:
-            self._sweeping = True
+        self.unarmed[ctx] = task
+        if not self.sweeping:
+            self.sweeping = True
             loop.call_later(_INTERVAL, self._sweep, loop)
 
     def stop(self, ctx: Context) -> bool:
@@ -80,7 +85,7 @@ class Deadlines:
         return armed is not None and armed.stop()
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._sweeping = False
-        for ctx, (task, cancelling) in self.unarmed.items():
-            self._armed[ctx] = _ArmedDeadline(task, cancelling, ctx.deadline, loop)
+        self.sweeping = False
+        for ctx, task in self.unarmed.items():
+            self._armed[ctx] = _ArmedDeadline(task, 0, ctx.deadline, loop)
         self.unarmed.clear()

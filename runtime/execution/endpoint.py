@@ -4,7 +4,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Any
+from typing import Any, NoReturn
 
 from runtime.contract.errors import CallboardError, CallCycle, DeadlineExceeded
 from runtime.execution.deadlines import Deadlines
@@ -37,7 +37,7 @@ class Endpoint(ABC):
         deadlines: enforces deadlines; None under a debugger.
     """
 
-    __slots__ = ("_deadlines", "call", "failures", "host", "key", "mailbox", "reply_class", "restricted", "time_limit", "title")
+    __slots__ = ("call", "deadlines", "failures", "host", "key", "mailbox", "reply_class", "restricted", "time_limit", "title")
 
     call: Call
     """Runs the handler with a message: the method itself, or what wraps it in a transaction."""
@@ -54,7 +54,7 @@ class Endpoint(ABC):
         self.reply_class: type[Any] | None = type(None)
         self.time_limit: float | None = None
         """The seconds that the handler may take from its start. Only for handlers without a waiting caller."""
-        self._deadlines = deadlines
+        self.deadlines: Deadlines | None = deadlines
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.title} of {self.host.address}>"
@@ -89,7 +89,7 @@ class Endpoint(ABC):
         if ctx.unbounded or (ctx.fixed_deadline is None and parent is not None and parent.enforced):
             deadlines = None  # there is no deadline, or a caller in this task has the same one
         else:
-            deadlines = self._deadlines
+            deadlines = self.deadlines
         if deadlines is not None:
             deadlines.start(ctx)
         mailbox = self.mailbox
@@ -104,8 +104,8 @@ class Endpoint(ABC):
             else:
                 key = await self.take_slot(ctx, message)
             try:
-                if self.time_limit is not None and self._deadlines is not None:
-                    deadlines = self._deadlines
+                if self.time_limit is not None and self.deadlines is not None:
+                    deadlines = self.deadlines
                     ctx.unbounded, ctx.fixed_deadline = False, self.host.clock.monotonic() + self.time_limit
                     deadlines.start(ctx)
                 reply = await self.call(message, ctx)
@@ -121,18 +121,22 @@ class Endpoint(ABC):
             elif reply.__class__ is not self.reply_class:
                 self.check_class(reply)
         except BaseException as error:
-            raised = error
-            if deadlines is not None and deadlines.stop(ctx) and isinstance(error, CancelledError):
-                raised = self.deadline_error()
-            elif isinstance(error, UnstorableValue):
-                raised = name_field(error, message)
-            outcome = await self.handle_failure(raised, ctx)
-            if outcome is error:
-                raise
-            raise outcome from outcome.__cause__
+            await self.fail(error, message, ctx, deadlines)
         if deadlines is not None and deadlines.unarmed.pop(ctx, None) is None:
             deadlines.stop(ctx)
         return reply
+
+    async def fail(self, error: BaseException, message: Any, ctx: Context, deadlines: Deadlines | None) -> NoReturn:
+        """Raise the outcome of a handler that has raised `error`. Raises like `enter`."""
+        raised = error
+        if deadlines is not None and deadlines.stop(ctx) and isinstance(error, CancelledError):
+            raised = self.deadline_error()
+        elif isinstance(error, UnstorableValue):
+            raised = name_field(error, message)
+        outcome = await self.handle_failure(raised, ctx)
+        if outcome is error:
+            raise error
+        raise outcome from outcome.__cause__
 
     async def take_slot(self, ctx: Context, message: Any) -> Hashable:
         """Wait for a slot in the mailbox, and return the key that is held with it.

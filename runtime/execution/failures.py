@@ -29,7 +29,7 @@ from runtime.contract.messages import spec_of
 from runtime.durable.compensations import Compensations
 from runtime.execution.environment import Environment
 from runtime.repeats import fault
-from runtime.service.context import Context
+from runtime.service.context import Context, Registered
 from runtime.service.handlers import Handler
 from runtime.storage.database import DatabaseError, StatementError, Superseded
 from runtime.storage.values import UnstorableValue
@@ -89,8 +89,8 @@ class Failures:
         self._log = log
         self._context = context
         self._compensations = compensations
-        self.uncommitted: WeakSet[Context] = WeakSet()
-        """The contexts of handlers that have registered compensations."""
+        self.uncommitted: WeakSet[Registered] = WeakSet()
+        """The compensations of handlers that have not committed yet."""
         self._is_cut_off = False
         self._undeclared: set[tuple[str, str]] = set()
         self._compensating = 0
@@ -107,9 +107,9 @@ class Failures:
         A handler whose transaction has begun may still commit, so what it has registered is left to expire.
         """
         self._is_cut_off = True
-        for ctx in list(self.uncommitted):
-            if ctx.compensations and (ctx.work is None or not ctx.work.begun):
-                undo, ctx.compensations = ctx.compensations, None
+        for registered in list(self.uncommitted):
+            if registered.requests and (registered.work is None or not registered.work.begun):
+                undo, registered.requests = registered.requests, []
                 await self._compensate(undo)
         with suppress(TimeoutError):
             async with asyncio.timeout(self._environment.settings.undo_timeout + 1.0):
@@ -124,8 +124,9 @@ class Failures:
         Args:
             title: class and method of the handler, for logs.
         """
-        undo, ctx.compensations = ctx.compensations, None
-        if undo:
+        registered, ctx.compensations = ctx.compensations, None
+        if registered is not None and registered.requests:
+            undo, registered.requests = registered.requests, []
             self._compensating += 1  # before anything else runs: the handler has given up its slot in the mailbox already
             self._settled.clear()
             try:

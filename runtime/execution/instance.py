@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any, cast
 
 from runtime.clock import Clock, Random
@@ -17,7 +16,7 @@ from runtime.execution.endpoint import HookEndpoint, TimerEndpoint
 from runtime.execution.environment import Environment
 from runtime.execution.event_endpoint import EventHandler, EventsEndpoint, SignalEndpoint
 from runtime.execution.failures import Failures
-from runtime.execution.local import request_locally
+from runtime.execution.local import local_call
 from runtime.execution.mailbox import Mailbox
 from runtime.execution.once_endpoint import OnceEndpoint
 from runtime.execution.publisher import EventPublisher, SignalPublisher
@@ -25,7 +24,7 @@ from runtime.execution.request_endpoint import RequestEndpoint
 from runtime.execution.unit_of_work import Transactions
 from runtime.identity import Verifier
 from runtime.network.envelope import Address, Envelope
-from runtime.service.context import Context
+from runtime.service.context import Context, Registered
 from runtime.service.handlers import Handler
 from runtime.service.host import Host, LocalCall
 from runtime.service.service import Definition, Service
@@ -72,6 +71,7 @@ class Instance(Host):
         self.compensations: Compensations | None = None if database is None else self._compensations(database)
         self.failures: Failures = Failures(self.name, environment, self.log, self.context, self.compensations)
         self.local_calls: dict[type[Any], LocalCall] = {}
+        self._called: dict[type[Any], RequestEndpoint] = {}
         self.observer: Callable[[Envelope], None] | None = None
         self.before_request: Callable[[str, str | None, float | None], Awaitable[None]] | None = None
         self.stream: Stream | None = None
@@ -225,14 +225,14 @@ class Instance(Host):
         """Make the requests of this instance to another one in this process directly."""
         if target.name in self._known:
             for endpoint in target.endpoints.values():
-                self.local_calls[endpoint.handler.spec.cls] = partial(request_locally, endpoint, self.definition.known_error)
+                self.local_calls[endpoint.handler.spec.cls] = local_call(endpoint, self.definition.known_error)
+                self._called[endpoint.handler.spec.cls] = endpoint
 
     def stop_calling_locally(self, target: "Instance") -> None:
         """Undo `call_locally`."""
         for endpoint in target.endpoints.values():
-            call = self.local_calls.get(endpoint.handler.spec.cls)
-            if isinstance(call, partial) and call.args[0] is endpoint:
-                del self.local_calls[endpoint.handler.spec.cls]
+            if self._called.get(endpoint.handler.spec.cls) is endpoint:
+                del self.local_calls[endpoint.handler.spec.cls], self._called[endpoint.handler.spec.cls]
 
     # What a context needs of its host
 
@@ -263,8 +263,8 @@ class Instance(Host):
             await self.before_request(service, spec.full_name if spec.contract.name == service else None, timeout)
         return await self.caller.request(ctx, service, message, timeout, key, self.definition.known_error)
 
-    def note_compensations(self, ctx: Context) -> None:
-        self.failures.uncommitted.add(ctx)
+    def note_compensations(self, registered: Registered) -> None:
+        self.failures.uncommitted.add(registered)
 
     def require_publishable(self, signal: Signal) -> None:
         self._signals.encode(signal)

@@ -87,6 +87,11 @@ class RequestEndpoint(Endpoint):
         self._rest = None if handler.http is None else RestDecoder(handler.spec.cls, handler.http)
         self.call: Call = self.run if handler.takes_tx else method
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the handler runs as it is: for anyone, without a key or a transaction."""
+        return not (self.handler.takes_tx or self.restricted) and self.key is None and self.zero_copy
+
     async def authorize(self, ctx: Context) -> None:
         """Verify the user's token, if there is one, and check `allow=`.
 

@@ -10,12 +10,12 @@ from runtime.contract.messages import Contract, Request, Signal
 from runtime.network.envelope import Address
 
 if TYPE_CHECKING:
-    from runtime.service.context import Context
+    from runtime.service.context import Context, Registered
 
 T = TypeVar("T")
 
-LocalCall = Callable[["Context", Request[Any], float | None, str | None], Coroutine[Any, Any, Any]]
-"""Makes a request to an instance in this process: the caller's context, the message, a timeout, an idempotency key."""
+LocalCall = Callable[["Context", Request[Any]], Coroutine[Any, Any, Any]]
+"""Makes a request to an instance in this process, given the caller's context and the message."""
 
 
 class Host(ABC):
@@ -46,8 +46,8 @@ class Host(ABC):
         """Make a request for a handler. Raises like `Context.request`."""
 
     @abstractmethod
-    def note_compensations(self, ctx: "Context") -> None:
-        """Remember a context whose handler has registered its first compensation."""
+    def note_compensations(self, registered: "Registered") -> None:
+        """Remember the compensations of a handler that has registered its first one."""
 
     @abstractmethod
     def require_publishable(self, signal: Signal) -> None:

@@ -32,8 +32,8 @@ from runtime.node.proxy import Proxy
 from runtime.storage.sqlite import SqliteFolder
 from transports.memory import MemoryNetwork, MemorySettings, MemoryTransport
 
-CALLED = ("local zero-copy", "local serialized", "network", "gateway local", "gateway remote")
-"""Entrances with a caller that waits for a reply."""
+CALLED = ("local plain", "local zero-copy", "local serialized", "network", "gateway local", "gateway remote")
+"""Entrances with a caller that waits for a reply. Anyone may make the plain request; the others are authorized."""
 UNATTENDED = ("signal", "event", "timer", "on_start")
 """Entrances without a caller."""
 
@@ -60,6 +60,11 @@ class Happened(Event):
 @probe.message
 class Do(Request[Done]):
     """A request to the probe."""
+
+
+@probe.message
+class DoPlainly(Request[Done]):
+    """The same request, which anyone may make."""
 
 
 @probe.message
@@ -118,8 +123,13 @@ class Probe(Service):
     def __init__(self, script: Script) -> None:
         self.script = script
 
-    @handles(allow=ANYONE, raises=(Declined,))
+    @handles(allow=services("test"), raises=(Declined,))
     async def do(self, message: Do, ctx: Context) -> Done:
+        reply: Done = await self.script.run()
+        return reply
+
+    @handles(allow=ANYONE, raises=(Declined,))
+    async def do_plainly(self, message: DoPlainly, ctx: Context) -> Done:
         reply: Done = await self.script.run()
         return reply
 
@@ -165,6 +175,11 @@ class Entrance:
             proxy = Proxy(self._ctx)
             ctx = proxy.context("id", None, None, 10 if timeout is None else timeout)
             return msgspec.json.decode(await proxy.ask(ctx, "probe", "probe.Do", b"{}"), type=Done)
+        if self.kind == "local plain":
+            if timeout is None:
+                return await self._ctx.request(DoPlainly())
+            deadline = asyncio.get_running_loop().time() + timeout
+            return await msgspec.structs.replace(self._ctx, fixed_deadline=deadline).request(DoPlainly())
         return await self._ctx.request(Do(), timeout=timeout)
 
 
@@ -177,7 +192,7 @@ async def opened(kind: str, folder: Path, *acts: Act, **settings: Any) -> AsyncG
     remote = kind in ("network", "gateway remote")
 
     def transport() -> MemoryTransport:
-        return MemoryTransport(network, MemorySettings(zero_copy=kind == "local zero-copy"))
+        return MemoryTransport(network, MemorySettings(zero_copy=kind in ("local plain", "local zero-copy")))
 
     async with AsyncExitStack() as stack:
         node = Node([Source, partial(Probe, script)], transport(), databases=SqliteFolder(folder, durable=False), settings=chosen)

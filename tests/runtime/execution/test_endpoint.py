@@ -130,7 +130,7 @@ async def test_a_reply_of_the_wrong_class_is_an_incident(kind: str, tmp_path: Pa
     async with opened(kind, tmp_path, reply_wrongly) as entrance:
         with pytest.raises(InternalError):
             await entrance.send()
-    assert "Probe.do returned 'a string', expected Done" in caplog.text
+    assert "returned 'a string', expected Done" in caplog.text
 
 
 @pytest.mark.parametrize("kind", CALLED)
