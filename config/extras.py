@@ -1,7 +1,6 @@
 """Find the extra of Callboard that installs a missing optional package."""
 
 import re
-from importlib.metadata import PackageNotFoundError, requires
 
 _DISTRIBUTIONS = {"argon2": "argon2-cffi", "paho": "paho-mqtt", "swagger_ui": "swagger-ui-py"}
 """Distribution names by module name, where the two differ."""
@@ -14,6 +13,8 @@ def extra_for(module: str) -> str | None:
     Args:
         module: the module's name, possibly dotted.
     """
+    from importlib.metadata import PackageNotFoundError, requires  # only errors need it
+
     package = module.partition(".")[0]
     wanted = _DISTRIBUTIONS.get(package, package)
     extras: dict[str, set[str]] = {}

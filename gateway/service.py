@@ -4,12 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from granian.constants import HTTPModes, Interfaces
-from granian.http import HTTP1Settings
-from granian.server.embed import Server
-
 from gateway.addresses import Addresses
-from gateway.app import create_app
 from gateway.asgi_app import AsgiApp
 from gateway.client import App
 from gateway.dispatcher import Dispatcher
@@ -59,6 +54,11 @@ class Gateway(Service):
         self.draining = False
         """Whether the gateway is stopping."""
         self._serving: asyncio.Task[None] | None = None
+        # They import Litestar and granian, 300 modules that only a process with a gateway needs: here, before the node runs
+        from gateway.app import create_app
+        from gateway.http_server import create_server
+
+        self._create_app, self._create_server = create_app, create_server
 
     async def on_start(self, ctx: Context) -> None:
         address = listen_address(self.settings.host, "CALLBOARD_GATEWAY__HOST")
@@ -73,16 +73,12 @@ class Gateway(Service):
             "/live": Live(self.proxy, self.subscribers, self.manifests),
             "/console/tail": Tail(self.proxy, self.subscribers),
         }
-        pages: Any = create_app(
+        pages: Any = self._create_app(
             self.settings.title, self.proxy, ctx, self.document, self.manifests, lambda: self.draining, streams
         )
         api = self.dispatcher = Dispatcher(self.settings, self.proxy, self.limits, self.manifests)
         self._asgi_app = AsgiApp(self.settings, pages, api, self.proxy.new_id, self._addresses)
-        # HTTP/1.1 only: while granian waits to detect the version, a connection that sends nothing would stay open forever
-        self.server = Server(
-            self._asgi_app, address=address, port=self.port, interface=Interfaces.ASGINL, http=HTTPModes.http1, websockets=False, log_enabled=False,
-            backlog=1024, backpressure=self.settings.max_requests * 2 + self.settings.max_streams, http1_settings=HTTP1Settings(header_read_timeout=10_000),
-        )  # fmt: skip
+        self.server = self._create_server(self._asgi_app, address, self.port, self.settings)
         others = listening_inodes(self.port)
         self._serving = asyncio.create_task(self.server.serve())
         await until_listening(address, self.port, self._serving)

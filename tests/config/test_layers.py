@@ -30,8 +30,16 @@ def test_a_layer_imports_exactly_its_allowed_third_parties(graph: grimp.ImportGr
     assert third == ALLOWED[layer]
 
 
-def test_importing_the_runtime_loads_neither_cryptography_nor_a_database_driver() -> None:
-    script = "import sys, runtime; print([name for name in ('jwt', 'cryptography', 'aiosqlite', 'sqlite3', 'litestar', 'anyio') if name in sys.modules])"
+@pytest.mark.parametrize(
+    ("module", "packages"),
+    [
+        ("runtime", ("jwt", "cryptography", "aiosqlite", "sqlite3", "litestar", "anyio")),
+        ("config.compose", ("litestar", "granian", "aiohttp", "mqtt5", "rich")),
+    ],
+)
+def test_a_process_loads_only_the_packages_that_it_uses(module: str, packages: tuple[str, ...]) -> None:
+    """The runtime loads no driver, and a process without a gateway loads no HTTP server: that costs start time and memory."""
+    script = f"import sys, {module}; print([name for name in {packages} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
