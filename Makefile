@@ -6,6 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
+# Tests start hundreds of Python processes. If none may keep compiled modules, each compiles all of them again
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help venv dev tools test test-locks test-containers containers chaos soak clients brokers check docs format bench lock clean
 
 help:  ## list the targets
