@@ -1,6 +1,7 @@
 """What commands print: errors, JSON, tables, and a spinner. Nothing from outside can forge a line or control the terminal."""
 
 import json
+import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -8,7 +9,6 @@ from typing import Any
 
 import msgspec
 import rich_click as click
-from rich.console import Console
 
 from runtime.telemetry import printable
 
@@ -47,11 +47,12 @@ def table(rows: list[dict[str, str]], as_json: bool) -> None:
 @contextmanager
 def progress(text: str) -> Generator[None, None, None]:
     """Show a spinner with a text if the body of the `with` block takes longer than a second. Does nothing without a terminal."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    if not sys.stderr.isatty():
         yield
         return
-    status = console.status(text)
+    from rich.console import Console
+
+    status = Console(stderr=True).status(text)
     timer = threading.Timer(1.0, status.start)
     timer.daemon = True
     timer.start()
