@@ -112,7 +112,9 @@ async def open_system(
         gateway = nodes[-1].service(Gateway)
         assert gateway is not None
         await nodes[-1].registry.wait_for("auth", "wallet", "fleet", "rides", "notices")
-        client = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}", timeout=20))
+        client = await stack.enter_async_context(
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}", timeout=20, verify=False)
+        )
         yield System(nodes, client, Path(settings.database.folder))
 
 
@@ -166,7 +168,7 @@ async def callboard_up(folder: Path, *arguments: str, **environment: str) -> Asy
     defaults = {"CALLBOARD_DEV__PASSWORD": PASSWORD, "CALLBOARD_DEVICES__COUNT": "0", "CALLBOARD_DATABASE__DURABLE": "false"}
     async with Callboard(folder, "up", *arguments, **(defaults | environment)) as running:
         await running.says("Stop with Ctrl-C")
-        async with httpx.AsyncClient(base_url=running.url, timeout=20) as client:
+        async with httpx.AsyncClient(base_url=running.url, timeout=20, verify=False) as client:
             system = System([], client, folder / "data")
             system.process = running
             yield system

@@ -50,7 +50,10 @@ def test_the_example_is_fully_typed(example: Path, tmp_path: Path) -> None:
 
 
 async def test_the_example_answers_behind_the_gateway(example: Path) -> None:
-    async with Callboard(example, "dev", "greeter", "gateway") as running, httpx.AsyncClient(base_url=running.url) as client:
+    async with (
+        Callboard(example, "dev", "greeter", "gateway") as running,
+        httpx.AsyncClient(base_url=running.url, verify=False) as client,
+    ):
         async with asyncio.timeout(30):
             while True:
                 assert running.process.returncode is None, running.output

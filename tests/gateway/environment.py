@@ -33,7 +33,7 @@ class GatewayEnvironment:
         for node in self.nodes:
             await node.__aenter__()
         await self.nodes[-1].registry.wait_for("probe", "auth")
-        self.client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.gateway.port}", timeout=10)
+        self.client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.gateway.port}", timeout=10, verify=False)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -50,11 +50,11 @@ async def client(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerat
         if request.param == "apart":
             async with Node([lambda: gateway], MemoryTransport(network, transport), settings=options) as other:
                 await other.registry.wait_for("shop", "auth")
-                async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}", timeout=10) as made:
+                async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}", timeout=10, verify=False) as made:
                     yield made
         else:
             await node.registry.wait_for("shop", "auth")
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}", timeout=10) as made:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}", timeout=10, verify=False) as made:
                 yield made
 
 

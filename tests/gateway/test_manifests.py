@@ -97,7 +97,7 @@ async def gateway_alone(**settings: Any) -> AsyncGenerator[tuple[MemoryNetwork, 
     gateway = Gateway(GatewaySettings(port=0, **settings))
     async with (
         Node([lambda: gateway], MemoryTransport(network)),
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}", timeout=10) as client,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}", timeout=10, verify=False) as client,
     ):
         yield network, gateway, client
 

@@ -31,7 +31,7 @@ async def gateway(kind: str, folder: Path, **settings: Any) -> AsyncGenerator[tu
     served = Gateway(GatewaySettings(port=0, **({"request_timeout": 2.0} | settings)))
     async with (
         deployment(kind, folder, lambda: served) as releases,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}", timeout=10) as client,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}", timeout=10, verify=False) as client,
     ):
         yield releases, client
 

@@ -93,7 +93,7 @@ async def test_requests_of_an_owner_that_is_away_get_503_and_reach_no_other_serv
     async with (
         Node([Rogue], MemoryTransport(network)),
         Node([FakeAuth, lambda: gateway], MemoryTransport(network)) as node,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}", timeout=20) as client,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}", timeout=20, verify=False) as client,
     ):
         await node.registry.wait_for("rogue")
 

@@ -84,7 +84,7 @@ async def test_a_stored_owner_keeps_its_route_after_a_restart(tmp_path: Path) ->
     ):
         await node.registry.wait_for("auth", "thief")
         await eventually(lambda: gateway.dispatcher.routes.find("POST", b"/sessions"), "auth's route is served")
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}", timeout=20) as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}", timeout=20, verify=False) as client:
             assert (await client.post("/sessions", json=login)).status_code == 201
     assert Thief.taken == 0
 

@@ -56,7 +56,7 @@ async def test_a_new_service_is_served_without_a_restart() -> None:
     gateway = Gateway(GatewaySettings(port=0, request_timeout=1))
     async with (
         Node([lambda: gateway], MemoryTransport(network)),
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}") as client,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}", verify=False) as client,
     ):
         check_problem(await client.get("/look/x"), 503, "not-ready")
         assert (await client.get("/readyz")).status_code == 503

@@ -24,7 +24,7 @@ async def test_every_server_listens_on_a_name_and_on_an_address_with_brackets(
 ) -> None:
     node = Node([lambda: Gateway(GatewaySettings(host=host, port=0))], MemoryTransport())
     health = HealthSettings(host=host, port=any_free_port())
-    async with node, serve_health(health, node), httpx.AsyncClient() as client:
+    async with node, serve_health(health, node), httpx.AsyncClient(verify=False) as client:
         gateway = node.service(Gateway)
         assert gateway is not None
         for port in (gateway.port, health.port):

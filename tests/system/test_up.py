@@ -46,7 +46,7 @@ async def test_the_system_recovers_when_any_process_is_killed(tmp_path: Path) ->
             os.kill(started[name][0], signal.SIGKILL)
 
             async def topped_up(number: int = number) -> bool:
-                async with httpx.AsyncClient(base_url=system.url, timeout=20) as client:
+                async with httpx.AsyncClient(base_url=system.url, timeout=20, verify=False) as client:
                     try:
                         answer = await client.post(
                             "/wallet/top-ups", json={"amount_cents": 100}, headers={**rider, "Idempotency-Key": f"top-{number}"}
@@ -56,7 +56,7 @@ async def test_the_system_recovers_when_any_process_is_killed(tmp_path: Path) ->
                     return answer.status_code == 201
 
             await eventually(topped_up, f"top-ups work again after {name} was killed")
-            async with httpx.AsyncClient(base_url=system.url, timeout=20) as client:
+            async with httpx.AsyncClient(base_url=system.url, timeout=20, verify=False) as client:
                 assert await balance(client, rider) == 100 * (number + 1), "a top-up repeated with its key counts once"
         assert system.process.output.count("was ended by SIGKILL; starting it again") == 4
 

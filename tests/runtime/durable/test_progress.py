@@ -70,7 +70,7 @@ def test_an_event_that_holds_up_others_is_named_after_ten_minutes(caplog: pytest
 async def ready(replicas: Replicas) -> dict[str, object]:
     """Return what the subscriber's node answers at `/readyz`. It is ready, whatever its subscription waits for."""
     port = any_free_port()
-    async with serve_health(HealthSettings(port=port), replicas.nodes["subscriber"]), httpx.AsyncClient() as client:
+    async with serve_health(HealthSettings(port=port), replicas.nodes["subscriber"]), httpx.AsyncClient(verify=False) as client:
         answer = await client.get(f"http://127.0.0.1:{port}/readyz")
     assert answer.status_code == 200
     found: dict[str, object] = answer.json()

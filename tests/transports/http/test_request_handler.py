@@ -20,7 +20,7 @@ async def test_a_plain_http_client_can_call_a_service(http_peers: HttpPeers) -> 
     service = Echo("label")
     async with (
         echo_over_http(http_peers, service),
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{http_peers.ports['echo']}") as client,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{http_peers.ports['echo']}", verify=False) as client,
     ):
         assertion = {"Callboard-Assertion": Signer(http_peers.private["other"], Clock()).assertion("other", "echo")}
         trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -77,7 +77,7 @@ async def test_a_refusal_before_the_body_was_read_reaches_the_client(http_peers:
 
     async with (
         echo_over_http(http_peers, Echo()),
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{http_peers.ports['echo']}") as client,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{http_peers.ports['echo']}", verify=False) as client,
     ):
         signer = Signer(http_peers.private["other"], Clock())
         for assertion, status in (("", 401), (signer.assertion("other", "echo"), 411)):
@@ -89,7 +89,7 @@ async def test_requests_of_two_callers_with_the_same_id_are_kept_apart(http_peer
     service = Echo()
     async with (
         echo_over_http(http_peers, service),
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{http_peers.ports['echo']}", timeout=5) as client,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{http_peers.ports['echo']}", timeout=5, verify=False) as client,
     ):
 
         def head(name: str, **more: str) -> dict[str, str]:
@@ -156,7 +156,7 @@ async def test_a_node_that_never_answers_is_reported_as_lost_after_the_deadline(
         "Callboard-Budget": "100",
     }
     try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{http_peers.ports['echo']}", timeout=10) as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{http_peers.ports['echo']}", timeout=10, verify=False) as client:
             answer = await client.post("/echo/Say", content=b"{}", headers=headers)
             assert (answer.status_code, answer.json()["code"]) == (502, "instance-lost")
     finally:
