@@ -155,7 +155,7 @@ class Random:
 
     def hex(self, length: int) -> str:
         """Return `length` hexadecimal digits; `length` is even."""
-        return self._random.randbytes(length >> 1).hex()
+        return self._random.getrandbits(4 * length).to_bytes(length >> 1, "little").hex()
 
     def uuid7(self) -> UUID:
         """Return a UUID of version 7 (RFC 9562, section 5.7): the time in milliseconds, then random bits.

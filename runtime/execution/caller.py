@@ -5,8 +5,8 @@ It has the registry pick the instance, passes on the rest of the deadline, and r
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, cast
 
 import msgspec
 
@@ -26,7 +26,7 @@ from runtime.contract.errors import (
     Unreachable,
     Violation,
 )
-from runtime.contract.messages import spec_of
+from runtime.contract.messages import MessageSpec, spec_of
 from runtime.contract.parameters import Params
 from runtime.durable.idempotency import RETRY_KEY
 from runtime.execution.environment import Environment
@@ -36,7 +36,6 @@ from runtime.execution.request_endpoint import RequestEndpoint
 from runtime.execution.retries import RetryBudget, Tries
 from runtime.network.envelope import Address, Envelope
 from runtime.network.manifest import RequestInfo
-from runtime.network.registry import Member
 from runtime.network.transport import TransportError
 from runtime.service.context import Context
 
@@ -63,26 +62,33 @@ class Caller:
         self.exchange: Exchange = Exchange(environment)
         self._environment = environment
         self._budgets: dict[str, RetryBudget] = {}
+        self._wanted: dict[tuple[str, type[Any]], _Wanted] = {}
 
-    async def request(
+    def request(
         self, ctx: Context, service: str, message: Any, timeout: float | None, key: str | None, known: KnownErrors
-    ) -> Any:
+    ) -> Coroutine[Any, Any, Any]:
         """Make a request to a service and return its reply. Raises like `Context.request`."""
-        spec = spec_of(cast(type[Any], type(message)))
-        name = spec.full_name
-        endpoint = self.local.get(service, _NOTHING).get(name)
+        wanted = self._wanted.get((service, message.__class__))
+        if wanted is None:
+            wanted = self._wanted[service, message.__class__] = self._wanted_for(service, spec_of(message.__class__))
+        endpoint = self.local.get(service, _NOTHING).get(wanted.request)
         if endpoint is not None:
-            return await request_locally(endpoint, known, ctx, message, timeout, key)
-        body = message if self._environment.transport.zero_copy else self._checked_size(name, spec.codec.encode(message))
-        wanted = _Wanted(service, name, name if spec.contract.name == service else None)
-        _, answer = await self._request_remotely(ctx, wanted, body, timeout, key, known)
-        if self._environment.transport.zero_copy:
-            return answer
-        try:
-            return spec.reply_codec.decode(answer)
-        except (Malformed, Invalid) as error:
-            incident = self._environment.incident(("reply", name), "the reply of %s to %s does not fit: %s", service, name, error)
-            raise InternalError(incident) from None
+            return request_locally(endpoint, known, ctx, message, timeout, key)
+        return self._request_remotely(ctx, wanted, message, timeout, key, known)
+
+    def _wanted_for(self, service: str, spec: MessageSpec) -> "_Wanted":
+        """Return what an instance of a service is wanted for by a message."""
+        name = spec.full_name
+
+        def decode(_: int, answer: bytes) -> Any:
+            try:
+                return spec.reply_codec.decode(answer)
+            except (Malformed, Invalid) as error:
+                message = "the reply of %s to %s does not fit: %s"
+                raise InternalError(self._environment.incident(("reply", name), message, service, name, error)) from None
+
+        zero_copy, announced = self._environment.transport.zero_copy, name if spec.contract.name == service else None
+        return _Wanted(service, name, announced, _body_of if zero_copy else decode, None if zero_copy else spec.codec.encode)
 
     def _checked_size(self, request: str, body: bytes) -> bytes:
         limit = self._environment.transport.capabilities.max_body
@@ -96,7 +102,8 @@ class Caller:
         if endpoint is not None:
             return await self._forward_locally(ctx, endpoint, None, body, None)
         self._checked_size(request, body)
-        _, answer = await self._request_remotely(ctx, _Wanted(service, request, request), body, None, None, _nothing_known)
+        wanted = _Wanted(service, request, request, _body_of)
+        answer = await self._request_remotely(ctx, wanted, body, None, None, _nothing_known)
         return to_json(answer) if self._environment.transport.zero_copy else answer
 
     async def forward(
@@ -120,7 +127,7 @@ class Caller:
             assert endpoint.handler.http is not None
             params = endpoint.handler.http.params(values, query)
             return endpoint.handler.http.status, await self._forward_locally(ctx, endpoint, params, body, key)
-        wanted = _Wanted(service, route, route, values, query)
+        wanted = _Wanted(service, route, route, _status_and_body, None, values, query)
         status, answer = await self._request_remotely(ctx, wanted, body, None, key, _nothing_known)
         return status, to_json(answer) if self._environment.transport.zero_copy else answer
 
@@ -139,62 +146,80 @@ class Caller:
         timeout: float | None,
         key: str | None,
         known: KnownErrors,
-    ) -> tuple[int, Any]:
-        """Make a request to an instance that has it. Return the status of its route, if it has one, and the body of its reply."""
-        environment = self._environment
-        service, announced = wanted.service, wanted.announced
-        now = environment.clock.monotonic()
+    ) -> Any:
+        """Make a request to an instance that has it. Return what `wanted.finish` makes of its reply."""
+        environment, exchange, host = self._environment, self.exchange, ctx.host
+        service, announced, pick = wanted.service, wanted.announced, environment.registry.pick
+        if wanted.encode is not None:
+            body = self._checked_size(wanted.request, wanted.encode(body))
+        time = environment.clock.loop.time
+        now = time()
         deadline = ctx.deadline
         if timeout is not None or deadline == _NEVER:  # nobody waits for a timer, but its requests have a deadline
             deadline = min(deadline, now + (environment.settings.request_timeout if timeout is None else timeout))
         if not environment.is_watched(service):
             await self._discover(service, deadline)
-            now = environment.clock.monotonic()
+            now = time()
         without: frozenset[Address] = frozenset()
         prefers: str | None = None
         budget = self._budgets.get(service)
         if budget is None:
             budget = self._budgets[service] = RetryBudget()
-        tries = Tries(budget)
+        budget.earn()
+        tries: Tries | None = None  # made at the first failure
+        again = False
         while True:
-            again = tries.may_have_run
-            member = environment.registry.pick(service, now, without, prefers, announced, again=again)
+            member = pick(service, now, without, prefers, announced, again=again)
             if member is None:
-                member = environment.registry.pick(service, now, request=announced, again=again)
+                member = pick(service, now, request=announced, again=again)
                 if member is None:
                     if not await environment.registry.appears(service, announced, deadline, again=again):
-                        raise tries.final_error(NoInstance(service))
-                    now = environment.clock.monotonic()
+                        missing = NoInstance(service)
+                        raise missing if tries is None else tries.final_error(missing)
+                    now = time()
                     continue
             info = None if announced is None else member.requests.get(announced)
-            request, params, status = wanted.as_announced(info)
+            request, params, status = wanted.request, None, 200
             if info is not None:
+                if wanted.values is not None and info.http is not None:
+                    request, params, status = info.name, info.http.params(wanted.values, wanted.query), info.http.status
                 if info.once and key is None:
                     key = RETRY_KEY + environment.random.hex(32)
                 if info.key is not None and prefers is None:
                     prefers = _preference(info, body, params)
                     if prefers is not None:
                         continue
-            cuts = self.exchange.cuts
+            cuts = exchange.cuts
             try:
-                answer = await self._send(ctx, member, request, body, params, deadline, key, known)
+                if now >= deadline and environment.settings.deadlines:
+                    raise DeadlineExceeded(service)
+                token = client = fields = None
+                origin = ctx.origin
+                if origin is not None:
+                    token, client = origin.token, origin.client
+                    fields = None if origin.trace_fields is None else ctx.trace_fields
+                envelope = Envelope(
+                    "request", environment.random.hex(32), request, body, "", host.address, deadline - now, token, ctx.trace, key,
+                    params, ctx.path, 0, None, client, fields,
+                )  # fmt: skip
+                answer = await exchange.send(member, envelope, now, deadline, host.name, known)
             except _FAILURES:
-                if member.failed(now, environment.clock.monotonic(), environment.random):
+                if member.failed(now, time(), environment.random):
                     environment.metrics.count("instances_ejected_total", service=service)
                 raise
             except _RETRYABLE_ELSEWHERE as error:
                 if error.service != service:  # the callee has let through an error of a service that it called
                     member.succeeded()
                     raise
-                now = environment.clock.monotonic()
+                now = time()
                 without |= {member.address}
+                tries = tries or Tries(budget)
                 tries.failed(error)
-                alone = (
-                    isinstance(error, Overloaded) and environment.registry.pick(service, now, without, request=announced) is None
-                )
+                again = tries.may_have_run
+                alone = isinstance(error, Overloaded) and pick(service, now, without, request=announced) is None
                 safe = not error.maybe_delivered or (info is not None and (info.idempotent or info.once))
                 gone = isinstance(error, InstanceLost) and not environment.registry.has_instance(member.manifest.instance)
-                cut = isinstance(error, InstanceLost) and self.exchange.cuts != cuts
+                cut = isinstance(error, InstanceLost) and exchange.cuts != cuts
                 if alone or not safe or now >= deadline or not tries.may_retry(error, gone=gone, cut=cut):
                     raise tries.final_error(error) from None
                 failed, pause = error, min(tries.pause(environment.random), deadline - now)
@@ -203,21 +228,21 @@ class Caller:
                 member.succeeded()
                 if error.request != request:  # the callee has let through an error of a service that it called
                     raise
-                now = environment.clock.monotonic()
+                now = time()
                 without |= {member.address}  # another instance runs there than the one that announced the request
                 failed, pause = NoInstance(service), 0.0
-                if environment.registry.pick(service, now, without, request=announced, again=again) is None:
-                    raise tries.final_error(failed) from None
+                if pick(service, now, without, request=announced, again=again) is None:
+                    raise (failed if tries is None else tries.final_error(failed)) from None
             except ServiceError:
                 member.succeeded()
                 raise
             else:
                 member.succeeded()
-                return status, answer
+                return wanted.finish(status, answer)
             await environment.clock.sleep(pause)
-            now = environment.clock.monotonic()
+            now = time()
             if now >= deadline and environment.settings.deadlines:
-                raise DeadlineExceeded(service) if tries.may_have_run else failed
+                raise DeadlineExceeded(service) if again else failed
 
     async def _discover(self, service: str, deadline: float) -> None:
         """Learn the instances of a service, before the first request to it."""
@@ -232,49 +257,33 @@ class Caller:
             self._environment.repeats.log(log, logging.WARNING, key, message, service, error)
             raise Unreachable(service) from None
 
-    async def _send(
-        self,
-        ctx: Context,
-        member: Member,
-        request: str,
-        body: Any,
-        params: Params | None,
-        deadline: float,
-        key: str | None,
-        known: KnownErrors,
-    ) -> Any:
-        environment, host = self._environment, ctx.host
-        remaining = deadline - environment.clock.monotonic()
-        if remaining <= 0 and environment.settings.deadlines:
-            raise DeadlineExceeded(member.address.service)
-        envelope = Envelope(
-            "request", environment.random.hex(32), request, body, reply_to=host.address, budget=remaining,
-            token=ctx.token, trace=ctx.trace, idempotency_key=key, params=params, path=ctx.path,
-            client=ctx.client_address, trace_fields=ctx.trace_fields,
-        )  # fmt: skip
-        return await self.exchange.send(member, envelope, deadline, host.name, known)
 
-
-class _Wanted(NamedTuple):
+class _Wanted(msgspec.Struct, eq=False):
     """What an instance is wanted for: a request by its name, or by its route, which each instance maps to its own request.
 
     Attributes:
         request: the full name of the request, or the route.
         announced: the same if the manifest has to contain it; None for what every instance has.
+        finish: turns the status and the body of the reply into the result.
+        encode: encodes the message as the body; None if it is sent as it is.
         values: the values of the route's parameters, in order; None if there is no route.
     """
 
     service: str
     request: str
     announced: str | None
+    finish: Callable[[int, Any], Any]
+    encode: Callable[[Any], bytes] | None = None
     values: tuple[str, ...] | None = None
     query: Params = ()
 
-    def as_announced(self, info: RequestInfo | None) -> tuple[str, Params | None, int]:
-        """Return the name of the request of an instance, its parameters, and the status of its reply."""
-        if info is None or self.values is None or info.http is None:
-            return self.request, None, 200
-        return info.name, info.http.params(self.values, self.query), info.http.status
+
+def _body_of(_: int, answer: Any) -> Any:
+    return answer
+
+
+def _status_and_body(status: int, answer: Any) -> tuple[int, Any]:
+    return status, answer
 
 
 def _nothing_known(contract: str, code: str) -> None:

@@ -25,18 +25,28 @@ _CANCEL_TIMEOUT = 1.0
 """The seconds that sending a cancel to an instance may take."""
 
 
-class _Pending:
-    """A request that waits for its reply."""
+_INTERVAL = 0.02
+"""The seconds between two sweeps over the new requests. One that is answered sooner never gets a timer."""
 
-    __slots__ = ("gone", "reply", "sent", "to")
 
-    def __init__(self, to: Address, loop: asyncio.AbstractEventLoop) -> None:
-        self.to = to
-        self.reply: asyncio.Future[Envelope] = loop.create_future()
-        self.sent = False
-        """Whether the transport has taken the request: from then on it may have run."""
-        self.gone = False
-        """Whether the instance was lost while the request was being sent."""
+class _Pending(msgspec.Struct, eq=False):
+    """A request that waits for its reply.
+
+    Attributes:
+        sent: whether the transport has taken the request: from then on it may have run.
+        gone: whether the instance was lost while the request was being sent.
+    """
+
+    to: Address
+    reply: "asyncio.Future[Envelope]"
+    deadline: float
+    timer: asyncio.TimerHandle | None = None
+    sent: bool = False
+    gone: bool = False
+
+    def arm(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End the wait at the deadline."""
+        self.timer = loop.call_at(self.deadline, self.expire)
 
     def expire(self) -> None:
         self._fail(TimeoutError())
@@ -55,6 +65,9 @@ class _Pending:
 class Exchange:
     """Sends the requests of a node, and hands each reply to the request that waits for it.
 
+    Most replies come within milliseconds. So a request gets a timer for its deadline only if it still waits when the next
+    sweep comes, or if its deadline is nearer than that.
+
     Attributes:
         cuts: how often this node's link was cut.
     """
@@ -62,24 +75,29 @@ class Exchange:
     def __init__(self, environment: Environment) -> None:
         self.cuts: int = 0
         self._environment = environment
+        self._new: dict[str, _Pending] = {}
+        """The requests that were sent after the last sweep, by the ids of their envelopes."""
         self._pending: dict[str, _Pending] = {}
+        """The requests that have waited longer."""
+        self._sweeping = False
 
     def __repr__(self) -> str:
-        return f"<Exchange pending={len(self._pending)}>"
+        return f"<Exchange pending={self.in_flight}>"
 
     @property
     def in_flight(self) -> int:
         """How many requests wait for a reply from another node."""
-        return len(self._pending)
+        return len(self._new) + len(self._pending)
 
-    async def send(self, member: Member, envelope: Envelope, deadline: float, sender: str, known: KnownErrors) -> Any:
+    async def send(self, member: Member, envelope: Envelope, now: float, deadline: float, sender: str, known: KnownErrors) -> Any:
         """Send a request to an instance, and return the body of its reply.
 
         A caller that stops waiting cancels the callee.
 
         Args:
             envelope: the request. Its id must be unique.
-            deadline: when to stop waiting, on the clock's `monotonic` scale.
+            now: the time on the clock's `monotonic` scale.
+            deadline: when to stop waiting, on the same scale.
             sender: the name of the calling service.
             known: returns the error classes that the caller imports.
 
@@ -91,16 +109,19 @@ class Exchange:
             Invalid: if the transport cannot carry the request.
         """
         environment = self._environment
-        to, loop = member.address, environment.clock.loop
-        remaining = deadline - loop.time()
-        deadlines = environment.settings.deadlines
-        pending = self._pending[envelope.id] = _Pending(to, loop)
-        timer = loop.call_later(remaining, pending.expire) if deadlines else None
+        transport, to, loop = environment.transport, member.address, environment.clock.loop
+        pending = self._new[envelope.id] = _Pending(to, loop.create_future(), deadline)
+        if environment.settings.deadlines:
+            if deadline - now < _INTERVAL:
+                pending.arm(loop)
+            elif not self._sweeping:
+                self._sweeping = True
+                loop.call_later(_INTERVAL, self._sweep, loop)
         member.in_flight += 1
         try:
-            if not environment.transport.unicast_now(to, envelope, sender):
-                async with asyncio.timeout(remaining if deadlines else None):
-                    await environment.transport.unicast(to, envelope, sender)
+            if not transport.unicast_now(to, envelope, sender):
+                async with asyncio.timeout_at(deadline if environment.settings.deadlines else None):
+                    await transport.unicast(to, envelope, sender)
             pending.sent = True
             if pending.gone:
                 pending.lose()
@@ -119,14 +140,23 @@ class Exchange:
             self._cancel(envelope, to, sender)
             raise
         finally:
-            del self._pending[envelope.id]
+            if self._new.pop(envelope.id, None) is None:
+                del self._pending[envelope.id]
+            if pending.timer is not None:
+                pending.timer.cancel()
             member.in_flight -= 1
-            if timer is not None:
-                timer.cancel()
         member.report(reply.load, loop.time())
         if reply.kind == "error":
             raise rebuild_error(self._error(reply, to), known)
         return reply.body
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._sweeping = False
+        for pending in self._new.values():
+            if pending.timer is None:
+                pending.arm(loop)
+        self._pending |= self._new
+        self._new.clear()
 
     def _error(self, reply: Envelope, to: Address) -> ErrorData:
         if isinstance(reply.body, ErrorData):
@@ -157,7 +187,7 @@ class Exchange:
 
     def receive(self, envelope: Envelope) -> None:
         """Hand a reply or an error to its request. One that nothing waits for any more is dropped and counted."""
-        pending = self._pending.get(envelope.id)
+        pending = self._new.get(envelope.id) or self._pending.get(envelope.id)
         if pending is None or pending.reply.done() or envelope.caller != pending.to.service:
             self._environment.metrics.count("late_replies_total")
             return
@@ -165,7 +195,7 @@ class Exchange:
 
     def lost(self, address: Address) -> None:
         """Fail the requests to an instance that is gone."""
-        for pending in self._pending.values():
+        for pending in (*self._new.values(), *self._pending.values()):
             if pending.to == address:
                 pending.gone = True
                 pending.lose()
@@ -173,5 +203,5 @@ class Exchange:
     def cut(self) -> None:
         """Fail all requests that were sent, because this node's link is down. The others wait for the link."""
         self.cuts += 1
-        for pending in self._pending.values():
+        for pending in (*self._new.values(), *self._pending.values()):
             pending.lose()

@@ -1,11 +1,11 @@
 """An instance: one running copy of a service, with the endpoints of its handlers."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, cast
 
 from runtime.clock import Clock, Random
-from runtime.contract.errors import UsageError
+from runtime.contract.errors import KnownErrors, UsageError
 from runtime.contract.messages import Contract, MessageSpec, Signal, spec_of
 from runtime.durable.compensations import Compensations
 from runtime.durable.idempotency import Once
@@ -78,6 +78,9 @@ class Instance(Host):
         self.events: EventPublisher | None = None
         self._database = database
         self._once: Once | None = None
+        self._known_error: KnownErrors = definition.known_error
+        self._requested: dict[type[Any], str] = {}
+        """The services whose requests this instance may make and has made, by the class of the request."""
         self._known = frozenset(contract.name for contract in (*definition.calls, definition.contract))
         self._signals = SignalPublisher(self, environment, self._known)
         transactions = None if database is None else self._bind_database(database)
@@ -236,12 +239,19 @@ class Instance(Host):
 
     # What a context needs of its host
 
-    async def request(self, ctx: Context, message: Any, timeout: float | None, key: str | None) -> Any:
+    def request(self, ctx: Context, message: Any, timeout: float | None, key: str | None) -> Coroutine[Any, Any, Any]:
+        service = self._requested.get(message.__class__)
+        if service is None or ctx.work is not None or self.before_request is not None:
+            return self._request_checked(ctx, message, timeout, key)
+        return self.caller.request(ctx, service, message, timeout, key, self._known_error)
+
+    async def _request_checked(self, ctx: Context, message: Any, timeout: float | None, key: str | None) -> Any:
         spec = spec_of(cast(type[Any], type(message)))
         if spec.kind != "request":
             raise UsageError(f"ctx.request takes a Request, got the {spec.kind} {spec.full_name}")
         if spec.contract.name not in self._known:
             raise UsageError(f"{self.name} asks for {spec.full_name}, but {spec.contract.name} is not in its calls: add it there")
+        self._requested[spec.cls] = spec.contract.name
         work = ctx.work
         if work is None:
             return await self._request(ctx, spec.contract.name, message, timeout, key)
@@ -261,7 +271,7 @@ class Instance(Host):
         if self.before_request is not None:
             spec = spec_of(cast(type[Any], type(message)))
             await self.before_request(service, spec.full_name if spec.contract.name == service else None, timeout)
-        return await self.caller.request(ctx, service, message, timeout, key, self.definition.known_error)
+        return await self.caller.request(ctx, service, message, timeout, key, self._known_error)
 
     def note_compensations(self, registered: Registered) -> None:
         self.failures.uncommitted.add(registered)

@@ -36,17 +36,16 @@ class RetryBudget:
 
 
 class Tries:
-    """The attempts of one request.
+    """The attempts of one request, from the first that has failed.
 
     Args:
-        budget: the retry budget of the service. The request earns its part of it.
+        budget: the retry budget of the service.
 
     Attributes:
         may_have_run: whether one of the attempts may have reached its handler.
     """
 
     def __init__(self, budget: RetryBudget) -> None:
-        budget.earn()
         self.may_have_run: bool = False
         self._budget = budget
         self._count = 0

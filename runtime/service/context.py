@@ -193,15 +193,22 @@ class Context(msgspec.Struct, eq=False, gc=False):
         return self._trace
 
     @property
-    def trace_fields(self) -> TraceFields | None:
-        """The W3C `tracestate` and `baggage` that came with the message, as far as they are valid; None without both."""
+    def origin(self) -> Envelope | None:
+        """The envelope with which the work came to this process; None if it began here."""
         ctx: Context | None = self
         while ctx is not None:
-            envelope = ctx.envelope
-            if envelope is not None:
-                return None if envelope.trace_fields is None else accept_fields(envelope.trace, envelope.trace_fields)
+            if ctx.envelope is not None:
+                return ctx.envelope
             ctx = ctx.parent
         return None
+
+    @property
+    def trace_fields(self) -> TraceFields | None:
+        """The W3C `tracestate` and `baggage` that came with the message, as far as they are valid; None without both."""
+        origin = self.origin
+        if origin is None or origin.trace_fields is None:
+            return None
+        return accept_fields(origin.trace, origin.trace_fields)
 
     def trace_headers(self) -> dict[str, str]:
         """Return the header fields that make a request to another system part of the message's trace.
@@ -215,12 +222,8 @@ class Context(msgspec.Struct, eq=False, gc=False):
     @property
     def token(self) -> str | None:
         """The user's access token, unchanged. Never log it."""
-        ctx: Context | None = self
-        while ctx is not None:
-            if ctx.envelope is not None:
-                return ctx.envelope.token
-            ctx = ctx.parent
-        return None
+        origin = self.origin
+        return None if origin is None else origin.token
 
     @property
     def client_address(self) -> str | None:
@@ -228,12 +231,8 @@ class Context(msgspec.Struct, eq=False, gc=False):
 
         Services pass it on with their own requests, so it is only as trustworthy as `caller`.
         """
-        ctx: Context | None = self
-        while ctx is not None:
-            if ctx.envelope is not None:
-                return ctx.envelope.client
-            ctx = ctx.parent
-        return None
+        origin = self.origin
+        return None if origin is None else origin.client
 
     @property
     def idempotency_key(self) -> str | None:

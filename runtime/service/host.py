@@ -42,7 +42,7 @@ class Host(ABC):
     local_calls: dict[type[Any], LocalCall]
 
     @abstractmethod
-    async def request(self, ctx: "Context", message: Any, timeout: float | None, key: str | None) -> Any:
+    def request(self, ctx: "Context", message: Any, timeout: float | None, key: str | None) -> Coroutine[Any, Any, Any]:
         """Make a request for a handler. Raises like `Context.request`."""
 
     @abstractmethod
