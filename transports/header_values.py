@@ -7,6 +7,7 @@ arrives equal and can never be an illegal header.
 
 import re
 from collections.abc import Sequence
+from string import ascii_letters, digits
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -19,7 +20,7 @@ _DIGITS = 12
 _ADDRESS = re.compile(r"[0-9A-Fa-f:.]{2,45}(/64)?", re.ASCII)
 _UNCHANGED = "!#$&'()*+,-./:;<=>?@[]^_`{|}~"
 """The characters that are not encoded, besides letters and digits."""
-_PLAIN = re.compile(rf"[A-Za-z0-9{re.escape(_UNCHANGED)}]*")
+_PLAIN = (ascii_letters + digits + _UNCHANGED).encode()
 _PRINTABLE = re.compile(r"[ -~]*")
 _ESCAPED_IN_JSON = re.compile(r"[^ -~]")
 
@@ -30,7 +31,7 @@ def encode_text(text: str) -> str:
     Raises:
         ValueError: if the text has a surrogate, which has no encoding.
     """
-    return text if _PLAIN.fullmatch(text) else quote(text, safe=_UNCHANGED)
+    return text if text.isascii() and not text.encode().translate(None, _PLAIN) else quote(text, safe=_UNCHANGED)
 
 
 def encode_list(text: str) -> str:
@@ -98,4 +99,4 @@ def parse_budget(text: str | None) -> float | None:
 
 def format_budget(seconds: float) -> str:
     """Return a budget in milliseconds: at least none, at most an hour."""
-    return str(round(min(max(0.0, seconds), MAX_BUDGET) * 1000))
+    return str(round(1000 * (seconds if 0.0 <= seconds <= MAX_BUDGET else min(max(0.0, seconds), MAX_BUDGET))))

@@ -158,8 +158,9 @@ class Inbound(Receiver):
             self._environment.metrics.count("requests_refused_total", service=to, code=UnknownRequest.code)
             self._environment.spawn(self._reply_unknown(envelope, instance))
             return
-        if instance.mailbox.full:
-            self._refuse(envelope, instance, Draining(to) if instance.mailbox.limit < 0 else Overloaded(to))
+        mailbox = instance.mailbox
+        if mailbox.running >= mailbox.limit and mailbox.full:
+            self._refuse(envelope, instance, Draining(to) if mailbox.limit < 0 else Overloaded(to))
             return
         key = _request_key(envelope, to)
         if self._cancelled and self._cancelled.pop(key, None) is not None:
@@ -172,7 +173,7 @@ class Inbound(Receiver):
     async def _handle_request(self, envelope: Envelope, instance: Instance, endpoint: RequestEndpoint, key: _RequestKey) -> None:
         environment = self._environment
         budget = environment.settings.request_timeout if envelope.budget is None else envelope.budget
-        ctx = Context(instance, None, envelope=envelope, fixed_deadline=environment.clock.monotonic() + budget)
+        ctx = Context(instance, None, envelope=envelope, fixed_deadline=environment.clock.loop.time() + budget)
         encoder = None if environment.transport.zero_copy else endpoint.reply_to_json
         try:
             reply = await endpoint.enter(ctx, envelope, endpoint.message, encoder)

@@ -43,6 +43,7 @@ class Connection(asyncio.Protocol):
 
     Attributes:
         unexpected: What came instead of the first packet, if it was not one: how it begins.
+        congested: Whether senders have to wait because the network is congested.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Connection(asyncio.Protocol):
         self.unexpected: bytes = b""
         self._pending: list[bytes] = []
         self._pending_bytes = 0
+        self.congested: bool = False
         self._writable: asyncio.Future[None] | None = None
         self._reason = CLOSED
         self.heard_at = self.sent_at = self._loop.time()
@@ -172,17 +174,14 @@ class Connection(asyncio.Protocol):
             self._transport.write(b"".join(packets) if len(packets) > 1 else packets[0])
 
     def pause_writing(self) -> None:
+        self.congested = True
         self._writable = self._loop.create_future()
 
     def resume_writing(self) -> None:
+        self.congested = False
         writable, self._writable = self._writable, None
         if writable is not None and not writable.done():
             writable.set_result(None)
-
-    @property
-    def congested(self) -> bool:
-        """Whether senders have to wait because the network is congested."""
-        return self._writable is not None
 
     async def writable(self) -> None:
         """Wait while the network is congested."""

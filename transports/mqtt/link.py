@@ -1,7 +1,7 @@
 """A node's link to its MQTT broker: one connection at a time, which is replaced, with its subscriptions, whenever it is lost."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -33,6 +33,7 @@ from transports.mqtt.subscriptions import Subscriptions
 from transports.resolver import Resolver
 
 _UP = LinkState.UP
+_NONE: Mapping[str, Any] = {}
 
 
 class Link:
@@ -282,7 +283,7 @@ class Link:
 
     # Publishing
 
-    async def publish(self, topic: str, payload: bytes, *, wait: bool = True, **properties: Any) -> None:
+    async def publish(self, topic: str, payload: bytes, properties: Mapping[str, Any] = _NONE, *, wait: bool = True) -> None:
         """Publish with QoS 0. Returns when the message is handed to the network; it arrives at most once.
 
         Args:
@@ -292,7 +293,7 @@ class Link:
             LinkLost: if the link is closed, or down and `wait` is false.
             Unsendable: if the broker does not accept messages of this size, or a header is longer than MQTT allows.
         """
-        while not self.publish_now(topic, payload, **properties):
+        while not self.publish_now(topic, payload, properties):
             await self.ready(wait=wait)
 
     async def ready(self, *, wait: bool = True) -> None:
@@ -301,7 +302,7 @@ class Link:
             raise LinkLost("there is no connection to the broker")
         await (await self._wait_until_up()).writable()
 
-    def publish_now(self, topic: str, payload: bytes, **properties: Any) -> bool:
+    def publish_now(self, topic: str, payload: bytes, properties: Mapping[str, Any] = _NONE) -> bool:
         """Publish with QoS 0 if that needs no waiting.
 
         Returns:
@@ -311,12 +312,12 @@ class Link:
             Unsendable: if the broker does not accept messages of this size, or a header is longer than MQTT allows.
         """
         connection = self._connection
-        if connection is None or not self.is_up or connection.congested:
+        if connection is None or self._state is not _UP or connection.congested:
             return False
-        connection.send_bytes(encode_publish(topic, payload, self.limits, **properties))
+        connection.send_bytes(encode_publish(topic, payload, self.limits, properties))
         return True
 
-    async def publish_acknowledged(self, topic: str, payload: bytes, **properties: Any) -> bool:
+    async def publish_acknowledged(self, topic: str, payload: bytes, properties: Mapping[str, Any] = _NONE) -> bool:
         """Publish with QoS 1, waiting for a connection if necessary.
 
         Returns:
@@ -334,14 +335,15 @@ class Link:
                 await connection.writable()  # and look again: the connection may have been lost meanwhile
                 continue
             if not self.limits.acknowledges:
-                connection.send_bytes(encode_publish(topic, payload, self.limits, **properties))
+                connection.send_bytes(encode_publish(topic, payload, self.limits, properties))
                 return True
             if self._acknowledgements.take_quota():
                 break
             await self._acknowledgements.wait_for_quota()
         packet_id, acknowledged = self._acknowledgements.expect()
         try:
-            data = encode_publish(topic, payload, self.limits, qos=mqtt5.QoS.AT_LEAST_ONCE, packet_id=packet_id, **properties)
+            once = {"qos": mqtt5.QoS.AT_LEAST_ONCE, "packet_id": packet_id}
+            data = encode_publish(topic, payload, self.limits, {**properties, **once})
         except Unsendable:
             self._acknowledgements.give_up(packet_id)
             raise

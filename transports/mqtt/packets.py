@@ -1,7 +1,7 @@
 """Envelopes as MQTT packets: which property carries what. `docs/wire.md` is the specification."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -32,8 +32,8 @@ _KNOWN = frozenset(
     {"subject", "kind", "budget", "token", "traceparent", "tracestate", "baggage", "key", "params", "path", "load", "client"}
 )
 """The headers that may come once. Properties of other names are a client's own."""
-_TEXTS = ("subject", "token", "traceparent", "key")
-"""The headers in which `encode_text` has encoded a text."""
+_budget = lru_cache(4096)(parse_budget)
+_number = lru_cache(4096)(parse_number)
 _LONGEST = 65_535
 """Bytes of the longest string in MQTT (section 1.5.4)."""
 _IN_INBOXES = ("request", "reply", "error", "cancel")
@@ -107,42 +107,54 @@ def envelope(
     correlation = packet.correlation_data
     message_id = "" if correlation is None else correlation.decode("latin-1")
     if not headers:
-        return Envelope(kind, message_id, subject, packet.payload, caller, reply_to, signal_key=signal_key)
-    named = dict(headers)
-    if len(named) != len(headers) and (twice := _KNOWN & _repeated(headers)):
-        raise ValueError(f"it has the header {min(twice)} more than once")
-    for name in _TEXTS:
-        if name in named and "%" in named[name]:
-            named[name] = decode_text(named[name])
-    named_subject = named.get("subject", subject)
-    if subject and (named.get("kind", kind), named_subject) != (kind, subject):
-        raise ValueError("its headers contradict its topic")
-    if not subject and named.get("kind", kind) not in _IN_INBOXES:
-        raise ValueError(f"{named['kind']!r:.40} is not a kind for an inbox")
-    params, path = named.get("params"), named.get("path")
-    try:
         return Envelope(
-            _KINDS.decode(msgspec.json.encode(named["kind"])) if "kind" in named else kind,
-            message_id,
-            named_subject,
-            packet.payload,
-            caller,
-            reply_to,
-            parse_budget(named.get("budget")),
-            named.get("token"),
-            named.get("traceparent"),
-            None if kind == "signal" else named.get("key"),
-            None if params is None else _PARAMS.decode(params),
-            () if path is None else _PATH.decode(path),
-            load(packet),
-            signal_key,
-            parse_address(named["client"]) if "client" in named else None,
-            TraceFields(named.get("tracestate", ""), named.get("baggage", ""))
-            if "tracestate" in named or "baggage" in named
-            else None,
+            kind, message_id, subject, packet.payload, caller, reply_to, None, None, None, None, None, (), 0, signal_key
         )
+    if len(headers) > 1 and len(dict(headers)) != len(headers) and (twice := _KNOWN & _repeated(headers)):
+        raise ValueError(f"it has the header {min(twice)} more than once")
+    named_kind, named_subject = kind, subject
+    budget = token = trace = key = params = client = state = baggage = None
+    path: tuple[str, ...] = ()
+    load = 0
+    try:
+        for name, value in headers:  # the most frequent ones first
+            if name == "subject":
+                named_subject = decode_text(value) if "%" in value else value
+            elif name == "budget":
+                budget = _budget(value)
+            elif name == "traceparent":
+                trace = decode_text(value) if "%" in value else value
+            elif name == "token":
+                token = decode_text(value) if "%" in value else value
+            elif name == "load":
+                load = _number(value)
+            elif name == "path":
+                path = _PATH.decode(value)
+            elif name == "kind":
+                named_kind = _KINDS.decode(msgspec.json.encode(value))
+            elif name == "key":
+                key = decode_text(value)
+            elif name == "params":
+                params = _PARAMS.decode(value)
+            elif name == "client":
+                client = parse_address(value)
+            elif name == "tracestate":
+                state = value
+            elif name == "baggage":
+                baggage = value
     except msgspec.MsgspecError as error:
         raise ValueError(str(error)) from error
+    if subject and (named_kind != kind or named_subject != subject):
+        raise ValueError("its headers contradict its topic")
+    if named_kind != kind and not subject and named_kind not in _IN_INBOXES:
+        raise ValueError(f"{named_kind!r:.40} is not a kind for an inbox")
+    fields = None if state is None and baggage is None else TraceFields(state or "", baggage or "")
+    if kind == "signal":
+        key = None
+    return Envelope(
+        named_kind, message_id, named_subject, packet.payload, caller, reply_to, budget, token, trace, key, params, path, load,
+        signal_key, client, fields,
+    )  # fmt: skip
 
 
 def _repeated(headers: Sequence[tuple[str, str]]) -> set[str]:
@@ -174,7 +186,7 @@ def load(packet: mqtt5.PublishPacket) -> int:
     return 0
 
 
-def encode_publish(topic: str, payload: bytes, limits: Limits, **properties: Any) -> bytes:
+def encode_publish(topic: str, payload: bytes, limits: Limits, properties: Mapping[str, Any]) -> bytes:
     """Return a PUBLISH packet as bytes. One that the broker would not take must not be sent, because it would end the connection.
 
     Args:

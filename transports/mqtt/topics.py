@@ -40,7 +40,7 @@ class Topics:
 
     def inbox(self, to: Address, caller: str) -> str:
         """Return the topic of a unicast to an instance."""
-        return self._of("inbox", to.service, to.node, caller)
+        return _joined(self._root, "inbox", (*to, caller))
 
     def inboxes(self, address: Address) -> str:
         """Return the filter by which an instance receives unicasts."""
@@ -48,7 +48,7 @@ class Topics:
 
     def reply(self, address: Address) -> str:
         """Return the Response Topic that stands for an address. The service that answers appends its name."""
-        return self._of("inbox", address.service, address.node)
+        return _joined(self._root, "inbox", address)
 
     def reply_address(self, response_topic: str | None, caller: str) -> Address | None:
         """Return the address for the answer to a request: the caller's own inbox, or the topic that another kind of client names.
@@ -58,19 +58,12 @@ class Topics:
         """
         if response_topic is None:
             return None
-        match self.levels(response_topic):
-            case ("inbox", service, node) if service == caller and self.is_level(node):
-                return Address(service, node)
-            case ():
-                if response_topic.startswith("$") or not response_topic or any(sign in response_topic for sign in "+#\0"):
-                    raise ValueError(f"{response_topic!r:.80} cannot be used as a response topic")
-                return Address(FOREIGN, response_topic)
-            case _:
-                raise ValueError(f"the response topic {response_topic!r:.120} is not an inbox of {caller}")
+        remembered = len(response_topic) <= _REMEMBERED and len(caller) <= _REMEMBERED
+        return (_reply_address if remembered else _reply_address.__wrapped__)(self._root + "/", response_topic, caller)
 
     def to(self, address: Address, sender: str) -> str:
         """Return the topic on which to publish to an address. For a client that is not a node, this is its Response Topic."""
-        return address.node if address.service == FOREIGN else self.inbox(address, sender)
+        return address.node if address.service == FOREIGN else _joined(self._root, "inbox", (*address, sender))
 
     def multicast(self, topic: Topic) -> str:
         """Return the topic of a signal, or of the heads of a stream."""
@@ -147,6 +140,19 @@ def key_of(level: str) -> str | None:
 @lru_cache(65536)
 def _split(root: str, topic: str) -> tuple[str, ...]:
     return tuple(topic.removeprefix(root).split("/")) if topic.startswith(root) else ()
+
+
+@lru_cache(65536)
+def _reply_address(root: str, response_topic: str, caller: str) -> Address:
+    match _split.__wrapped__(root, response_topic):
+        case ("inbox", service, node) if service == caller and Topics.is_level(node):
+            return Address(service, node)
+        case ():
+            if response_topic.startswith("$") or not response_topic or any(sign in response_topic for sign in "+#\0"):
+                raise ValueError(f"{response_topic!r:.80} cannot be used as a response topic")
+            return Address(FOREIGN, response_topic)
+        case _:
+            raise ValueError(f"the response topic {response_topic!r:.120} is not an inbox of {caller}")
 
 
 @lru_cache(65536)

@@ -233,7 +233,7 @@ class MqttTransport(Transport):
         self._instances.add(digest_of(body))
         self._published[manifest.service] = [topic for topic, _, _ in parts]
         for topic, payload, headers in parts:
-            await self.link.publish_acknowledged(topic, payload, user_properties=headers, **properties)
+            await self.link.publish_acknowledged(topic, payload, {"user_properties": headers, **properties})
 
     async def withdraw(self, address: Address) -> None:
         manifest = self._manifests.pop(address.service, None)
@@ -245,7 +245,7 @@ class MqttTransport(Transport):
                 async with self._announcing:
                     if manifest is not None and self.link.is_up:
                         for name in reversed(self._published.get(address.service, [])):
-                            await self.link.publish_acknowledged(name, b"", retain=self.link.limits.retain)
+                            await self.link.publish_acknowledged(name, b"", {"retain": self.link.limits.retain})
         except (TimeoutError, TransportError) as error:  # then peers learn it from the Will, or from the silence
             self._log.debug("%s was not withdrawn: %r", address, error)
 
@@ -316,7 +316,7 @@ class MqttTransport(Transport):
 
     def _answer(self, to: Address, envelope: Envelope, service: str) -> None:
         if self._link is not None:
-            self._link.publish_now(self._topics.to(to, service), envelope.body, **packets.properties(envelope, None))
+            self._link.publish_now(self._topics.to(to, service), envelope.body, packets.properties(envelope, None))
 
     def _check_own(self, service: str, payload: bytes, digest: str | None) -> None:
         """Detect another node with this node's id: it announces instances that this one has never had.
@@ -343,13 +343,13 @@ class MqttTransport(Transport):
         await self._open_inbox(sender)
         topic, properties = self._encode(to, envelope, sender)
         if envelope.kind != "request":
-            await self.link.publish(topic, envelope.body, **properties)
+            await self.link.publish(topic, envelope.body, properties)
             return
         assert self._presence is not None
         while True:
             await self._presence.wait_until_known(to)
             if self._presence.is_live(to):
-                if self.link.publish_now(topic, envelope.body, **properties):
+                if self.link.publish_now(topic, envelope.body, properties):
                     return
                 await self.link.ready()
                 continue  # it may have been lost meanwhile
@@ -361,20 +361,20 @@ class MqttTransport(Transport):
                     continue
                 if self._presence.probe(to) is not probe:
                     raise PeerUnreachable(f"{to} is not there")
-                if await self.link.publish_acknowledged(topic, envelope.body, **properties):
+                if await self.link.publish_acknowledged(topic, envelope.body, properties):
                     if self.link.limits.acknowledges:
                         self._presence.mark_live(to)
                     return
                 self._presence.mark_absent(to)
 
     def unicast_now(self, to: Address, envelope: Envelope, sender: str) -> bool:
-        opened = self._inboxes.get(sender)
-        if opened is None or not opened.done() or self._link is None or self._presence is None:
+        link, opened = self._link, self._inboxes.get(sender)
+        if link is None or opened is None or not opened.done() or self._presence is None:
             return False
         if envelope.kind == "request" and not self._presence.is_live(to):
             return False
         topic, properties = self._encode(to, envelope, sender)
-        return self._link.publish_now(topic, envelope.body, **properties)
+        return link.publish_now(topic, envelope.body, properties)
 
     def _encode(self, to: Address, envelope: Envelope, sender: str) -> tuple[str, dict[str, Any]]:
         reply_to = envelope.reply_to
@@ -387,11 +387,11 @@ class MqttTransport(Transport):
         await self._open_inbox(sender)
         topic = self._topics.request(service, envelope.subject.partition(".")[2], sender)
         reply_to = None if envelope.reply_to is None else self._topics.reply(envelope.reply_to)
-        if not await self.link.publish_acknowledged(topic, envelope.body, **packets.properties(envelope, reply_to)):
+        if not await self.link.publish_acknowledged(topic, envelope.body, packets.properties(envelope, reply_to)):
             raise PeerUnreachable(f"no instance listens for {service}")
 
     async def multicast(self, topic: Topic, envelope: Envelope, sender: str) -> None:
         name = self._topics.multicast(topic)
         properties = packets.properties(envelope, None)
-        if not self.link.publish_now(name, envelope.body, **properties):
-            await self.link.publish(name, envelope.body, wait=False, **properties)
+        if not self.link.publish_now(name, envelope.body, properties):
+            await self.link.publish(name, envelope.body, properties, wait=False)

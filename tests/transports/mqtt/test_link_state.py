@@ -296,9 +296,9 @@ async def test_a_message_with_a_header_that_is_too_long_is_refused_and_keeps_no_
     headers = {"user_properties": [("key", "x" * 70_000)]}
     for _ in range(30):  # more than mosquitto's Receive Maximum
         with pytest.raises(Unsendable, match="the header 'key' is too long"):
-            await harness.link.publish_acknowledged("news/1", b"", **headers)
+            await harness.link.publish_acknowledged("news/1", b"", headers)
     with pytest.raises(Unsendable, match="the header 'key' is too long"):
-        harness.link.publish_now("news/1", b"", **headers)
+        harness.link.publish_now("news/1", b"", headers)
     assert await harness.link.publish_acknowledged("news/1", b"") is False
     await harness.link.close()
 
