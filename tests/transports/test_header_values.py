@@ -62,7 +62,7 @@ def test_an_envelope_arrives_equal_over_mqtt_and_http(envelope: Envelope) -> Non
     packet, _ = mqtt5.read(memoryview(mqtt5.PublishPacket("t", b"{}", **packets.properties(envelope, "reply")).write()))
     assert isinstance(packet, mqtt5.PublishPacket)
     assert all(value.isascii() and value.isprintable() for _, value in packet.user_properties)
-    given_fields: dict[str, str] = fields.of_request(envelope, "node")
+    given_fields = fields.of_route(Address("echo", "node"), envelope.reply_to, "x") | fields.of_request(envelope)
     assert all(value.isascii() and value.isprintable() for value in given_fields.values())
     for arrived in (
         packets.envelope(packet, "request", "", "caller", envelope.reply_to),

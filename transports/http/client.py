@@ -1,25 +1,24 @@
 """The client side: requests to one location at a time, over connections that are kept open."""
 
-import io
+import asyncio
 import socket
-from collections.abc import Mapping
+import ssl
+from functools import partial
 from typing import NamedTuple
 
-import aiohttp
 from yarl import URL
 
 from runtime.files import Watched
 from runtime.network import LinkLost, PeerUnreachable, Unsendable
 from runtime.sockets import detect_cut_connection
 from runtime.telemetry import logger
+from transports.http.connection import Connection, Outcome, Pool
+from transports.http.messages import Answer, start, with_length
 from transports.http.settings import HttpSettings
 from transports.sockets import tls_context
 
-_KEPT = 15.0
-"""Seconds to keep an idle connection open. Servers keep their end open for longer."""
-
-_AT_ONCE = 1 << 20
-"""Bytes. A larger body is written piece by piece."""
+_MOST_POOLS = 256
+"""Locations change over time: beyond this number, those without a connection are forgotten."""
 
 
 class Untrusted(PeerUnreachable):
@@ -43,108 +42,118 @@ class Location(NamedTuple):
         return f"{self.authority} ({self.base.host})" if self.base.host != self.name else self.authority
 
 
-class Answer(NamedTuple):
-    """The answer to an HTTP request. `kind` is its media type."""
-
-    status: int
-    fields: Mapping[str, str]
-    body: bytes
-    kind: str
-
-
 class Client:
-    """Makes HTTP/1.1 requests. Cancelling one closes its connection, from which the server learns of it."""
+    """Connects to peers, with TLS where their URLs say so, and keeps the connections."""
 
     def __init__(self, settings: HttpSettings) -> None:
         self._settings = settings
         self._tls = tls_context(settings.ca_file, "transport.http.ca_file")
         self._ca_file = None if settings.ca_file is None else Watched(settings.ca_file)
-        self._urls: dict[tuple[Location, str], URL] = {}
-        self._session = self._pool(settings.max_connections)
-        self._watching = self._pool(0)
-        """Separate from the pool of requests, so that questions that wait for news do not use up its connections."""
+        self._pools: dict[Location, Pool] = {}
+        self._watching: dict[Location, Pool] = {}
+        """Separate from the pools of requests, so that questions that wait for news do not use up their connections."""
 
-    def _pool(self, limit: int) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0, limit_per_host=limit, keepalive_timeout=_KEPT, ssl=self._tls, socket_factory=self._socket
-            ),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
-        )
+    def idle(self, location: Location) -> Connection | None:
+        """Return a connection on which a request can be sent now, if there is one."""
+        pool = self._pools.get(location)
+        return None if pool is None else pool.take_now()
 
-    def _socket(self, info: tuple[int, int, int, str, object]) -> socket.socket:
+    async def connection(self, location: Location) -> Connection:
+        """Return a connection on which a request can be sent now.
+
+        Raises:
+            PeerUnreachable: if there is no connection.
+            Untrusted: if the peer's certificate cannot be trusted.
+        """
+        return await self._pool(self._pools, location, self._settings.max_connections).take()
+
+    async def get(self, location: Location, path: str, fields: dict[str, str]) -> Answer:
+        """Ask for something that the server may take its time to answer. Cancelling this closes the connection.
+
+        Raises:
+            PeerUnreachable: if there is no connection, so that nothing was sent.
+            Untrusted: if the peer's certificate cannot be trusted, so that nothing was sent.
+            LinkLost: if the connection is lost before the answer is complete, or the answer cannot be read or is too large.
+            Unsendable: if a header contains a character that HTTP does not allow.
+        """
+        try:
+            head = with_length(start("GET", path, {"host": location.authority, **fields}), None)
+        except ValueError as error:
+            raise Unsendable(f"a value cannot be sent in a header: {error}") from None
+        return await answer_to(await self._pool(self._watching, location, 0).take(), head, b"")
+
+    def _pool(self, pools: dict[Location, Pool], location: Location, limit: int) -> Pool:
+        pool = pools.get(location)
+        if pool is None:
+            if len(pools) >= _MOST_POOLS:
+                for unused in [known for known, pool in pools.items() if pool.unused]:
+                    del pools[unused]
+            pool = pools[location] = Pool(partial(self._connect, location), limit)
+        return pool
+
+    async def _connect(self, location: Location, pool: Pool) -> Connection:
+        loop, address = asyncio.get_running_loop(), location.base
+        tls = self._tls_context() if address.scheme == "https" else None
+        make = partial(Connection, str(location), self._settings.max_body, pool.idle, pool.closed)
+        try:
+            sock = socket.socket(socket.AF_INET6 if ":" in (address.host or "") else socket.AF_INET)
+            try:
+                sock.setblocking(False)
+                detect_cut_connection(sock, self._settings.heartbeat)
+                async with asyncio.timeout(self._settings.connect_timeout):
+                    await loop.sock_connect(sock, (address.host, address.port))
+                    _, connection = await loop.create_connection(
+                        make, sock=sock, ssl=tls, server_hostname=None if tls is None else location.name
+                    )
+            except BaseException:
+                sock.close()
+                raise
+        except ssl.SSLCertVerificationError as error:
+            raise Untrusted(f"the certificate of {location} is not to be trusted: {error}") from None
+        except TimeoutError:
+            raise PeerUnreachable(
+                f"{location} cannot be reached: no answer within {self._settings.connect_timeout:g} s"
+            ) from None
+        except (OSError, ValueError) as error:  # a name that cannot be a host's, too
+            raise PeerUnreachable(f"{location} cannot be reached: {str(error) or type(error).__name__}") from None
+        if not connection.usable:
+            raise PeerUnreachable(f"{location} cannot be reached: it closed the connection at once")
+        return connection
+
+    def _tls_context(self) -> ssl.SSLContext:
         if self._ca_file is not None and self._ca_file.changed():
             try:
                 self._tls.load_verify_locations(self._settings.ca_file)
             except OSError as error:
                 logger("http").error("%s has changed, and cannot be used: %s", self._settings.ca_file, error)
-        sock = socket.socket(info[0], info[1], info[2])
-        detect_cut_connection(sock, self._settings.heartbeat)
-        return sock
+        return self._tls
 
     async def close(self) -> None:
-        await self._session.close()
-        await self._watching.close()
-
-    async def post(self, location: Location, path: str, fields: dict[str, str], body: bytes) -> Answer:
-        """Make a request. Raises like `_request`."""
-        return await self._request(self._session, "POST", location, path, fields, body)
-
-    async def get(self, location: Location, path: str, fields: dict[str, str]) -> Answer:
-        """Ask for something that the server may take its time to answer. Raises like `_request`."""
-        return await self._request(self._watching, "GET", location, path, fields, None)
-
-    async def _request(
-        self,
-        session: aiohttp.ClientSession,
-        method: str,
-        location: Location,
-        path: str,
-        fields: dict[str, str],
-        body: bytes | None,
-    ) -> Answer:
-        """Make a request to a location.
-
-        Raises:
-            PeerUnreachable: if there is no connection, so that nothing was sent.
-            Untrusted: if the peer's certificate cannot be trusted, so that nothing was sent.
-            LinkLost: if the connection is lost before the answer is complete, or the answer is too large.
-            Unsendable: if a header contains a character that HTTP does not allow.
-        """
-        url = self._urls.get((location, path))
-        if url is None:
-            if len(self._urls) > 4096:  # addresses change over time
-                self._urls.clear()
-            url = self._urls[location, path] = location.base.join(URL(path, encoded=True))
-        fields["host"] = location.authority
-        data = body if body is None or len(body) <= _AT_ONCE else io.BytesIO(body)
-        try:
-            async with session.request(
-                method, url, headers=fields, data=data, allow_redirects=False, server_hostname=location.name
-            ) as answer:
-                return Answer(answer.status, answer.headers, await self._read(answer), answer.content_type)
-        except aiohttp.ClientConnectorCertificateError as error:
-            raise Untrusted(f"the certificate of {location} is not to be trusted: {error.certificate_error}") from None
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise PeerUnreachable(f"{location} cannot be reached: {_reason(error)}") from None
-        except (aiohttp.ClientError, OSError, RuntimeError) as error:  # uvloop raises RuntimeError if the connection is closing
-            raise LinkLost(f"the connection to {location} was lost: {_reason(error)}") from None
-        except ValueError as error:
-            raise Unsendable(f"a value cannot be sent in a header: {error}") from None
-
-    async def _read(self, answer: aiohttp.ClientResponse) -> bytes:
-        if answer.content_length is not None and answer.content_length <= self._settings.max_body:
-            return await answer.read()
-        parts = bytearray()
-        async for part in answer.content.iter_any():
-            parts += part
-            if len(parts) > self._settings.max_body:
-                raise LinkLost(f"the answer has more than {self._settings.max_body} bytes")
-        return bytes(parts)
+        """Close every connection. Requests under way end with `LinkLost`."""
+        for pool in (*self._pools.values(), *self._watching.values()):
+            pool.close()
+        await asyncio.sleep(0)  # the event loop closes the sockets in its next turn
 
 
-def _reason(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+async def answer_to(connection: Connection, head: bytes, body: bytes) -> Answer:
+    """Send a request, and return its answer. Cancelling this closes the connection, from which the server learns of it.
+
+    Raises:
+        LinkLost: if the connection is lost before the answer is complete.
+    """
+    outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+    def ended(found: Outcome) -> None:
+        if not outcome.done():
+            outcome.set_result(found)
+
+    connection.send(head, body, ended)
+    try:
+        found = await outcome
+    except asyncio.CancelledError:
+        if outcome.cancelled():  # otherwise the answer is complete, and the connection may have another request already
+            connection.abort()
+        raise
+    if isinstance(found, LinkLost):
+        raise found
+    return found

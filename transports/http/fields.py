@@ -59,22 +59,30 @@ def repeated(fields: Fields) -> str | None:
     return next((name for name in sorted(ONCE) if len(fields.get_all(name)) > 1), None)
 
 
-def of_request(envelope: Envelope, node: str | None) -> dict[str, str]:
-    """Return the header fields that carry an envelope.
+def of_route(to: Address, reply_to: Address | None, assertion: str) -> dict[str, str]:
+    """Return the header fields that all requests from one sender to one address share.
 
     Args:
-        node: The node that has to answer; None if any node of the service may.
+        to: The service, and the node that has to answer; an empty node if any may.
+        reply_to: Who waits for an answer; None if nobody does.
+    """
+    fields = {"content-type": JSON, ASSERTION: assertion}
+    if to.node:
+        fields[TO] = to.node
+    if reply_to is None:
+        fields["prefer"] = "respond-async"
+    else:
+        fields[NODE] = reply_to.node
+    return fields
+
+
+def of_request(envelope: Envelope) -> dict[str, str]:
+    """Return the other header fields of a request: those that carry its envelope.
 
     Raises:
         ValueError: if a text has a surrogate, which has no encoding.
     """
-    fields = {ID: encode_text(envelope.id), "content-type": JSON}
-    if node is not None:
-        fields[TO] = node
-    if envelope.reply_to is None:
-        fields["prefer"] = "respond-async"
-    else:
-        fields[NODE] = envelope.reply_to.node
+    fields = {ID: encode_text(envelope.id)}
     if envelope.budget is not None:
         fields[BUDGET] = format_budget(envelope.budget)
     if envelope.token is not None:

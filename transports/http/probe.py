@@ -9,7 +9,8 @@ from runtime import Clock
 from runtime.network import TransportError
 from transports.http import fields
 from transports.http.assertions import Signer
-from transports.http.client import Answer, Client
+from transports.http.client import Client
+from transports.http.messages import Answer
 from transports.http.presence import locations_of
 from transports.http.settings import HttpSettings
 from transports.http.transport import urls

@@ -5,9 +5,8 @@ instances are present. Signals are not supported; the heads of streams travel wi
 """
 
 import asyncio
-import logging
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 from yarl import URL
@@ -18,29 +17,22 @@ from runtime.network import (
     Capabilities,
     Envelope,
     Head,
-    LinkLost,
     Manifest,
     PeerUnreachable,
     Receiver,
-    TooLarge,
     Topic,
     Transport,
     TransportError,
-    Unsendable,
 )
 from runtime.repeats import Repeats
 from runtime.telemetry import logger
-from transports.header_values import PROBLEM
-from transports.http import fields
 from transports.http.assertions import Signer, Verifier
-from transports.http.client import Answer, Client, Location
+from transports.http.client import Client
 from transports.http.presence import Presence
 from transports.http.request_handler import RequestHandler, StreamReaders
+from transports.http.requests import Requests
 from transports.http.server import HttpServer
 from transports.http.settings import HttpSettings
-
-_REMEMBERED = 1024
-"""The number of cancels remembered because they came before their request."""
 
 
 class _Open(NamedTuple):
@@ -49,15 +41,9 @@ class _Open(NamedTuple):
     receiver: Receiver
     client: Client
     presence: Presence
+    requests: Requests
     request_handler: RequestHandler
     server: HttpServer
-
-
-class _Sent(NamedTuple):
-    """A request that awaits its answer, and where it was sent."""
-
-    task: "asyncio.Task[Any]"
-    location: Location
 
 
 class HttpTransport(Transport):
@@ -102,9 +88,6 @@ class HttpTransport(Transport):
         self._log = logger("http")
         self._opened: _Open | None = None
         self._watched: set[str | None] = set()
-        self._sent: dict[tuple[Address, str], _Sent] = {}
-        self._lost: set[asyncio.Task[Any]] = set()
-        self._cancelled: dict[str, None] = {}
         self._next: dict[str, int] = {}
         self._repeats = Repeats(self._clock)
 
@@ -148,8 +131,9 @@ class HttpTransport(Transport):
             await server.stop()
             await client.close()
             raise
-        presence = Presence(node, receiver, client, settings, clock, random, self._urls, self._identify, self._lose)
-        self.node, self._opened = node, _Open(receiver, client, presence, request_handler, server)
+        requests = Requests(receiver, client, settings, self._signer, self._repeats)
+        presence = Presence(node, receiver, client, settings, clock, random, self._urls, self._identify, requests.lose)
+        self.node, self._opened = node, _Open(receiver, client, presence, requests, request_handler, server)
 
     async def close(self) -> None:
         opened = self._opened
@@ -196,13 +180,6 @@ class HttpTransport(Transport):
         if announced:
             self._opened.receiver.left(Address(address.service, self.node), lost=False)
 
-    def _lose(self, address: Address, location: Location) -> None:
-        """End the requests that were sent to an instance at a location where its node no longer answers."""
-        for (to, _), sent in self._sent.items():
-            if to == address and sent.location == location:
-                self._lost.add(sent.task)
-                sent.task.cancel()
-
     def _identify(self, service: str) -> str:
         """Return the assertion for questions about a service's presence. Any of this node's services may ask."""
         return self._signer.assertion(self._signer.names[0], service)
@@ -228,31 +205,26 @@ class HttpTransport(Transport):
     # Sending
 
     async def unicast(self, to: Address, envelope: Envelope, sender: str) -> None:
+        opened = self._open
         if envelope.kind == "request":
-            location = self._open.presence.location(to)
+            location = opened.presence.location(to)
             if location is None:
                 raise PeerUnreachable(f"{to} is not there")
-            await self._request(to, location, envelope, sender)
-        elif envelope.kind == "cancel":
-            self._cancel(to, envelope)
+            await opened.requests.send(to, location, envelope, sender)
         elif not self.unicast_now(to, envelope, sender):
             raise PeerUnreachable(f"{to} no longer waits for an answer")
 
     def unicast_now(self, to: Address, envelope: Envelope, sender: str) -> bool:
-        if envelope.kind not in ("reply", "error") or self._opened is None:
+        opened = self._opened
+        if opened is None:
             return False
-        return self._opened.request_handler.answer(to, envelope, sender)
-
-    def _cancel(self, to: Address, envelope: Envelope) -> None:
-        """Cancel a request: close its connection, or do not send it if it was not sent yet."""
-        sent = self._sent.get((to, envelope.id))
-        if sent is not None:
-            self._lost.add(sent.task)
-            sent.task.cancel()
-            return
-        self._cancelled[envelope.id] = None
-        if len(self._cancelled) > _REMEMBERED:
-            del self._cancelled[next(iter(self._cancelled))]
+        if envelope.kind == "request":
+            location = opened.presence.location(to)
+            return location is not None and opened.requests.send_now(to, location, envelope, sender)
+        if envelope.kind == "cancel":
+            opened.requests.cancel(to, envelope)
+            return True
+        return opened.request_handler.answer(to, envelope, sender)
 
     async def anycast(self, service: str, envelope: Envelope, sender: str) -> None:
         locations = await self._open.presence.locations(service)
@@ -260,7 +232,7 @@ class HttpTransport(Transport):
         for index in range(len(locations)):
             location = locations[(turn + index) % len(locations)]
             try:
-                await self._request(Address(service, ""), location, envelope, sender)
+                await self._open.requests.send(Address(service, ""), location, envelope, sender)
             except PeerUnreachable:
                 continue
             return
@@ -275,53 +247,6 @@ class HttpTransport(Transport):
         own.notify()
         for subscriber in opened.presence.subscribers(topic.service):  # the subscribers on this node
             opened.receiver.receive(msgspec.structs.replace(envelope, caller=topic.service), subscriber)
-
-    async def _request(self, to: Address, location: Location, envelope: Envelope, sender: str) -> None:
-        """Make a request, and hand its answer to the receiver. Raises like `unicast`."""
-        if envelope.id in self._cancelled:
-            return
-        if len(envelope.body) > self._settings.max_body:
-            raise TooLarge(f"the request has {len(envelope.body)} bytes: more than {self._settings.max_body}")
-        try:
-            headers = fields.of_request(envelope, to.node or None)
-        except ValueError as error:
-            raise Unsendable(f"a value cannot be sent in a header: {error}") from None
-        try:
-            headers[fields.ASSERTION] = self._signer.assertion(sender, to.service)
-        except ValueError as error:
-            raise PeerUnreachable(str(error)) from None
-        task = asyncio.current_task()
-        assert task is not None
-        self._sent[to, envelope.id] = _Sent(task, location)
-        try:
-            answer = await self._open.client.post(location, _path(to.service, envelope.subject), headers, envelope.body)
-        except asyncio.CancelledError:
-            if task in self._lost and task.uncancel() == 0:
-                raise LinkLost(f"{to} is gone") from None
-            raise
-        finally:
-            self._lost.discard(task)
-            del self._sent[to, envelope.id]
-        self._answered(to, envelope, answer)
-
-    def _answered(self, to: Address, request: Envelope, answer: Answer) -> None:
-        load = fields.load(answer.fields)
-        ours = fields.NODE in answer.fields
-        if answer.status == 200 and ours:
-            back = Envelope("reply", request.id, "", answer.body, to.service, load=load)
-        elif answer.status == 202 and ours and request.reply_to is None:
-            return
-        elif answer.status == 404 and to.node == "" and fields.REFUSED in answer.fields:
-            raise PeerUnreachable(f"{answer.fields[fields.NODE]} does not listen for {to.service}")
-        elif answer.kind == PROBLEM and ours:
-            if answer.status == 401 and "www-authenticate" in answer.fields:
-                message, said = "%s refuses this node's requests: %.300s", answer.body.decode(errors="replace")
-                self._repeats.log(self._log, logging.WARNING, ("refused", to.service), message, to, said)
-            back = Envelope("error", request.id, "", answer.body, to.service, load=load)
-        else:
-            raise LinkLost(f"{to} answered {answer.status}, but the answer does not come from a node")
-        if self._opened is not None and request.reply_to is not None:
-            self._opened.receiver.receive(back, request.reply_to.service)
 
 
 def _merged(readers: StreamReaders, more: tuple[str, ...]) -> StreamReaders:
@@ -347,10 +272,6 @@ def _certificate(settings: HttpSettings) -> tuple[str, str] | None:
             return None
         case _:
             raise StartError("transport.http: certificate_file and private_key_file go together: set both, or neither")
-
-
-def _path(service: str, subject: str) -> str:
-    return f"/{service}/{subject.removeprefix(f'{service}.')}"
 
 
 def urls(peers: tuple[str, ...]) -> dict[str, tuple[URL, ...]]:

@@ -11,7 +11,8 @@ from runtime import Clock, Random
 from runtime.network import Address, Envelope, LinkLost, Manifest, PeerUnreachable, Receiver, TransportError
 from runtime.testing import eventually
 from transports.http import fields
-from transports.http.client import Answer, Client, Location, Untrusted
+from transports.http.client import Client, Location, Untrusted
+from transports.http.messages import Answer
 from transports.http.peer import Peer, PeerState
 from transports.http.presence import News, Presence
 from transports.http.settings import HttpSettings
@@ -105,11 +106,11 @@ class Harness:
 
 def present(node: str = "one", version: int = 1) -> Answer:
     manifest = Manifest(service="echo", node=node, instance="x")
-    return Answer(200, {fields.NODE: node}, msgspec.json.encode(News(version, 0, 0, manifest)), fields.JSON)
+    return Answer(200, {fields.NODE: node}, msgspec.json.encode(News(version, 0, 0, manifest)))
 
 
 def without_service(node: str = "one") -> Answer:
-    return Answer(404, {fields.NODE: node}, b"{}", fields.JSON)
+    return Answer(404, {fields.NODE: node}, b"{}")
 
 
 @pytest.fixture
@@ -195,10 +196,10 @@ async def test_this_nodes_own_location_is_ourselves_even_while_it_does_not_answe
     "answer",
     [
         Untrusted("the certificate is not to be trusted"),
-        Answer(500, {fields.NODE: "one"}, b"", fields.JSON),
-        Answer(200, {}, b"", fields.JSON),
-        Answer(200, {fields.NODE: "one"}, b"{", fields.JSON),
-        Answer(200, {fields.NODE: "two"}, present("one").body, fields.JSON),
+        Answer(500, {fields.NODE: "one"}, b""),
+        Answer(200, {}, b""),
+        Answer(200, {fields.NODE: "one"}, b"{"),
+        Answer(200, {fields.NODE: "two"}, present("one").body),
     ],
 )
 async def test_an_answer_that_is_not_one_is_logged_once(

@@ -1,0 +1,150 @@
+"""HTTP/1.1 messages as a client writes and reads them (RFC 9112), without any input or output.
+
+The head of a request is text that this module checks; the syntax of answers is checked by llhttp, the parser of Node.js.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+_MOST_FRAMING = 64 * 1024
+"""Bytes of an answer that are not its body, besides as many as its body has: its head, heads before it, chunk sizes, and trailers."""
+_MOST_NAMES = 256
+"""The number of field names that a reader remembers in lower case."""
+
+
+class Unreadable(ValueError):
+    """Raised if what came is not an answer, or is too large."""
+
+
+class Answer(NamedTuple):
+    """The answer to a request.
+
+    Attributes:
+        fields: its header fields by their lower-case names. Of several fields of one name, this is the first.
+    """
+
+    status: int
+    fields: Mapping[str, str]
+    body: bytes
+
+    @property
+    def kind(self) -> str:
+        """The media type, without parameters (RFC 9110, section 8.3.1)."""
+        return self.fields.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def start(method: str, path: str, fields: Mapping[str, str]) -> bytes:
+    """Return the first lines of a request: the request line and some of its fields (RFC 9112, section 3). Raises like `lines`."""
+    return _checked(f"{method} {path} HTTP/1.1") + lines(fields)
+
+
+def lines(fields: Mapping[str, str]) -> bytes:
+    """Return header fields, one a line (RFC 9112, section 5).
+
+    Raises:
+        ValueError: if a name or a value has a character that is not printable ASCII. Line ends there would be further fields.
+    """
+    return b"".join([_checked(f"{name}: {value}") for name, value in fields.items()])
+
+
+def _checked(line: str) -> bytes:
+    if not line.isprintable() or not line.isascii():
+        raise ValueError(f"{line!r:.60}: expected printable ASCII characters")
+    return line.encode() + b"\r\n"
+
+
+def with_length(head: bytes, body: bytes | None) -> bytes:
+    """Return the complete head of a request: its first lines, and the length of the body, if it has one (RFC 9112, section 6.2)."""
+    return head + b"\r\n" if body is None else b"%bcontent-length: %d\r\n\r\n" % (head, len(body))
+
+
+class AnswerReader:
+    """Reads the answers that arrive on one connection, one after the other.
+
+    Informational answers (1xx) are skipped (RFC 9110, section 15.2). The methods named `on_…` are called by the parser.
+
+    Args:
+        max_body: the size of the largest body, in bytes.
+
+    Attributes:
+        reusable: whether the connection may be used for another request (RFC 9112, section 9.3).
+    """
+
+    __slots__ = ("_answer", "_fields", "_in_head", "_max_body", "_names", "_parser", "_parts", "_received", "_size", "reusable")
+
+    def __init__(self, max_body: int) -> None:
+        self.reusable = True
+        self._max_body = max_body
+        self._parser = HttpResponseParser(self)
+        self._names: dict[bytes, str] = {}
+        self._answer: Answer | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._fields: dict[str, str] = {}
+        self._parts: list[bytes] = []
+        self._in_head = True
+        self._size = self._received = 0
+
+    def feed(self, data: bytes) -> Answer | None:
+        """Take bytes that have arrived. Return the answer if they complete one.
+
+        Raises:
+            Unreadable: if they cannot be part of an answer.
+        """
+        self._received += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (HttpParserError, HttpParserUpgrade) as error:
+            self.reusable = False
+            if self._answer is None:
+                cause = error.__context__
+                raise cause if isinstance(cause, Unreadable) else Unreadable(f"it is not HTTP: {error}") from None
+        answer = self._answer
+        if answer is not None:
+            self._answer = None
+            self._begin()
+        elif self._received - 2 * self._size > _MOST_FRAMING:
+            raise Unreadable(f"its head, or the framing of its body, has more than {_MOST_FRAMING} bytes")
+        return answer
+
+    def end(self) -> Answer | None:
+        """Take the end of the connection. Return the answer if this completes one (RFC 9112, section 6.3, item 8)."""
+        if self._in_head or "content-length" in self._fields or "transfer-encoding" in self._fields:
+            return None
+        return self._complete()
+
+    def _complete(self) -> Answer:
+        return Answer(self._parser.get_status_code(), self._fields, b"".join(self._parts))
+
+    def on_message_begin(self) -> None:
+        if self._answer is not None:
+            raise Unreadable("there is something behind the answer")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_head:
+            return  # a trailer (RFC 9112, section 7.1.2)
+        known = self._names.get(name)
+        if known is None:
+            if len(self._names) >= _MOST_NAMES:
+                self._names.clear()
+            known = self._names[name] = name.decode("latin-1").lower()
+        self._fields.setdefault(known, value.strip().decode("latin-1"))
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+
+    def on_body(self, body: bytes) -> None:
+        self._size += len(body)
+        if self._size > self._max_body:
+            raise Unreadable(f"it has more than {self._max_body} bytes")
+        self._parts.append(body)
+
+    def on_message_complete(self) -> None:
+        if self._parser.get_status_code() < 200:
+            self._fields, self._in_head = {}, True
+            return
+        self._answer = self._complete()
+        self.reusable = self._parser.should_keep_alive()
