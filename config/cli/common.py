@@ -68,8 +68,7 @@ def set_up_logging(settings: Settings) -> None:
     handler = _LogHandler()
     handler.setFormatter(LogFormatter())
     logging.basicConfig(level=settings.log.level.upper(), handlers=[handler])
-    for verbose in ("aiosqlite", "watchfiles"):
-        logging.getLogger(verbose).setLevel(logging.WARNING)
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it logs each look at the files
 
 
 def run_loop(work: Coroutine[Any, Any, T], *, debug: bool = False, patience: float = 5.0) -> T:

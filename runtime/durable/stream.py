@@ -235,11 +235,11 @@ class Stream:
             tx.final.append(
                 (
                     "INSERT INTO callboard_stream (seq, id, type, body, at, trace) "
-                    "VALUES ((SELECT seq FROM callboard_stream_head) + $1, $2, $3, $4, $5, $6)",
+                    "VALUES ((SELECT seq FROM callboard_stream_head WHERE one = 1) + $1, $2, $3, $4, $5, $6)",
                     (offset, str(self._random.uuid7()), name, body, at, trace),
                 )
             )
-        tx.final.append(("UPDATE callboard_stream_head SET seq = seq + $1 RETURNING seq", (len(events),)))
+        tx.final.append(("UPDATE callboard_stream_head SET seq = seq + $1 WHERE one = 1 RETURNING seq", (len(events),)))
 
     def appended(self, tx: Transaction) -> Head:
         """Return the head after a transaction with events has committed."""

@@ -7,18 +7,21 @@ A transaction that keeps the turn while others wait is logged; at its deadline i
 """
 
 import asyncio
-import functools
 import logging
 import math
 import sqlite3
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from runtime.storage.database import DatabaseError
-from runtime.tasks import finish
+from runtime.storage.sqlite_connection import SqliteConnection
+
+T = TypeVar("T")
 
 MOST = 64
 """The largest number of transactions that share a COMMIT."""
@@ -29,24 +32,6 @@ _LOOK = 0.1
 _LONG = 1.0
 """The seconds after which a transaction for which others wait is logged, and then again whenever they have doubled."""
 
-Hop = Callable[[Callable[[sqlite3.Connection], Any]], Awaitable[Any]]
-"""Runs a function in the thread of the writing connection. Raises `DatabaseError`."""
-
-
-class Group:
-    """Transactions that share one COMMIT.
-
-    Attributes:
-        size: the number of transactions that have ended without an error.
-        since: when the first of them ended.
-        committed: done when the COMMIT is, or failed with its error.
-    """
-
-    def __init__(self) -> None:
-        self.size = 0
-        self.since: float = 0.0
-        self.committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
 
 class Turn(ABC):
     """A transaction's turn at the writer, from its first statement until it has ended.
@@ -56,6 +41,7 @@ class Turn(ABC):
         deadline: when it loses the turn, on the event loop's scale.
         since: when it got the turn.
         logged_at: after how many seconds it is logged that others wait for it.
+        given: done when it has the turn; None for a transaction that has waited for nothing but its end.
     """
 
     def __init__(self, title: str, deadline: float) -> None:
@@ -63,14 +49,45 @@ class Turn(ABC):
         self.deadline = deadline
         self.since: float = 0.0
         self.logged_at = _LONG
+        self.given: asyncio.Future[None] | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether it still wants the turn."""
+        return self.given is None or not self.given.done()
+
+    @abstractmethod
+    def ends_quickly(self) -> bool:
+        """Return whether `complete` may run in the event loop."""
+
+    @abstractmethod
+    def complete(self, raw: sqlite3.Connection, *, here: bool) -> None:
+        """Run the last statements, and release the savepoint. Called in the thread, or with `here` in the event loop."""
+
+    @abstractmethod
+    def settle(self, error: Exception | None) -> None:
+        """Take note that the transaction has been committed, or with an error that it has been rolled back."""
 
     @abstractmethod
     def expire(self) -> None:
         """Roll the transaction back, because its deadline has passed."""
 
 
+class Group:
+    """Transactions that share one COMMIT.
+
+    Attributes:
+        ended: the transactions that have ended without an error.
+        since: when the first of them ended.
+    """
+
+    def __init__(self) -> None:
+        self.ended: list[Turn] = []
+        self.since: float = 0.0
+
+
 class WriterState(Enum):
-    """Whether a transaction has the turn."""
+    """Whether a transaction has the turn, or a COMMIT runs."""
 
     IDLE = "IDLE"
     BUSY = "BUSY"
@@ -80,45 +97,54 @@ class Writer:
     """Passes the writing connection from one transaction to the next.
 
     Args:
-        hop: runs a function in the thread of the writing connection.
+        connection: returns the writing connection. Raises `DatabaseError` if the database is closed.
         log: returns the logger for transactions that keep others waiting.
     """
 
-    def __init__(self, hop: Hop, log: Callable[[], logging.Logger]) -> None:
-        self._hop = hop
+    def __init__(self, connection: Callable[[], SqliteConnection], log: Callable[[], logging.Logger]) -> None:
+        self._connection = connection
         self._log = log
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._turn: Turn | None = None
         self._look_timer: asyncio.TimerHandle | None = None
         self._state = WriterState.IDLE
-        self._queue: deque[asyncio.Future[None]] = deque()
+        self._queue: deque[Turn] = deque()
         self._group: Group | None = None
 
     def __repr__(self) -> str:
-        return f"<Writer [{self._state.value}] waiting={len(self._queue)} group={self._group and self._group.size}>"
+        ended = None if self._group is None else len(self._group.ended)
+        return f"<Writer [{self._state.value}] waiting={len(self._queue)} group={ended}>"
 
     @property
     def contended(self) -> bool:
         """Whether a transaction waits for the one that has the turn."""
-        return any(not turn.done() for turn in self._queue)
+        return any(turn.waits for turn in self._queue)
 
-    async def take_turn(self, holder: Turn) -> Group:
-        """Wait for the turn. The transaction that begins then is one savepoint of the returned group."""
-        if self._state is WriterState.BUSY:
-            turn = asyncio.get_running_loop().create_future()
-            self._queue.append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if not turn.cancelled():  # it has been given the turn already
-                    await finish(self.pass_on(self._entered()))
-                raise
+    async def take_turn(self, turn: Turn) -> None:
+        """Wait for the turn, for a transaction's first statement."""
+        if self._state is WriterState.IDLE:
+            self._give(turn)
+            return
+        turn.given = asyncio.get_running_loop().create_future()
+        self._queue.append(turn)
+        try:
+            await turn.given
+        except asyncio.CancelledError:
+            if not turn.given.cancelled():  # it has been given the turn already
+                self.pass_on()
+            raise
+
+    def _give(self, turn: Turn) -> None:
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
         self._state = WriterState.BUSY
-        self._turn = holder
-        loop = asyncio.get_running_loop()
-        holder.since = loop.time()
+        self._turn = turn
+        turn.since = loop.time()
+        if self._group is None:
+            self._group = Group()
         if self._look_timer is None:
             self._look_timer = loop.call_later(_LOOK, self._look, loop)
-        return self._entered()
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         """Log a transaction that keeps others waiting, and end it at its deadline. Runs while a transaction has the turn."""
@@ -149,133 +175,195 @@ class Writer:
             self._look_timer.cancel()
             self._look_timer = None
 
-    def _entered(self) -> Group:
-        if self._group is None:
-            self._group = Group()
-        return self._group
+    def end(self, turn: Turn) -> None:
+        """Complete a transaction, pass the turn on, and settle the transaction once its group is committed.
 
-    async def end_turn(self, group: Group, final: Callable[[sqlite3.Connection], None]) -> None:
-        """Run `final`, pass the turn on, and return when the group is committed.
-
-        Raises:
-            DatabaseError: if the commit failed: the whole group was rolled back.
+        A transaction that has run no statement waits for the turn here.
         """
-        self._turn = None  # a commit is completed even after the deadline
-        commit = group.size + 1 >= MOST or not self._queue or self._is_old(group)
-        try:
-            await self._hop(functools.partial(_end, final, commit))
-        except DatabaseError as error:
-            alone = group.size == 0
-            await self._fail(group, DatabaseError(f"the commit failed: {error}"))
-            if alone:
-                raise
-            raise DatabaseError(f"the commit failed: {error}") from error
-        group.size += 1
-        if commit:
-            self._settle(group)
-        else:
-            if group.size == 1:
-                group.since = asyncio.get_running_loop().time()
-            await self.pass_on(group)
-        try:
-            await asyncio.shield(group.committed)
-        except DatabaseError as error:
-            raise DatabaseError(str(error)) from error  # one for each waiter: the traceback of a shared error would grow
+        if turn is not self._turn:
+            if self._state is WriterState.BUSY:
+                self._queue.append(turn)
+                return
+            self._give(turn)
+        if self._complete(turn):
+            self.pass_on()
 
-    async def give_up_turn(self, group: Group) -> None:
+    def _complete(self, turn: Turn) -> bool:
+        """Complete a transaction. Return False if that happens in the thread, and the turn is passed on afterwards."""
+        assert self._group is not None
+        self._turn = None  # a commit is completed even after the deadline
+        commit = len(self._group.ended) + 1 >= MOST or not self._queue or self._is_old()
+        if commit or not turn.ends_quickly():
+            self._run(partial(_complete, turn, commit, False)).add_done_callback(partial(self._completed, turn, commit))
+            return False
+        failure: Exception | None = None
+        try:
+            failure = _complete(turn, False, True, self._connection().raw)
+        except Exception as error:
+            self._settle(error, turn)
+        else:
+            self._note(turn, failure)
+        return True
+
+    def _completed(self, turn: Turn, commit: bool, done: "asyncio.Future[Exception | None]") -> None:
+        error = done.exception()
+        if error is not None:
+            self._settle(error, turn)
+        else:
+            self._note(turn, done.result())
+            if commit:
+                self._settle(None)
+        self.pass_on()
+
+    def _note(self, turn: Turn, failure: Exception | None) -> None:
+        """Take note that a transaction has ended."""
+        if failure is not None:
+            turn.settle(failure)
+            return
+        assert self._group is not None
+        assert self._loop is not None
+        if not self._group.ended:
+            self._group.since = self._loop.time()
+        self._group.ended.append(turn)
+
+    def _settle(self, error: BaseException | None, turn: Turn | None = None) -> None:
+        """End the group, which is committed, or with an error rolled back; and with it a transaction that has not ended."""
+        group, self._group = self._group, None
+        ended = [] if group is None else group.ended
+        if turn is not None:
+            ended.append(turn)
+        for one in ended:
+            if error is None:
+                one.settle(None)
+            elif len(ended) == 1 and isinstance(error, DatabaseError):
+                one.settle(error)
+            else:  # one error for each, whose traceback it is
+                failed = DatabaseError(f"the commit failed: {error}")
+                failed.__cause__ = error
+                one.settle(failed)
+
+    async def give_up_turn(self) -> None:
         """Roll back the savepoint and pass the turn on. Earlier transactions of the group are not affected."""
         try:
-            if not await self._hop(_undo):
-                raise DatabaseError("the whole transaction was rolled back")
+            if not await self._run(_undo):
+                self._settle(DatabaseError("the whole transaction was rolled back"))
         except DatabaseError as error:
-            await self._fail(group, error)
-        else:
-            await self.pass_on(group)
+            self._settle(error)
+        self.pass_on()
 
-    async def pass_on(self, group: Group) -> None:
+    def pass_on(self) -> None:
         """Give the turn to the next transaction that waits, or end the group's transaction."""
         self._turn = None
-        if not self._is_old(group) and self._wake_next():
-            return
-        try:
-            await self._hop(_commit if group.size else _roll_back)
-        except DatabaseError as error:
-            await self._fail(group, error)
-        else:
-            self._settle(group)
-
-    def _is_old(self, group: Group) -> bool:
-        """Return whether a transaction of the group waits for the COMMIT too long already."""
-        return group.size > 0 and asyncio.get_running_loop().time() > group.since + _OLDEST
-
-    def _settle(self, group: Group) -> None:
-        self._group = None
-        group.committed.set_result(None)
-        self._hand_over()
-
-    async def _fail(self, group: Group, error: DatabaseError) -> None:
-        self._group = None
-        self._turn = None
-        group.committed.set_exception(error)
-        group.committed.exception()  # marks it as retrieved: nothing may be waiting
-        try:
-            await self._hop(_roll_back)
-        except DatabaseError:
-            pass  # the connection is gone, and its transaction with it
-        self._hand_over()
-
-    def _hand_over(self) -> None:
-        if not self._wake_next():
-            self._state = WriterState.IDLE
-
-    def _wake_next(self) -> bool:
-        while self._queue:
+        while self._queue and not self._is_old():
             turn = self._queue.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return True
-        return False
+            if not turn.waits:
+                continue
+            self._give(turn)
+            if turn.given is not None:
+                turn.given.set_result(None)
+                return
+            if not self._complete(turn):
+                return
+        if self._group is None:
+            self._state = WriterState.IDLE
+            return
+        self._run(_commit if self._group.ended else _roll_back).add_done_callback(self._closed)
+
+    def _closed(self, done: "asyncio.Future[None]") -> None:
+        self._settle(done.exception())
+        self.pass_on()
+
+    def _is_old(self) -> bool:
+        """Return whether a transaction of the group waits for the COMMIT too long already."""
+        group = self._group
+        return group is not None and bool(group.ended) and self._loop is not None and self._loop.time() > group.since + _OLDEST
+
+    def _run(self, function: Callable[[sqlite3.Connection], T]) -> "asyncio.Future[T]":
+        try:
+            return self._connection().run(function)
+        except DatabaseError as error:  # it is closed
+            failed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            failed.set_exception(error)
+            return failed
 
     async def alone(self, function: Callable[[sqlite3.Connection], Any]) -> None:
         """Run a function that begins and ends its own transaction, outside every group. It has no deadline."""
-        group = await self.take_turn(_Alone("a migration", math.inf))
-        if group.size:
-            try:
-                await self._hop(_commit)
-            except DatabaseError as error:
-                await self._fail(group, error)
-                raise
-            group.committed.set_result(None)
-            self._group = group = Group()
+        await self.take_turn(_Alone("a migration", math.inf))
         try:
-            await self._hop(function)
+            await self._run(_commit_if_begun)
+            self._settle(None)
+            await self._run(function)
+        except DatabaseError as error:
+            self._settle(error)
+            raise
         finally:
-            await finish(self.pass_on(group))
+            self.pass_on()
 
 
 class _Alone(Turn):
+    """The turn of a function that begins and ends its own transaction. It neither ends nor expires here."""
+
+    def ends_quickly(self) -> bool:
+        return False
+
+    def complete(self, raw: sqlite3.Connection, *, here: bool) -> None:
+        raise AssertionError("it does not end")
+
+    def settle(self, error: Exception | None) -> None:
+        raise AssertionError("it does not end")
+
     def expire(self) -> None:
         raise AssertionError("it has no deadline")
 
 
-def _end(final: Callable[[sqlite3.Connection], None], commit: bool, raw: sqlite3.Connection) -> None:
-    final(raw)
-    raw.execute("RELEASE one")
-    if commit:
-        raw.execute("COMMIT")
+def _complete(turn: Turn, commit: bool, here: bool, raw: sqlite3.Connection) -> Exception | None:
+    """Complete a transaction, and commit its group if it is time. Return why it alone was rolled back, if it was.
+
+    Raises:
+        Exception: if the whole group was rolled back.
+    """
+    failure = None
+    try:
+        try:
+            turn.complete(raw, here=here)
+        except Exception as error:
+            if not _undo(raw):
+                raise
+            failure = error
+        if commit:
+            raw.execute("COMMIT")
+    except BaseException:
+        _roll_back(raw)
+        raise
+    return failure
 
 
 def _undo(raw: sqlite3.Connection) -> bool:
-    if raw.in_transaction:
-        raw.execute("ROLLBACK TO one")
-        raw.execute("RELEASE one")
+    """Roll back to the savepoint. Return False if the whole transaction was rolled back."""
+    try:
+        if raw.in_transaction:
+            raw.execute("ROLLBACK TO one")
+            raw.execute("RELEASE one")
+    except sqlite3.Error:
+        _roll_back(raw)
+        raise
     return raw.in_transaction
 
 
 def _commit(raw: sqlite3.Connection) -> None:
-    raw.execute("COMMIT")
+    try:
+        raw.execute("COMMIT")
+    except sqlite3.Error:
+        _roll_back(raw)
+        raise
+
+
+def _commit_if_begun(raw: sqlite3.Connection) -> None:
+    if raw.in_transaction:
+        _commit(raw)
 
 
 def _roll_back(raw: sqlite3.Connection) -> None:
-    if raw.in_transaction:
-        raw.execute("ROLLBACK")
+    with suppress(sqlite3.Error):  # the connection is gone, and its transaction with it
+        if raw.in_transaction:
+            raw.execute("ROLLBACK")

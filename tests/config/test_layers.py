@@ -8,7 +8,7 @@ import grimp
 import pytest
 
 ALLOWED = {
-    "runtime": {"anyio", "msgspec", "jwt", "cryptography", "aiosqlite"},
+    "runtime": {"anyio", "msgspec", "jwt", "cryptography"},
     "transports": {"granian", "httptools", "jwt", "msgspec", "mqtt5", "yarl"},
     "services": {"anyio", "msgspec", "jwt", "cryptography", "argon2", "idna"},
     "gateway": {"anyio", "msgspec", "granian", "litestar", "swagger_ui"},
@@ -33,7 +33,7 @@ def test_a_layer_imports_exactly_its_allowed_third_parties(graph: grimp.ImportGr
 @pytest.mark.parametrize(
     ("module", "packages"),
     [
-        ("runtime", ("jwt", "cryptography", "aiosqlite", "sqlite3", "litestar", "anyio")),
+        ("runtime", ("jwt", "cryptography", "sqlite3", "litestar", "anyio")),
         ("config.cli.run", ("litestar", "granian", "aiohttp", "mqtt5", "rich")),
     ],
 )

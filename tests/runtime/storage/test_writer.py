@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from runtime.storage import DatabaseError
+from runtime.storage import ConstraintError, DatabaseError
 from runtime.storage.sqlite import SqliteDatabase
+from runtime.storage.sqlite_connection import SqliteConnection
 
 
 @pytest.fixture
@@ -154,3 +155,60 @@ async def test_who_keeps_others_waiting_is_logged(
     assert line.startswith("test_who_keeps_others_waiting_is_logged (test_writer.py:")
     assert "has held the write transaction for 0." in line
     assert "and 1 others wait for it (its deadline is in " in line
+
+
+@pytest.mark.parametrize("waiting_before", [False, True], ids=["last of its group", "with others waiting"])
+async def test_a_transaction_whose_last_statement_fails_is_rolled_back_alone(
+    numbers: SqliteDatabase, waiting_before: bool
+) -> None:
+    await numbers.execute("CREATE TABLE unique_numbers (n BIGINT UNIQUE)")
+    await numbers.execute("INSERT INTO unique_numbers VALUES (7)")
+
+    async def write(n: int, last: int | None) -> None:
+        async with numbers.transaction() as tx:
+            await tx.execute("INSERT INTO numbers VALUES ($1)", n)
+            if last is not None:
+                tx.final.append(("INSERT INTO unique_numbers VALUES ($1)", (last,)))
+
+    works = [write(1, None), write(2, 7), *([write(3, 8)] if waiting_before else [])]
+    outcomes = await asyncio.gather(*map(apart, works), return_exceptions=True)
+    assert isinstance(outcomes.pop(1), ConstraintError)
+    assert outcomes == [None] * len(outcomes)
+    assert await stored(numbers) == [1, 3][: len(outcomes)]
+
+
+async def test_transactions_that_only_end_share_a_commit(numbers: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    hops = 0
+
+    async def write(n: int) -> None:
+        async with numbers.transaction() as tx:
+            tx.final.append(("INSERT INTO numbers VALUES ($1)", (n,)))
+
+    for n in range(10):
+        await write(n)
+    run = SqliteConnection.run
+
+    def counted(connection: SqliteConnection, function: Any) -> Any:
+        nonlocal hops
+        hops += 1
+        return run(connection, function)
+
+    monkeypatch.setattr(SqliteConnection, "run", counted)
+    numbers.statements.find("INSERT INTO numbers VALUES ($1)").quick = True
+    await asyncio.gather(*(apart(write(n)) for n in range(10, 50)))
+    assert hops < 10
+    monkeypatch.undo()
+    assert await stored(numbers) == list(range(50))
+
+
+async def test_a_commit_that_fails_fails_all_that_share_it(numbers: SqliteDatabase) -> None:
+    await numbers.execute("CREATE TABLE owned (n BIGINT REFERENCES owners (n) DEFERRABLE INITIALLY DEFERRED)")
+    await numbers.execute("CREATE TABLE owners (n BIGINT PRIMARY KEY)")
+    works = [numbers.execute("INSERT INTO numbers VALUES (1)"), numbers.execute("INSERT INTO owned VALUES (1)")]
+    outcomes = await asyncio.gather(*map(apart, works), return_exceptions=True)
+    assert [str(outcome) for outcome in outcomes] == ["the commit failed: FOREIGN KEY constraint failed"] * 2
+    assert outcomes[0] is not outcomes[1]
+    with pytest.raises(ConstraintError):
+        await numbers.execute("INSERT INTO owned VALUES (1)")
+    await numbers.execute("INSERT INTO numbers VALUES (2)")
+    assert await stored(numbers) == [2]
