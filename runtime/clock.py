@@ -164,13 +164,21 @@ class Random:
         from the last one by a random step (section 6.2, method 2). Ids of other processes, and of this one before a restart,
         are not ordered with them: list rows by a number instead.
         """
+        return UUID(int=self._next_uuid7())
+
+    def uuid7_text(self) -> str:
+        """Return a UUID of version 7 as text, like `str(uuid7())`."""
+        digits = f"{self._next_uuid7():032x}"
+        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+    def _next_uuid7(self) -> int:
         milliseconds = int(self._clock.timestamp() * 1000) & 0xFFFF_FFFF_FFFF
         value = milliseconds << 74 | self._random.getrandbits(74)
         if value <= self._last or milliseconds == self._last >> 74:
             value = self._last + 1 + self._random.getrandbits(32)
         self._last = value
         high, low = value >> 62, value & (1 << 62) - 1  # the time and 12 random bits, and 62 random bits
-        return UUID(int=high >> 12 << 80 | 0x7 << 76 | (high & 0xFFF) << 64 | 0b10 << 62 | low)
+        return high >> 12 << 80 | 0x7 << 76 | (high & 0xFFF) << 64 | 0b10 << 62 | low
 
     @staticmethod
     def token(length: int = 32) -> str:

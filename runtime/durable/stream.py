@@ -236,7 +236,7 @@ class Stream:
                 (
                     "INSERT INTO callboard_stream (seq, id, type, body, at, trace) "
                     "VALUES ((SELECT seq FROM callboard_stream_head WHERE one = 1) + $1, $2, $3, $4, $5, $6)",
-                    (offset, str(self._random.uuid7()), name, body, at, trace),
+                    (offset, self._random.uuid7_text(), name, body, at, trace),
                 )
             )
         tx.final.append(("UPDATE callboard_stream_head SET seq = seq + $1 WHERE one = 1 RETURNING seq", (len(events),)))
@@ -247,7 +247,7 @@ class Stream:
 
     async def head(self) -> Head:
         """Read the head from the database."""
-        row = await self._limits()
+        row = await self._limits(0)
         return Head(self.epoch, row["seq"])
 
     async def position(self) -> Position:
@@ -263,7 +263,7 @@ class Stream:
             PositionPruned: if events after the position have been pruned.
             EventTooLarge: if the network does not carry the next event.
         """
-        limits = await self._limits()
+        limits = await self._limits(message.after.seq)
         after, forked_at = await self._resolve(message.after, limits)
         if not message.peek:
             self.retention.pulled(subscriber, after.seq)
@@ -303,7 +303,7 @@ class Stream:
             raise Diverged(self.epoch, limits["seq"])
         if after.seq < pruned:
             raise PositionPruned(self.epoch, pruned)
-        found = await self._id_at(after.seq)
+        found: str | None = limits["id"] if forked_at is None else after.event_id
         if found is not None and after.event_id and found != after.event_id:
             raise Diverged(self.epoch, limits["seq"])
         return Position(self.epoch, after.seq, after.event_id), forked_at
@@ -312,7 +312,10 @@ class Stream:
         row = await self._database.fetch_one("SELECT id FROM callboard_stream WHERE seq = $1", seq)
         return None if row is None else row["id"]
 
-    async def _limits(self) -> Row:
-        row = await self._database.fetch_one("SELECT seq, pruned FROM callboard_stream_head")
+    async def _limits(self, seq: int) -> Row:
+        """Return the numbers of the last event and of the last one that was pruned, and the id of the event with a number."""
+        row = await self._database.fetch_one(
+            "SELECT seq, pruned, (SELECT id FROM callboard_stream WHERE seq = $1) AS id FROM callboard_stream_head", seq
+        )
         assert row is not None, "the migration inserts it"
         return row

@@ -12,7 +12,7 @@ from runtime.execution.endpoint import Call, Endpoint, Unattended
 from runtime.execution.environment import Environment
 from runtime.execution.failures import Failures, HandlerAborted
 from runtime.execution.mailbox import Mailbox
-from runtime.execution.unit_of_work import EventKeys, Transactions, UnitOfWork
+from runtime.execution.unit_of_work import EventWork, Transactions, UnitOfWork
 from runtime.network.envelope import Envelope
 from runtime.service.context import Context
 from runtime.service.handlers import Handler
@@ -220,7 +220,7 @@ class EventsEndpoint(Unattended):
                     envelope = Envelope(
                         "signal", event.id, event.type, event.body, batch.source.publisher, trace=trace, trace_fields=trace_fields
                     )
-                    work = UnitOfWork(tx, EventKeys(batch.source))
+                    work = EventWork(tx, batch.source, event.seq)
                     works.append(work)
                     last = Context(
                         self.host, None, envelope=envelope, fixed_deadline=deadline, enforced=False, work=work

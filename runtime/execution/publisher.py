@@ -9,7 +9,7 @@ from runtime.contract.errors import Invalid, UsageError, Violation
 from runtime.contract.messages import MessageSpec, Signal, spec_of
 from runtime.durable.stream import Stream
 from runtime.execution.environment import Environment
-from runtime.network.envelope import Envelope, Topic
+from runtime.network.envelope import Envelope, Head, Topic
 from runtime.network.transport import TransportError, Unsendable
 from runtime.service.context import Context
 from runtime.service.host import Host
@@ -95,6 +95,7 @@ class EventPublisher:
         self._host = host
         self._environment = environment
         self._stream = stream
+        self._latest: Head | None = None
 
     def append(self, tx: Transaction) -> None:
         """Add the statements that append a transaction's events. The database calls this before every commit.
@@ -113,9 +114,16 @@ class EventPublisher:
     def committed(self, tx: Transaction) -> None:
         """Hint that there are new events. The database calls this after every commit of a transaction with events."""
         self._environment.metrics.count("events_published_total", len(tx.events), service=self._host.name)
-        self._environment.spawn(self.broadcast_head(self._stream.appended(tx)))
+        if self._latest is None:  # else the broadcast that has not begun yet takes this head
+            self._environment.spawn(self._broadcast_latest())
+        self._latest = self._stream.appended(tx)
 
-    async def broadcast_head(self, head: Any) -> None:
+    async def _broadcast_latest(self) -> None:
+        head, self._latest = self._latest, None
+        assert head is not None
+        await self.broadcast_head(head)
+
+    async def broadcast_head(self, head: Head) -> None:
         """Broadcast the head of the stream as a hint. A lost hint costs nothing but time: heartbeats repeat it."""
         host, transport = self._host, self._environment.transport
         body = head if transport.zero_copy else to_json(head)

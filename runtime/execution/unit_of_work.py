@@ -19,25 +19,12 @@ T = TypeVar("T")
 Method = Callable[..., Awaitable[Any]]
 
 
-class EventKeys:
-    """Idempotency keys for the requests of an event's handler: the same each time the event is applied."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._calls: dict[str, int] = {}
-
-    def key_for(self, request: str) -> str:
-        """Return the key of the handler's next call of `request`."""
-        self._calls[request] = ordinal = self._calls.get(request, 0) + 1
-        return derived_key(self._source.publisher, self._source.epoch, self._source.seq, request, ordinal)
-
-
 class UnitOfWork(Work):
     """What a handler with `tx` has under way: its transaction, the keys of its requests, and signals to publish."""
 
     __slots__ = ("_keys", "_tx", "signals")
 
-    def __init__(self, tx: Transaction, keys: Claim | EventKeys | None) -> None:
+    def __init__(self, tx: Transaction, keys: Claim | None = None) -> None:
         self._tx = tx
         self._keys = keys
         self.signals: list[Signal] = []
@@ -54,6 +41,24 @@ class UnitOfWork(Work):
 
     def track(self, name: str, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
         return self._tx.made.track(name, work, callers=3)  # the handler called the context, which called this
+
+
+class EventWork(UnitOfWork):
+    """What the handler of an event has under way. The keys of its requests are the same each time the event is applied."""
+
+    __slots__ = ("_calls", "_seq", "_source")
+
+    def __init__(self, tx: Transaction, source: Source, seq: int) -> None:
+        super().__init__(tx)
+        self._source = source
+        self._seq = seq
+        self._calls: dict[str, int] | None = None
+
+    def key_for(self, request: str) -> str:
+        if self._calls is None:
+            self._calls = {}
+        self._calls[request] = ordinal = self._calls.get(request, 0) + 1
+        return derived_key(self._source.publisher, self._source.epoch, self._seq, request, ordinal)
 
 
 class Transactions:

@@ -20,11 +20,15 @@ from runtime.storage.values import blame, bound
 T = TypeVar("T")
 
 QUICK_SECONDS = 1e-4
-"""The mean duration up to which a statement is quick."""
-_PROVING_RUNS = 8
-"""How often a statement runs in the thread before it may be quick. Each time it turns out not to be, it takes twice as often."""
+"""The duration up to which a statement in the thread is quick."""
+_LONG_MEAN = 2e-4
+"""The mean duration from which a statement in the event loop is not quick any more."""
 _MEAN_OF = 256
-"""Over about how many runs the mean is taken. A single run of 26 ms is enough to end it."""
+"""Over about how many runs the mean is taken."""
+_COUNTED_SECONDS = 0.005
+"""The most that a single run counts: the operating system may have paused the process in it. Eleven such runs in a row are too many."""
+_FIRST_PROOF, _LONGEST_PROOF = 8, 1024
+"""How often a statement runs in the thread before it may be quick. Each time it turns out not to be, it is twice as often."""
 _MOST_KNOWN = 1024
 """How many statements are remembered."""
 
@@ -36,22 +40,22 @@ class SqliteStatement:
     """A statement, and how long it takes.
 
     It is quick once the fastest of some runs in the thread took no longer than `QUICK_SECONDS`, and SQLite's program for it
-    has no loop over rows, so that it cannot take long for other parameters. In the event loop the mean counts, which a few
-    long runs raise above the limit: a table that is not in memory any more, or very large values.
+    has no loop over rows, so that other parameters hardly make it longer. In the event loop the mean counts, which several long
+    runs raise above the limit: of a table that is not in memory any more, or with very large values.
 
     Attributes:
         text: the statement, with parameters as SQLite writes them.
         quick: whether it may run in the event loop.
     """
 
-    __slots__ = ("_fastest", "_mean", "_proving", "_runs", "alters", "quick", "text")
+    __slots__ = ("_fastest", "_mean", "_proof", "_runs", "alters", "quick", "text")
 
     def __init__(self, sql: str) -> None:
         self.text: str = _TOKEN.sub(lambda token: token[0] if token["number"] is None else f"?{token['number']}", sql)
         self.quick: bool = False
         self.alters: bool = _FIRST_WORD.match(sql) is None
         """Whether it may change the schema, and with it the programs of other statements."""
-        self._proving: float = math.inf if self.alters else _PROVING_RUNS
+        self._proof: float = math.inf if self.alters else _FIRST_PROOF
         self._runs = 0
         self._fastest = math.inf
         self._mean = 0.0
@@ -100,8 +104,8 @@ class SqliteStatement:
         try:
             return method(raw, params)
         finally:
-            self._mean += (perf_counter() - began - self._mean) / _MEAN_OF
-            if self._mean > QUICK_SECONDS:
+            self._mean += (min(perf_counter() - began, _COUNTED_SECONDS) - self._mean) / _MEAN_OF
+            if self._mean > _LONG_MEAN:
                 self._back_to_the_thread()
 
     def timed_in_thread(
@@ -112,7 +116,7 @@ class SqliteStatement:
         result = method(raw, params)
         self._fastest = min(self._fastest, perf_counter() - began)
         self._runs += 1
-        if self._runs >= self._proving:
+        if self._runs >= self._proof:
             if self._fastest <= QUICK_SECONDS and not self._has_loop(raw, params):
                 self.quick = True
             else:
@@ -121,7 +125,7 @@ class SqliteStatement:
 
     def _back_to_the_thread(self) -> None:
         self.quick = False
-        self._proving *= 2
+        self._proof = min(self._proof * 2, _LONGEST_PROOF)
         self._runs = 0
         self._fastest = math.inf
         self._mean = 0.0
