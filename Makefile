@@ -107,12 +107,12 @@ bench: $(VENV)/.test tools  ## run all benchmarks and print JSON lines (comparis
 	@$(BIN)/callboard bench http
 	@$(BIN)/callboard bench mqtt
 	@$(BIN)/callboard bench peers
-	@$(BIN)/python -m tests.bench_fastapi
+	@$(BIN)/python -m tests.bench.fastapi_by_hand
 	@$(BIN)/callboard bench events
 	@$(BIN)/callboard bench http-mqtt
-	@$(BIN)/python -m tests.bench
-	@$(BIN)/python -m tests.bench_rental
-	@$(BIN)/python -m tests.bench_scaling
+	@for name in handlers wide mqtt durable memory system; do $(BIN)/python -m tests.bench.scenarios $$name || exit; done
+	@$(BIN)/python -m tests.bench.rental
+	@$(BIN)/python -m tests.bench.scaling
 
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --no-strip-extras --generate-hashes --no-emit-index-url \
   --no-emit-find-links --custom-compile-command "make lock" pyproject.toml

@@ -56,7 +56,7 @@ def many(count: int) -> list[type[Service]]:
 
 
 async def test_two_hundred_instances_of_twenty_services_find_each_other(broker: Broker) -> None:
-    """The time this takes is measured by tests/bench_scaling.py; docs/scaling.md has the figures."""
+    """The time this takes is measured by tests/bench/scaling.py; docs/scaling.md has the figures."""
     settings = MqttSettings(url=broker.url)
     async with AsyncExitStack() as stack:
         watcher = await stack.enter_async_context(Node([], MqttTransport(settings), name="watcher"))

@@ -1,6 +1,6 @@
 """The cost of membership: 20 services with 1 to 10 instances each, on a separate mosquitto.
 
-`python -m tests.bench_scaling` prints a JSON line for each size: the seconds until all instances had joined and were known, the
+`python -m tests.bench.scaling` prints a JSON line for each size: the seconds until all instances had joined and were known, the
 traffic through the broker for that and during the 20 seconds afterwards, and the memory of this process per node.
 """
 
@@ -94,4 +94,4 @@ if __name__ == "__main__":
         import subprocess
 
         for replicas in (1, 2, 5, 10):
-            subprocess.run([sys.executable, "-m", "tests.bench_scaling", str(replicas)], check=True)
+            subprocess.run([sys.executable, "-m", "tests.bench.scaling", str(replicas)], check=True)

@@ -1,10 +1,8 @@
-"""`make bench`: measurements that `callboard bench` does not make. Prints one JSON object per line."""
+"""Start-up time, and memory beside it. Run with `python -m tests.bench.scenarios system`."""
 
 import asyncio
 import gc
-import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -12,9 +10,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from runtime import ANYONE, Context, Contract, Event, Node, Request, Service, Transaction, handles, subscribes
+from runtime import ANYONE, Context, Contract, Node, Request, Service, handles
 from runtime.storage.sqlite import SqliteFolder
 from runtime.testing import eventually
+from tests.bench.figures import report
+from tests.bench.memory import rss
 from tests.system.process import Callboard
 from transports.memory import MemoryTransport
 
@@ -24,16 +24,6 @@ worker = Contract("worker")
 @worker.message
 class Keyed(Request[None]):
     key: int
-
-
-@worker.message
-class Publish(Request[None]):
-    number: int
-
-
-@worker.message
-class Published(Event):
-    number: int
 
 
 class Worker(Service):
@@ -46,35 +36,6 @@ class Worker(Service):
     @handles(allow=ANYONE, key="key")
     async def keyed(self, message: Keyed, ctx: Context) -> None:
         await self.gate.wait()
-
-    @handles(allow=ANYONE)
-    async def publish(self, message: Publish, ctx: Context, tx: Transaction) -> None:
-        await tx.publish(Published(message.number))
-
-
-class Subscriber(Service):
-    contract = Contract("subscriber")
-    applied = 0
-
-    @subscribes
-    async def on_published(self, event: Published, ctx: Context, tx: Transaction) -> None:
-        await tx.execute("INSERT INTO applied VALUES ($1)", event.number)
-        Subscriber.applied += 1
-
-    async def on_start(self, ctx: Context) -> None:
-        async with self.db.transaction() as tx:
-            await tx.execute("CREATE TABLE IF NOT EXISTS applied (number INTEGER)")
-
-
-def report(name: str, value: float, unit: str) -> None:
-    """Print a measurement."""
-    print(json.dumps({"name": name, "value": round(value, 1), "unit": unit}), flush=True)
-
-
-def rss(pid: int | str = "self") -> float:
-    """Return the resident memory of a process, in MiB, or 0 where the system does not provide it."""
-    statm = Path(f"/proc/{pid}/statm")
-    return int(statm.read_text().split()[1]) * resource.getpagesize() / 2**20 if statm.exists() else 0.0
 
 
 def import_time() -> None:
@@ -128,32 +89,6 @@ async def _wait(gate: asyncio.Event) -> None:
     await gate.wait()
 
 
-async def durable_events(durable: bool, callers: int, count: int = 3000) -> None:
-    Subscriber.applied = 0
-    with tempfile.TemporaryDirectory() as folder:
-        async with Node([Worker, Subscriber], MemoryTransport(), databases=SqliteFolder(folder, durable=durable)) as node:
-            ctx = node.client("bench", (worker,))
-
-            async def publish(first: int) -> None:
-                for number in range(first, count, callers):
-                    await ctx.request(Publish(number), timeout=600)
-
-            start = time.perf_counter()
-            await asyncio.gather(*(publish(first) for first in range(callers)))
-            published = count / (time.perf_counter() - start)
-            async with asyncio.timeout(120):
-                while Subscriber.applied < count:
-                    await asyncio.sleep(0.001)
-            applied = count / (time.perf_counter() - start)
-    kind = "FULL" if durable else "NORMAL"
-    report(f"events_published_{kind}_c{callers}", published, "committed transactions with an event per second")
-    report(
-        f"events_commit_to_commit_{kind}_c{callers}",
-        applied,
-        "events per second, from the publisher's commit to the subscriber's",
-    )
-
-
 async def idle_system() -> None:
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
@@ -169,10 +104,3 @@ def main() -> None:
     import_time()
     asyncio.run(idle_system())
     asyncio.run(keyed_mailboxes())
-    for durable in (True, False):
-        for callers in (1, 64):
-            asyncio.run(durable_events(durable, callers))
-
-
-if __name__ == "__main__":
-    main()

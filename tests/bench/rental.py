@@ -1,4 +1,4 @@
-"""`make bench`, the scooter rental: search, notices and rides. Prints one JSON object per line."""
+"""The scooter rental: search, notices, and rides. Run with `python -m tests.bench.rental`."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ from runtime.testing import FakeAuth
 from services.fleet.geo import band
 from services.fleet.messages import FindScooters, fleet
 from services.fleet.service import Fleet, FleetSettings
-from tests.bench import report
+from tests.bench.figures import report
 from tests.sse import follow
 from tests.system_under_test import System, open_system, settings
 from transports.memory import MemoryTransport

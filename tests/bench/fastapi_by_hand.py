@@ -1,7 +1,7 @@
 """A baseline for `callboard bench peers`, written as users would write it by hand.
 
 A FastAPI application on uvicorn, called through the client library that the HTTP transport uses, without authentication,
-presence, propagated deadlines or retries. Run it with `python -m tests.bench_fastapi`.
+presence, propagated deadlines or retries. Run it with `python -m tests.bench.fastapi_by_hand`.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ async def measure(port: int, callers: int, count: int) -> float:
 
 async def main() -> None:
     port = any_free_port()
-    server = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.bench_fastapi", "serve", str(port))
+    server = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.bench.fastapi_by_hand", "serve", str(port))
     try:
         async with asyncio.timeout(10):
             while True:

@@ -1,0 +1,1 @@
+"""`make bench`: the benchmarks for people who develop Callboard."""
