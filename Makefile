@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --requir
 # Tests start hundreds of Python processes. If none may keep compiled modules, each compiles all of them again
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv dev tools test test-locks test-containers containers chaos soak clients brokers check docs format bench lock clean
+.PHONY: help venv dev tools test test-locks test-containers containers chaos soak clients brokers check docs format bench bench-check lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -113,6 +113,9 @@ bench: $(VENV)/.test tools  ## run all benchmarks and print JSON lines (comparis
 	@for name in handlers wide mqtt durable memory system; do $(BIN)/python -m tests.bench.scenarios $$name || exit; done
 	@$(BIN)/python -m tests.bench.rental
 	@$(BIN)/python -m tests.bench.scaling
+
+bench-check: $(VENV)/.test tools  ## compare our CPU time with Python's own ceilings, against the ratios in docs/performance.json
+	@$(BIN)/python -m tests.bench.check $(ARGS)
 
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --no-strip-extras --generate-hashes --no-emit-index-url \
   --no-emit-find-links --custom-compile-command "make lock" pyproject.toml

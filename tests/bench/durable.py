@@ -73,27 +73,30 @@ async def _applied(count: int) -> None:
             await asyncio.sleep(0.001)
 
 
+async def place(ctx: Context, callers: int, count: int) -> float:
+    """Publish events, and wait until the subscriber has applied all. Return the seconds until the last was published."""
+
+    async def requests() -> None:
+        for number in range(count // callers):
+            await ctx.request(Place(number), timeout=60)
+
+    before, start = Ledger.applied, time.perf_counter()
+    await asyncio.gather(*(requests() for _ in range(callers)))
+    published = time.perf_counter() - start
+    await _applied(before + count // callers * callers)
+    return published
+
+
 async def commit_to_commit(durable: bool, callers: int, count: int) -> tuple[float, float]:
     """Return the rates of published and of applied events, both from the first request on."""
     with tempfile.TemporaryDirectory() as folder:
         async with Node([Orders, Ledger], MemoryTransport(), databases=SqliteFolder(folder, durable=durable)) as node:
             ctx = node.client("bench", (orders,))
-
-            async def place(number: int) -> None:
-                for _ in range(number // callers):
-                    await ctx.request(Place(number), timeout=60)
-
-            async def run(number: int) -> tuple[float, float]:
-                Ledger.applied = 0
-                start = time.perf_counter()
-                await asyncio.gather(*(place(number) for _ in range(callers)))
-                published = time.perf_counter() - start
-                await _applied(number // callers * callers)
-                return number / published, number / (time.perf_counter() - start)
-
-            await run(count // 10)
+            await place(ctx, callers, count // 10)
             gc.collect()
-            return await run(count)
+            start = time.perf_counter()
+            published = await place(ctx, callers, count)
+            return count / published, count / (time.perf_counter() - start)
 
 
 async def catch_up(durable: bool, count: int = 50_000) -> float:

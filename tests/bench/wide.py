@@ -79,14 +79,15 @@ async def _quotes(ctx: Context, count: int) -> None:
 async def measure(node: Node, callers: int, count: int) -> float:
     """Return the rate of requests. The time ends when the subscriber has received the signal of each."""
     ctx = node.client("bench", (trips,))
-    await _complete(ctx, callers, count // 10)
+    await complete(ctx, callers, count // 10)
     gc.collect()
     start = time.perf_counter()
-    await _complete(ctx, callers, count)
+    await complete(ctx, callers, count)
     return count / (time.perf_counter() - start)
 
 
-async def _complete(ctx: Context, callers: int, count: int) -> None:
+async def complete(ctx: Context, callers: int, count: int) -> None:
+    """Make requests, and wait until the subscriber has received the signal of each."""
     each, before = count // callers, Display.received
     await asyncio.gather(*(_quotes(ctx, each) for _ in range(callers)))
     async with asyncio.timeout(30):

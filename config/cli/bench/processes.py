@@ -80,11 +80,20 @@ async def over_mqtt(services: Sequence[type[Service]], measure: Callable[[Node],
 
 async def over_http(services: Sequence[type[Service]], measure: Callable[[Node], Awaitable[T]]) -> T:
     """Measure with HTTP between the callers and the services. The arguments are those of `over_mqtt`."""
-    names = [service.contract.name for service in services]
+    theirs, ours = http_peers([service.contract.name for service in services])
+    return await _between(services, theirs, ours, measure, (Publisher,))
+
+
+def http_peers(names: Sequence[str]) -> tuple[TransportSettings, TransportSettings]:
+    """Return the transport settings of two nodes that reach each other over HTTP.
+
+    Args:
+        names: the services of the first node. The second one hosts `Publisher`, and a client with the name `bench`.
+    """
     private, public = peer_keys((*names, "publisher", "bench"))
     ports = any_free_port(), any_free_port()
 
-    def settings(port: int, *hosted: str) -> TransportSettings:
+    def settings(port: int, hosted: Sequence[str]) -> TransportSettings:
         keys = [key for name in hosted for key in msgspec.json.decode(private[name])["keys"]]
         http = HttpSettings(
             port=port,
@@ -94,8 +103,7 @@ async def over_http(services: Sequence[type[Service]], measure: Callable[[Node],
         )
         return TransportSettings(kind="http", http=http)
 
-    ours = settings(ports[1], "publisher", "bench")
-    return await _between(services, settings(ports[0], *names), ours, measure, (Publisher,))
+    return settings(ports[0], names), settings(ports[1], ("publisher", "bench"))
 
 
 async def _between(
