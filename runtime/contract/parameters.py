@@ -28,6 +28,8 @@ _TEXTS = (
     inspect.TimeDeltaType, inspect.DecimalType,
 )  # fmt: skip
 """The types whose values are strings in JSON."""
+_PLAIN = (inspect.IntType(), inspect.FloatType(), inspect.BoolType(), inspect.StrType())
+"""The types whose values are what was read, without conversion or constraints."""
 
 
 class Parameter:
@@ -46,7 +48,7 @@ class Parameter:
         TypeError: if no text can become a value of the field.
     """
 
-    __slots__ = ("_check", "_read", "_struct", "field", "many")
+    __slots__ = ("_check", "_plain", "_read", "_struct", "field", "many")
 
     def __init__(self, field: inspect.Field, annotation: Any) -> None:
         self.field: inspect.Field = field
@@ -57,6 +59,7 @@ class Parameter:
         self._read = read
         self.many: bool = many
         self._check: Check | None = check_for(field.type, int64=True)
+        self._plain: bool = field.type in _PLAIN
         self._struct = msgspec.defstruct("Parameter", [("value", annotation, None)])
 
     def value(self, texts: list[str]) -> Any:
@@ -71,6 +74,8 @@ class Parameter:
             raise ValueError("given more than once")
         else:
             given = self._read(texts[0])
+            if self._plain and (self._check is None or self._check(given) is None):
+                return given
         try:
             value = getattr(msgspec.convert({"value": given}, self._struct), "value")  # noqa: B009  # a class made here
         except msgspec.ValidationError as error:

@@ -177,8 +177,9 @@ class RestDecoder:
                 values[parameter.field.name] = parameter.value(texts)
             except ValueError as error:
                 faults.append(Violation(f"/{pointer_token(name)}", str(error)))
-        missing = (name for name, parameter in self._parameters.items() if name not in given and parameter.field.required)
-        faults += [Violation(f"/{pointer_token(name)}", "missing required parameter") for name in missing]
+        if len(given) < len(self._parameters):
+            missing = (name for name, parameter in self._parameters.items() if name not in given and parameter.field.required)
+            faults += [Violation(f"/{pointer_token(name)}", "missing required parameter") for name in missing]
         if faults:
             raise Invalid(tuple(faults))
 

@@ -104,7 +104,9 @@ async def post(client: Client, location: Location, body: bytes = b"{}") -> Answe
 async def test_a_connection_is_used_again() -> None:
     async with running(answering) as (server, client, location):
         assert [(await post(client, location)).body for _ in range(3)] == [b"01"] * 3
-        assert (await client.get(location, "/echo/presence", {})).body == b"02", "questions do not share the connections of requests"
+        assert (await client.get(location, "/echo/presence", {})).body == b"02", (
+            "questions do not share the connections of requests"
+        )
         assert server.accepted == 2
 
 
