@@ -9,8 +9,9 @@ import msgspec
 from config.settings import HealthSettings
 from runtime import Node
 
-_JSON = [("content-type", "application/json")]
-_NO_STORE = ("cache-control", "no-store")
+_JSON = "application/json"
+_MAX_BODY = 1024
+"""Bytes of the body of a request, which nothing reads."""
 
 
 @asynccontextmanager
@@ -25,14 +26,18 @@ async def serve_health(settings: HealthSettings, node: Node) -> AsyncGenerator[N
     if settings.port == 0:
         yield
         return
-    from transports.http.server import Exchange, HttpServer, Pairs, Scope
+    from transports.http.exchange import Exchange
+    from transports.http.messages import lines
+    from transports.http.server import HttpServer
 
-    async def answer(scope: Scope, exchange: Exchange) -> None:
-        status, headers, body = _page(node, scope.path)
-        fields: Pairs = [*headers, _NO_STORE, ("server", "")]  # granian would name itself
-        exchange.response_bytes(status, fields, body)
+    def answer(exchange: Exchange) -> None:
+        status, kind, body = _page(node, exchange.path)
+        exchange.answer(status, lines({"content-type": kind, "cache-control": "no-store"}), body)
 
-    server = HttpServer(answer, settings.host, settings.port, "CALLBOARD_HEALTH__PORT", node.environment.repeats)
+    environment = node.environment
+    server = HttpServer(
+        answer, _MAX_BODY, settings.host, settings.port, "CALLBOARD_HEALTH__PORT", environment.clock, environment.repeats
+    )
     await server.start()
     try:
         yield
@@ -40,7 +45,7 @@ async def serve_health(settings: HealthSettings, node: Node) -> AsyncGenerator[N
         await server.stop()
 
 
-def _page(node: Node, path: str) -> tuple[int, list[tuple[str, str]], bytes]:
+def _page(node: Node, path: str) -> tuple[int, str, bytes]:
     match path:
         case "/healthz":  # an answer shows that the event loop is running
             return 200, _JSON, b'{"status":"ok"}'
@@ -51,6 +56,6 @@ def _page(node: Node, path: str) -> tuple[int, list[tuple[str, str]], bytes]:
                 answer["blocked"] = blocked
             return 503 if missing else 200, _JSON, msgspec.json.encode(answer)
         case "/metrics":
-            return 200, [("content-type", "text/plain; version=0.0.4")], node.metrics.text().encode()
+            return 200, "text/plain; version=0.0.4", node.metrics.text().encode()
         case _:
             return 404, _JSON, b'{"status":"unknown","paths":["/healthz","/readyz","/metrics"]}'

@@ -9,7 +9,7 @@ import pytest
 
 ALLOWED = {
     "runtime": {"anyio", "msgspec", "jwt", "cryptography"},
-    "transports": {"granian", "httptools", "jwt", "msgspec", "mqtt5", "yarl"},
+    "transports": {"httptools", "jwt", "msgspec", "mqtt5", "yarl"},
     "services": {"anyio", "msgspec", "jwt", "cryptography", "argon2", "idna"},
     "gateway": {"anyio", "msgspec", "granian", "litestar", "swagger_ui"},
     "config": {"aiomqtt", "cryptography", "msgspec", "paho", "rich", "rich_click", "uvloop", "watchfiles"},

@@ -8,11 +8,10 @@ from typing import cast
 
 from runtime.network import LinkLost
 from transports.http.messages import Answer, AnswerReader, Unreadable
+from transports.http.writer import Writer
 
 _KEPT = 15.0
 """Seconds to keep an idle connection open. Servers keep their end open for longer."""
-_PIECE = 256 * 1024
-"""Bytes of a large body that are handed to the operating system at once."""
 
 Outcome = Answer | LinkLost
 """What becomes of a request that was sent: its answer, or why there will be none."""
@@ -49,8 +48,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._state = ConnectionState.CLOSED
         self._ended: Callable[[Outcome], None] | None = None
-        self._unwritten: memoryview | None = None
-        self._paused = False
+        self._writer: Writer
 
     def __repr__(self) -> str:
         return f"<Connection to {self._name} [{self._state.name}]>"
@@ -69,19 +67,7 @@ class Connection(asyncio.Protocol):
         """
         assert self.usable, f"{self!r} takes no request"
         self._state, self._ended = ConnectionState.BUSY, ended
-        if len(body) <= _PIECE:
-            self._transport.write(head + body)
-            return
-        self._unwritten = memoryview(body)
-        self._transport.write(head)
-        self._write_more()
-
-    def _write_more(self) -> None:
-        """Write pieces of a large body until the peer, or the network, takes no more for now."""
-        while self._unwritten is not None and not self._paused:
-            piece, rest = self._unwritten[:_PIECE], self._unwritten[_PIECE:]
-            self._unwritten = rest if rest else None
-            self._transport.write(piece)
+        self._writer.write(head, body)
 
     def abort(self, reason: str = "it was closed here") -> None:
         """Close the connection now, from which the server learns that nobody waits. A request under way ends with `LinkLost`."""
@@ -92,7 +78,7 @@ class Connection(asyncio.Protocol):
         if self._state is not ConnectionState.CLOSED:
             self._state = ConnectionState.CLOSED
             self._on_closed(self)
-        ended, self._ended, self._unwritten = self._ended, None, None
+        ended, self._ended = self._ended, None
         if ended is not None:
             ended(outcome)
 
@@ -100,13 +86,13 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport, self._state = cast(asyncio.Transport, transport), ConnectionState.IDLE
+        self._writer = Writer(self._transport)
 
     def pause_writing(self) -> None:
-        self._paused = True
+        self._writer.pause()
 
     def resume_writing(self) -> None:
-        self._paused = False
-        self._write_more()
+        self._writer.resume()
 
     def data_received(self, data: bytes) -> None:
         if self._ended is None:
@@ -121,7 +107,7 @@ class Connection(asyncio.Protocol):
             self._answered(answer)
 
     def _answered(self, answer: Answer) -> None:
-        if not self._reader.reusable or self._unwritten is not None or self._transport.get_write_buffer_size():
+        if not self._reader.reusable or not self._writer.flushed:
             self._transport.abort()  # the peer closes it, or has answered without reading the request to its end
             self._close(answer)
             return

@@ -1,7 +1,6 @@
 """Envelopes as HTTP requests and answers: which header field carries what. `docs/wire.md` is the specification."""
 
-from collections.abc import Collection, Mapping
-from typing import Protocol
+from collections.abc import Mapping
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
@@ -18,6 +17,7 @@ from transports.header_values import (
     parse_budget,
     parse_number,
 )
+from transports.http.messages import Headers
 
 ASSERTION = "callboard-assertion"
 BUDGET = "callboard-budget"
@@ -42,21 +42,9 @@ ONCE = frozenset(
 _NAMES = msgspec.json.Decoder(tuple[str, ...])
 
 
-class Fields(Protocol):
-    """The header fields of a request, by their lower-case names."""
-
-    def __contains__(self, key: str) -> bool: ...
-    def get(self, key: str, default: None = None) -> str | None: ...
-    def get_all(self, key: str) -> Collection[str]: ...
-    def values(self) -> Collection[str]: ...
-    def __len__(self) -> int: ...
-
-
-def repeated(fields: Fields) -> str | None:
+def repeated(fields: Headers) -> str | None:
     """Return the name of a field that came more than once although it may not, or None."""
-    if len(fields.values()) == len(fields):  # as many values as names
-        return None
-    return next((name for name in sorted(ONCE) if len(fields.get_all(name)) > 1), None)
+    return next((name for name, _ in fields.more if name in ONCE), None)
 
 
 def of_route(to: Address, reply_to: Address | None, assertion: str) -> dict[str, str]:
@@ -102,7 +90,7 @@ def of_request(envelope: Envelope) -> dict[str, str]:
     return fields
 
 
-def request(fields: Fields, subject: str, caller: str, body: bytes) -> Envelope:
+def request(fields: Headers, subject: str, caller: str, body: bytes) -> Envelope:
     """Return the envelope of a request. Its `id` is empty if the caller gave none.
 
     Raises:
@@ -137,19 +125,19 @@ def request(fields: Fields, subject: str, caller: str, body: bytes) -> Envelope:
         raise ValueError(f"Callboard-Path: {error}") from error
 
 
-def _text(fields: Fields, name: str) -> str | None:
-    """Return a field's value, or None if the field is missing. granian returns None for a value outside ASCII, too.
+def _text(fields: Headers, name: str) -> str | None:
+    """Return a field's value, or None if the field is missing.
 
     Raises:
         ValueError: if the value is not ASCII.
     """
     value = fields.get(name)
-    if value is None and name in fields:
+    if value is not None and not value.isascii():
         raise ValueError(f"{name}: expected ASCII characters")
     return value
 
 
-def _trace_fields(fields: Fields) -> TraceFields | None:
+def _trace_fields(fields: Headers) -> TraceFields | None:
     """Return `tracestate` and `baggage`. Either may come in several fields, whose values are one list."""
     if not any(name in fields for name in TraceFields._fields):
         return None

@@ -1,6 +1,6 @@
-"""HTTP/1.1 messages as a client writes and reads them (RFC 9112), without any input or output.
+"""HTTP/1.1 messages as they are written and read (RFC 9112), without any input or output.
 
-The head of a request is text that this module checks; the syntax of answers is checked by llhttp, the parser of Node.js.
+This module checks the heads that it writes. llhttp, the parser of Node.js, checks the syntax of what is read.
 """
 
 from collections.abc import Mapping
@@ -11,19 +11,48 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 _MOST_FRAMING = 64 * 1024
 """Bytes of an answer that are not its body, besides as many as its body has: its head, heads before it, chunk sizes, and trailers."""
 _MOST_NAMES = 256
-"""The number of field names that a reader remembers in lower case."""
+"""The number of field names that are remembered in lower case."""
+_names: dict[bytes, str] = {}
 
 
 class Unreadable(ValueError):
     """Raised if what came is not an answer, or is too large."""
 
 
-class Answer(NamedTuple):
-    """The answer to a request.
+class Headers(dict[str, str]):
+    """The header fields of a message, by their lower-case names: the first of each name.
 
     Attributes:
-        fields: its header fields by their lower-case names. Of several fields of one name, this is the first.
+        more: the fields whose name came before.
     """
+
+    __slots__ = ("more",)
+
+    def __init__(self, *args: Mapping[str, str]) -> None:
+        super().__init__(*args)
+        self.more: list[tuple[str, str]] = []
+
+    def add(self, name: bytes, value: bytes) -> None:
+        """Add a field. White space around its value is not part of it (RFC 9112, section 5.1)."""
+        known = _names.get(name)
+        if known is None:
+            if len(_names) >= _MOST_NAMES:
+                _names.clear()
+            known = _names[name] = name.decode("latin-1").lower()
+        text = value.strip(b" \t").decode("latin-1")
+        if known in self:
+            self.more.append((known, text))
+        else:
+            self[known] = text
+
+    def get_all(self, name: str) -> list[str]:
+        """Return the values of all fields of a name, in their order."""
+        first = [self[name]] if name in self else []
+        return first + [value for other, value in self.more if other == name]
+
+
+class Answer(NamedTuple):
+    """The answer to a request."""
 
     status: int
     fields: Mapping[str, str]
@@ -56,7 +85,7 @@ def _checked(line: str) -> bytes:
 
 
 def with_length(head: bytes, body: bytes | None) -> bytes:
-    """Return the complete head of a request: its first lines, and the length of the body, if it has one (RFC 9112, section 6.2)."""
+    """Return a complete head: its first lines, and the length of the body, if it has one (RFC 9112, section 6.2)."""
     return head + b"\r\n" if body is None else b"%bcontent-length: %d\r\n\r\n" % (head, len(body))
 
 
@@ -72,18 +101,17 @@ class AnswerReader:
         reusable: whether the connection may be used for another request (RFC 9112, section 9.3).
     """
 
-    __slots__ = ("_answer", "_fields", "_in_head", "_max_body", "_names", "_parser", "_parts", "_received", "_size", "reusable")
+    __slots__ = ("_answer", "_fields", "_in_head", "_max_body", "_parser", "_parts", "_received", "_size", "reusable")
 
     def __init__(self, max_body: int) -> None:
         self.reusable = True
         self._max_body = max_body
         self._parser = HttpResponseParser(self)
-        self._names: dict[bytes, str] = {}
         self._answer: Answer | None = None
         self._begin()
 
     def _begin(self) -> None:
-        self._fields: dict[str, str] = {}
+        self._fields = Headers()
         self._parts: list[bytes] = []
         self._in_head = True
         self._size = self._received = 0
@@ -124,14 +152,8 @@ class AnswerReader:
             raise Unreadable("there is something behind the answer")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._in_head:
-            return  # a trailer (RFC 9112, section 7.1.2)
-        known = self._names.get(name)
-        if known is None:
-            if len(self._names) >= _MOST_NAMES:
-                self._names.clear()
-            known = self._names[name] = name.decode("latin-1").lower()
-        self._fields.setdefault(known, value.strip().decode("latin-1"))
+        if self._in_head:  # not in a trailer (RFC 9112, section 7.1.2)
+            self._fields.add(name, value)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -144,7 +166,7 @@ class AnswerReader:
 
     def on_message_complete(self) -> None:
         if self._parser.get_status_code() < 200:
-            self._fields, self._in_head = {}, True
+            self._fields, self._in_head = Headers(), True
             return
         self._answer = self._complete()
         self.reusable = self._parser.should_keep_alive()

@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import re
-from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -17,8 +17,9 @@ from runtime.telemetry import log_refusal, logger
 from transports.header_values import PROBLEM, parse_number
 from transports.http import fields
 from transports.http.assertions import Refused, Verifier
+from transports.http.exchange import Exchange
+from transports.http.messages import lines
 from transports.http.presence import News
-from transports.http.server import Exchange, Pairs, Scope, until_gone
 from transports.http.settings import HttpSettings
 
 _PATH = re.compile(r"/([A-Za-z0-9_-]{1,100})/([A-Za-z0-9_.-]{1,200})", re.ASCII)
@@ -28,10 +29,6 @@ _GRACE = 1.0
 """Seconds after the budget of a request before the node answers that no answer will come."""
 _MOST_SERVICES = 1024
 """The number of service names that the node remembers, including those that it does not have but is asked about."""
-_BODY_TIMEOUT = 10.0
-"""Seconds that the body of a request may take to arrive."""
-_MOST_DRAINED = 4
-"""How many times the size of the largest body are read of a request by somebody who is no peer."""
 _LONGEST_WAIT = 15.0
 """Seconds that a question about presence waits for news, at most, whatever the client asks for."""
 _STREAM = f"{stream.name}."
@@ -45,24 +42,22 @@ _RequestKey = tuple[str, str, str, str]
 class Refusal(Exception):
     """Raised to refuse a request before an instance sees it: a status and a problem document (RFC 9457)."""
 
-    def __init__(self, status: int, error: ServiceError, fields: Pairs | None = None, detail: str = "") -> None:
+    def __init__(self, status: int, error: ServiceError, detail: str = "", **fields: str) -> None:
         super().__init__(status)
         self.status = status
-        self.fields = fields or []
+        self.fields = {name.replace("_", "-"): value for name, value in fields.items()}
         data = error.data()
         self.body = msgspec.json.encode(msgspec.structs.replace(data, status=status, detail=detail or data.detail))
 
 
-class _Answering(NamedTuple):
-    """A request that has arrived, and the future of its answer."""
+class _Answering:
+    """A request that an instance has, and the timer that ends it in any case."""
 
-    service: str
-    answer: "asyncio.Future[Envelope]"
+    __slots__ = ("exchange", "timer")
 
-    def lose(self) -> None:
-        """Complete the request with `InstanceLost`: no answer will come."""
-        if not self.answer.done():
-            self.answer.set_result(Envelope("error", "", "", msgspec.json.encode(InstanceLost(self.service).data())))
+    def __init__(self, exchange: Exchange, timer: asyncio.TimerHandle) -> None:
+        self.exchange = exchange
+        self.timer = timer
 
 
 class LocalService:
@@ -129,7 +124,11 @@ class RequestHandler:
         self._repeats = repeats
         self._own: dict[str, LocalService] = {}
         self._answering: dict[_RequestKey, _Answering] = {}
+        self._polls: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._node_field = lines({fields.NODE: node})
+        self._reply_fields = self._node_field + lines({"content-type": fields.JSON})
+        self._error_fields = self._node_field + lines({"content-type": PROBLEM})
 
     def own(self, service: str) -> LocalService:
         """Return what this node reports about a service, creating it if necessary."""
@@ -144,8 +143,8 @@ class RequestHandler:
         """Answer everything that waits."""
         if not self._closing.done():
             self._closing.set_result(None)
-        for answering in self._answering.values():
-            answering.lose()
+        for key in list(self._answering):
+            self._lose(key)
 
     def answer(self, to: Address, envelope: Envelope, sender: str) -> bool:
         """Answer a request that has arrived.
@@ -156,158 +155,153 @@ class RequestHandler:
         Raises:
             TooLarge: if peers do not accept answers of this size.
         """
-        answering = self._answering.get((to.service, to.node, sender, envelope.id))
-        if answering is None or answering.answer.done():
+        key = to.service, to.node, sender, envelope.id
+        if key not in self._answering:
             return False
         if len(envelope.body) > self._settings.max_body:
             raise TooLarge(f"the answer has {len(envelope.body)} bytes: more than {self._settings.max_body}")
-        answering.answer.set_result(envelope)
+        self._answer(key, envelope)
         return True
 
-    async def serve(self, scope: Scope, exchange: Exchange) -> None:
-        """Answer one HTTP request."""
-        is_stranger = False
+    def _answer(self, key: _RequestKey, envelope: Envelope) -> None:
+        answering = self._answering.pop(key)
+        answering.timer.cancel()
+        load = lines({fields.LOAD: str(envelope.load)}) if envelope.load else b""
+        if envelope.kind == "reply":
+            answering.exchange.answer(200, self._reply_fields + load, envelope.body)
+        else:
+            answering.exchange.answer(_status(envelope.body), self._error_fields + load, envelope.body)
+
+    def _lose(self, key: _RequestKey) -> None:
+        """Answer a request with `InstanceLost`: no other answer will come."""
+        self._answer(key, Envelope("error", "", "", msgspec.json.encode(InstanceLost(key[2]).data())))
+
+    # Requests
+
+    def accept(self, exchange: Exchange) -> Callable[[], None] | None:
+        """Authenticate the caller of a request, and decide whether its body is wanted.
+
+        Returns:
+            What takes the request when it is complete; None if it was refused.
+        """
         try:
-            service, name = self._path(scope)
-            given: fields.Fields = scope.headers
-            twice = fields.repeated(given)
+            service, name = _path(exchange)
+            twice = fields.repeated(exchange.fields)
             if twice is not None:
                 raise Refusal(400, Malformed(f"{twice}: expected one field, got several"))
-            try:
-                caller = self._verifier.caller(given.get(fields.ASSERTION), service)
-            except Refused as reason:
-                self._complain(str(reason), "a request to %s/%s from %s was refused: %s", service, name, scope.client, reason)
-                log_refusal(
-                    self._repeats, "token", str(reason), service=service, request=name, client=scope.client.rpartition(":")[0]
-                )
-                raise Refusal(401, Unreachable(service), [("www-authenticate", "Callboard")], str(reason)) from None
+            caller = self._caller(exchange, service, name)
             if name == "presence":
-                status, headers, body = await self._news(scope, service, caller)
-            else:
-                status, headers, body = await self._request(exchange, given, service, name, caller)
+                return partial(self._begin_poll, exchange, service, caller)
+            self._admit(exchange, service, name, caller)
         except Refusal as refusal:
-            is_stranger = refusal.status == 401
-            if scope.method == "POST" and not is_stranger:
-                await self._drain(exchange, None)
-            status, body = refusal.status, refusal.body
-            headers = [("content-type", PROBLEM), (fields.REFUSED, "true"), *refusal.fields]
-        headers += ((fields.NODE, self._node), ("server", ""))  # granian would name itself
-        exchange.response_bytes(status, headers, body)
-        if scope.method == "POST" and is_stranger:
-            await self._drain(exchange, self._settings.max_body * _MOST_DRAINED)
+            self._refuse(exchange, refusal)
+            return None
+        return partial(self._take, exchange, service, name, caller)
+
+    def _refuse(self, exchange: Exchange, refusal: Refusal) -> None:
+        head = self._error_fields + lines({fields.REFUSED: "true", **refusal.fields})
+        if refusal.status == 401:  # not a peer: the answer does not wait for the rest
+            exchange.answer(refusal.status, head, refusal.body)
+        else:
+            exchange.refuse(refusal.status, head, refusal.body)
+
+    def _caller(self, exchange: Exchange, service: str, name: str) -> str:
+        """Return the service that makes a request."""
+        try:
+            return self._verifier.caller(exchange.fields.get(fields.ASSERTION), service)
+        except Refused as reason:
+            client = exchange.client
+            self._complain(str(reason), "a request to %s/%s from %s was refused: %s", service, name, client, reason)
+            log_refusal(self._repeats, "token", str(reason), service=service, request=name, client=client)
+            raise Refusal(401, Unreachable(service), str(reason), www_authenticate="Callboard") from None
 
     def _complain(self, about: str, message: str, *args: object) -> None:
         """Log something that an operator should know."""
         self._repeats.log(logger("http"), logging.WARNING, (message, about), message, *args)
 
-    async def _drain(self, exchange: Exchange, most: int | None) -> None:
-        """Read the rest of a refused request: otherwise the connection would break before the client has read the refusal.
-
-        Args:
-            most: how many bytes are read. A peer, whose connection carries other requests afterwards, has no limit but the time.
-        """
-        size = 0
-        try:
-            async with asyncio.timeout(_BODY_TIMEOUT):
-                async for part in exchange:
-                    size += len(part)
-                    if most is not None and size > most:
-                        return
-        except (TimeoutError, RuntimeError):  # the body was read already, or does not arrive
-            return
-
-    def _path(self, scope: Scope) -> tuple[str, str]:
-        match = _PATH.fullmatch(scope.path)
-        if match is None:
-            raise Refusal(404, Malformed("expected /<service>/<Request>"))
-        service, name = match.groups()
-        expected = "GET" if name == "presence" else "POST"
-        if scope.method != expected:
-            raise Refusal(405, Malformed(f"expected {expected}"), [("allow", expected)])
-        return service, name
-
-    async def _request(
-        self, exchange: Exchange, given: fields.Fields, service: str, name: str, caller: str
-    ) -> tuple[int, Pairs, bytes]:
-        receiver, to = self._receiver, given.get(fields.TO)
+    def _admit(self, exchange: Exchange, service: str, name: str, caller: str) -> None:
+        """Refuse a request by its head, if it has to be."""
+        to = exchange.fields.get(fields.TO)
         own = self._own.get(service)
         if own is None or not own.known or (to != self._node if to is not None else not own.listening):
             raise Refusal(404, NoInstance(service))
         if name.startswith(_STREAM) and not self._may_read(service, caller):
             log_refusal(self._repeats, "authorization", "not a subscriber", service=service, request=name, caller=caller)
-            self._complain(
-                caller,
-                "%s may not read the stream of %s, because it does not subscribe to it (transport.http.stream_readers)",
-                caller,
-                service,
-            )
+            message = "%s may not read the stream of %s, because it does not subscribe to it (transport.http.stream_readers)"
+            self._complain(caller, message, caller, service)
             raise Refusal(403, Forbidden())
-        body = await self._body(exchange, given)
-        try:
-            subject = (
-                name if "." in name else f"{service}.{name}"
-            )  # a full name belongs to a contract that several services have, such as stream.Pull
-            envelope = fields.request(given, subject, caller, body)
-        except ValueError as error:
-            receiver.unreadable()
-            self._complain(
-                caller,
-                "a request to %s/%s from %s cannot be read: %s; it begins with %r",
-                service,
-                name,
-                caller,
-                error,
-                body[:64],
-            )
-            raise Refusal(400, Malformed(str(error))) from None
-        if self._closing.done():
-            raise Refusal(404, NoInstance(service))
-        if not envelope.id or given.get(fields.NODE) is None:  # without a node, ids of different clients may be equal
-            envelope = msgspec.structs.replace(envelope, id=self._random.hex(32))
-        if envelope.reply_to is None:
-            receiver.receive(envelope, service)
-            return 202, [], b""
-        key = (caller, envelope.reply_to.node, service, envelope.id)
-        if key in self._answering:
-            raise Refusal(409, Malformed("a request with this id is being answered"))
-        answering = self._answering[key] = _Answering(service, self._clock.loop.create_future())
-
-        def gone() -> None:
-            receiver.receive(Envelope("cancel", envelope.id, "", b"", caller, envelope.reply_to), service)
-            answering.lose()
-
-        seconds = _DEFAULT_BUDGET if envelope.budget is None else envelope.budget
-        timer = self._clock.loop.call_later(seconds + _GRACE, answering.lose)  # in any case, there is an answer
-        try:
-            receiver.receive(envelope, service)
-            answer = await until_gone(answering.answer, exchange, gone)
-        finally:
-            timer.cancel()
-            del self._answering[key]
-        load = [(fields.LOAD, str(answer.load))] if answer.load else []
-        if answer.kind == "reply":
-            return 200, [("content-type", fields.JSON), *load], answer.body
-        return _status(answer.body), [("content-type", PROBLEM), *load], answer.body
-
-    async def _body(self, exchange: Exchange, given: fields.Fields) -> bytes:
-        length = given.get("content-length")
+        length = exchange.fields.get("content-length")
         if length is None or not length.isdecimal():
             raise Refusal(411, Malformed("expected Content-Length"))
         if int(length) > self._settings.max_body:
             raise Refusal(413, Malformed(f"the body has {length} bytes: more than {self._settings.max_body}"))
+
+    def _take(self, exchange: Exchange, service: str, name: str, caller: str) -> None:
+        """Hand a request to its instance."""
         try:
-            async with asyncio.timeout(_BODY_TIMEOUT):
-                return await exchange()
-        except TimeoutError:
-            raise Refusal(408, Malformed(f"the body did not come within {_BODY_TIMEOUT:g} s")) from None
+            envelope = self._envelope(exchange, service, name, caller)
+            if envelope.reply_to is None:
+                self._receiver.receive(envelope, service)
+                exchange.answer(202, self._node_field, b"")
+                return
+            key = caller, envelope.reply_to.node, service, envelope.id
+            if key in self._answering:
+                raise Refusal(409, Malformed("a request with this id is being answered"))
+        except Refusal as refusal:
+            self._refuse(exchange, refusal)
+            return
+        seconds = _DEFAULT_BUDGET if envelope.budget is None else envelope.budget
+        timer = self._clock.loop.call_later(seconds + _GRACE, self._lose, key)  # in any case, there is an answer
+        self._answering[key] = _Answering(exchange, timer)
+        exchange.gone = partial(self._gone, key, envelope.reply_to)
+        self._receiver.receive(envelope, service)
+
+    def _gone(self, key: _RequestKey, reply_to: Address) -> None:
+        """Cancel a request whose client has disconnected."""
+        caller, _, service, request_id = key
+        self._answering.pop(key).timer.cancel()
+        self._receiver.receive(Envelope("cancel", request_id, "", b"", caller, reply_to), service)
+
+    def _envelope(self, exchange: Exchange, service: str, name: str, caller: str) -> Envelope:
+        """Return the envelope that a complete request carries."""
+        given, body = exchange.fields, exchange.body
+        if body is None:
+            raise Refusal(408, Malformed("the body did not come in time"))
+        try:
+            # a full name belongs to a contract that several services have, such as stream.Pull
+            envelope = fields.request(given, name if "." in name else f"{service}.{name}", caller, body)
+        except ValueError as error:
+            self._receiver.unreadable()
+            message = "a request to %s/%s from %s cannot be read: %s; it begins with %r"
+            self._complain(caller, message, service, name, caller, error, body[:64])
+            raise Refusal(400, Malformed(str(error))) from None
+        if self._closing.done():
+            raise Refusal(404, NoInstance(service))
+        if not envelope.id or fields.NODE not in given:  # without a node, ids of different clients may be equal
+            envelope = msgspec.structs.replace(envelope, id=self._random.hex(32))
+        return envelope
 
     def _may_read(self, service: str, caller: str) -> bool:
         """Return whether a service may read the stream of another."""
         return self._readers is None or caller in self._readers.get(service, ())
 
-    async def _news(self, scope: Scope, service: str, caller: str) -> tuple[int, Pairs, bytes]:
+    # Questions
+
+    def _begin_poll(self, exchange: Exchange, service: str, caller: str) -> None:
+        poll = self._clock.loop.create_task(self._poll(exchange, service, caller))
+        self._polls.add(poll)
+        poll.add_done_callback(self._polls.discard)
+        exchange.gone = poll.cancel
+
+    async def _poll(self, exchange: Exchange, service: str, caller: str) -> None:
+        try:
+            exchange.answer(200, self._reply_fields, await self._news(exchange.query, service, caller))
+        except Refusal as refusal:
+            self._refuse(exchange, refusal)
+
+    async def _news(self, query_string: str, service: str, caller: str) -> bytes:
         """Answer a question about a service: when there is something new, or when the waiting time is over."""
-        given = parse_qsl(scope.query_string)
+        given = parse_qsl(query_string)
         query = dict(given)
         try:
             if len(query) != len(given):
@@ -328,7 +322,19 @@ class RequestHandler:
         manifest = own.manifest if own.version != version else None
         head = own.head if self._may_read(service, caller) else None
         news = News(own.version, own.heads, self._receiver.load(service), manifest, head)
-        return 200, [("content-type", fields.JSON)], msgspec.json.encode(news)
+        return msgspec.json.encode(news)
+
+
+def _path(exchange: Exchange) -> tuple[str, str]:
+    """Return the service and the name of the request that a path names."""
+    match = _PATH.fullmatch(exchange.path)
+    if match is None:
+        raise Refusal(404, Malformed("expected /<service>/<Request>"))
+    service, name = match.groups()
+    expected = "GET" if name == "presence" else "POST"
+    if exchange.method != expected:
+        raise Refusal(405, Malformed(f"expected {expected}"), allow=expected)
+    return service, name
 
 
 class _Status(msgspec.Struct):

@@ -1,92 +1,46 @@
-"""The HTTP server on which other services reach this node: granian with its RSGI interface."""
+"""The HTTP server on which other services reach this node, and the one for its health."""
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
-from typing import Any, Protocol, TypeVar
+import socket
+import ssl
 
-from granian.constants import HTTPModes, Interfaces
-from granian.http import HTTP1Settings
-from granian.server.embed import Server
-
-from runtime import StartError
-from runtime.repeats import Repeats, fault
-from runtime.sockets import free_port, listen_address, until_listening
-from runtime.tasks import watching
+from runtime import Clock, StartError
+from runtime.repeats import Repeats
+from runtime.sockets import detect_cut_connection, free_port, listen_address
+from runtime.tasks import wait_for_event
 from runtime.telemetry import logger
+from transports.http.exchange import App, ServerConnection, Serving
 
-_IDLE = 60_000
-"""Milliseconds that a connection may take to send the head of a request: longer than clients keep an idle connection."""
-_UNWATCHED = 0.05
-"""Seconds before the server watches for a client that disconnects: watching costs more than most requests."""
+_IDLE = 60.0
+"""Seconds that a connection may take to send the head of a request: longer than clients keep an idle connection."""
+_LOOK_INTERVAL = 5.0
+"""Seconds between two looks for connections that are idle for too long."""
 _STOP_TIMEOUT = 2.0
 """Seconds that the server may take to stop."""
-
-T = TypeVar("T")
-
-Pairs = list[tuple[str, str]]
-
-
-class Scope(Protocol):
-    """The head of a request, as granian passes it (RSGI)."""
-
-    client: str
-    method: str
-    path: str
-    query_string: str
-
-    @property
-    def headers(self) -> Any: ...
-
-
-class Exchange(Protocol):
-    """The body of a request and its answer, as granian passes them (RSGI)."""
-
-    async def __call__(self) -> bytes: ...
-    def __aiter__(self) -> AsyncIterator[bytes]: ...
-    async def client_disconnect(self) -> None: ...
-    def response_bytes(self, status: int, headers: Pairs, body: bytes) -> None: ...
-
-
-App = Callable[[Scope, Exchange], Awaitable[None]]
 
 
 class HttpServer:
     """An HTTP/1.1 server on one port, in this event loop.
 
     Args:
+        max_body: The size of the largest body, in bytes.
         setting: The environment variable that chooses another port.
         repeats: Logs the failures of `app`.
         certificate: The files of the certificate and its private key, for TLS.
     """
 
     def __init__(
-        self, app: App, host: str, port: int, setting: str, repeats: Repeats, *, certificate: tuple[str, str] | None = None
-    ) -> None:
+        self, app: App, max_body: int, host: str, port: int, setting: str, clock: Clock, repeats: Repeats, *,
+        certificate: tuple[str, str] | None = None,
+    ) -> None:  # fmt: skip
         self.host = listen_address(host, setting.replace("__PORT", "__HOST"))
         self.port = free_port(self.host, port, setting)
-        self._app = app
         self._certificate = certificate
         self._log = logger("http")
         self._repeats = repeats
-        self._serving: asyncio.Task[None] | None = None
-
-    async def __rsgi__(self, scope: Scope, exchange: Exchange) -> None:
-        try:
-            await self._app(scope, exchange)
-        except Exception as error:
-            self._repeats.log(
-                self._log,
-                logging.ERROR,
-                fault(error),
-                "answering %s %s failed: %r",
-                scope.method,
-                scope.path,
-                error,
-                exc_info=error,
-            )
-            raise
+        self._serving = Serving(app, max_body, clock, repeats)
+        self._server: asyncio.Server | None = None
+        self._looking: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
         """Start listening.
@@ -94,36 +48,49 @@ class HttpServer:
         Raises:
             StartError: if the server cannot be started.
         """
-        files = None if self._certificate is None else tuple(map(Path, self._certificate))
+        loop = asyncio.get_running_loop()
+        tls = None if self._certificate is None else _tls(*self._certificate)
+        sock = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
         try:
-            self._server = Server(
-                self, address=self.host, port=self.port, interface=Interfaces.RSGI, http=HTTPModes.http1, websockets=False, log_enabled=False,
-                backlog=1024, backpressure=16_384, http1_settings=HTTP1Settings(header_read_timeout=_IDLE),
-                ssl_cert=None if files is None else files[0], ssl_key=None if files is None else files[1],
-            )  # fmt: skip
-        except Exception as error:  # granian raises a plain Exception for a certificate that it cannot read
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            detect_cut_connection(sock, _IDLE)
+            sock.bind((self.host, self.port))
+            self._server = await loop.create_server(lambda: ServerConnection(self._serving), sock=sock, backlog=1024, ssl=tls)
+        except OSError as error:
+            sock.close()
             raise StartError(f"a server on {self.host}:{self.port} cannot be started: {error}") from error
-        self._serving = asyncio.create_task(self._server.serve())
-        await until_listening(self.host, self.port, self._serving)
+        self._look()
+
+    def _look(self) -> None:
+        """Close the connections that are idle for too long, now and again later."""
+        for connection in list(self._serving.connections):
+            connection.close_if_late(_IDLE)
+        self._looking = asyncio.get_running_loop().call_later(_LOOK_INTERVAL, self._look)
 
     async def stop(self) -> None:
         """Stop listening, after the requests under way have been answered."""
-        serving, self._serving = self._serving, None
-        if serving is None:
+        server, self._server = self._server, None
+        if server is None:
             return
-        self._server.stop()  # type: ignore[no-untyped-call]  # granian leaves it untyped
-        done, _ = await asyncio.wait((serving,), timeout=_STOP_TIMEOUT)
-        if not done:
+        if self._looking is not None:
+            self._looking.cancel()
+        await asyncio.sleep(0)  # accepts the connections that are there already
+        server.close()
+        self._serving.stopping = True
+        for connection in list(self._serving.connections):
+            connection.close_if_idle()
+        if self._serving.connections and not await wait_for_event(self._serving.empty, _STOP_TIMEOUT):
             self._log.warning("the server on port %d did not stop in time", self.port)
+            for connection in list(self._serving.connections):
+                connection.abort()
+            await wait_for_event(self._serving.empty, _STOP_TIMEOUT)
         self._repeats.close()
 
 
-async def until_gone(answered: "asyncio.Future[T]", exchange: Exchange, gone: Callable[[], None]) -> T:
-    """Wait for an answer. If the client disconnects first, `gone` is called; it has to complete `answered`."""
-
-    async def watch() -> None:
-        await exchange.client_disconnect()
-        gone()
-
-    with watching(watch, _UNWATCHED):
-        return await answered
+def _tls(certificate: str, key: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(certificate, key)
+    except (OSError, ValueError) as error:
+        raise StartError(f"the certificate {certificate} with the key {key} cannot be used: {error}") from error
+    return context

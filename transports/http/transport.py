@@ -117,10 +117,12 @@ class HttpTransport(Transport):
         settings, clock, random = self._settings, self._clock, self._random
         request_handler = RequestHandler(node, receiver, settings, self._verifier, clock, random, self._readers, self._repeats)
         server = HttpServer(
-            request_handler.serve,
+            request_handler.accept,
+            settings.max_body,
             settings.host,
             settings.port,
             "CALLBOARD_TRANSPORT__HTTP__PORT",
+            clock,
             self._repeats,
             certificate=_certificate(settings),
         )

@@ -15,7 +15,7 @@ from config.settings import Settings
 from runtime.network import LinkLost, PeerUnreachable, Unsendable
 from runtime.sockets import any_free_port
 from runtime.testing import eventually
-from transports.http import connection
+from transports.http import connection, writer
 from transports.http.client import Client, Location, Untrusted, answer_to
 from transports.http.messages import Answer, start, with_length
 from transports.http.settings import HttpSettings
@@ -248,7 +248,7 @@ async def test_what_nobody_asked_for_ends_the_connection() -> None:
 
 
 async def test_a_large_request_is_written_while_the_peer_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_PIECE", 1024)
+    monkeypatch.setattr(writer, "_PIECE", 1024)
     body = bytes(range(256)) * 20_000
     gate, arrived = asyncio.Event(), asyncio.Queue[bytes]()
 
