@@ -102,17 +102,8 @@ format: $(VENV)/.test  ## format the code and fix lint errors where possible
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.test tools  ## run all benchmarks and print JSON lines (comparison with other frameworks: docs/performance.md)
-	@$(BIN)/callboard bench local
-	@$(BIN)/callboard bench http
-	@$(BIN)/callboard bench mqtt
-	@$(BIN)/callboard bench peers
-	@$(BIN)/python -m tests.bench.fastapi_by_hand
-	@$(BIN)/callboard bench events
-	@$(BIN)/callboard bench http-mqtt
-	@for name in handlers wide mqtt durable memory system; do $(BIN)/python -m tests.bench.scenarios $$name || exit; done
-	@$(BIN)/python -m tests.bench.rental
-	@$(BIN)/python -m tests.bench.scaling
+bench: $(VENV)/.test tools  ## measure, compare with other frameworks, and fill docs/performance.md (BASE: a checkout to compare with)
+	@$(BIN)/python -m tests.bench $(if $(BASE),--base $(BASE)) $(ARGS)
 
 bench-check: $(VENV)/.test tools  ## compare our CPU time with Python's own ceilings, against the ratios in docs/performance.json
 	@$(BIN)/python -m tests.bench.check $(ARGS)

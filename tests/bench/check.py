@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import msgspec
 
 from config.cli.common import run_loop
-from tests.bench import ratios
+from tests.bench import page, ratios
 from tests.bench.results import FILE, Results
 from tests.bench.samples import Spread
 
@@ -46,7 +46,7 @@ def main() -> None:
     results = Results.load()
     measured = run_loop(ratios.measure(ratios.GROUPS))
     if sys.argv[1:] == ["--write"]:
-        msgspec.structs.replace(results, ceilings=measured).save()
+        page.publish(msgspec.structs.replace(results, ceilings=measured))
         print(f"stored {len(measured)} ratios in {FILE.name}")
         return
     faults = fallen(results.ceilings, measured)

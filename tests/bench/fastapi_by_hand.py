@@ -1,4 +1,4 @@
-"""A baseline for `callboard bench peers`, written as users would write it by hand.
+"""A baseline for `callboard bench peers` and for the gateway, written as users would write it by hand.
 
 A FastAPI application on uvicorn, called through the client library that the HTTP transport uses, without authentication,
 presence, propagated deadlines or retries. Run it with `python -m tests.bench.fastapi_by_hand`.
@@ -7,15 +7,17 @@ presence, propagated deadlines or retries. Run it with `python -m tests.bench.fa
 import asyncio
 import sys
 import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 import aiohttp
-import msgspec
 import uvicorn
 import uvloop
 from fastapi import FastAPI
 from pydantic import BaseModel
 
 from runtime.sockets import any_free_port
+from tests.bench.figures import report
 
 
 class Add(BaseModel):
@@ -34,6 +36,11 @@ async def add(message: Add) -> Sum:
     return Sum(s=message.a + 1)
 
 
+@app.get("/add/{a}")
+async def add_by_path(a: int) -> Sum:
+    return Sum(s=a + 1)
+
+
 async def measure(port: int, callers: int, count: int) -> float:
     """Return the requests per second of `callers` concurrent callers that make `count` requests in total."""
     connector = aiohttp.TCPConnector(limit=0)
@@ -50,11 +57,13 @@ async def measure(port: int, callers: int, count: int) -> float:
         return count / (time.perf_counter() - start)
 
 
-async def main() -> None:
+@asynccontextmanager
+async def running() -> AsyncGenerator[int, None]:
+    """Run the application in another process. Yield its port."""
     port = any_free_port()
     server = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.bench.fastapi_by_hand", "serve", str(port))
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while True:
                 try:
                     _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -63,12 +72,16 @@ async def main() -> None:
                 else:
                     writer.close()
                     break
-        for name, callers, count in (("fastapi_c1", 1, 4_000), ("fastapi_c64", 64, 32_000)):
-            rate = await measure(port, callers, count)
-            print(msgspec.json.encode({"name": name, "rate": round(rate)}).decode(), flush=True)
+        yield port
     finally:
         server.terminate()
         await server.wait()
+
+
+async def main() -> None:
+    async with running() as port:
+        for name, callers, count in (("fastapi_c1", 1, 4_000), ("fastapi_c64", 64, 32_000)):
+            report(name, await measure(port, callers, count), "per second")
 
 
 if __name__ == "__main__":

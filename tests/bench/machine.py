@@ -4,6 +4,8 @@ import os
 import platform
 from importlib.metadata import version
 
+import msgspec
+
 from runtime import Struct
 
 
@@ -11,7 +13,8 @@ class Machine(Struct):
     """Where a run was made.
 
     Attributes:
-        load: how many processes wanted to run on average, just before the run.
+        load: how many processes wanted to run in the minute before the run, on average.
+        load_after: the same at the end of the run, which adds its own processes.
     """
 
     system: str
@@ -20,6 +23,7 @@ class Machine(Struct):
     python: str
     load: float
     versions: dict[str, str]
+    load_after: float = 0.0
 
 
 def describe() -> Machine:
@@ -33,6 +37,11 @@ def describe() -> Machine:
         load=round(os.getloadavg()[0], 2),
         versions={name: version(name) for name in packages},
     )
+
+
+def with_load_after(machine: Machine) -> Machine:
+    """Add the present load to the description from before the run."""
+    return msgspec.structs.replace(machine, load_after=round(os.getloadavg()[0], 2))
 
 
 def _processor() -> str:

@@ -1,4 +1,4 @@
-"""The scooter rental: search, notices, and rides. Run with `python -m tests.bench.rental`."""
+"""The scooter rental: search, notices, and rides. Run with `python -m tests.bench.scenarios rental`."""
 
 import asyncio
 import os
@@ -102,7 +102,7 @@ async def notices() -> None:
                 report(f"start_ride_{name}", value, "ms for POST /rides, client included")
 
 
-if __name__ == "__main__":
+def main() -> None:
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
     asyncio.run(find_near())
     asyncio.run(notices())

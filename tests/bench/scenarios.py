@@ -6,7 +6,7 @@
 import importlib
 import sys
 
-NAMES = ("handlers", "wide", "mqtt", "durable", "memory", "system")
+NAMES = ("handlers", "mqtt-more", "wide", "durable", "memory", "system", "rental")
 
 
 def main() -> None:
@@ -14,7 +14,7 @@ def main() -> None:
     (name,) = sys.argv[1:]
     if name not in NAMES:
         sys.exit(f"there is no benchmark {name!r}: choose one of {', '.join(NAMES)}")
-    importlib.import_module(f"tests.bench.{name}").main()
+    importlib.import_module(f"tests.bench.{name.replace('-', '_')}").main()
 
 
 if __name__ == "__main__":

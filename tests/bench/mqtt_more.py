@@ -1,4 +1,4 @@
-"""Requests over MQTT: the CPU time of each side, many in flight, and large messages. Run with `python -m tests.bench.scenarios mqtt`."""
+"""Requests over MQTT: the CPU time of each side, many in flight, and large messages. Run with `python -m tests.bench.scenarios mqtt-more`."""
 
 import asyncio
 import gc
