@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --requir
 # Tests start hundreds of Python processes. If none may keep compiled modules, each compiles all of them again
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv dev tools test test-locks test-containers containers chaos soak clients brokers check docs format bench bench-check lock clean
+.PHONY: help venv dev tools test test-locks test-containers image containers chaos soak clients brokers check check-code check-types docs format bench bench-check lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -49,8 +49,8 @@ tools:
 	  elif command -v sudo >/dev/null; then sudo apt-get update -qq && sudo DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; \
 	  else false; fi && test -z "$$($(MISSING))"; } || { echo "the tests need $$missing, which could not be installed (Debian: apt-get install $$missing; macOS: brew install $$missing)"; exit 2; }
 
-test: $(VENV)/.test tools  ## run all tests, in two processes
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+test: $(VENV)/.test tools  ## run all tests, in four processes, because many of them wait
+	@$(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
 
 chaos: $(VENV)/.test  ## kill the system fifty times under load and check every account
 	@$(BIN)/python -m pytest -s tests/system/test_kill.py --kills $(or $(KILLS),50) $(ARGS)
@@ -66,6 +66,10 @@ containers: $(VENV)/.run  ## create certificates, keys, and passwords for contai
 test-containers: $(VENV)/.test  ## test the system in real containers, with docker or podman
 	@.ci/engine >/dev/null
 	@$(BIN)/python -m pytest -s tests/containers --containers $(ARGS)
+
+image: $(VENV)/.test
+	@.ci/engine >/dev/null
+	@$(BIN)/python -c "import asyncio; from tests.containers.engine import build; asyncio.run(build())"
 
 test-locks: $(VENV)/.test  ## resolve every lock file with the oldest and the newest pip
 	@$(BIN)/python -m pytest -n 2 tests/config/test_locks.py --locks $(ARGS)
@@ -86,12 +90,16 @@ brokers: $(VENV)/.test tools  ## run the conformance kit on every broker that pa
 	@$(APT) $(ERLANG) >/dev/null
 	@$(BIN)/python -m tests.brokers docs/brokers.md $(ARGS)
 
-check: $(VENV)/.test  ## check lint, format, types, imports, and declared dependencies
+check: check-code check-types  ## check lint, format, types, imports, and declared dependencies
+
+check-code: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
 	$(BIN)/mypy
+
+check-types: $(VENV)/.test
 	$(BIN)/pyright
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/pyright --verifytypes runtime --ignoreexternal
 
