@@ -55,19 +55,25 @@ def request_locally(
         return endpoint.enter(ctx, message, None, endpoint.copy_reply)
     text = codec.encode(message)
     if len(text) > endpoint.transport.capabilities.max_body:
-        raise Invalid((Violation("", too_large(endpoint.name, len(text), endpoint.transport.capabilities.max_body)),))
+        raise _too_large(endpoint, text)
     return endpoint.enter(ctx, text, codec.decode, endpoint.copy_reply)
 
 
 def _plain_call(endpoint: RequestEndpoint, known: KnownErrors) -> LocalCall:
-    """Return `request_locally` for a handler that runs as it is: without authorization, key, transaction, and encoding.
+    """Return `request_locally` for a handler that runs as it is: without authorization, key, and transaction.
 
     It does what `Endpoint.enter` does, in the same order, without the steps that such a handler does not need.
     """
     host, mailbox, handler, reply_class = endpoint.host, endpoint.mailbox, endpoint.call, endpoint.reply_class
-    deadlines = endpoint.deadlines
+    encode, decode = (None, None) if endpoint.codec is None else (endpoint.codec.encode, endpoint.codec.decode)
+    copy_reply, deadlines, transport = endpoint.copy_reply, endpoint.deadlines, endpoint.transport
 
     async def call(parent: Context, message: Request[Any]) -> Any:
+        text = b""
+        if encode is not None:
+            text = encode(message)
+            if len(text) > transport.capabilities.max_body:
+                raise _too_large(endpoint, text)
         if mailbox.running >= mailbox.limit:
             return await request_locally(endpoint, known, parent, message, None, None)
         ctx = Context(host, parent, known)
@@ -81,12 +87,16 @@ def _plain_call(endpoint: RequestEndpoint, known: KnownErrors) -> LocalCall:
         mailbox.running += 1
         try:
             try:
+                if decode is not None:
+                    message = decode(text)
                 reply = await handler(message, ctx)
             finally:
                 mailbox.running -= 1
                 if mailbox.must_wake:
                     mailbox.wake()
-            if reply.__class__ is not reply_class:
+            if copy_reply is not None:
+                reply = copy_reply(reply)
+            elif reply.__class__ is not reply_class:
                 endpoint.check_class(reply)
         except BaseException as error:
             await endpoint.fail(error, message, ctx, enforced)
@@ -98,3 +108,7 @@ def _plain_call(endpoint: RequestEndpoint, known: KnownErrors) -> LocalCall:
         return reply
 
     return call
+
+
+def _too_large(endpoint: RequestEndpoint, text: bytes) -> Invalid:
+    return Invalid((Violation("", too_large(endpoint.name, len(text), endpoint.transport.capabilities.max_body)),))

@@ -90,7 +90,7 @@ class RequestEndpoint(Endpoint):
     @property
     def is_plain(self) -> bool:
         """Whether the handler runs as it is: for anyone, without a key or a transaction."""
-        return not (self.handler.takes_tx or self.restricted) and self.key is None and self.zero_copy
+        return not (self.handler.takes_tx or self.restricted) and self.key is None
 
     async def authorize(self, ctx: Context) -> None:
         """Verify the user's token, if there is one, and check `allow=`.

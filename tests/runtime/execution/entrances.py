@@ -32,7 +32,15 @@ from runtime.node.proxy import Proxy
 from runtime.storage.sqlite import SqliteFolder
 from transports.memory import MemoryNetwork, MemorySettings, MemoryTransport
 
-CALLED = ("local plain", "local zero-copy", "local serialized", "network", "gateway local", "gateway remote")
+CALLED = (
+    "local plain",
+    "local plain serialized",
+    "local zero-copy",
+    "local serialized",
+    "network",
+    "gateway local",
+    "gateway remote",
+)
 """Entrances with a caller that waits for a reply. Anyone may make the plain request; the others are authorized."""
 UNATTENDED = ("signal", "event", "timer", "on_start")
 """Entrances without a caller."""
@@ -175,7 +183,7 @@ class Entrance:
             proxy = Proxy(self._ctx)
             ctx = proxy.context("id", None, None, 10 if timeout is None else timeout)
             return msgspec.json.decode(await proxy.ask(ctx, "probe", "probe.Do", b"{}"), type=Done)
-        if self.kind == "local plain":
+        if self.kind.startswith("local plain"):
             if timeout is None:
                 return await self._ctx.request(DoPlainly())
             deadline = asyncio.get_running_loop().time() + timeout

@@ -11,7 +11,7 @@ from tests.runtime.execution.entrances import Done, hang, opened
 from tests.runtime.execution.shop import Bank, Pack, Parcel, Shop, shop
 from tests.topology import Topology
 
-LOCAL = pytest.mark.parametrize("kind", ["local plain", "local zero-copy", "local serialized"])
+LOCAL = pytest.mark.parametrize("kind", ["local plain", "local plain serialized", "local zero-copy", "local serialized"])
 
 
 async def test_the_encoding_refuses_values_that_bypass_the_type_checker(one_node: Topology) -> None:
