@@ -23,10 +23,16 @@ from runtime.network.transport import LinkLost, TransportError, Unsendable
 
 _CANCEL_TIMEOUT = 1.0
 """The seconds that sending a cancel to an instance may take."""
+_NEVER = float("inf")
 
 
 _INTERVAL = 0.02
-"""The seconds between two sweeps over the new requests. One that is answered sooner never gets a timer."""
+"""The seconds between two sweeps over the new requests. No deadline is later than that by more."""
+_ROUNDING = 0.001
+"""The seconds by which a timer may come too early, because uvloop counts in milliseconds."""
+
+_Batch = dict[str, "_Pending"]
+"""Requests that were sent between two sweeps, by the ids of their envelopes."""
 
 
 class _Pending(msgspec.Struct, eq=False):
@@ -40,13 +46,8 @@ class _Pending(msgspec.Struct, eq=False):
     to: Address
     reply: "asyncio.Future[Envelope]"
     deadline: float
-    timer: asyncio.TimerHandle | None = None
     sent: bool = False
     gone: bool = False
-
-    def arm(self, loop: asyncio.AbstractEventLoop) -> None:
-        """End the wait at the deadline."""
-        self.timer = loop.call_at(self.deadline, self.expire)
 
     def expire(self) -> None:
         self._fail(TimeoutError())
@@ -65,8 +66,8 @@ class _Pending(msgspec.Struct, eq=False):
 class Exchange:
     """Sends the requests of a node, and hands each reply to the request that waits for it.
 
-    Most replies come within milliseconds. So a request gets a timer for its deadline only if it still waits when the next
-    sweep comes, or if its deadline is nearer than that.
+    Most replies come within milliseconds. So a request has a timer of its own only if its deadline is nearer than the next sweep.
+    The requests of a batch that still wait at the sweep share one timer, for the nearest of their deadlines.
 
     Attributes:
         cuts: how often this node's link was cut.
@@ -75,10 +76,9 @@ class Exchange:
     def __init__(self, environment: Environment) -> None:
         self.cuts: int = 0
         self._environment = environment
-        self._new: dict[str, _Pending] = {}
-        """The requests that were sent after the last sweep, by the ids of their envelopes."""
         self._pending: dict[str, _Pending] = {}
-        """The requests that have waited longer."""
+        self._new: _Batch = {}
+        """The requests that were sent after the last sweep."""
         self._sweeping = False
 
     def __repr__(self) -> str:
@@ -87,7 +87,7 @@ class Exchange:
     @property
     def in_flight(self) -> int:
         """How many requests wait for a reply from another node."""
-        return len(self._new) + len(self._pending)
+        return len(self._pending)
 
     async def send(self, member: Member, envelope: Envelope, now: float, deadline: float, sender: str, known: KnownErrors) -> Any:
         """Send a request to an instance, and return the body of its reply.
@@ -110,10 +110,11 @@ class Exchange:
         """
         environment = self._environment
         transport, to, loop = environment.transport, member.address, environment.clock.loop
-        pending = self._new[envelope.id] = _Pending(to, loop.create_future(), deadline)
+        batch, timer = self._new, None
+        pending = batch[envelope.id] = self._pending[envelope.id] = _Pending(to, loop.create_future(), deadline)
         if environment.settings.deadlines:
             if deadline - now < _INTERVAL:
-                pending.arm(loop)
+                timer = loop.call_at(deadline, pending.expire)
             elif not self._sweeping:
                 self._sweeping = True
                 loop.call_later(_INTERVAL, self._sweep, loop)
@@ -140,10 +141,9 @@ class Exchange:
             self._cancel(envelope, to, sender)
             raise
         finally:
-            if self._new.pop(envelope.id, None) is None:
-                del self._pending[envelope.id]
-            if pending.timer is not None:
-                pending.timer.cancel()
+            del batch[envelope.id], self._pending[envelope.id]
+            if timer is not None:
+                timer.cancel()
             member.in_flight -= 1
         member.report(reply.load, loop.time())
         if reply.kind == "error":
@@ -152,11 +152,19 @@ class Exchange:
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         self._sweeping = False
-        for pending in self._new.values():
-            if pending.timer is None:
-                pending.arm(loop)
-        self._pending |= self._new
-        self._new.clear()
+        batch, self._new = self._new, {}
+        self._expire(batch, loop)
+
+    def _expire(self, batch: _Batch, loop: asyncio.AbstractEventLoop) -> None:
+        """End the requests of a batch whose deadline has come, and look again when the next one comes."""
+        now, nearest = loop.time(), _NEVER
+        for pending in batch.values():
+            if pending.deadline <= now + _ROUNDING:
+                pending.expire()
+            elif pending.deadline < nearest:
+                nearest = pending.deadline
+        if nearest < _NEVER:
+            loop.call_at(max(nearest, now + _INTERVAL), self._expire, batch, loop)
 
     def _error(self, reply: Envelope, to: Address) -> ErrorData:
         if isinstance(reply.body, ErrorData):
@@ -187,7 +195,7 @@ class Exchange:
 
     def receive(self, envelope: Envelope) -> None:
         """Hand a reply or an error to its request. One that nothing waits for any more is dropped and counted."""
-        pending = self._new.get(envelope.id) or self._pending.get(envelope.id)
+        pending = self._pending.get(envelope.id)
         if pending is None or pending.reply.done() or envelope.caller != pending.to.service:
             self._environment.metrics.count("late_replies_total")
             return
@@ -195,7 +203,7 @@ class Exchange:
 
     def lost(self, address: Address) -> None:
         """Fail the requests to an instance that is gone."""
-        for pending in (*self._new.values(), *self._pending.values()):
+        for pending in self._pending.values():
             if pending.to == address:
                 pending.gone = True
                 pending.lose()
@@ -203,5 +211,5 @@ class Exchange:
     def cut(self) -> None:
         """Fail all requests that were sent, because this node's link is down. The others wait for the link."""
         self.cuts += 1
-        for pending in (*self._new.values(), *self._pending.values()):
+        for pending in self._pending.values():
             pending.lose()

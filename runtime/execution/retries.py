@@ -25,7 +25,8 @@ class RetryBudget:
 
     def earn(self) -> None:
         """Add what one request earns."""
-        self._left = min(self._most, self._left + self._earned)
+        left = self._left + self._earned
+        self._left = left if left < self._most else self._most
 
     def spend(self) -> bool:
         """Take one retry. Return False if there is none left."""

@@ -33,7 +33,7 @@ class Topic(NamedTuple):
     key: str | None = None
 
 
-class Envelope(msgspec.Struct, frozen=True, eq=False):
+class Envelope(msgspec.Struct, frozen=True, eq=False, gc=False):
     """A message with its headers.
 
     A new header is a field here. `transports/mqtt/packets.py` and `transports/http/fields.py` encode and decode it,

@@ -44,7 +44,7 @@ class Inbound(Receiver):
     def __init__(self, environment: Environment, caller: Caller) -> None:
         self.instances: dict[str, Instance] = {}
         self._environment = environment
-        self._caller = caller
+        self._exchange = caller.exchange
         self._running: dict[_RequestKey, asyncio.Task[None]] = {}
         self._signals: set[asyncio.Task[None]] = set()
         self._cancelled: dict[_RequestKey, float] = {}
@@ -59,7 +59,7 @@ class Inbound(Receiver):
             case "request":
                 self._request(envelope, to)
             case "reply" | "error":
-                self._caller.exchange.receive(envelope)
+                self._exchange.receive(envelope)
             case "cancel":
                 self._cancel(envelope, to)
             case "signal":
@@ -84,14 +84,14 @@ class Inbound(Receiver):
         if self._environment.registry.leave(address, lost=lost) and lost:
             self._environment.metrics.count("instances_lost_total", service=address.service)
         if lost:  # one that withdraws still replies to its running requests
-            self._caller.exchange.lost(address)
+            self._exchange.lost(address)
 
     def suspected(self, address: Address) -> None:
         self._environment.registry.suspect(address)
 
     def cut(self) -> None:
         self._environment.metrics.count("links_lost_total")
-        self._caller.exchange.cut()
+        self._exchange.cut()
 
     def unreadable(self) -> None:
         self._environment.metrics.count("unreadable_total")

@@ -69,9 +69,12 @@ class Incoming:
                 raise ValueError("a level of its topic is empty")
             match levels:
                 case ("inbox", service, node, caller) if node == self._node:
-                    reply_to = self._topics.reply_address(packet.response_topic, caller)
-                    kind: EnvelopeKind = "reply" if reply_to is None else "request"
-                    self._deliver(packet, kind, "", caller, (service,), reply_to)
+                    response_topic = packet.response_topic
+                    if response_topic is None:
+                        self._receiver.receive(packets.envelope(packet, "reply", "", caller, None), service)
+                    else:
+                        reply_to = self._topics.reply_address(response_topic, caller)
+                        self._deliver(packet, "request", "", caller, (service,), reply_to)
                 case ("signal", service, name, key):
                     self._deliver(packet, "signal", f"{service}.{name}", service, self._subscribers(packet), key=key_of(key))
                 case ("request", service, name, caller):
@@ -135,7 +138,7 @@ class Incoming:
     ) -> None:
         assert self._receiver is not None
         envelope = packets.envelope(packet, kind, subject, caller, reply_to, key)
-        if envelope.kind == "request" and not envelope.id:
+        if not envelope.id and envelope.kind == "request":
             envelope = msgspec.structs.replace(envelope, id=self._random.hex(32))
         for service in services:
             self._receiver.receive(envelope, service)

@@ -1,6 +1,7 @@
 """Topic names, version 1. `docs/wire.md` lists all of them."""
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from urllib.parse import quote
 
@@ -29,6 +30,9 @@ class Topics:
 
     def __init__(self, namespace: str) -> None:
         self._root = f"{namespace}/{VERSION}"
+        self._inbox: Callable[[Address, str], str] = lru_cache(4096)(self._inbox_of)
+        self.reply: Callable[[Address], str] = lru_cache(4096)(self._reply)
+        """Returns the Response Topic that stands for an address. The service that answers appends its name."""
 
     def request(self, service: str, request: str, caller: str) -> str:
         """Return the topic of an anycast request: the broker chooses one instance of the service."""
@@ -38,17 +42,12 @@ class Topics:
         """Return the shared filter by which the instances of a service receive anycast requests."""
         return f"$share/{_checked(service)}/{self._root}/request/{service}/+/+"
 
-    def inbox(self, to: Address, caller: str) -> str:
-        """Return the topic of a unicast to an instance."""
-        return _joined(self._root, "inbox", (*to, caller))
-
     def inboxes(self, address: Address) -> str:
         """Return the filter by which an instance receives unicasts."""
         return self._of("inbox", address.service, address.node) + "/+"
 
-    def reply(self, address: Address) -> str:
-        """Return the Response Topic that stands for an address. The service that answers appends its name."""
-        return _joined(self._root, "inbox", address)
+    def _reply(self, address: Address) -> str:
+        return self._of("inbox", address.service, address.node)
 
     def reply_address(self, response_topic: str | None, caller: str) -> Address | None:
         """Return the address for the answer to a request: the caller's own inbox, or the topic that another kind of client names.
@@ -63,7 +62,10 @@ class Topics:
 
     def to(self, address: Address, sender: str) -> str:
         """Return the topic on which to publish to an address. For a client that is not a node, this is its Response Topic."""
-        return address.node if address.service == FOREIGN else _joined(self._root, "inbox", (*address, sender))
+        return address.node if address.service == FOREIGN else self._inbox(address, sender)
+
+    def _inbox_of(self, address: Address, sender: str) -> str:
+        return self._of("inbox", address.service, address.node, sender)
 
     def multicast(self, topic: Topic) -> str:
         """Return the topic of a signal, or of the heads of a stream."""

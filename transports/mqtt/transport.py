@@ -7,7 +7,6 @@ data that must not be lost is in the databases.
 import asyncio
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from typing import Any
 
 import mqtt5
 import msgspec
@@ -341,7 +340,8 @@ class MqttTransport(Transport):
 
     async def unicast(self, to: Address, envelope: Envelope, sender: str) -> None:
         await self._open_inbox(sender)
-        topic, properties = self._encode(to, envelope, sender)
+        reply_topic = None if envelope.reply_to is None else self._topics.reply(envelope.reply_to)
+        topic, properties = self._topics.to(to, sender), packets.properties(envelope, reply_topic)
         if envelope.kind != "request":
             await self.link.publish(topic, envelope.body, properties)
             return
@@ -373,13 +373,8 @@ class MqttTransport(Transport):
             return False
         if envelope.kind == "request" and not self._presence.is_live(to):
             return False
-        topic, properties = self._encode(to, envelope, sender)
-        return link.publish_now(topic, envelope.body, properties)
-
-    def _encode(self, to: Address, envelope: Envelope, sender: str) -> tuple[str, dict[str, Any]]:
-        reply_to = envelope.reply_to
-        reply_topic = None if reply_to is None else self._topics.reply(reply_to)
-        return self._topics.to(to, sender), packets.properties(envelope, reply_topic)
+        reply_topic = None if envelope.reply_to is None else self._topics.reply(envelope.reply_to)
+        return link.publish_now(self._topics.to(to, sender), envelope.body, packets.properties(envelope, reply_topic))
 
     async def anycast(self, service: str, envelope: Envelope, sender: str) -> None:
         if not self.capabilities.anycast:
