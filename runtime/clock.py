@@ -194,7 +194,9 @@ def rfc3339(moment: datetime) -> str:
         OverflowError: if it is not within the years 1 to 9999 in UTC.
     """
     _require_timezone(moment)
-    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    return moment.isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"
 
 
 def _require_timezone(moment: datetime) -> None:

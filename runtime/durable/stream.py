@@ -1,7 +1,7 @@
 """The stream: a service's ordered, durable log of events, stored in its own database and read by pulling.
 
-Events are appended by the last statements of the transaction that they describe. Their numbers have no gaps and follow
-commit order. A hint announces the head of the stream; subscribers request the events with `Pull`.
+Events are appended by the commit of the transaction that they describe. Their numbers have no gaps and follow commit
+order. A hint announces the head of the stream; subscribers request the events with `Pull`.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ _FRAME = 1024
 """The bytes of a batch that are not its events'. A network that carries little leaves a third of it."""
 _LOOKED_AT = 16 * BATCH_BYTES
 """The bytes of events, of any type, that are looked at for one batch."""
-_MOST_ROWS = 1_000
+MOST_ROWS = 1_000
 """The number of events that are looked at for one batch, whatever limit a peer asks for."""
 
 
@@ -221,29 +221,22 @@ class Stream:
         return max(body - _FRAME, body * 2 // 3)
 
     def append(self, tx: Transaction, events: list[tuple[str, str]], trace: str) -> None:
-        """Append events, as pairs of type and JSON text, by the last statements of a transaction, which share the commit's hop.
+        """Append events, as pairs of type and JSON text, with the commit of a transaction.
 
         Raises:
             UsageError: if the network does not carry an event of this size.
         """
         at, largest = rfc3339(self._clock.now()), self._largest
-        for offset, (name, body) in enumerate(events, 1):
+        for name, body in events:
             if 4 * len(body) + _FRAME > largest:  # a character has at most four bytes, also if it is escaped
                 size = len(to_json(StreamEvent(LARGEST, str(UUID(int=0)), name, body, at, trace)))
                 if size > largest:
                     raise UsageError(too_large(f"the event {name}", size, largest))
-            tx.final.append(
-                (
-                    "INSERT INTO callboard_stream (seq, id, type, body, at, trace) "
-                    "VALUES ((SELECT seq FROM callboard_stream_head WHERE one = 1) + $1, $2, $3, $4, $5, $6)",
-                    (offset, self._random.uuid7_text(), name, body, at, trace),
-                )
-            )
-        tx.final.append(("UPDATE callboard_stream_head SET seq = seq + $1 WHERE one = 1 RETURNING seq", (len(events),)))
+            tx.appends.append((self._random.uuid7_text(), name, body, at, trace))
 
     def appended(self, tx: Transaction) -> Head:
         """Return the head after a transaction with events has committed."""
-        return Head(self.epoch, tx.outcome[0]["seq"])
+        return Head(self.epoch, tx.head)
 
     async def head(self) -> Head:
         """Read the head from the database."""
@@ -273,7 +266,7 @@ class Stream:
             page.add,
             "SELECT seq, id, type, body, at, trace FROM callboard_stream WHERE seq > $1 ORDER BY seq LIMIT $2",
             after.seq,
-            max(1, min(message.limit, _MOST_ROWS)),
+            max(1, min(message.limit, MOST_ROWS)),
         )
         first = page.first or max(limits["seq"], after.seq) + 1
         if first != after.seq + 1:  # pruned since the limits were read

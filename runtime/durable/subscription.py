@@ -17,7 +17,17 @@ from runtime.contract.errors import CallboardError, DeadlineExceeded, ServiceErr
 from runtime.durable.cursor import Cursor, Cursors, digest_of
 from runtime.durable.dead_letters import LAST_PAUSE, Apply, DeadLetters, NeedsNewerVersion, Source, pause_before_next
 from runtime.durable.progress import Progress, SubscriptionState
-from runtime.durable.stream import Batch, Diverged, EventTooLarge, Position, PositionPruned, Pull, StreamEvent, StreamHead
+from runtime.durable.stream import (
+    MOST_ROWS,
+    Batch,
+    Diverged,
+    EventTooLarge,
+    Position,
+    PositionPruned,
+    Pull,
+    StreamEvent,
+    StreamHead,
+)
 from runtime.repeats import Repeats, fault
 from runtime.storage.database import Database, DatabaseError, Statement, StatementError, Superseded
 from runtime.tasks import Backoff, wait_for_event
@@ -28,6 +38,8 @@ POLL_SECONDS = 10.0
 
 _TRANSIENT_BACKOFF = Backoff(0.05, 30.0)
 """After an error that says nothing about the event."""
+_FEW_ROWS = 100
+"""The number of events to look at in one pull if each needs its own transaction: after a failure the rest is pulled again."""
 _SELDOM = 60
 """After how many looks at an event that needs a newer version it is logged again."""
 
@@ -93,6 +105,7 @@ class Subscription:
         self._taken = taken
         self._cursors = Cursors(publisher, database)
         self._batched = batched
+        self._limit = MOST_ROWS if batched else _FEW_ROWS
         self._service = service
         self._database = database
         self._ask = ask
@@ -162,7 +175,7 @@ class Subscription:
         ):
             self.progress.enter(SubscriptionState.PULLING)
         try:
-            batch = await self._ask(self.publisher, Pull(cursor.position, tuple(sorted(cursor.types))))
+            batch = await self._ask(self.publisher, Pull(cursor.position, tuple(sorted(cursor.types)), self._limit))
         except Diverged as error:
             return await self._stop(
                 cursor,

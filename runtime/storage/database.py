@@ -37,6 +37,18 @@ Statement = tuple[str, Sequence[Any]]
 """A statement: its SQL and its parameters."""
 
 
+StreamRow = tuple[str, str, str, str, str]
+"""An event in the stream: id, type, body, time, and trace."""
+
+APPEND: str = (
+    "INSERT INTO callboard_stream (seq, id, type, body, at, trace) "
+    "VALUES ((SELECT seq FROM callboard_stream_head WHERE one = 1) + $1, $2, $3, $4, $5, $6)"
+)
+"""Appends a row to the stream, for each row of a commit. The first parameter counts them from 1."""
+ADVANCE_HEAD: str = "UPDATE callboard_stream_head SET seq = seq + $1 WHERE one = 1 RETURNING seq"
+"""Then takes the numbers of so many rows. It is a commit's last statement, so that commits of several processes wait only here."""
+
+
 class DatabaseError(CallboardError):
     """The database refused or failed: locked, full, broken, or unreachable. The transaction was rolled back."""
 
@@ -87,9 +99,10 @@ class Transaction(ABC):
 
     Attributes:
         events: the events to append to the stream at the commit.
+        appends: the rows of the stream that they become, without their numbers.
         trace: the W3C trace context of the events, as `runtime.trace.as_stored` writes it.
         final: statements that run last, in the commit's own hop.
-        outcome: the rows of the last of the final statements.
+        head: the number of the last event that its commit has appended. Transactions that share a commit have the same.
         ended: whether it takes no more statements.
         committed: whether the transaction has been committed.
         made: statements, events, signals, and requests, each of which has to be awaited before the commit.
@@ -99,7 +112,8 @@ class Transaction(ABC):
         self.events: list[Event] = []
         self.trace = ""
         self.final: list[Statement] = []
-        self.outcome: list[Row] = []
+        self.appends: list[StreamRow] = []
+        self.head = 0
         self.ended = False
         self.committed = False
         self.made: Unfinished = Unfinished()
@@ -186,8 +200,7 @@ class Database(ABC):
 
     Attributes:
         current: the transaction in which the current task was made, or which it has made.
-        before_commit: called right before the commit of each transaction with events. It adds the statements that append
-            the events to the stream.
+        before_commit: called right before the commit of each transaction with events. It adds the rows that they become.
         after_commit: called after each of these commits.
         transaction_timeout: how long a transaction outside of a handler with a deadline may take, in seconds. With None,
             no transaction has a deadline.

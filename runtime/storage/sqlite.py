@@ -75,7 +75,7 @@ class SqliteDatabase(Database):
         return SqliteTransaction(self, guard, holder or self.holder(sys._getframe(1)))  # pyright: ignore[reportPrivateUsage]
 
     def append(self, transaction: Transaction) -> None:
-        """Add the statements that append a transaction's events to the stream."""
+        """Add the rows that append a transaction's events to the stream."""
         if self.before_commit is None:
             raise UsageError("there is no stream here to publish events to: a service's own database has one, once it runs")
         self.before_commit(transaction)

@@ -103,7 +103,10 @@ class SqliteTransaction(Transaction, Turn):
         if connection.must_yield():
             await asyncio.sleep(0)
             return await self._run(statement, method, params)
-        return self._here(partial(self._statement, statement, method, params, here=True))
+        try:
+            return self._statement(statement, method, params, connection.raw, here=True)
+        except (DatabaseError, Superseded) as error:
+            raise self._after(error) from error.__cause__
 
     async def _begin(self, statement: SqliteStatement, method: _Method[T], params: Sequence[Any]) -> T:
         if self._beginning:  # tasks of one handler may race for the first statement
@@ -119,7 +122,10 @@ class SqliteTransaction(Transaction, Turn):
                 raise self._lost or UsageError("this transaction has ended while a statement waited for its turn")
             self._begun = True
             if statement.quick and self._begins_quickly:
-                return self._here(partial(self._first, statement, method, params, here=True))
+                try:
+                    return self._first(statement, method, params, self._database.writer.raw, here=True)
+                except (DatabaseError, Superseded) as error:
+                    raise self._after(error) from error.__cause__
             try:
                 return await self._in_thread(partial(self._first, statement, method, params))
             except asyncio.CancelledError:
@@ -134,20 +140,15 @@ class SqliteTransaction(Transaction, Turn):
     async def _in_thread(self, function: Callable[[sqlite3.Connection], T]) -> T:
         try:
             return await self._database.writer.run(function)
-        except StatementError:
-            raise
         except (DatabaseError, Superseded) as error:
-            self._lost = self._lost or error
-            raise self._lost from None
+            raise self._after(error) from error.__cause__
 
-    def _here(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            return function(self._database.writer.raw)
-        except StatementError:
-            raise
-        except (DatabaseError, Superseded) as error:
-            self._lost = self._lost or error
-            raise self._lost from None
+    def _after(self, error: DatabaseError | Superseded) -> DatabaseError | Superseded:
+        """Return the error of a statement. All but a `StatementError` end the transaction, whose first error is returned."""
+        if isinstance(error, StatementError):
+            return error
+        self._lost = self._lost or error
+        return self._lost
 
     # What runs in the connection's thread, or `here` in the event loop
 
@@ -197,7 +198,7 @@ class SqliteTransaction(Transaction, Turn):
         if not self._begun:
             self._enter(raw, here=here)
         for statement, params in self._last:
-            self.outcome = self._statement(statement, statement.fetch, params, raw, here=here)
+            self._statement(statement, statement.execute, params, raw, here=here)
         try:
             raw.execute("RELEASE one")
         except sqlite3.Error as error:
@@ -222,7 +223,7 @@ class SqliteTransaction(Transaction, Turn):
             if self._begun:
                 await finish(self._give_up())
             raise self._lost
-        if not self._begun and self._guard is None and not self.final:
+        if not (self._begun or self._guard is not None or self.final or self.appends):
             self.committed = True
             return
         find = self._database.statements.find

@@ -18,8 +18,9 @@ from enum import Enum
 from functools import partial
 from typing import Any, TypeVar
 
-from runtime.storage.database import DatabaseError
+from runtime.storage.database import ADVANCE_HEAD, APPEND, DatabaseError, StreamRow
 from runtime.storage.sqlite_connection import SqliteConnection
+from runtime.storage.sqlite_statements import SqliteStatement
 
 T = TypeVar("T")
 
@@ -32,6 +33,8 @@ _LOOK = 0.1
 _LONG = 1.0
 """The seconds after which a transaction for which others wait is logged, and then again whenever they have doubled."""
 
+_APPEND, _ADVANCE_HEAD = SqliteStatement(APPEND).text, SqliteStatement(ADVANCE_HEAD).text
+
 
 class Turn(ABC):
     """A transaction's turn at the writer, from its first statement until it has ended.
@@ -42,7 +45,12 @@ class Turn(ABC):
         since: when it got the turn.
         logged_at: after how many seconds it is logged that others wait for it.
         given: done when it has the turn; None for a transaction that has waited for nothing but its end.
+        appends: the rows that its commit appends to the stream.
+        head: the number of the last of the rows that its commit has appended.
     """
+
+    appends: list[StreamRow]
+    head: int
 
     def __init__(self, title: str, deadline: float) -> None:
         self.title = title
@@ -194,11 +202,12 @@ class Writer:
         self._turn = None  # a commit is completed even after the deadline
         commit = len(self._group.ended) + 1 >= MOST or not self._queue or self._is_old()
         if commit or not turn.ends_quickly():
-            self._run(partial(_complete, turn, commit, False)).add_done_callback(partial(self._completed, turn, commit))
+            group = self._group.ended if commit else None
+            self._run(partial(_complete, turn, group, False)).add_done_callback(partial(self._completed, turn, commit))
             return False
         failure: Exception | None = None
         try:
-            failure = _complete(turn, False, True, self._connection().raw)
+            failure = _complete(turn, None, True, self._connection().raw)
         except Exception as error:
             self._settle(error, turn)
         else:
@@ -267,7 +276,8 @@ class Writer:
         if self._group is None:
             self._state = WriterState.IDLE
             return
-        self._run(_commit if self._group.ended else _roll_back).add_done_callback(self._closed)
+        ended = self._group.ended
+        self._run(partial(_commit, ended) if ended else _roll_back).add_done_callback(self._closed)
 
     def _closed(self, done: "asyncio.Future[None]") -> None:
         self._settle(done.exception())
@@ -290,7 +300,8 @@ class Writer:
         """Run a function that begins and ends its own transaction, outside every group. It has no deadline."""
         await self.take_turn(_Alone("a migration", math.inf))
         try:
-            await self._run(_commit_if_begun)
+            ended = [] if self._group is None else self._group.ended
+            await self._run(partial(_commit_if_begun, ended))
             self._settle(None)
             await self._run(function)
         except DatabaseError as error:
@@ -316,8 +327,8 @@ class _Alone(Turn):
         raise AssertionError("it has no deadline")
 
 
-def _complete(turn: Turn, commit: bool, here: bool, raw: sqlite3.Connection) -> Exception | None:
-    """Complete a transaction, and commit its group if it is time. Return why it alone was rolled back, if it was.
+def _complete(turn: Turn, group: list[Turn] | None, here: bool, raw: sqlite3.Connection) -> Exception | None:
+    """Complete a transaction, and commit it with its group, if one is given. Return why it alone was rolled back, if it was.
 
     Raises:
         Exception: if the whole group was rolled back.
@@ -330,8 +341,8 @@ def _complete(turn: Turn, commit: bool, here: bool, raw: sqlite3.Connection) -> 
             if not _undo(raw):
                 raise
             failure = error
-        if commit:
-            raw.execute("COMMIT")
+        if group is not None:
+            _commit(group if failure is not None else [*group, turn], raw)
     except BaseException:
         _roll_back(raw)
         raise
@@ -350,17 +361,24 @@ def _undo(raw: sqlite3.Connection) -> bool:
     return raw.in_transaction
 
 
-def _commit(raw: sqlite3.Connection) -> None:
+def _commit(group: list[Turn], raw: sqlite3.Connection) -> None:
+    """Append the events of a group to the stream, and commit it. If that fails, the whole group is rolled back."""
     try:
+        rows = [row for turn in group for row in turn.appends]
+        if rows:
+            raw.executemany(_APPEND, [(offset, *row) for offset, row in enumerate(rows, 1)])
+            [(head,)] = raw.execute(_ADVANCE_HEAD, (len(rows),)).fetchall()
+            for turn in group:
+                turn.head = head
         raw.execute("COMMIT")
-    except sqlite3.Error:
+    except BaseException:
         _roll_back(raw)
         raise
 
 
-def _commit_if_begun(raw: sqlite3.Connection) -> None:
+def _commit_if_begun(group: list[Turn], raw: sqlite3.Connection) -> None:
     if raw.in_transaction:
-        _commit(raw)
+        _commit(group, raw)
 
 
 def _roll_back(raw: sqlite3.Connection) -> None:
