@@ -126,6 +126,7 @@ def _rest(results: Results) -> str:
 
 def printed(rows: Iterable[Line]) -> str:
     """Return the table for a terminal."""
-    lines = [["", "ours", "compared with", "ratio", "target"], *(cells(line) for line in rows if line.ours is not None)]
+    found = [[cell.replace("**", "") for cell in cells(line)] for line in rows if line.ours is not None]
+    lines = [["", "ours", "compared with", "ratio (range, ± deviation)", "target"], *found]
     widths = [max(len(line[column]) for line in lines) for column in range(5)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)

@@ -122,7 +122,7 @@ async def _http() -> AsyncGenerator[Sides, None]:
     ):
         await caller.registry.wait_for("math")
         yield {
-            "peers_c16": (requests(caller.client("bench", (math,)), 16), 48),
+            "peers_c16": (requests(caller.client("bench", (math,)), 16), 96),
             "gateway_c16": (through_gateway, 128),
             "bare_http_c16": (bare, 256),
         }
@@ -138,7 +138,7 @@ async def _durable() -> AsyncGenerator[Sides, None]:
             async def events(count: int) -> None:
                 await place(ctx, 64, count)
 
-            yield {"durable_normal_c64": (events, 64), "bare_sqlite": (bare, 50)}
+            yield {"durable_normal_c64": (events, 192), "bare_sqlite": (bare, 100)}
 
 
 GROUPS = (

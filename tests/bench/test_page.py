@@ -86,6 +86,14 @@ def test_latencies_are_shown_by_side_and_share() -> None:
     assert "| ours | 30 %: 12,000/s | 3 ms | 3 ms | 3 ms | 40 % |" in text
 
 
+def test_the_table_for_a_terminal_has_the_measured_rows_in_columns() -> None:
+    results = _results(ours={"events": _measured(70_000)}, Moleculer={"events": _measured(35_000)})
+    head, row = page.printed(table.lines(results)).splitlines()
+    assert row.split("  ")[0] == "signals over MQTT"
+    assert row.index("35,000/s Moleculer") == head.index("compared with")
+    assert row.split("  ")[-1] == "at least 1.7"
+
+
 def test_a_page_without_the_markers_is_refused() -> None:
     with pytest.raises(ValueError, match="needs the lines <!-- bench machine: begin -->"):
         page.filled("# Performance", Results())
