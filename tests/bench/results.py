@@ -46,4 +46,4 @@ class Results(Struct):
             return cls()
 
     def save(self, file: Path = FILE) -> None:
-        file.write_bytes(msgspec.json.format(msgspec.json.encode(self, order="sorted"), indent=2) + b"\n")
+        file.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n")

@@ -1,5 +1,6 @@
 """The table, the chart, and the generated parts of docs/performance.md."""
 
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -104,6 +105,13 @@ def test_the_page_and_the_chart_match_the_stored_results() -> None:
     text = page.PAGE.read_text(encoding="utf-8")
     assert page.filled(text, results) == text, "docs/performance.md is out of date: run `make bench-check ARGS=--write`"
     assert page.CHART.read_text(encoding="utf-8") == page.chart(results), "docs/performance.svg is out of date"
+
+
+def test_the_page_is_the_same_after_the_results_were_stored(tmp_path: Path) -> None:
+    results = Results(ceilings={"b": spread([0.2]), "a": spread([0.1])})
+    results.save(tmp_path / "stored.json")
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert page.filled(text, Results.load(tmp_path / "stored.json")) == page.filled(text, results)
 
 
 def test_the_stored_results_name_neither_the_machine_nor_a_path() -> None:
