@@ -41,6 +41,10 @@ _FASTAPI: dict[str, tuple[str, ...]] = {
     "latency": ("tests.bench.latency", "fastapi"),
 }
 _TIMEOUT = 600
+"""Seconds that a command may take."""
+
+Figures = dict[str, dict[str, Measured]]
+"""By the side and the name of the figure."""
 
 
 class Side(Struct):
@@ -63,45 +67,63 @@ def sides(base: Path | None, with_moleculer: bool) -> list[Side]:
     return found
 
 
-def measure(taking_turns: Sequence[Side], scenarios: Sequence[str], rounds: int) -> dict[str, dict[str, Measured]]:
-    """Return the figures of each side over the rounds."""
+async def measure(taking_turns: Sequence[Side], scenarios: Sequence[str], rounds: int) -> tuple[Figures, list[str]]:
+    """Return the figures of each side over the rounds, and which commands have failed."""
     values: dict[tuple[str, str, str], list[float]] = {}
+    failed: list[str] = []
     for number in range(rounds):
         for scenario in scenarios:
             if scenario in _ONCE and number > 0:
                 continue
             for side in taking_turns if number % 2 == 0 else reversed(taking_turns):
                 command = (_ONCE if side.name == table.OURS else {}).get(scenario) or side.commands.get(scenario)
-                if command is not None:
-                    print(f"round {number + 1}: {scenario}, {side.name}", file=sys.stderr)
-                    for figure in read(_output(command, side.folder)):
-                        values.setdefault((side.name, figure.name, figure.unit), []).append(figure.value)
-    found: dict[str, dict[str, Measured]] = {}
+                if command is None:
+                    continue
+                print(f"round {number + 1}: {scenario}, {side.name}", file=sys.stderr)
+                try:
+                    figures = read(await _output(command, side.folder))
+                except CallboardError as error:
+                    print(error, file=sys.stderr)
+                    failed.append(f"{scenario} of {side.name}, in round {number + 1}")
+                    continue
+                for figure in figures:
+                    values.setdefault((side.name, figure.name, figure.unit), []).append(figure.value)
+    found: Figures = {}
     for (side_name, name, unit), measured in values.items():
         found.setdefault(side_name, {})[name] = Measured(unit, spread(measured), tuple(measured))
-    return found
+    return found, failed
 
 
-def _output(arguments: Sequence[str], folder: Path) -> str:
+async def _output(arguments: Sequence[str], folder: Path) -> str:
     """Return what a command prints.
 
     Raises:
-        CallboardError: if it fails.
+        CallboardError: if it fails, or does not end in time.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)},
-        capture_output=True, text=True, timeout=_TIMEOUT, check=False,
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", *arguments, cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    if done.returncode != 0:
-        raise CallboardError(f"python -m {' '.join(arguments)} failed with status {done.returncode}:\n{done.stderr}")
-    return done.stdout
+    command = f"python -m {' '.join(arguments)}"
+    try:
+        async with asyncio.timeout(_TIMEOUT):
+            output, errors = await process.communicate()
+    except TimeoutError:
+        raise CallboardError(f"{command} did not end within {_TIMEOUT} seconds") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode != 0:
+        raise CallboardError(f"{command} failed with status {process.returncode}:\n{errors.decode(errors='replace')}")
+    return output.decode()
 
 
-async def _with_broker(taking_turns: Sequence[Side], scenarios: Sequence[str], rounds: int) -> dict[str, dict[str, Measured]]:
+async def _with_broker(taking_turns: Sequence[Side], scenarios: Sequence[str], rounds: int) -> tuple[Figures, list[str]]:
     """Measure with one broker for all."""
     async with broker() as settings:
         os.environ["CALLBOARD_BENCH_BROKER"] = settings.mqtt.url
-        return await asyncio.to_thread(measure, taking_turns, scenarios, rounds)
+        return await measure(taking_turns, scenarios, rounds)
 
 
 def main() -> None:
@@ -121,9 +143,11 @@ def main() -> None:
     before = machine.describe()
     with ExitStack() as stack:
         base = None if options.base is None else stack.enter_context(other_version(options.base))
-        figures = run_loop(_with_broker(sides(base, absent is None), scenarios, options.rounds))
+        figures, failed = run_loop(_with_broker(sides(base, absent is None), scenarios, options.rounds))
     results = Results(machine.with_load_after(before), figures)
     print(page.printed(table.lines(results)))
+    if failed:
+        sys.exit(f"nothing was written, because these failed: {'; '.join(failed)}")
     if options.only is None:
         page.publish(Results(results.machine, figures, run_loop(ratios.measure(ratios.GROUPS, 2 * ratios.ROUNDS))))
 

@@ -28,7 +28,7 @@ class Machine(Struct):
 
 def describe() -> Machine:
     """Describe this machine now."""
-    packages = ("uvloop", "msgspec", "mqtt5", "granian", "aiohttp", "fastapi", "uvicorn")
+    packages = ("uvloop", "msgspec", "mqtt5", "granian", "httptools", "aiohttp", "fastapi", "uvicorn")
     return Machine(
         system=f"{platform.system()} {platform.machine()}",
         processor=_processor(),

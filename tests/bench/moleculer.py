@@ -20,6 +20,8 @@ from config.cli.common import run_loop
 from runtime.sockets import any_free_port
 from tests.bench.figures import report
 
+_TIMEOUT = 300
+"""Seconds that a role may take."""
 _SOURCE = Path(__file__).parent / "node"
 
 
@@ -60,8 +62,13 @@ async def running(role: str, url: str, *arguments: str) -> AsyncGenerator[asynci
 
 async def _run(role: str, url: str) -> None:
     process = await asyncio.create_subprocess_exec("node", _script(), role, url)
-    async with asyncio.timeout(120):
-        assert await process.wait() == 0, f"node peer.js {role} failed with status {process.returncode}"
+    try:
+        async with asyncio.timeout(_TIMEOUT):
+            assert await process.wait() == 0, f"node peer.js {role} failed with status {process.returncode}"
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 @asynccontextmanager
@@ -97,7 +104,7 @@ async def _measure(scenario: str) -> None:
                 await _run("call", settings.mqtt.url)
             elif scenario == "events":
                 await _run("emit", settings.mqtt.url)
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(_TIMEOUT):
                     print((await output.readline()).decode().strip(), flush=True)
             else:
                 await _web("gateway_mqtt", settings.mqtt.url)
