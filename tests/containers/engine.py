@@ -9,7 +9,7 @@ import shutil
 import socket
 import struct
 import sys
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from config.provision import provision
 from config.settings import Settings
 from runtime.sockets import any_free_port
 from runtime.testing import eventually
-from tests.system_under_test import USERS, System
+from tests.system_under_test import PASSWORD, USERS, System
 
 ROOT = Path(__file__).parent.parent.parent
 STATEFUL = ("auth", "wallet", "fleet", "rides", "notices", "devices")
@@ -32,6 +32,22 @@ _SIOCSIFHWADDR = 0x8924
 _ETHERNET = 1
 _LOCAL_IMAGES = Path(os.environ.get("CONTAINER_ENGINE", ROOT.parent / "shared" / "container-engine"))
 """The folder of a script that builds images locally, for machines that cannot pull any."""
+
+
+def secrets_of(folder: Path) -> Iterator[str]:
+    """Yield every secret in the provisioned files: passwords and private keys."""
+    for path in folder.rglob("*"):
+        match path.name:
+            case "mqtt-password":
+                yield path.read_text()
+            case "peer-key.json":
+                yield json.loads(path.read_text())["keys"][0]["d"]
+            case "private-key.pem":
+                yield path.read_text().splitlines()[1]
+            case "users.json":
+                yield PASSWORD
+            case "password":
+                yield path.read_text().strip()
 
 
 def engine() -> str:
@@ -195,7 +211,7 @@ class Containers:
                 raise AssertionError(
                     f"{service} is not ready: {await self.readiness(service)}\n{await self.logs(service)}"
                 ) from None
-        async with httpx.AsyncClient(base_url=self.url, timeout=5) as client:
+        async with httpx.AsyncClient(base_url=self.url, timeout=5, verify=False) as client:
 
             async def answers() -> bool:
                 try:
@@ -226,5 +242,5 @@ async def containers(kind: str, folder: Path) -> AsyncGenerator[tuple[Containers
     """Run the whole system in containers without simulated scooters, and yield it once it is ready."""
     async with Containers(kind, folder, devices={"CALLBOARD_DEVICES__COUNT": "0"}) as stack:
         await stack.ready()
-        async with httpx.AsyncClient(base_url=stack.url, timeout=35) as client:
+        async with httpx.AsyncClient(base_url=stack.url, timeout=35, verify=False) as client:
             yield stack, System([], client, folder / "copies")
