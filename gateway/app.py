@@ -10,7 +10,8 @@ from litestar import Litestar, MediaType, Request, Response, asgi, get
 from litestar.exceptions import HTTPException, NotFoundException
 from litestar.handlers import ASGIRouteHandler
 
-from gateway.client import App, known_user
+from gateway.asgi import App, exchange_of
+from gateway.client import known_user
 from gateway.console import instances, require_operator
 from gateway.manifests import Manifests
 from gateway.problems import Problem, error_response, log_if_refused, problem_response
@@ -155,7 +156,8 @@ def create_app(
 
     def service_error(request: Request[Any, Any, Any], error: ServiceError) -> Response[bytes]:
         request_id = proxy.new_id()
-        log_if_refused(proxy.repeats, error, request.scope, request_id, known_user(proxy, dict(request.scope["headers"])))
+        exchange = exchange_of(request.scope)
+        log_if_refused(proxy.repeats, error, exchange, request_id, known_user(proxy, exchange.fields))
         return _response(request_id, *error_response(error, request_id))
 
     def http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:

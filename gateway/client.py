@@ -1,22 +1,16 @@
-"""The client of an ASGI request: its access token, and cancellation when it disconnects."""
+"""The client of a request: its access token, and cancellation when it disconnects."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import Awaitable
+from typing import TypeVar
 
+from gateway.asgi import Receive
 from runtime import Unauthenticated
 from runtime.identity import MAX_TOKEN, TOKEN_CHARACTERS
 from runtime.node.proxy import Proxy
 from runtime.tasks import watching
 
 T = TypeVar("T")
-
-Scope = dict[str, Any]
-Message = dict[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
 
 _WATCH_AFTER = 0.05
 """Seconds that work may take before the client's connection is watched."""

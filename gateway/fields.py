@@ -6,7 +6,7 @@ Two components that read an ambiguous request differently can be played off agai
 import re
 from functools import lru_cache
 
-from gateway.client import Scope
+from gateway.http1 import Body, ChunkedBody
 from gateway.problems import Headers, Problem
 
 _SINGLE = frozenset(
@@ -27,28 +27,47 @@ _IGNORED_IF_TWICE = frozenset({b"traceparent", b"x-request-id"})
 """Fields that have no effect if they occur twice: the gateway then makes a new trace or id (W3C Trace Context, section 3.2)."""
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
 
+_LENGTH = re.compile(rb"[0-9]{1,15}")
 
-def read_fields(scope: Scope) -> dict[bytes, bytes]:
+
+def read_fields(pairs: Headers, *, is_http_1_0: bool) -> dict[bytes, bytes]:
     """Return the header fields of a request by their lower-case names. The values of a list field that occurs repeatedly are joined.
 
     Raises:
         Problem: if the request is ambiguous or its `Host` is missing or malformed (400).
     """
-    pairs: Headers = scope["headers"]
     fields = dict(pairs)
     if len(fields) != len(pairs):
         _join(pairs, fields)
     host = fields.get(b"host")
-    if not host:  # granian adds an empty one if there is none
-        if not scope["http_version"].startswith("1.0") and scope["http_version"] != "1":
-            raise _bad_request("HTTP/1.1 requires a Host field.")
+    if not host:
+        if not is_http_1_0:
+            raise bad_request("HTTP/1.1 requires a Host field.")
     elif not _is_host(host):
-        raise _bad_request("The Host field is malformed.")
-    if b"transfer-encoding" in fields and fields[b"transfer-encoding"].strip().lower() != b"chunked":
-        raise _bad_request("The only transfer coding that is understood is chunked, once.")
+        raise bad_request("The Host field is malformed.")
     if b"te" in fields and fields[b"te"].lower().count(b"chunked") > 1:
-        raise _bad_request("The TE field names chunked twice.")
+        raise bad_request("The TE field names chunked twice.")
     return fields
+
+
+def read_framing(fields: dict[bytes, bytes], *, is_http_1_0: bool) -> Body | None:
+    """Return what reads the body that the fields of a request announce, or None if they announce none (RFC 9112, section 6.3).
+
+    Raises:
+        Problem: if it is ambiguous where the body ends (400).
+    """
+    length, coding = fields.get(b"content-length"), fields.get(b"transfer-encoding")
+    if coding is not None:
+        if coding.lower() != b"chunked":
+            raise bad_request("The only transfer coding that is understood is chunked, once.")
+        if length is not None or is_http_1_0:
+            raise bad_request("A transfer coding is for HTTP/1.1, and without Content-Length.")
+        return ChunkedBody()
+    if length is None:
+        return None
+    if not _LENGTH.fullmatch(length):
+        raise bad_request("The Content-Length is not a number of at most 15 digits.")
+    return Body(int(length))
 
 
 @lru_cache(maxsize=64)
@@ -69,13 +88,14 @@ def _join(pairs: Headers, fields: dict[bytes, bytes]) -> None:
         if len(values) < 2:
             continue
         if name in _SINGLE:
-            raise _bad_request(f"The field {name.decode('latin-1')} occurs {len(values)} times: expected it once.")
+            raise bad_request(f"The field {name.decode('latin-1')} occurs {len(values)} times: expected it once.")
         if name in _IGNORED_IF_TWICE:
             del fields[name]
         else:
             fields[name] = b", ".join(values)
 
 
-def _bad_request(detail: str) -> Problem:
+def bad_request(detail: str, status: int = 400) -> Problem:
     """Return a problem after which the connection is closed: the rest of it may be read in two ways."""
-    return Problem(400, "bad-request", detail, [(b"connection", b"close")])
+    code = "bad-request" if status == 400 else "headers-too-large"
+    return Problem(status, code, detail, [(b"connection", b"close")])

@@ -6,9 +6,7 @@ and then another gateway that shares the port gets them. Meanwhile the server ta
 """
 
 import ctypes
-import os
 import socket
-import stat
 import struct
 import sys
 from contextlib import suppress
@@ -30,28 +28,22 @@ _QUEUED = struct.Struct("8x4x4x4x4xI")
 
 
 class Listener:
-    """The listening socket of a server that this process started.
+    """The socket that the server listens on.
 
     Args:
-        port: the port that the server listens on.
-        known: the inodes of sockets that other servers of this process listen on.
+        listening: the socket.
     """
 
-    def __init__(self, port: int, known: frozenset[int]) -> None:
-        self._sockets: list[socket.socket] = []
-        for found in _listening(port):
-            if os.fstat(found.fileno()).st_ino in known:
-                found.close()
-            else:
-                self._sockets.append(found)
+    def __init__(self, listening: socket.socket) -> None:
+        self._socket = listening
 
     def turn_away(self) -> None:
         """Let no new connection begin. Where the system cannot do that, nothing happens."""
         instructions = b"".join(struct.pack("HBBI", *instruction) for instruction in _DROP_SYN)
         program = ctypes.create_string_buffer(instructions)
-        for listening in self._sockets:
+        if sys.platform == "linux":
             with suppress(OSError):
-                listening.setsockopt(
+                self._socket.setsockopt(
                     socket.SOL_SOCKET, _ATTACH_FILTER, struct.pack("HP", len(_DROP_SYN), ctypes.addressof(program))
                 )
 
@@ -64,49 +56,11 @@ class Listener:
         Args:
             seconds: how long a client may acknowledge nothing.
         """
-        for listening in self._sockets:
-            detect_cut_connection(listening, seconds)
+        if sys.platform == "linux":
+            detect_cut_connection(self._socket, seconds)
 
     def queued(self) -> int:
-        """Return how many complete connections wait for the server to accept them."""
-        return sum(
-            _QUEUED.unpack(listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _QUEUED.size))[0]
-            for listening in self._sockets
-        )
-
-    def close(self) -> None:
-        """Forget the socket. The server's own descriptor stays open."""
-        for listening in self._sockets:
-            listening.close()
-        self._sockets = []
-
-
-def listening_inodes(port: int) -> frozenset[int]:
-    """Return the inodes of the sockets of this process that listen on a port."""
-    found = _listening(port)
-    inodes = frozenset(os.fstat(listening.fileno()).st_ino for listening in found)
-    for listening in found:
-        listening.close()
-    return inodes
-
-
-def _listening(port: int) -> list[socket.socket]:
-    """Return duplicates of the sockets of this process that listen on a port: on Linux, elsewhere none."""
-    found: list[socket.socket] = []
-    if sys.platform != "linux":
-        return found
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
-                continue
-            candidate = socket.socket(fileno=os.dup(int(name)))
-        except OSError:  # closed meanwhile
-            continue
-        try:
-            if candidate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and candidate.getsockname()[1] == port:
-                found.append(candidate)
-                continue
-        except (OSError, IndexError):  # not one of the internet
-            pass
-        candidate.close()
-    return found
+        """Return how many complete connections wait for the server to accept them: on Linux, elsewhere 0."""
+        if sys.platform != "linux":
+            return 0
+        return int(_QUEUED.unpack(self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _QUEUED.size))[0])

@@ -12,7 +12,8 @@ from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
-from gateway.client import Receive, Scope, Send, bearer_token, require_token
+from gateway.asgi import Receive, Scope, Send
+from gateway.client import bearer_token, require_token
 from gateway.manifests import Manifests
 from gateway.problems import Problem
 from gateway.sse import EventStream

@@ -1,8 +1,7 @@
 """Problem documents (RFC 9457), the form in which a REST client receives every error."""
 
-from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -20,6 +19,21 @@ _LONGEST_WAIT = 10**6
 """Seconds; a longer Retry-After of a service is left out."""
 _UNAUTHENTICATED = "Expected a valid access token, as `Authorization: Bearer …`."
 """What a client learns about a refused token. Which check it failed is only in the log, because it would help to forge one."""
+
+
+class Refusable(Protocol):
+    """A request that may be refused.
+
+    Attributes:
+        source: the address of the client, or its network.
+    """
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def source(self) -> str: ...
 
 
 class Problem(Exception):
@@ -89,15 +103,13 @@ def _retry_after(field: object, status: int) -> int | None:
     return 1 if status == 503 else None
 
 
-def log_if_refused(
-    repeats: Repeats, error: ServiceError, scope: Mapping[str, Any], request_id: str, user: str | None = None
-) -> None:
+def log_if_refused(repeats: Repeats, error: ServiceError, request: "Refusable", request_id: str, user: str | None = None) -> None:
     """Log an error that refuses a login, a token, or an authorization, with the reason that the client does not learn.
 
     Args:
         repeats: counts the lines.
         error: the error.
-        scope: the ASGI scope of the request.
+        request: the request that is refused.
         request_id: the id of the request.
         user: the user whose valid access token came with the request.
     """
@@ -114,9 +126,9 @@ def log_if_refused(
         what,
         reason,
         service="gateway",
-        method=scope["method"],
-        path=scope["path"][:200],
-        client=scope["source"],
+        method=request.method,
+        path=request.path[:200],
+        client=request.source,
         user=user if what == "authorization" else None,
         message=request_id,
     )

@@ -5,26 +5,26 @@ from pathlib import Path
 from typing import Any
 
 from gateway.addresses import Addresses
-from gateway.asgi_app import AsgiApp
-from gateway.client import App
+from gateway.asgi import App
 from gateway.dispatcher import Dispatcher
+from gateway.http_app import HttpApp
 from gateway.limits import Limits
-from gateway.listener import Listener, listening_inodes
 from gateway.live import Live
 from gateway.manifests import Manifests
 from gateway.route_owners import RouteOwners
+from gateway.server import Server
 from gateway.settings import GatewaySettings
 from gateway.subscribers import Subscribers
 from gateway.tail import Tail
 from runtime import Context, Contract, Service, every
 from runtime.identity import identity
 from runtime.node.proxy import Proxy
-from runtime.sockets import free_port, listen_address, until_listening
+from runtime.sockets import free_port, listen_address
 
 _DRAIN_TIMEOUT = 10.0
 """Seconds for which the gateway waits for running requests and streams when it stops, unless `node.drain_timeout` is shorter."""
 _STOP_TIMEOUT = 2.0
-"""Seconds for which the gateway waits until the HTTP server has stopped, when nothing runs any more."""
+"""Seconds that connections get beyond that to take their answers."""
 _VANISHED = 30.0
 """Seconds without a sign of life after which the connection of a client ends, as do its request and its stream."""
 _QUIET = 0.02
@@ -53,12 +53,12 @@ class Gateway(Service):
         self._addresses = Addresses(self.settings.trusted_proxies)
         self.draining = False
         """Whether the gateway is stopping."""
-        self._serving: asyncio.Task[None] | None = None
-        # They import Litestar and granian, 300 modules that only a process with a gateway needs: here, before the node runs
+        self.server: Server | None = None
+        """The HTTP server, once the gateway has started."""
+        # It imports Litestar, with 300 modules that only a process with a gateway needs: here, before the node runs
         from gateway.app import create_app
-        from gateway.http_server import create_server
 
-        self._create_app, self._create_server = create_app, create_server
+        self._create_app = create_app
 
     async def on_start(self, ctx: Context) -> None:
         address = listen_address(self.settings.host, "CALLBOARD_GATEWAY__HOST")
@@ -77,32 +77,24 @@ class Gateway(Service):
             self.settings.title, self.proxy, ctx, self.document, self.manifests, lambda: self.draining, streams
         )
         api = self.dispatcher = Dispatcher(self.settings, self.proxy, self.limits, self.manifests)
-        self._asgi_app = AsgiApp(self.settings, pages, api, self.proxy.new_id, self._addresses)
-        self.server = self._create_server(self._asgi_app, address, self.port, self.settings)
-        others = listening_inodes(self.port)
-        self._serving = asyncio.create_task(self.server.serve())
-        await until_listening(address, self.port, self._serving)
-        self._listener = Listener(self.port, others)
-        self._listener.detect_cut_connections(_VANISHED)
+        self._app = HttpApp(self.settings, pages, api, self.proxy, self._addresses)
+        self.server = Server(self._app, self.settings.max_requests * 2 + self.settings.max_streams, self.clock.loop)
+        self.server.start(address, self.port, shared=self.settings.share_port, silence=_VANISHED)
 
     async def on_stop(self, ctx: Context) -> None:
         """Stop without failing a request: turn clients away, answer all who have come, end the streams, and stop listening."""
-        if self._serving is None:
+        if self.server is None:
             return  # the start has failed
-        self.draining = self._asgi_app.closing = True
+        self.draining = self._app.closing = self.server.progress.is_closing = True
         if self.settings.drain_delay:
             await self.clock.sleep(self.settings.drain_delay)
-        self._listener.turn_away()
-        await self._until_quiet()
-        self._listener.close()
+        self.server.listener.turn_away()
+        await self._until_quiet(self.server)
         self.subscribers.end()
-        self.server.stop()  # type: ignore[no-untyped-call]
-        if not await self._until_stopped(self._serving):
-            self.log.warning("the HTTP server did not stop in time")
-        elif not self._serving.cancelled() and (error := self._serving.exception()) is not None:
-            self.log.warning("the HTTP server ended with an error: %r", error)
+        if not await self.server.stop(min(_DRAIN_TIMEOUT, self.proxy.drain_timeout) + _STOP_TIMEOUT):
+            self.log.warning("some requests were not answered in time")
 
-    async def _until_quiet(self) -> None:
+    async def _until_quiet(self, server: Server) -> None:
         """Wait until the server has accepted every connection, and the clients of open ones have sent what they were sending.
 
         The answers to these close their connections. So every client learns to connect again, to another gateway. Running
@@ -110,23 +102,11 @@ class Gateway(Service):
         """
         seen = -1
         for attempt in range(round(_BUSY / _QUIET)):
-            quiet = seen == self._asgi_app.requests and not self._listener.queued()
+            quiet = seen == self._app.requests and not server.listener.queued()
             if quiet and (not self.limits.running or attempt * _QUIET >= _MOMENT):
                 return
-            seen = self._asgi_app.requests
+            seen = self._app.requests
             await asyncio.sleep(_QUIET)  # the kernel and the clients do not follow the node's clock
-
-    async def _until_stopped(self, serving: "asyncio.Task[None]") -> bool:
-        """Wait until the server has answered the running requests and stopped. Return whether it has."""
-        deadline = self.clock.monotonic() + min(_DRAIN_TIMEOUT, self.proxy.drain_timeout)
-        while (
-            (self.limits.running or self.limits.reading or self.subscribers.count)
-            and not serving.done()
-            and self.clock.monotonic() < deadline
-        ):
-            await self.clock.sleep(0.01)
-        await asyncio.wait((serving,), timeout=_STOP_TIMEOUT)
-        return serving.done()
 
     @every(seconds=1)
     async def end_stale_streams(self, ctx: Context) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.client import Send
+from gateway.asgi import Send
 
 _RETRY_MILLISECONDS = 1000
 

@@ -9,7 +9,8 @@ from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
-from gateway.client import ClientDisconnected, Receive, Send, cancel_on_disconnect
+from gateway.asgi import Receive, Send
+from gateway.client import ClientDisconnected, cancel_on_disconnect
 from gateway.problems import Problem
 from gateway.settings import GatewaySettings
 from gateway.sse import EventStream, SlowReader

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.client import Receive, Scope, Send
+from gateway.asgi import Receive, Scope, Send
 from gateway.console import require_operator
 from gateway.problems import Problem
 from gateway.routing import query_params

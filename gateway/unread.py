@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from gateway.client import Receive
+from gateway.asgi import Receive
 
 _MOST_BYTES = 64 * 1024 * 1024
 _LONGEST = 30.0

@@ -11,7 +11,7 @@ ALLOWED = {
     "runtime": {"anyio", "msgspec", "jwt", "cryptography"},
     "transports": {"httptools", "jwt", "msgspec", "mqtt5", "yarl"},
     "services": {"anyio", "msgspec", "jwt", "cryptography", "argon2", "idna"},
-    "gateway": {"anyio", "msgspec", "granian", "litestar", "swagger_ui"},
+    "gateway": {"anyio", "msgspec", "litestar", "swagger_ui"},
     "config": {"aiomqtt", "cryptography", "msgspec", "paho", "rich", "rich_click", "uvloop", "watchfiles"},
 }
 
@@ -34,7 +34,7 @@ def test_a_layer_imports_exactly_its_allowed_third_parties(graph: grimp.ImportGr
     ("module", "packages"),
     [
         ("runtime", ("jwt", "cryptography", "sqlite3", "litestar", "anyio")),
-        ("config.cli.run", ("litestar", "granian", "aiohttp", "mqtt5", "rich")),
+        ("config.cli.run", ("litestar", "aiohttp", "mqtt5", "rich")),
     ],
 )
 def test_a_process_loads_only_the_packages_that_it_uses(module: str, packages: tuple[str, ...]) -> None:

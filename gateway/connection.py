@@ -1,0 +1,226 @@
+"""A connection of a client, with one request after the other. `http1` knows what its bytes mean."""
+
+import array
+import asyncio
+import fcntl
+import socket
+import termios
+from collections.abc import Awaitable, Callable
+from typing import Protocol, cast
+
+from gateway.exchange import MOST_BUFFERED, Exchange, Progress
+from gateway.fields import bad_request, read_fields, read_framing
+from gateway.http1 import BadRequest, EndlessBody, Head, find_end, parse_head, without_empty_lines
+from gateway.problems import Problem
+
+_HALF_CLOSED = 0.05
+"""Seconds until a client that sends no more is taken to be gone. One that only has no more requests gets most answers sooner."""
+_UNREADABLE = Head("GET", b"", b"", is_http_1_0=False, pairs=[], fields_size=0)
+"""Stands for a head that cannot be read."""
+
+
+class Host(Protocol):
+    """The server, as its connections see it.
+
+    Attributes:
+        connections: the open connections.
+        progress: what all answers depend on.
+        ticks: the seconds since the server has started.
+    """
+
+    connections: "set[Connection]"
+    progress: Progress
+    ticks: int
+
+    def make_room(self) -> None:
+        """Accept connections that have waited until one closed."""
+
+    @property
+    def app(self) -> "Callable[[Exchange], Awaitable[None]]": ...
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+
+
+class Connection(asyncio.Protocol):
+    """A connection of a client.
+
+    The next request is read only when the answer to the one before has been sent, and the client takes what it gets.
+
+    Args:
+        host: the server.
+
+    Attributes:
+        peer: the address at the other end.
+        since: when the wait for the head of a request began, in ticks of the server.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.loop = host.loop
+        self.progress = host.progress
+        self.peer = ""
+        self.since = host.ticks
+        self._exchange: Exchange | None = None
+        self._buffer: bytes | bytearray = b""
+        self._searched = 0
+        self._is_reading = True
+        self._is_writable = True
+        self._writable: asyncio.Future[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.peer} [{'idle' if self._exchange is None else self._exchange!r}]>"
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember the transport (asyncio)."""
+        self._transport = cast(asyncio.Transport, transport)
+        address = transport.get_extra_info("peername")
+        self.peer = address[0] if address else ""
+        self.host.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what the client has sent (asyncio)."""
+        exchange = self._exchange
+        if exchange is not None and not exchange.body_has_come:
+            self._buffer = exchange.feed(data)
+            return
+        if not self._buffer:
+            self._buffer = data
+        else:
+            if isinstance(self._buffer, bytes):
+                self._buffer = bytearray(self._buffer)
+            self._buffer += data
+        if exchange is None:
+            self._begin_next()
+        elif len(self._buffer) > MOST_BUFFERED:
+            self.stop_reading()
+
+    def eof_received(self) -> bool:
+        """Note that the client sends no more (asyncio). Return whether the connection stays open."""
+        exchange = self._exchange
+        if exchange is None:
+            return False
+        exchange.keeps_alive = False
+        if exchange.body_has_come:
+            self.loop.call_later(_HALF_CLOSED, exchange.lose_client)
+        else:
+            exchange.break_body()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note that the connection has ended (asyncio)."""
+        self.host.connections.discard(self)
+        self.host.make_room()
+        self._buffer = b""
+        self.resume_writing()
+        if self._exchange is not None:
+            self._exchange.lose_client()
+
+    def pause_writing(self) -> None:
+        """Note that the client reads too slowly (asyncio)."""
+        self._is_writable = False
+
+    def resume_writing(self) -> None:
+        """Note that the client has caught up (asyncio)."""
+        self._is_writable = True
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+        if self._exchange is None and self._buffer:
+            self._begin_next()
+
+    async def until_writable(self) -> None:
+        """Wait until the client has taken most of what was sent to it, or has disconnected."""
+        while not self._is_writable:
+            self._writable = self.loop.create_future()
+            await self._writable
+
+    def write(self, data: bytes) -> None:
+        """Send bytes. Nothing happens if the connection is closing."""
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
+    def write_end(self) -> None:
+        """Show the client that nothing follows, while its bytes are still received."""
+        if not self._transport.is_closing():
+            self._transport.write_eof()
+
+    def stop_reading(self) -> None:
+        """Read nothing until `read_on` is called."""
+        if self._is_reading and not self._transport.is_closing():
+            self._is_reading = False
+            self._transport.pause_reading()
+
+    def read_on(self) -> None:
+        """Read again."""
+        if not self._is_reading and not self._transport.is_closing():
+            self._is_reading = True
+            self._transport.resume_reading()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is being answered, and the client has taken what was sent to it."""
+        return self._exchange is None and self._is_writable
+
+    def close(self) -> None:
+        """Close the connection when what was sent has left."""
+        self._transport.close()
+
+    def close_if_idle(self) -> None:
+        """Close the connection unless a request on it is being answered, or the system has bytes of one that were not read yet."""
+        if self.is_idle and not self._transport.is_closing() and not _bytes_to_read(self._transport.get_extra_info("socket")):
+            self.close()
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        self._transport.abort()
+
+    def _begin_next(self) -> None:
+        """Begin to answer the next request if its head has come."""
+        if not self._is_writable:
+            return
+        if self._buffer[:2] == b"\r\n":  # RFC 9112, section 2.2
+            self._buffer = without_empty_lines(self._buffer)
+            self._searched = 0
+        data = self._buffer
+        head, fields, body, problem, end = _UNREADABLE, {}, None, None, -4
+        try:
+            end = find_end(data, self._searched)
+            if end < 0:
+                self._searched = len(data)
+                return
+            head = parse_head(bytes(data[: end + 2]))
+            fields = read_fields(head.pairs, is_http_1_0=head.is_http_1_0)
+            body = read_framing(fields, is_http_1_0=head.is_http_1_0)
+        except BadRequest as error:
+            problem = bad_request(str(error), error.status)
+        except Problem as error:
+            problem = error
+        if problem is not None:
+            body = EndlessBody()
+        self._searched = 0
+        self._buffer = bytes(data[end + 4 :])
+        exchange = self._exchange = Exchange(self, head, fields, body, problem)
+        if not exchange.body_has_come and self._buffer:
+            self._buffer = exchange.feed(self._buffer)
+        exchange.task = self.loop.create_task(self._answer(exchange))
+
+    async def _answer(self, exchange: Exchange) -> None:
+        try:
+            await self.host.app(exchange)
+        finally:
+            self._exchange = None
+            self.since = self.host.ticks
+            if not exchange.is_ended:
+                self.abort()
+            elif not (exchange.keeps_alive and exchange.body_has_come):
+                self.close()
+            else:
+                self.read_on()
+                if self._buffer:
+                    self._begin_next()
+
+
+def _bytes_to_read(sock: socket.socket) -> int:
+    """Return how many bytes the system has received that were not read yet."""
+    count = array.array("i", [0])
+    fcntl.ioctl(sock.fileno(), termios.FIONREAD, count)
+    return count[0]

@@ -1,0 +1,94 @@
+"""What answers every request: it sends reserved prefixes to the Litestar application and everything else to the dispatcher.
+
+It adds CORS headers (the Fetch standard, section 3.2) to the responses of both.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from gateway.addresses import Addresses, source
+from gateway.asgi import App, Page
+from gateway.exchange import Exchange
+from gateway.problems import Headers, Problem, problem_response
+from gateway.responses import Response, respond
+from gateway.settings import GatewaySettings
+from gateway.unread import Unread
+from runtime.contract.rest import RESERVED
+from runtime.node.proxy import Proxy
+from runtime.repeats import fault
+
+Api = Callable[[Exchange], Awaitable[Response | None]]
+"""Answers a request of the API. It returns None if the client has gone."""
+
+_RESERVED = frozenset(name.encode() for name in RESERVED)
+_EXPOSED = b"X-Request-Id, Retry-After"
+_ALLOWED_HEADERS = b"Authorization, Content-Type, Idempotency-Key, X-Request-Id, Traceparent, Tracestate, Baggage, Last-Event-ID"
+_PREFLIGHT: Headers = [
+    (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, PATCH, DELETE"),
+    (b"access-control-allow-headers", _ALLOWED_HEADERS),
+    (b"access-control-max-age", b"600"),
+]
+
+
+class HttpApp:
+    """Answers the requests that the server has read.
+
+    Args:
+        settings: the settings of the gateway, which list the origins that CORS admits.
+        pages: the Litestar application.
+        api: the dispatcher.
+        proxy: makes ids, and logs failures.
+        addresses: finds the address of a client.
+
+    Attributes:
+        closing: whether the gateway is stopping.
+        requests: the number of requests so far.
+    """
+
+    def __init__(self, settings: GatewaySettings, pages: App, api: Api, proxy: Proxy, addresses: Addresses) -> None:
+        self._pages = pages
+        self._api = api
+        self._proxy = proxy
+        self._addresses = addresses
+        self.closing = False
+        self.requests = 0
+        self._unread = Unread(settings.max_requests, lambda: self.closing)
+        self._origins = frozenset(origin.encode() for origin in settings.cors_origins)
+
+    async def __call__(self, exchange: Exchange) -> None:
+        """Answer a request."""
+        self.requests += 1
+        fields = exchange.fields
+        exchange.source = source(self._addresses.client(exchange.peer, exchange.pairs))
+        origin = fields.get(b"origin") if self._origins else None
+        cors = self._cors(origin) if origin is not None else []
+        if exchange.problem is not None:
+            self._fail(exchange, exchange.problem, [])  # which closes the connection
+        elif cors and exchange.method == "OPTIONS" and b"access-control-request-method" in fields:
+            exchange.respond(204, [*cors, *_PREFLIGHT], b"")
+        else:
+            try:
+                if exchange.raw_path[1:].partition(b"/")[0] in _RESERVED:
+                    await Page(exchange, cors).serve(self._pages)
+                elif (response := await self._api(exchange)) is not None:
+                    respond(exchange, response, cors)
+            except Exception as error:
+                self._proxy.repeats.log(
+                    self._proxy.log, logging.ERROR, fault(error), "answering %s failed: %r", exchange, error, exc_info=error
+                )
+                if not exchange.is_started:
+                    self._fail(exchange, Problem(500, "internal", "The gateway failed. Its log has the reason."), cors)
+        if not exchange.body_has_come and exchange.is_ended and not exchange.is_unwanted:
+            await self._unread.drain(exchange.receive)
+
+    def _fail(self, exchange: Exchange, problem: Problem, cors: Headers) -> None:
+        request_id = self._proxy.new_id()
+        status, headers, body = problem_response(problem, request_id)
+        respond(exchange, (status, [*headers, (b"x-request-id", request_id.encode())], body), cors)
+
+    def _cors(self, origin: bytes) -> Headers:
+        if b"*" in self._origins:
+            return [(b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", _EXPOSED)]
+        if origin in self._origins:
+            return [(b"access-control-allow-origin", origin), (b"vary", b"Origin"), (b"access-control-expose-headers", _EXPOSED)]
+        return []
