@@ -69,7 +69,8 @@ def set_up_logging(settings: Settings) -> None:
     handler = _LogHandler()
     handler.setFormatter(LogFormatter())
     logging.basicConfig(level=settings.log.level.upper(), handlers=[handler])
-    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it logs each look at the files
+    for verbose in ("aiosqlite", "watchfiles"):  # they log each statement, and each look at the files
+        logging.getLogger(verbose).setLevel(logging.WARNING)
 
 
 def run_loop(work: Coroutine[Any, Any, T], *, debug: bool = False, patience: float = 5.0) -> T:

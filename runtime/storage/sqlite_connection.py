@@ -1,18 +1,17 @@
 """A connection to SQLite, and the thread that runs what may block."""
 
+import asyncio
 import sqlite3
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
+
+import aiosqlite
 
 from runtime.storage.database import DatabaseError
 from runtime.storage.sqlite_statements import translated
-from runtime.storage.worker import Worker
 from runtime.tasks import finish
-
-if TYPE_CHECKING:
-    import asyncio
 
 T = TypeVar("T")
 
@@ -31,18 +30,17 @@ class SqliteConnection:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._worker = Worker(f"sqlite {path.stem}")
+        self._thread = _Thread(path)
         self._in_a_row = 0
 
     async def open(self, pragmas: str) -> None:
         """Open the file and run some PRAGMA statements."""
-
-        def connect() -> None:
-            self.raw = sqlite3.connect(self._path, isolation_level=None, timeout=5, check_same_thread=False)
-            self.raw.executescript(f"PRAGMA busy_timeout=5000; {pragmas} SELECT count(*) FROM sqlite_master;")
-
         try:
-            await self._worker.submit(connect)
+            await self._thread
+            self.raw = self._thread.raw
+            await self._thread.submit(
+                partial(self.raw.executescript, f"PRAGMA busy_timeout=5000; {pragmas} SELECT count(*) FROM sqlite_master;")
+            )
         except BaseException as error:
             await finish(self.close())
             if isinstance(error, sqlite3.Error):
@@ -51,22 +49,16 @@ class SqliteConnection:
 
     async def close(self) -> None:
         """Close the connection after what was submitted."""
-        closed = self._worker.submit(self._close)
-        self._worker.stop()
-        await closed
-
-    def _close(self) -> None:
-        if hasattr(self, "raw"):
-            self.raw.close()
+        await self._thread.close()
 
     @property
     def idle(self) -> bool:
         """Whether the thread has nothing to do, so that the event loop may use the connection."""
-        return not self._worker.pending
+        return not self._thread.pending
 
     def run(self, function: Callable[[sqlite3.Connection], T]) -> "asyncio.Future[T]":
         """Run a function in the thread. It runs even if the returned future is cancelled."""
-        return self._worker.submit(partial(self._call, function))
+        return self._thread.submit(partial(self._call, function))
 
     def _call(self, function: Callable[[sqlite3.Connection], T]) -> T:
         try:
@@ -85,3 +77,40 @@ class SqliteConnection:
     def interrupt(self) -> None:
         """Let the statement that runs in the thread fail, if there is one."""
         self.raw.interrupt()
+
+
+class _Thread(aiosqlite.Connection):
+    """A connection with its thread, to which functions can be submitted. Only this class uses aiosqlite's private names.
+
+    Attributes:
+        pending: how many functions have been submitted whose outcome has not been delivered.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(lambda: sqlite3.connect(path, isolation_level=None, timeout=5, check_same_thread=False), 64)
+        self._thread.daemon = True  # a program that fails before it closes its database must still end
+        self.pending: int = 0
+
+    @property
+    def raw(self) -> sqlite3.Connection:
+        """The connection, once it is open."""
+        return self._conn
+
+    def submit(self, function: Callable[[], T]) -> "asyncio.Future[T]":
+        """Run a function in the thread. It runs even if the returned future is cancelled."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        outcome: asyncio.Future[T] = loop.create_future()
+        outcome.add_done_callback(partial(self._deliver, future))
+        self.pending += 1
+        self._tx.put_nowait((outcome, function))
+        return future
+
+    def _deliver(self, future: "asyncio.Future[Any]", outcome: "asyncio.Future[Any]") -> None:
+        self.pending -= 1
+        if future.done():
+            outcome.exception()  # marks it as retrieved: nobody waits any more
+        elif (error := outcome.exception()) is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(outcome.result())

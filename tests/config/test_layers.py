@@ -8,7 +8,7 @@ import grimp
 import pytest
 
 ALLOWED = {
-    "runtime": {"anyio", "msgspec", "jwt", "cryptography"},
+    "runtime": {"anyio", "msgspec", "jwt", "cryptography", "aiosqlite"},
     "transports": {"httptools", "jwt", "msgspec", "mqtt5", "yarl"},
     "services": {"anyio", "msgspec", "jwt", "cryptography", "argon2", "idna"},
     "gateway": {"anyio", "msgspec", "litestar", "swagger_ui"},
@@ -33,7 +33,7 @@ def test_a_layer_imports_exactly_its_allowed_third_parties(graph: grimp.ImportGr
 @pytest.mark.parametrize(
     ("module", "packages"),
     [
-        ("runtime", ("jwt", "cryptography", "sqlite3", "litestar", "anyio")),
+        ("runtime", ("jwt", "cryptography", "aiosqlite", "sqlite3", "litestar", "anyio")),
         ("config.cli.run", ("litestar", "aiohttp", "mqtt5", "rich")),
     ],
 )
