@@ -28,6 +28,8 @@ _SHOWN = 20
 """Bytes of something that is not an MQTT packet, which are shown."""
 _PUBLISH, _QOS = 0x30, 0x06
 """The type of PUBLISH, and the bits of its QoS, in the first byte of a packet."""
+_LONGEST_LENGTH = 5
+"""Bytes in which the type and the length of each packet are."""
 _LONGEST_HEAD = 5 + 2 + 65_535 + 2
 """Bytes of the longest beginning of a PUBLISH: lengths, topic, and packet id."""
 
@@ -61,7 +63,10 @@ class Connection(asyncio.Protocol):
         """Bytes of a packet that has arrived in part, from which on it may be too large."""
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._buffer = b""
+        self._parts: list[bytes] = []
+        """What has arrived of a packet whose end is still to come."""
+        self._missing = 0
+        """The bytes that are still to come of that packet, as far as its length is known."""
         self._dropping = 0
         """The bytes of a packet that is too large, which are still to come."""
         self._accepted = False
@@ -87,17 +92,24 @@ class Connection(asyncio.Protocol):
             dropped = min(self._dropping, len(data))
             self._dropping -= dropped
             data = data[dropped:]
-        if self._buffer:
-            data = self._buffer + data
-        view, at, size = memoryview(data), 0, len(data)
+        if self._parts:
+            self._parts.append(data)
+            self._missing -= len(data)
+            if self._missing > 0:
+                return
+            data = b"".join(self._parts)
+            self._parts.clear()
+        view, at, size, ahead = memoryview(data), 0, len(data), 0
         while at < size and self._transport is not None:
             try:
                 packet, length = mqtt5.read(view[at:])
             except IndexError:  # the rest has not arrived yet
                 if not self._accepted:
                     self.unexpected = data[:_SHOWN]
-                elif size - at > self._suspicious:
-                    at += self._drop_if_too_large(view[at:])
+                else:
+                    if size - at > self._suspicious:
+                        at += self._drop_if_too_large(view[at:])
+                    ahead = self._length_ahead(view[at:])
                 break
             except ValueError as error:
                 if self._accepted:
@@ -111,7 +123,16 @@ class Connection(asyncio.Protocol):
                 self._drop(packet.topic, packet.packet_id, length)
             else:
                 self._on_packet(self, packet)
-        self._buffer = bytes(view[at:]) if at < size else b""
+        if at < size:
+            self._parts.append(bytes(view[at:]))
+            self._missing = ahead - (size - at)
+
+    def _length_ahead(self, view: memoryview) -> int:
+        """Return the length of a packet that has arrived in part; 0 if it is not known, or if the packet may have to be dropped."""
+        if len(view) < _LONGEST_LENGTH:
+            return 0
+        length, _ = _length(view)
+        return length if length <= self._max_packet else 0
 
     def accepted(self, on_packet: Callable[["Connection", Packet], None]) -> None:
         """Have another function called for each packet from now on, because the broker has answered CONNECT."""
@@ -147,7 +168,7 @@ class Connection(asyncio.Protocol):
     @property
     def receiving(self) -> bool:
         """Whether a packet has arrived only in part."""
-        return bool(self._buffer or self._dropping)
+        return bool(self._parts or self._dropping)
 
     # Writing
 
