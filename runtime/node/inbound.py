@@ -174,9 +174,13 @@ class Inbound(Receiver):
         environment = self._environment
         budget = environment.settings.request_timeout if envelope.budget is None else envelope.budget
         ctx = Context(instance, None, envelope=envelope, fixed_deadline=environment.clock.loop.time() + budget)
-        encoder = None if environment.transport.zero_copy else endpoint.reply_to_json
+        codec = endpoint.codec
         try:
-            reply = await endpoint.enter(ctx, envelope, endpoint.message, encoder)
+            if codec is not None and envelope.params is None:
+                reply = await endpoint.enter(ctx, envelope.body, codec.decode, endpoint.reply_to_json)
+            else:
+                encoder = None if codec is None else endpoint.reply_to_json
+                reply = await endpoint.enter(ctx, envelope, endpoint.message, encoder)
         except ServiceError as error:
             await self._reply_error(envelope, instance, error)
         except asyncio.CancelledError as error:

@@ -6,7 +6,7 @@ all of them choose the same one to take it, from the membership and the message 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from hashlib import blake2b
 
 import mqtt5
@@ -18,6 +18,7 @@ _LARGEST_ID = 268_435_455
 """The largest subscription identifier (MQTT 5, section 3.8.2.1.2)."""
 _REMEMBERED = 1024
 """The number of messages that are remembered to drop further copies of them."""
+_NONE: frozenset[str] = frozenset()
 
 
 class Multicasts:
@@ -37,7 +38,7 @@ class Multicasts:
         self._subscribed: dict[tuple[Topic, str], tuple[str, bool]] = {}
         """By topic and service: the topic filter, and whether every instance takes the messages."""
         self._ids: dict[str, int] = {}
-        self._services: dict[int, set[str]] = {}
+        self._services: dict[int, frozenset[str]] = {}
         """By subscription identifier: the services that its messages are for."""
         self._last_id = 0
         self._recent: deque[bytes] = deque(maxlen=_REMEMBERED)
@@ -53,7 +54,7 @@ class Multicasts:
         number = self._ids.get(pattern)
         if number is None:
             number = self._ids[pattern] = self._last_id = self._last_id % _LARGEST_ID + 1
-        self._services.setdefault(number, set()).add(service)
+        self._services[number] = self._services.get(number, _NONE) | {service}
         return pattern, number
 
     def remove(self, topic: Topic, service: str) -> str | None:
@@ -63,18 +64,18 @@ class Multicasts:
             return None
         left = {subscriber for (_, subscriber), (other, _) in self._subscribed.items() if other == pattern}
         if left:
-            self._services[self._ids[pattern]] = left
+            self._services[self._ids[pattern]] = frozenset(left)
             return None
         del self._services[self._ids.pop(pattern)]
         return pattern
 
-    def subscribers(self, packet: mqtt5.PublishPacket) -> set[str]:
+    def subscribers(self, packet: mqtt5.PublishPacket) -> Set[str]:
         """Return the services on this node that have to take a multicast."""
         if self.shares_out:
-            found: set[str] = set()
-            for number in packet.subscription_ids:
-                found |= self._services.get(number, set())
-            return found
+            numbers, services = packet.subscription_ids, self._services
+            if len(numbers) == 1:
+                return services.get(numbers[0], _NONE)
+            return _NONE.union(*(services.get(number, _NONE) for number in numbers))
         return self._chosen(packet)
 
     def _chosen(self, packet: mqtt5.PublishPacket) -> set[str]:

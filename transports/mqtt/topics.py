@@ -33,6 +33,8 @@ class Topics:
         self._inbox: Callable[[Address, str], str] = lru_cache(4096)(self._inbox_of)
         self.reply: Callable[[Address], str] = lru_cache(4096)(self._reply)
         """Returns the Response Topic that stands for an address. The service that answers appends its name."""
+        self.multicast: Callable[[Topic], str] = lru_cache(4096)(self._multicast)
+        """Returns the topic of a signal, or of the heads of a stream."""
 
     def request(self, service: str, request: str, caller: str) -> str:
         """Return the topic of an anycast request: the broker chooses one instance of the service."""
@@ -67,8 +69,7 @@ class Topics:
     def _inbox_of(self, address: Address, sender: str) -> str:
         return self._of("inbox", address.service, address.node, sender)
 
-    def multicast(self, topic: Topic) -> str:
-        """Return the topic of a signal, or of the heads of a stream."""
+    def _multicast(self, topic: Topic) -> str:
         if topic.kind == "stream":
             return self._of("stream", topic.service)
         return f"{self._of('signal', topic.service, topic.name)}/{key_level(topic.key)}"
