@@ -4,7 +4,6 @@ An assertion is a short-lived JWT (RFC 7519) for a single callee, signed with th
 keys are configuration, so that neither side depends on a third party.
 """
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -30,7 +29,7 @@ _LAST = 2**40
 _LONGEST = 2048
 """Characters of an assertion, at most."""
 _CACHED = 4096
-"""Verified assertions that are remembered."""
+"""Verified assertions that are remembered, by their text: a digest of it would cost more than the rest of the look-up."""
 NODE = "runtime"
 """The name under which every node asks for keys and revocations, regardless of the services that it hosts."""
 
@@ -176,7 +175,7 @@ class Verifier:
     def __init__(self, keys: str | Callable[[], str], clock: Clock) -> None:
         self._rotating = _Keys(_function(keys), "transport.http.peer_keys", private=False)
         self._clock = clock
-        self._known: OrderedDict[bytes, tuple[str, str, float]] = OrderedDict()
+        self._known: OrderedDict[str, tuple[str, str, float]] = OrderedDict()
 
     def caller(self, assertion: str | None, audience: str) -> str:
         """Return the service that an assertion identifies as the caller of `audience`.
@@ -188,10 +187,9 @@ class Verifier:
             raise Refused("the request has no assertion: expected one in Callboard-Assertion")
         if len(assertion) > _LONGEST:
             raise Refused("the assertion is too large")
-        digest = hashlib.sha256(assertion.encode("utf-8", "replace")).digest()
-        known = self._known.get(digest)
+        known = self._known.get(assertion)
         if known is None:
-            known = self._known[digest] = self._verified(assertion)
+            known = self._known[assertion] = self._verified(assertion)
             if len(self._known) > _CACHED:
                 self._known.popitem(last=False)
         speaker, meant_for, expires = known

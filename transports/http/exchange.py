@@ -14,7 +14,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from runtime import Clock
 from runtime.repeats import Repeats, fault
 from runtime.telemetry import logger
-from transports.http.messages import Headers, with_length
+from transports.http.messages import HeaderReader, Headers, with_length
 from transports.http.writer import Writer
 
 _MOST_HEAD = 400 * 1024
@@ -139,6 +139,8 @@ class ServerConnection(asyncio.Protocol):
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
         self._loop = asyncio.get_running_loop()
+        self._headers = HeaderReader()
+        self.on_header = self._headers.add
         self._parser = HttpRequestParser(self)
         self._transport: asyncio.Transport
         self._writer: Writer
@@ -154,7 +156,6 @@ class ServerConnection(asyncio.Protocol):
         self._state = ConnectionState.HEAD
         self._exchange: Exchange | None = None
         self._url = b""
-        self._fields = Headers()
         self._parts: list[bytes] = []
         self._received = self._size = 0
         self._complete = self._answered = False
@@ -177,12 +178,9 @@ class ServerConnection(asyncio.Protocol):
     def on_url(self, url: bytes) -> None:
         self._url += url
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._exchange is None:  # not a trailer
-            self._fields.add(name, value)
-
     def on_headers_complete(self) -> None:
-        self._exchange = Exchange(self, self._parser.get_method().decode(), self._url.decode("latin-1"), self._fields)
+        fields = self._headers.take()
+        self._exchange = Exchange(self, self._parser.get_method().decode(), self._url.decode("latin-1"), fields)
         self._keep = self._parser.should_keep_alive()
 
     def on_body(self, body: bytes) -> None:
@@ -191,6 +189,7 @@ class ServerConnection(asyncio.Protocol):
             self._parts.append(body)
 
     def on_message_complete(self) -> None:
+        self._headers.take()  # trailers (RFC 9112, section 7.1.2)
         self._complete = True
 
     def data_received(self, data: bytes) -> None:

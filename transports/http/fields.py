@@ -96,52 +96,55 @@ def request(fields: Headers, subject: str, caller: str, body: bytes) -> Envelope
     Raises:
         ValueError: if a field cannot be read.
     """
-    node, params, path, key, trace = (_text(fields, name) for name in (NODE, PARAMS, PATH, KEY, TRACE))
-    authorization = _text(fields, "authorization")
+    if not "".join(fields.values()).isascii():
+        _check_ascii(fields)
+    given = fields.get
+    params, path, key, trace = given(PARAMS), given(PATH), given(KEY), given(TRACE)
+    authorization = given("authorization")
     token: str | None = None
     if authorization is not None:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer":
             raise ValueError("Authorization: expected a bearer token")
-    one_way = "respond-async" in (_text(fields, "prefer") or "")
+    one_way = "respond-async" in given("prefer", "")
     try:
         return Envelope(
             "request",
-            decode_text(_text(fields, ID) or ""),
+            decode_text(given(ID, "")),
             subject,
             body,
             caller,
-            None if one_way else Address(caller, node or "-"),
-            parse_budget(_text(fields, BUDGET)),
+            None if one_way else Address(caller, given(NODE) or "-"),
+            parse_budget(given(BUDGET)),
             None if token is None else decode_text(token),
             None if trace is None else decode_text(trace),
             None if key is None else decode_text(key),
             None if params is None else _params(params),
             () if path is None else _NAMES.decode(path),
-            client=parse_address(fields.get(CLIENT)),
+            client=parse_address(given(CLIENT)),
             trace_fields=_trace_fields(fields),
         )
     except msgspec.MsgspecError as error:
         raise ValueError(f"Callboard-Path: {error}") from error
 
 
-def _text(fields: Headers, name: str) -> str | None:
-    """Return a field's value, or None if the field is missing.
+def _check_ascii(fields: Headers) -> None:
+    """Refuse a value outside ASCII in one of our fields. Those of other software may have one.
 
     Raises:
-        ValueError: if the value is not ASCII.
+        ValueError: if there is one.
     """
-    value = fields.get(name)
-    if value is not None and not value.isascii():
-        raise ValueError(f"{name}: expected ASCII characters")
-    return value
+    for name in (*ONCE, "prefer"):
+        if not fields.get(name, "").isascii():
+            raise ValueError(f"{name}: expected ASCII characters")
 
 
 def _trace_fields(fields: Headers) -> TraceFields | None:
     """Return `tracestate` and `baggage`. Either may come in several fields, whose values are one list."""
     if not any(name in fields for name in TraceFields._fields):
         return None
-    return TraceFields(*(",".join(filter(None, fields.get_all(name))) for name in TraceFields._fields))
+    lists = ([value for value in fields.get_all(name) if value and value.isascii()] for name in TraceFields._fields)
+    return TraceFields(*map(",".join, lists))
 
 
 def _params(text: str) -> tuple[tuple[str, str], ...]:

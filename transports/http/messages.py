@@ -10,8 +10,10 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 _MOST_FRAMING = 64 * 1024
 """Bytes of an answer that are not its body, besides as many as its body has: its head, heads before it, chunk sizes, and trailers."""
+_PRINTABLE = bytes(range(0x20, 0x7F))
 _MOST_NAMES = 256
-"""The number of field names that are remembered in lower case."""
+"""The number of field names that are remembered in lower case, if they are not longer than `_LONGEST_NAME`."""
+_LONGEST_NAME = 64
 _names: dict[bytes, str] = {}
 
 
@@ -32,23 +34,43 @@ class Headers(dict[str, str]):
         super().__init__(*args)
         self.more: list[tuple[str, str]] = []
 
-    def add(self, name: bytes, value: bytes) -> None:
-        """Add a field. White space around its value is not part of it (RFC 9112, section 5.1)."""
-        known = _names.get(name)
-        if known is None:
-            if len(_names) >= _MOST_NAMES:
-                _names.clear()
-            known = _names[name] = name.decode("latin-1").lower()
-        text = value.strip(b" \t").decode("latin-1")
-        if known in self:
-            self.more.append((known, text))
-        else:
-            self[known] = text
-
     def get_all(self, name: str) -> list[str]:
         """Return the values of all fields of a name, in their order."""
         first = [self[name]] if name in self else []
         return first + [value for other, value in self.more if other == name]
+
+
+class HeaderReader:
+    """Collects the header fields of one message after the other. The parser calls `add` for each field."""
+
+    __slots__ = ("_fields",)
+
+    def __init__(self) -> None:
+        self._fields = Headers()
+
+    def add(self, name: bytes, value: bytes) -> None:
+        """Add a field. White space around its value is not part of it (RFC 9112, section 5.1)."""
+        fields, known = self._fields, _names.get(name) or _lower(name)
+        text = value.strip(b" \t").decode("latin-1")
+        if known in fields:
+            fields.more.append((known, text))
+        else:
+            fields[known] = text
+
+    def take(self) -> Headers:
+        """Return the fields that were added since the last call."""
+        taken, self._fields = self._fields, Headers()
+        return taken
+
+
+def _lower(name: bytes) -> str:
+    """Return the name of a field in lower case."""
+    known = name.decode("latin-1").lower()
+    if len(name) <= _LONGEST_NAME:
+        if len(_names) >= _MOST_NAMES:
+            _names.clear()
+        _names[name] = known
+    return known
 
 
 class Answer(NamedTuple):
@@ -75,7 +97,12 @@ def lines(fields: Mapping[str, str]) -> bytes:
     Raises:
         ValueError: if a name or a value has a character that is not printable ASCII. Line ends there would be further fields.
     """
-    return b"".join([_checked(f"{name}: {value}") for name, value in fields.items()])
+    text = "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
+    written = text.encode(errors="replace")
+    if not text.isascii() or written.translate(None, _PRINTABLE) != b"\r\n" * len(fields):
+        for name, value in fields.items():
+            _checked(f"{name}: {value}")
+    return written
 
 
 def _checked(line: str) -> bytes:
@@ -101,19 +128,22 @@ class AnswerReader:
         reusable: whether the connection may be used for another request (RFC 9112, section 9.3).
     """
 
-    __slots__ = ("_answer", "_fields", "_in_head", "_max_body", "_parser", "_parts", "_received", "_size", "reusable")
+    __slots__ = (
+        "_answer", "_fields", "_headers", "_max_body", "_parser", "_parts", "_received", "_size", "on_header", "reusable"
+    )  # fmt: skip
 
     def __init__(self, max_body: int) -> None:
         self.reusable = True
         self._max_body = max_body
+        self._headers = HeaderReader()
+        self.on_header = self._headers.add
         self._parser = HttpResponseParser(self)
         self._answer: Answer | None = None
         self._begin()
 
     def _begin(self) -> None:
-        self._fields = Headers()
+        self._fields: Headers | None = None
         self._parts: list[bytes] = []
-        self._in_head = True
         self._size = self._received = 0
 
     def feed(self, data: bytes) -> Answer | None:
@@ -140,23 +170,17 @@ class AnswerReader:
 
     def end(self) -> Answer | None:
         """Take the end of the connection. Return the answer if this completes one (RFC 9112, section 6.3, item 8)."""
-        if self._in_head or "content-length" in self._fields or "transfer-encoding" in self._fields:
+        fields = self._fields
+        if fields is None or "content-length" in fields or "transfer-encoding" in fields:
             return None
-        return self._complete()
-
-    def _complete(self) -> Answer:
-        return Answer(self._parser.get_status_code(), self._fields, b"".join(self._parts))
+        return Answer(self._parser.get_status_code(), fields, b"".join(self._parts))
 
     def on_message_begin(self) -> None:
         if self._answer is not None:
             raise Unreadable("there is something behind the answer")
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # not in a trailer (RFC 9112, section 7.1.2)
-            self._fields.add(name, value)
-
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._fields = self._headers.take()
 
     def on_body(self, body: bytes) -> None:
         self._size += len(body)
@@ -165,8 +189,10 @@ class AnswerReader:
         self._parts.append(body)
 
     def on_message_complete(self) -> None:
-        if self._parser.get_status_code() < 200:
-            self._fields, self._in_head = Headers(), True
+        fields, status = self._fields, self._parser.get_status_code()
+        if fields is None or status < 200:
+            self._fields = None
             return
-        self._answer = self._complete()
+        self._headers.take()  # trailers (RFC 9112, section 7.1.2)
+        self._answer = Answer(status, fields, b"".join(self._parts))
         self.reusable = self._parser.should_keep_alive()

@@ -5,6 +5,7 @@ import logging
 import re
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
+from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -27,6 +28,8 @@ _DEFAULT_BUDGET = 60.0
 """Seconds that a request without a budget may take; the callee's own default is shorter."""
 _GRACE = 1.0
 """Seconds after the budget of a request before the node answers that no answer will come."""
+_LOOK_INTERVAL = 0.25
+"""Seconds between two looks for requests that need that answer. A timer for each request would cost more."""
 _MOST_SERVICES = 1024
 """The number of service names that the node remembers, including those that it does not have but is asked about."""
 _LONGEST_WAIT = 15.0
@@ -50,14 +53,11 @@ class Refusal(Exception):
         self.body = msgspec.json.encode(msgspec.structs.replace(data, status=status, detail=detail or data.detail))
 
 
-class _Answering:
-    """A request that an instance has, and the timer that ends it in any case."""
+class _Answering(NamedTuple):
+    """A request that an instance has, and when to stop waiting for its answer, on the event loop's clock."""
 
-    __slots__ = ("exchange", "timer")
-
-    def __init__(self, exchange: Exchange, timer: asyncio.TimerHandle) -> None:
-        self.exchange = exchange
-        self.timer = timer
+    exchange: Exchange
+    ends: float
 
 
 class LocalService:
@@ -124,6 +124,7 @@ class RequestHandler:
         self._repeats = repeats
         self._own: dict[str, LocalService] = {}
         self._answering: dict[_RequestKey, _Answering] = {}
+        self._looking: asyncio.TimerHandle | None = None
         self._polls: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._node_field = lines({fields.NODE: node})
@@ -145,6 +146,8 @@ class RequestHandler:
             self._closing.set_result(None)
         for key in list(self._answering):
             self._lose(key)
+        if self._looking is not None:
+            self._looking.cancel()
 
     def answer(self, to: Address, envelope: Envelope, sender: str) -> bool:
         """Answer a request that has arrived.
@@ -165,7 +168,6 @@ class RequestHandler:
 
     def _answer(self, key: _RequestKey, envelope: Envelope) -> None:
         answering = self._answering.pop(key)
-        answering.timer.cancel()
         load = lines({fields.LOAD: str(envelope.load)}) if envelope.load else b""
         if envelope.kind == "reply":
             answering.exchange.answer(200, self._reply_fields + load, envelope.body)
@@ -251,15 +253,23 @@ class RequestHandler:
             self._refuse(exchange, refusal)
             return
         seconds = _DEFAULT_BUDGET if envelope.budget is None else envelope.budget
-        timer = self._clock.loop.call_later(seconds + _GRACE, self._lose, key)  # in any case, there is an answer
-        self._answering[key] = _Answering(exchange, timer)
+        self._answering[key] = _Answering(exchange, self._clock.loop.time() + seconds + _GRACE)
+        if self._looking is None:
+            self._looking = self._clock.loop.call_later(_LOOK_INTERVAL, self._look)
         exchange.gone = partial(self._gone, key, envelope.reply_to)
         self._receiver.receive(envelope, service)
+
+    def _look(self) -> None:
+        """Answer the requests whose instance has not answered in time: in any case, there is an answer."""
+        now = self._clock.loop.time()
+        for key in [key for key, answering in self._answering.items() if answering.ends <= now]:
+            self._lose(key)
+        self._looking = self._clock.loop.call_later(_LOOK_INTERVAL, self._look) if self._answering else None
 
     def _gone(self, key: _RequestKey, reply_to: Address) -> None:
         """Cancel a request whose client has disconnected."""
         caller, _, service, request_id = key
-        self._answering.pop(key).timer.cancel()
+        del self._answering[key]
         self._receiver.receive(Envelope("cancel", request_id, "", b"", caller, reply_to), service)
 
     def _envelope(self, exchange: Exchange, service: str, name: str, caller: str) -> Envelope:
