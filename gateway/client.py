@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable
+from functools import lru_cache
 from typing import TypeVar
 
 from gateway.asgi import Receive
@@ -27,8 +28,11 @@ def bearer_token(headers: dict[bytes, bytes]) -> str | None:
         Unauthenticated: if no token can look like this. Such a token is not passed on to any service.
     """
     value = headers.get(b"authorization")
-    if value is None:
-        return None
+    return None if value is None else _bearer_token(value)
+
+
+@lru_cache(maxsize=1024)
+def _bearer_token(value: bytes) -> str | None:
     scheme, _, token = value.partition(b" ")
     if scheme.lower() != b"bearer":
         return None

@@ -156,7 +156,7 @@ class Routes:
         if exact is not None and method in exact:
             return exact[method], ()
         segments = _decode_path(raw_path)
-        found = _walk(self._root, method, segments, 0, (), None)
+        found = _find(self._root, method, segments)
         if found is None or not found[0].is_contested:
             return found
         route = found[0]
@@ -183,6 +183,24 @@ class Routes:
         return None if owner in self._live or owner in self._forgotten else owner
 
 
+def _find(node: _PathNode, method: str, segments: list[str]) -> tuple[Route, tuple[str, ...]] | None:
+    """Return the first match in the tree. In most paths, no segment has both a literal and a parameter that it may match."""
+    root, values = node, list[str]()
+    for segment in segments:
+        child = node.literals.get(segment)
+        if child is not None:
+            if node.parameter is not None:
+                return _walk(root, method, segments, 0, (), None)
+            node = child
+        elif node.parameter is not None and segment:
+            values.append(segment)
+            node = node.parameter
+        else:
+            return None
+    route = node.methods.get(method)
+    return None if route is None else (route, tuple(values))
+
+
 def _walk(
     node: _PathNode, method: str, segments: list[str], at: int, values: tuple[str, ...], service: str | None
 ) -> tuple[Route, tuple[str, ...]] | None:
@@ -202,6 +220,8 @@ def _walk(
 
 
 def _decode_path(raw_path: bytes) -> list[str]:
+    if raw_path.isascii() and b"%" not in raw_path:
+        return raw_path.decode().split("/")[1:]
     return [_decode_segment(segment) for segment in raw_path.split(b"/")[1:]]
 
 

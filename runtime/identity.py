@@ -11,6 +11,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import msgspec
@@ -160,7 +161,7 @@ class Verifier:
 
     def cached(self, token: str) -> Identity | None:
         """Return the identity of a token that was verified before and is still valid, or None. Never waits."""
-        digest = hashlib.sha256(token.encode("utf-8", "replace")).digest()
+        digest = _digest(token)
         entry = self._cache.get(digest)
         if entry is None:
             return None
@@ -183,7 +184,7 @@ class Verifier:
             raise Unauthenticated("the token is too large")
         if not token or token.encode("utf-8", "replace").translate(None, TOKEN_CHARACTERS):
             raise Unauthenticated("the token contains characters that no token has")
-        found, digest = self.cached(token), hashlib.sha256(token.encode()).digest()
+        found, digest = self.cached(token), _digest(token)
         if found is not None:
             return found
         if digest in self._cache:
@@ -299,6 +300,12 @@ class Verifier:
         if left <= 0:  # it was stamped by a time of day between these two
             left = min(expires - earliest, MAX_LIFETIME)
         return Identity(subject, role, session, token_id, datetime.fromtimestamp(expires, UTC), str(key.key_id)), left
+
+
+@lru_cache(maxsize=1024)
+def _digest(token: str) -> bytes:
+    """Return what a token is cached by. The digests of tokens that come often are remembered."""
+    return hashlib.sha256(token.encode("utf-8", "replace")).digest()
 
 
 def _jwk(key: Key) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Helpers for tasks that asyncio lacks: shielded work, watches, resuming a started coroutine, and backoff."""
+"""Helpers for tasks that asyncio lacks: shielded work, watches, and backoff."""
 
 import asyncio
 import inspect
@@ -156,48 +156,3 @@ class Unfinished:
 
 _MANY = 64
 """The number of remembered coroutines beyond which those that have ended are forgotten."""
-
-
-class Started(Awaitable[T]):
-    """The rest of a coroutine that was started by `send(None)` in this task and has suspended.
-
-    Args:
-        work: the coroutine.
-        suspended_on: what `send(None)` returned.
-    """
-
-    __slots__ = ("_suspended_on", "_work")
-
-    def __init__(self, work: Coroutine[Any, Any, T], suspended_on: Any) -> None:
-        self._work = work
-        self._suspended_on = suspended_on
-
-    def __await__(self) -> Generator[Any, Any, T]:
-        work = self._work
-        step: Callable[[Any], Any]
-        argument: Any
-        try:
-            sent = yield self._suspended_on
-        except GeneratorExit:
-            work.close()
-            raise
-        except BaseException as error:
-            step = work.throw
-            argument = error
-        else:
-            step = work.send
-            argument = sent
-        while True:
-            try:
-                suspended_on = step(argument)
-            except StopIteration as done:
-                result: T = done.value
-                return result
-            try:
-                argument = yield suspended_on
-                step = work.send
-            except GeneratorExit:
-                work.close()
-                raise
-            except BaseException as error:
-                step, argument = work.throw, error

@@ -94,11 +94,6 @@ class Proxy:
         """The service's logger."""
         return self._instance.log
 
-    def is_remote(self, service: str, route: str) -> bool:
-        """Return whether requests for a route go to another node, because no instance in this process has it."""
-        routes = self._instance.caller.routes.get(service)
-        return routes is None or route not in routes
-
     def new_id(self) -> str:
         """Return an id for a message."""
         return self._instance.new_id()
