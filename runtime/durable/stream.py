@@ -5,6 +5,7 @@ order. A hint announces the head of the stream; subscribers request the events w
 """
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Annotated, ClassVar
 from uuid import UUID
 
@@ -186,6 +187,8 @@ class Stream:
         self._random = random
         self._max_body = max_body
         self._epochs: list[tuple[str, int]] = []
+        self._second = -1
+        self._second_text = ""
         self.retention: Retention = Retention(database, clock)
 
     async def open(self) -> None:
@@ -226,13 +229,22 @@ class Stream:
         Raises:
             UsageError: if the network does not carry an event of this size.
         """
-        at, largest = rfc3339(self._clock.now()), self._largest
+        at, largest = self._time(), self._largest
         for name, body in events:
             if 4 * len(body) + _FRAME > largest:  # a character has at most four bytes, also if it is escaped
                 size = len(to_json(StreamEvent(LARGEST, str(UUID(int=0)), name, body, at, trace)))
                 if size > largest:
                     raise UsageError(too_large(f"the event {name}", size, largest))
             tx.appends.append((self._random.uuid7_text(), name, body, at, trace))
+
+    def _time(self) -> str:
+        """Return the time of day as the stream stores it, like `rfc3339(now())`. Its seconds are formatted once a second."""
+        now = self._clock.timestamp()
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._second_text = rfc3339(datetime.fromtimestamp(second, UTC))[: -len("000000Z")]
+        return f"{self._second_text}{int((now - second) * 1e6):06d}Z"
 
     def appended(self, tx: Transaction) -> Head:
         """Return the head after a transaction with events has committed."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from runtime.contract.errors import UsageError
 from runtime.storage.database import DatabaseError, Guard, Holder, Row, StatementError, Superseded, Transaction
 from runtime.storage.sqlite_statements import SqliteStatement, translated
-from runtime.storage.writer import Turn
+from runtime.storage.turn import Turn
 from runtime.tasks import finish
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ class SqliteTransaction(Transaction, Turn):
             return
         find = self._database.statements.find
         self._last = [(find(sql), params) for sql, params in self.final]
-        self.given = None
+        self.woken = None
         self._outcome = asyncio.get_running_loop().create_future()
         self._database.turns.end(self)
         try:

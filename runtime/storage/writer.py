@@ -10,75 +10,27 @@ import asyncio
 import logging
 import math
 import sqlite3
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from enum import Enum
 from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
-from runtime.storage.database import ADVANCE_HEAD, APPEND, DatabaseError, StreamRow
+from runtime.storage.database import DatabaseError
 from runtime.storage.sqlite_connection import SqliteConnection
-from runtime.storage.sqlite_statements import SqliteStatement
+from runtime.storage.turn import Turn, commit_begun_group, commit_group, complete_turn, roll_back, undo_turn
 
 T = TypeVar("T")
 
 MOST = 64
 """The largest number of transactions that share a COMMIT."""
+_AHEAD = 8
+"""The number of waiting transactions that are woken together."""
 _OLDEST = 0.1
 """The seconds after which a transaction that has ended waits for no further one before the COMMIT."""
 _LOOK = 0.1
 """The seconds between two looks at the transaction that has the turn."""
-_LONG = 1.0
-"""The seconds after which a transaction for which others wait is logged, and then again whenever they have doubled."""
-
-_APPEND, _ADVANCE_HEAD = SqliteStatement(APPEND).text, SqliteStatement(ADVANCE_HEAD).text
-
-
-class Turn(ABC):
-    """A transaction's turn at the writer, from its first statement until it has ended.
-
-    Attributes:
-        title: who runs the transaction, for logs.
-        deadline: when it loses the turn, on the event loop's scale.
-        since: when it got the turn.
-        logged_at: after how many seconds it is logged that others wait for it.
-        given: done when it has the turn; None for a transaction that has waited for nothing but its end.
-        appends: the rows that its commit appends to the stream.
-        head: the number of the last of the rows that its commit has appended.
-    """
-
-    appends: list[StreamRow]
-    head: int
-
-    def __init__(self, title: str, deadline: float) -> None:
-        self.title = title
-        self.deadline = deadline
-        self.since: float = 0.0
-        self.logged_at = _LONG
-        self.given: asyncio.Future[None] | None = None
-
-    @property
-    def waits(self) -> bool:
-        """Whether it still wants the turn."""
-        return self.given is None or not self.given.done()
-
-    @abstractmethod
-    def ends_quickly(self) -> bool:
-        """Return whether `complete` may run in the event loop."""
-
-    @abstractmethod
-    def complete(self, raw: sqlite3.Connection, *, here: bool) -> None:
-        """Run the last statements, and release the savepoint. Called in the thread, or with `here` in the event loop."""
-
-    @abstractmethod
-    def settle(self, error: Exception | None) -> None:
-        """Take note that the transaction has been committed, or with an error that it has been rolled back."""
-
-    @abstractmethod
-    def expire(self) -> None:
-        """Roll the transaction back, because its deadline has passed."""
 
 
 class Group:
@@ -87,11 +39,15 @@ class Group:
     Attributes:
         ended: the transactions that have ended without an error.
         since: when the first of them ended.
+        ahead: how many transactions are woken together. Most run from their first statement to their end in one step of their
+            task, so that all of them take their turns within one turn of the event loop. If one does not, the rest of the
+            group is woken one by one.
     """
 
     def __init__(self) -> None:
         self.ended: list[Turn] = []
         self.since: float = 0.0
+        self.ahead = _AHEAD
 
 
 class WriterState(Enum):
@@ -133,14 +89,22 @@ class Writer:
         if self._state is WriterState.IDLE:
             self._give(turn)
             return
-        turn.given = asyncio.get_running_loop().create_future()
-        self._queue.append(turn)
+        self._enqueue(turn)
         try:
-            await turn.given
+            while self._turn is not turn:
+                turn.woken = asyncio.get_running_loop().create_future()
+                await turn.woken
+                if self._turn is not turn and self._group is not None:
+                    self._group.ahead = 1
         except asyncio.CancelledError:
-            if not turn.given.cancelled():  # it has been given the turn already
+            turn.waits = False
+            if self._turn is turn:  # it has been given the turn already
                 self.pass_on()
             raise
+
+    def _enqueue(self, turn: Turn) -> None:
+        turn.waits = True
+        self._queue.append(turn)
 
     def _give(self, turn: Turn) -> None:
         loop = self._loop
@@ -190,7 +154,7 @@ class Writer:
         """
         if turn is not self._turn:
             if self._state is WriterState.BUSY:
-                self._queue.append(turn)
+                self._enqueue(turn)
                 return
             self._give(turn)
         if self._complete(turn):
@@ -203,11 +167,11 @@ class Writer:
         commit = len(self._group.ended) + 1 >= MOST or not self._queue or self._is_old()
         if commit or not turn.ends_quickly():
             group = self._group.ended if commit else None
-            self._run(partial(_complete, turn, group, False)).add_done_callback(partial(self._completed, turn, commit))
+            self._run(partial(complete_turn, turn, group, False)).add_done_callback(partial(self._completed, turn, commit))
             return False
         failure: Exception | None = None
         try:
-            failure = _complete(turn, None, True, self._connection().raw)
+            failure = complete_turn(turn, None, True, self._connection().raw)
         except Exception as error:
             self._settle(error, turn)
         else:
@@ -254,7 +218,7 @@ class Writer:
     async def give_up_turn(self) -> None:
         """Roll back the savepoint and pass the turn on. Earlier transactions of the group are not affected."""
         try:
-            if not await self._run(_undo):
+            if not await self._run(undo_turn):
                 self._settle(DatabaseError("the whole transaction was rolled back"))
         except DatabaseError as error:
             self._settle(error)
@@ -267,9 +231,13 @@ class Writer:
             turn = self._queue.popleft()
             if not turn.waits:
                 continue
+            turn.waits = False
             self._give(turn)
-            if turn.given is not None:
-                turn.given.set_result(None)
+            if turn.woken is not None:
+                if not turn.woken.done():
+                    turn.woken.set_result(None)
+                if self._group is not None and self._group.ended:  # else it has to wait for BEGIN
+                    self._wake_ahead(self._group.ahead - 1)
                 return
             if not self._complete(turn):
                 return
@@ -277,7 +245,13 @@ class Writer:
             self._state = WriterState.IDLE
             return
         ended = self._group.ended
-        self._run(partial(_commit, ended) if ended else _roll_back).add_done_callback(self._closed)
+        self._run(partial(commit_group, ended) if ended else roll_back).add_done_callback(self._closed)
+
+    def _wake_ahead(self, count: int) -> None:
+        """Wake the next transactions together with the one that has the turn, each of which may find that it has it, too."""
+        for turn in islice(self._queue, count):
+            if turn.woken is not None and not turn.woken.done():
+                turn.woken.set_result(None)
 
     def _closed(self, done: "asyncio.Future[None]") -> None:
         self._settle(done.exception())
@@ -301,7 +275,7 @@ class Writer:
         await self.take_turn(_Alone("a migration", math.inf))
         try:
             ended = [] if self._group is None else self._group.ended
-            await self._run(partial(_commit_if_begun, ended))
+            await self._run(partial(commit_begun_group, ended))
             self._settle(None)
             await self._run(function)
         except DatabaseError as error:
@@ -325,63 +299,3 @@ class _Alone(Turn):
 
     def expire(self) -> None:
         raise AssertionError("it has no deadline")
-
-
-def _complete(turn: Turn, group: list[Turn] | None, here: bool, raw: sqlite3.Connection) -> Exception | None:
-    """Complete a transaction, and commit it with its group, if one is given. Return why it alone was rolled back, if it was.
-
-    Raises:
-        Exception: if the whole group was rolled back.
-    """
-    failure = None
-    try:
-        try:
-            turn.complete(raw, here=here)
-        except Exception as error:
-            if not _undo(raw):
-                raise
-            failure = error
-        if group is not None:
-            _commit(group if failure is not None else [*group, turn], raw)
-    except BaseException:
-        _roll_back(raw)
-        raise
-    return failure
-
-
-def _undo(raw: sqlite3.Connection) -> bool:
-    """Roll back to the savepoint. Return False if the whole transaction was rolled back."""
-    try:
-        if raw.in_transaction:
-            raw.execute("ROLLBACK TO one")
-            raw.execute("RELEASE one")
-    except sqlite3.Error:
-        _roll_back(raw)
-        raise
-    return raw.in_transaction
-
-
-def _commit(group: list[Turn], raw: sqlite3.Connection) -> None:
-    """Append the events of a group to the stream, and commit it. If that fails, the whole group is rolled back."""
-    try:
-        rows = [row for turn in group for row in turn.appends]
-        if rows:
-            raw.executemany(_APPEND, [(offset, *row) for offset, row in enumerate(rows, 1)])
-            [(head,)] = raw.execute(_ADVANCE_HEAD, (len(rows),)).fetchall()
-            for turn in group:
-                turn.head = head
-        raw.execute("COMMIT")
-    except BaseException:
-        _roll_back(raw)
-        raise
-
-
-def _commit_if_begun(group: list[Turn], raw: sqlite3.Connection) -> None:
-    if raw.in_transaction:
-        _commit(group, raw)
-
-
-def _roll_back(raw: sqlite3.Connection) -> None:
-    with suppress(sqlite3.Error):  # the connection is gone, and its transaction with it
-        if raw.in_transaction:
-            raw.execute("ROLLBACK")

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -161,3 +162,22 @@ async def test_a_subscriber_moves_to_a_fork_unaided_and_reports_the_range(
     await wait_until_applied(replicas, ["one", "two", "three", "four", "three, again"])
     assert "its events 3 to 4 of epoch" in caplog.text
     assert node.metrics.value("events_published_total", service="publisher") == 1
+
+
+async def test_an_event_has_the_time_of_day_to_the_microsecond(replicas: Replicas) -> None:
+    class Stopped(Clock):
+        time = 0.0
+
+        def timestamp(self) -> float:
+            return self.time
+
+    clock = Stopped()
+    database = SqliteDatabase(replicas.folder / "times.sqlite")
+    stream = Stream(database, clock, Random(clock), lambda: 1 << 20)
+    for clock.time in (1.0, 1.000001, 1.5, 2.0, 2.999999, 1.25, 1_780_000_000.654321):
+        async with database.transaction() as tx:
+            stream.append(tx, [("publisher.WordPublished", "{}")], "")
+            [(_, _, _, at, _)] = tx.appends
+            tx.appends.clear()
+        assert abs((datetime.fromisoformat(at) - clock.now()).total_seconds()) < 2e-6
+        assert len(at) == len("2026-11-29T08:00:00.000000Z")

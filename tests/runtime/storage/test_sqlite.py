@@ -353,3 +353,26 @@ async def test_a_backup_is_made_and_put_back_as_the_documentation_says(tmp_path:
         assert await database.fetch_one("PRAGMA integrity_check") == {"integrity_check": "ok"}
     finally:
         await database.close()
+
+
+async def test_transactions_that_wait_run_one_by_one_in_the_order_in_which_they_asked(database: SqliteDatabase) -> None:
+    running = 0
+
+    async def attempt(number: int) -> None:
+        nonlocal running
+        async with database.transaction() as tx:
+            await tx.execute("INSERT INTO notes (text) VALUES ($1)", f"n{number}")
+            running += 1
+            assert running == 1
+            for _ in range(number % 7 // 5):  # two of seven suspend while they have the turn
+                await asyncio.sleep(0)
+            await tx.execute("UPDATE notes SET text = $1 WHERE text = $2", f"m{number}", f"n{number}")
+            running -= 1
+
+    tasks = [asyncio.create_task(attempt(number)) for number in range(150)]
+    await asyncio.sleep(0)
+    for task in tasks[20::10]:
+        task.cancel()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [number for number, outcome in enumerate(outcomes) if outcome is not None] == list(range(20, 150, 10))
+    assert await texts(database) == [f"m{number}" for number, outcome in enumerate(outcomes) if outcome is None]

@@ -143,7 +143,7 @@ async def test_a_transaction_that_has_ended_waits_for_one_that_hangs_at_most(num
 async def test_who_keeps_others_waiting_is_logged(
     numbers: SqliteDatabase, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runtime.storage.writer._LONG", 0.1)
+    monkeypatch.setattr("runtime.storage.turn.LONG_SECONDS", 0.1)
     async with asyncio.timeout(10):
         async with numbers.transaction() as tx:
             await tx.execute("INSERT INTO numbers VALUES (1)")
