@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
 from config.cli.bench.gateway import open_gateway, require_wrk, wrk
@@ -114,7 +114,8 @@ async def _ours() -> AsyncGenerator[tuple[str, str], None]:
             url, token = (await process.stdout.readline()).decode().split()
         yield url, token
     finally:
-        process.kill()
+        with suppress(ProcessLookupError):
+            process.kill()
         await process.wait()
 
 

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from config.cli.bench.gateway import require_wrk, wrk
@@ -56,12 +56,13 @@ async def running(role: str, url: str, *arguments: str) -> AsyncGenerator[asynci
         assert line == b"ready\n", f"node peer.js {role} printed {line!r} instead of `ready`"
         yield process.stdout
     finally:
-        process.kill()
+        with suppress(ProcessLookupError):
+            process.kill()
         await process.wait()
 
 
 async def _run(role: str, url: str) -> None:
-    process = await asyncio.create_subprocess_exec("node", _script(), role, url)
+    process = await asyncio.create_subprocess_exec("node", _script(), role, url, stdin=asyncio.subprocess.PIPE)
     try:
         async with asyncio.timeout(_TIMEOUT):
             assert await process.wait() == 0, f"node peer.js {role} failed with status {process.returncode}"

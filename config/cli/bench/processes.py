@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -62,7 +62,8 @@ async def service_process(services: Sequence[type[Service]], settings: Transport
     try:
         yield
     finally:
-        process.kill()
+        with suppress(ProcessLookupError):  # an interrupt at the terminal has ended it, too
+            process.kill()
         await process.wait()
 
 
@@ -138,7 +139,8 @@ async def broker() -> AsyncGenerator[TransportSettings, None]:
             await _wait_until_listening(url)
             yield TransportSettings(kind="mqtt", mqtt=MqttSettings(url=url, namespace=namespace))
         finally:
-            process.terminate()
+            with suppress(ProcessLookupError):  # as above
+                process.terminate()
             await process.wait()
 
 

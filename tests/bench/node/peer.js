@@ -58,6 +58,7 @@ const roles = {
 };
 
 async function main() {
+  process.stdin.on("end", () => process.exit(0)).resume(); // ends with the process that started it
   if (role === "local" || role === "serve" || (role === "web" && !transporter)) broker.createService(math);
   if (role === "web") broker.createService({
     mixins: [require("moleculer-web")],
@@ -70,7 +71,6 @@ async function main() {
     process.exit(0);
   }
   console.log("ready");
-  process.stdin.on("end", () => process.exit(0)).resume(); // ends with the process that started it
 }
 
 main();
