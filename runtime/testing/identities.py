@@ -11,6 +11,9 @@ from runtime.service.context import Context
 from runtime.service.handlers import handles
 from runtime.service.service import Service
 
+_AGE = 60
+"""How many seconds ago the tokens were issued. So a node accepts them whose manual clock has stood still for that long."""
+
 
 class FakeAuth(Service):
     """Replaces the auth service: `Node([FakeAuth, Mine], …)`, then `token=FakeAuth.token("u1", "rider")`.
@@ -37,14 +40,14 @@ class FakeAuth(Service):
             subject: the user's id.
             role: the user's role.
             session: the id of the login session.
-            seconds: the lifetime.
+            seconds: the time from now until it expires, at most 14 minutes.
         """
         import jwt
 
         now = datetime.now(UTC)
         claims = {
             "iss": "callboard", "aud": "callboard", "sub": subject, "role": role, "sid": session, "jti": f"{subject}-{now.timestamp()}",
-            "iat": int(now.timestamp()), "exp": int((now + timedelta(seconds=seconds)).timestamp()),
+            "iat": int(now.timestamp()) - _AGE, "exp": int((now + timedelta(seconds=seconds)).timestamp()),
         }  # fmt: skip
         return jwt.encode(claims, cls._signing_key(), algorithm="EdDSA", headers={"typ": "at+jwt", "kid": "fake"})
 
