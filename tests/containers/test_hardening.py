@@ -105,7 +105,7 @@ async def test_containers_start_in_any_order_and_stop_with_status_0(tmp_path: Pa
         async def waits_for_the_network() -> bool:
             return bool((await stack.readiness("rides")).get("waits_for", [])[:1] == ["network"])
 
-        await eventually(waits_for_the_network, "rides reports that it waits for the network")
+        await eventually(waits_for_the_network, "rides reports that it waits for the network", 60)
         for service in ("mosquitto", "fleet", "auth", "devices"):
             await stack.do("start", service)
         await stack.ready()
