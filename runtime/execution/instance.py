@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, cast
 
 from runtime.clock import Clock, Random
-from runtime.contract.errors import KnownErrors, UsageError
+from runtime.contract.errors import UsageError
 from runtime.contract.messages import Contract, MessageSpec, Signal, spec_of
 from runtime.durable.compensations import Compensations
 from runtime.durable.idempotency import Once
@@ -78,7 +78,6 @@ class Instance(Host):
         self.events: EventPublisher | None = None
         self._database = database
         self._once: Once | None = None
-        self._known_error: KnownErrors = definition.known_error
         self._requested: dict[type[Any], str] = {}
         """The services whose requests this instance may make and has made, by the class of the request."""
         self._known = frozenset(contract.name for contract in (*definition.calls, definition.contract))
@@ -243,7 +242,7 @@ class Instance(Host):
         service = self._requested.get(message.__class__)
         if service is None or ctx.work is not None or self.before_request is not None:
             return self._request_checked(ctx, message, timeout, key)
-        return self.caller.request(ctx, service, message, timeout, key, self._known_error)
+        return self.caller.request(ctx, service, message, timeout, key, self.definition.known_error)
 
     async def _request_checked(self, ctx: Context, message: Any, timeout: float | None, key: str | None) -> Any:
         spec = spec_of(cast(type[Any], type(message)))
@@ -271,7 +270,7 @@ class Instance(Host):
         if self.before_request is not None:
             spec = spec_of(cast(type[Any], type(message)))
             await self.before_request(service, spec.full_name if spec.contract.name == service else None, timeout)
-        return await self.caller.request(ctx, service, message, timeout, key, self._known_error)
+        return await self.caller.request(ctx, service, message, timeout, key, self.definition.known_error)
 
     def note_compensations(self, registered: Registered) -> None:
         self.failures.uncommitted.add(registered)
