@@ -44,11 +44,12 @@ def better(first: Mapping[str, Spread], second: Mapping[str, Spread]) -> dict[st
 
 def main() -> None:
     results = Results.load()
-    measured = run_loop(ratios.measure(ratios.GROUPS))
     if sys.argv[1:] == ["--write"]:
-        page.publish(msgspec.structs.replace(results, ceilings=measured))
-        print(f"stored {len(measured)} ratios in {FILE.name}")
+        stored = run_loop(ratios.measure(ratios.GROUPS, 2 * ratios.ROUNDS))
+        page.publish(msgspec.structs.replace(results, ceilings=stored))
+        print(f"stored {len(stored)} ratios in {FILE.name}")
         return
+    measured = run_loop(ratios.measure(ratios.GROUPS))
     faults = fallen(results.ceilings, measured)
     if faults:
         again = [group for group in ratios.GROUPS if faults.keys() & set(group.names)]

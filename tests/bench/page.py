@@ -10,6 +10,7 @@ from tests.bench.table import Line, Row
 PAGE = FILE.with_suffix(".md")
 CHART = FILE.with_suffix(".svg")
 _TITLE = "Callboard compared with others, and with its version before (1 is equal, further right is better)"
+_UNMEASURED = "Not measured yet."
 _SIDES = {table.BEFORE: "before", table.OURS: ""}
 
 
@@ -61,7 +62,8 @@ def number(value: float | None, unit: str = "") -> str:
 
 def text_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table in Markdown."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
+    found = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in found) if len(found) > 2 else _UNMEASURED
 
 
 def cells(line: Line) -> list[str]:
@@ -83,7 +85,7 @@ def _table(results: Results) -> str:
 def _machine(results: Results) -> str:
     machine = results.machine
     if machine is None:
-        return "Not measured yet."
+        return _UNMEASURED
     rounds = max((len(one.values) for side in results.figures.values() for one in side.values()), default=0)
     versions = ", ".join(f"{name} {version}" for name, version in sorted(machine.versions.items()))
     return (

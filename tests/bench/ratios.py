@@ -102,9 +102,9 @@ async def _mqtt() -> AsyncGenerator[Sides, None]:
             await caller.registry.wait_for("math")
             ctx = caller.client("bench", (math,))
             yield {
-                "request_c1": (requests(ctx, 1), 32),
+                "request_c1": (requests(ctx, 1), 64),
                 "request_c64": (requests(ctx, 64), 192),
-                "bare_mqtt_c1": (one, 32),
+                "bare_mqtt_c1": (one, 64),
                 "bare_mqtt_c64": (many, 192),
             }
 
