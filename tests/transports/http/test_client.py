@@ -232,6 +232,18 @@ async def test_a_request_without_a_readable_answer_may_have_been_delivered(answe
             await post(client, location)
 
 
+async def test_a_connection_that_the_peer_will_close_is_not_used_again() -> None:
+    async def serve(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:  # although it says that it closes the connection
+            await server.read_request(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+
+    async with running(serve) as (server, client, location):
+        for number in (1, 2, 3):
+            assert (await post(client, location)).status == 200
+            assert server.accepted == number
+
+
 async def test_what_nobody_asked_for_ends_the_connection() -> None:
     async def serve(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await server.read_request(reader)

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transports.http.messages import Answer, AnswerReader, Unreadable, lines, start, with_length
+from transports.http import messages
+from transports.http.messages import Answer, AnswerReader, HeaderReader, Unreadable, lines, start, with_length
 
 VISIBLE = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E))
 
@@ -160,3 +161,13 @@ def test_of_two_fields_the_first_counts_and_the_media_type_has_no_parameters() -
     assert answer is not None
     assert (answer.kind, answer.fields["content-type"]) == ("text/x", "Text/X; a=b")
     assert Answer(200, {}, b"").kind == ""
+
+
+def test_long_and_many_field_names_are_not_kept_in_memory() -> None:
+    reader = HeaderReader()
+    for number in range(2000):
+        reader.add(b"X-%d" % number + b"x" * 100, b"")
+        reader.add(b"x-%d" % number, b"")
+    assert len(reader.take()) == 4000
+    assert len(messages._names) <= 256  # pyright: ignore[reportPrivateUsage]
+    assert max(map(len, messages._names)) < 100  # pyright: ignore[reportPrivateUsage]
