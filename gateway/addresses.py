@@ -40,6 +40,8 @@ class Addresses:
 
     def __init__(self, trusted: Sequence[str]) -> None:
         self._trusted = [_network(text) for text in trusted]
+        self.has_trusted = bool(self._trusted)
+        """Whether there are trusted proxies. Without any, the peer of a connection is always the client."""
         self._is_trusted = functools.lru_cache(4096)(self._in_a_trusted_network)
 
     def client(self, peer: str, headers: Headers) -> str:

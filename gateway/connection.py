@@ -8,15 +8,19 @@ import termios
 from collections.abc import Awaitable, Callable
 from typing import Protocol, cast
 
-from gateway.exchange import MOST_BUFFERED, Exchange, Progress
+from gateway.addresses import source
+from gateway.exchange import MOST_BUFFERED, Exchange, GivenFields, Progress
 from gateway.fields import bad_request, read_fields, read_framing
-from gateway.http1 import BadRequest, EndlessBody, Head, find_end, parse_head, without_empty_lines
+from gateway.http1 import BadRequest, EndlessBody, RequestLine, find_end, parse_fields, parse_line, without_empty_lines
 from gateway.problems import Problem
 
 _HALF_CLOSED = 0.05
 """Seconds until a client that sends no more is taken to be gone. One that only has no more requests gets most answers sooner."""
-_UNREADABLE = Head("GET", b"", b"", is_http_1_0=False, pairs=[], fields_size=0)
-"""Stands for a head that cannot be read."""
+_UNREADABLE: RequestLine = ("GET", b"", b"", False)
+"""Stands for a request line that cannot be read."""
+_NO_FIELDS: GivenFields = ([], {}, 0)
+_REMEMBERED = 4096
+"""Bytes of header fields that a connection remembers."""
 
 
 class Host(Protocol):
@@ -51,6 +55,7 @@ class Connection(asyncio.Protocol):
 
     Attributes:
         peer: the address at the other end.
+        source: the address or network that its limits are counted for, unless it is a proxy's.
         since: when the wait for the head of a request began, in ticks of the server.
     """
 
@@ -58,11 +63,13 @@ class Connection(asyncio.Protocol):
         self.host = host
         self.loop = host.loop
         self.progress = host.progress
-        self.peer = ""
+        self.peer = self.source = ""
         self.since = host.ticks
         self._exchange: Exchange | None = None
         self._buffer: bytes | bytearray = b""
         self._searched = 0
+        self._text: bytes | None = None
+        self._given = _NO_FIELDS
         self._is_reading = True
         self._is_writable = True
         self._writable: asyncio.Future[None] | None = None
@@ -75,6 +82,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         address = transport.get_extra_info("peername")
         self.peer = address[0] if address else ""
+        self.source = source(self.peer)
         self.host.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -181,15 +189,16 @@ class Connection(asyncio.Protocol):
             self._buffer = without_empty_lines(self._buffer)
             self._searched = 0
         data = self._buffer
-        head, fields, body, problem, end = _UNREADABLE, {}, None, None, -4
+        line, given, body, problem, end = _UNREADABLE, _NO_FIELDS, None, None, -4
         try:
             end = find_end(data, self._searched)
             if end < 0:
                 self._searched = len(data)
                 return
-            head = parse_head(bytes(data[: end + 2]))
-            fields = read_fields(head.pairs, is_http_1_0=head.is_http_1_0)
-            body = read_framing(fields, is_http_1_0=head.is_http_1_0)
+            begin = data.find(b"\r\n") + 2
+            line = parse_line(bytes(data[:begin]))
+            given = self._read_fields(bytes(data[begin : end + 2]), is_http_1_0=line[3])
+            body = read_framing(given[1], is_http_1_0=line[3])
         except BadRequest as error:
             problem = bad_request(str(error), error.status)
         except Problem as error:
@@ -198,10 +207,20 @@ class Connection(asyncio.Protocol):
             body = EndlessBody()
         self._searched = 0
         self._buffer = bytes(data[end + 4 :])
-        exchange = self._exchange = Exchange(self, head, fields, body, problem)
-        if not exchange.body_has_come and self._buffer:
+        exchange = self._exchange = Exchange(self, line, given, body, problem)
+        if self._buffer and not exchange.body_has_come:
             self._buffer = exchange.feed(self._buffer)
         exchange.task = self.loop.create_task(self._answer(exchange))
+
+    def _read_fields(self, text: bytes, *, is_http_1_0: bool) -> GivenFields:
+        """Return what the header fields of a request say. Most clients send the same ones with their next request, too."""
+        if text == self._text and not is_http_1_0:
+            return self._given
+        pairs = parse_fields(text)
+        given = (pairs, read_fields(pairs, is_http_1_0=is_http_1_0), len(text))
+        if len(text) <= _REMEMBERED and not is_http_1_0:
+            self._text, self._given = text, given
+        return given
 
     async def _answer(self, exchange: Exchange) -> None:
         try:

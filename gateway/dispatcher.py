@@ -35,6 +35,7 @@ class Dispatcher:
         self._settings = settings
         self._proxy = proxy
         self._limits = limits
+        self._max_url, self._max_header = settings.max_url, settings.max_header
         proxy.registry.watch(self.update_routes)
         self.update_routes()
 
@@ -64,7 +65,8 @@ class Dispatcher:
 
     async def _respond(self, exchange: Exchange, headers: dict[bytes, bytes], request_id: str) -> Response:
         token = bearer_token(headers)  # before the size is checked, so that a token that is too large is answered 401
-        self._check_size(exchange)
+        if len(exchange.raw_path) + len(exchange.query) > self._max_url or exchange.fields_size > self._max_header:
+            self._check_size(exchange)
         method = exchange.method
         match = self.routes.find("GET" if method == "HEAD" else method, exchange.raw_path)
         if match is None:
@@ -145,10 +147,10 @@ class Dispatcher:
         raise Problem(405, "method-not-allowed", f"This path allows {allowed.decode()}.", [(b"allow", allowed)])
 
     def _check_size(self, exchange: Exchange) -> None:
-        if len(exchange.raw_path) + len(exchange.query) > self._settings.max_url:
-            raise Problem(414, "uri-too-long", f"The URL is longer than {self._settings.max_url} bytes.")
-        limit = self._settings.max_header
-        if exchange.fields_size > limit and sum(len(name) + len(value) for name, value in exchange.pairs) > limit:
+        if len(exchange.raw_path) + len(exchange.query) > self._max_url:
+            raise Problem(414, "uri-too-long", f"The URL is longer than {self._max_url} bytes.")
+        limit = self._max_header
+        if sum(len(name) + len(value) for name, value in exchange.pairs) > limit:
             raise Problem(431, "headers-too-large", f"The header fields are longer than {limit} bytes.")
 
     async def _authorize(self, route: Route, token: str | None) -> None:

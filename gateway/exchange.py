@@ -4,11 +4,15 @@ import asyncio
 from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
-from gateway.http1 import BadRequest, Body, Head, Pairs, response_head
+from gateway.http1 import BadRequest, Body, Pairs, RequestLine, response_head
 from gateway.problems import Problem
 
 MOST_BUFFERED = 64 * 1024
 """Bytes of a client that wait to be used. Beyond that, its connection is not read."""
+
+
+GivenFields = tuple[Pairs, dict[bytes, bytes], int]
+"""The header fields of a request as they came, by their names, and the bytes that they take."""
 
 
 class Progress:
@@ -31,11 +35,13 @@ class Wire(Protocol):
 
     Attributes:
         peer: the address at the other end.
+        source: the address or network that its limits are counted for, unless it is a proxy's.
     """
 
     loop: asyncio.AbstractEventLoop
     progress: Progress
     peer: str
+    source: str
 
     def write(self, data: bytes) -> None: ...
     def write_end(self) -> None: ...
@@ -97,23 +103,22 @@ class Exchange:
     task: "asyncio.Task[None]"
 
     def __init__(
-        self, wire: Wire, head: Head, fields: dict[bytes, bytes], body: Body | None, problem: Problem | None = None
+        self, wire: Wire, line: RequestLine, given: GivenFields, body: Body | None, problem: Problem | None = None
     ) -> None:
-        self.method, self.raw_path, self.query, self.is_http_1_0, self.pairs, self.fields_size = head
-        self.fields = fields
-        self.peer = self.source = wire.peer
+        self.method, self.raw_path, self.query, self.is_http_1_0 = line
+        self.pairs, self.fields, self.fields_size = given
+        self.peer = wire.peer
+        self.source = wire.source
         self.problem = problem
         self.is_started = self.is_ended = self.is_gone = self.cancels = self.was_cancelled = False
-        self.keeps_alive = problem is None and _keeps_alive(fields.get(b"connection"), is_http_1_0=self.is_http_1_0)
+        self.keeps_alive = problem is None and _keeps_alive(self.fields.get(b"connection"), is_http_1_0=self.is_http_1_0)
         self._wire = wire
         self._body = body
         self._pieces: list[bytes] = []
         self._size = 0
         self._is_broken = self._is_read = self._is_chunked = False
         self._waiter: asyncio.Future[None] | None = None
-        self._continue = (
-            body is not None and b"expect" in fields and not self.is_http_1_0 and fields[b"expect"].lower() == b"100-continue"
-        )
+        self._continue = body is not None and not self.is_http_1_0 and self.fields.get(b"expect", b"").lower() == b"100-continue"
 
     def __repr__(self) -> str:
         state = "answered" if self.is_ended else "being answered" if self.is_started else "waiting"

@@ -7,10 +7,11 @@ a folded field, a length beside a transfer coding. Two components that read such
 import re
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import NamedTuple
 
 Pairs = list[tuple[bytes, bytes]]
 """Header fields in order, with lower-case names in requests."""
+RequestLine = tuple[str, bytes, bytes, bool]
+"""The method, the path or `*`, and the query, not decoded, and whether the client speaks HTTP/1.0."""
 
 MAX_HEAD = 400 * 1024
 """The most bytes in the head of a request that are read at all."""
@@ -45,23 +46,6 @@ class BadRequest(Exception):
         self.status = status
 
 
-class Head(NamedTuple):
-    """The head of a request.
-
-    Attributes:
-        path: the path, not decoded, or `*`.
-        query: the query, not decoded, without its question mark.
-        fields_size: the bytes that the header fields take, with colons and line ends.
-    """
-
-    method: str
-    path: bytes
-    query: bytes
-    is_http_1_0: bool
-    pairs: Pairs
-    fields_size: int
-
-
 def without_empty_lines(data: bytes | bytearray) -> bytes:
     """Return what follows the empty lines that `data` begins with (RFC 9112, section 2.2)."""
     lines = _EMPTY_LINES.match(data)
@@ -85,28 +69,36 @@ def find_end(data: bytes | bytearray, searched: int = 0) -> int:
     return end
 
 
-def parse_head(head: bytes) -> Head:
-    """Return what a head says. It ends with the line end of its last line, without the empty line.
+def parse_line(line: bytes) -> RequestLine:
+    """Return the method, path, and query of a request line, and whether it is one of HTTP/1.0. The line ends with its line end.
 
     Raises:
-        BadRequest: if it is malformed (400), or has too many fields (431).
+        BadRequest: if it is malformed (400).
     """
-    line = _REQUEST_LINE.match(head)
-    if line is None:
+    found = _REQUEST_LINE.fullmatch(line)
+    if found is None:
         raise BadRequest("The request line is malformed, or not of HTTP/1.1 or HTTP/1.0.")
-    method, target, minor = line.groups()
+    method, target, minor = found.groups()
     if not target.startswith(b"/"):
         target = _origin_form(target)
-    path, _, query = target.partition(b"?")
     if b"#" in target:
         raise BadRequest("The target has a fragment.")
-    start = line.end()
-    pairs = [(name.lower(), value.strip(b" \t")) for name, value in _FIELDS.findall(head, start)]
+    path, _, query = target.partition(b"?")
+    return method.decode(), path, query, minor == b"0"
+
+
+def parse_fields(text: bytes) -> Pairs:
+    """Return the header fields in the lines between the request line and the empty line.
+
+    Raises:
+        BadRequest: if one is malformed (400), or there are too many (431).
+    """
+    pairs = [(name.lower(), value.strip(b" \t")) for name, value in _FIELDS.findall(text)]
     if pairs and not pairs[-1][0]:
         raise BadRequest("A header field is malformed.")
     if len(pairs) > MAX_FIELDS:
         raise BadRequest(f"The request has more than {MAX_FIELDS} header fields.", 431)
-    return Head(method.decode(), path, query, minor == b"0", pairs, len(head) - start)
+    return pairs
 
 
 def _origin_form(target: bytes) -> bytes:

@@ -59,7 +59,8 @@ class HttpApp:
         """Answer a request."""
         self.requests += 1
         fields = exchange.fields
-        exchange.source = source(self._addresses.client(exchange.peer, exchange.pairs))
+        if self._addresses.has_trusted:
+            exchange.source = source(self._addresses.client(exchange.peer, exchange.pairs))
         origin = fields.get(b"origin") if self._origins else None
         cors = self._cors(origin) if origin is not None else []
         if exchange.problem is not None:

@@ -7,8 +7,9 @@ class does not name.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 from runtime.clock import Clock
 from runtime.contract.errors import UsageError
@@ -147,14 +148,14 @@ class Proxy:
         """Make a request by its full name, with JSON text in and out. Raises `ServiceError`."""
         return await self._instance.caller.ask(ctx, service, request, body)
 
-    async def forward(
+    def forward(
         self, ctx: Context, service: str, route: str, values: tuple[str, ...], query: Params, body: bytes, key: str | None
-    ) -> tuple[int, bytes]:
+    ) -> Coroutine[Any, Any, tuple[int, bytes]]:
         """Make a request from the parts of a REST request, and return its status and the reply as JSON text.
 
         Raises `ServiceError`.
         """
-        return await self._instance.caller.forward(ctx, service, route, values, query, body, key)
+        return self._instance.caller.forward(ctx, service, route, values, query, body, key)
 
 
 class _Topics:

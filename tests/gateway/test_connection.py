@@ -50,6 +50,15 @@ async def test_requests_that_come_at_once_are_answered_in_order(env: GatewayEnvi
     assert statuses(await all_of(env, *[text[at : at + 1] for at in range(len(text))])) == expected
 
 
+async def test_fields_that_change_between_requests_are_read_again(env: GatewayEnvironment) -> None:
+    """A connection remembers its last fields."""
+    ids = (b"a", b"a", b"b", b"a" * 60, b"a", b"a")
+    requests = [GET + b"X-Request-Id: " + one + b"\r\n\r\n" for one in ids]
+    other = GET.replace(b"1.1", b"1.0") + b"X-Request-Id: a\r\n\r\n"  # without Connection, it ends a connection of HTTP/1.0 alone
+    text = await all_of(env, *requests, other)
+    assert re.findall(rb"x-request-id: (\w+)", text) == [*ids, b"a"]
+
+
 async def test_requests_wait_while_their_client_does_not_read(env: GatewayEnvironment) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", env.gateway.port, limit=1024)
     count = 60
