@@ -78,8 +78,9 @@ class Gateway(Service):
         )
         api = self.dispatcher = Dispatcher(self.settings, self.proxy, self.limits, self.manifests)
         self._app = HttpApp(self.settings, pages, api, self.proxy, self._addresses)
-        self.server = Server(self._app, self.settings.max_requests * 2 + self.settings.max_streams, self.clock.loop)
-        self.server.start(address, self.port, shared=self.settings.share_port, silence=_VANISHED)
+        server = Server(self._app, self.settings.max_requests * 2 + self.settings.max_streams, self.clock.loop)
+        server.start(address, self.port, shared=self.settings.share_port, silence=_VANISHED)
+        self.server = server
 
     async def on_stop(self, ctx: Context) -> None:
         """Stop without failing a request: turn clients away, answer all who have come, end the streams, and stop listening."""
