@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import aiosqlite
 
@@ -54,7 +54,7 @@ class SqliteConnection:
     @property
     def idle(self) -> bool:
         """Whether the thread has nothing to do, so that the event loop may use the connection."""
-        return not self._thread.pending
+        return self._thread.idle
 
     def run(self, function: Callable[[sqlite3.Connection], T]) -> "asyncio.Future[T]":
         """Run a function in the thread. It runs even if the returned future is cancelled."""
@@ -80,37 +80,33 @@ class SqliteConnection:
 
 
 class _Thread(aiosqlite.Connection):
-    """A connection with its thread, to which functions can be submitted. Only this class uses aiosqlite's private names.
-
-    Attributes:
-        pending: how many functions have been submitted whose outcome has not been delivered.
-    """
+    """A connection with its thread, to which functions can be submitted. Only this class uses aiosqlite's private names."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(lambda: sqlite3.connect(path, isolation_level=None, timeout=5, check_same_thread=False), 64)
         self._thread.daemon = True  # a program that fails before it closes its database must still end
-        self.pending: int = 0
+        self._submitted = 0
+        self._ran = 0  # counted in the thread
 
     @property
     def raw(self) -> sqlite3.Connection:
         """The connection, once it is open."""
         return self._conn
 
+    @property
+    def idle(self) -> bool:
+        """Whether all functions that were submitted have run. The outcome of the last may not be delivered yet."""
+        return self._ran == self._submitted
+
     def submit(self, function: Callable[[], T]) -> "asyncio.Future[T]":
         """Run a function in the thread. It runs even if the returned future is cancelled."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-        outcome: asyncio.Future[T] = loop.create_future()
-        outcome.add_done_callback(partial(self._deliver, future))
-        self.pending += 1
-        self._tx.put_nowait((outcome, function))
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._submitted += 1
+        self._tx.put_nowait((future, partial(self._counted, function)))
         return future
 
-    def _deliver(self, future: "asyncio.Future[Any]", outcome: "asyncio.Future[Any]") -> None:
-        self.pending -= 1
-        if future.done():
-            outcome.exception()  # marks it as retrieved: nobody waits any more
-        elif (error := outcome.exception()) is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(outcome.result())
+    def _counted(self, function: Callable[[], T]) -> T:
+        try:
+            return function()
+        finally:
+            self._ran += 1
