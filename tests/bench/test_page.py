@@ -7,6 +7,7 @@ import pytest
 
 from tests.bench import page, table
 from tests.bench.chart import Bar, svg
+from tests.bench.machine import describe, with_load_after
 from tests.bench.results import FILE, Measured, Results
 from tests.bench.samples import Spread, spread
 
@@ -93,6 +94,23 @@ def test_the_table_for_a_terminal_has_the_measured_rows_in_columns() -> None:
     assert row.split("  ")[0] == "signals over MQTT"
     assert row.index("35,000/s Moleculer") == head.index("compared with")
     assert row.split("  ")[-1] == "at least 1.7"
+
+
+def test_a_full_run_fills_every_row_and_names_the_machine_and_its_load() -> None:
+    figures: dict[str, dict[str, Measured]] = {}
+    for row in table.ROWS:
+        figures.setdefault(table.OURS, {})[row.figure] = _measured(200, 220)
+        figures.setdefault(row.side, {})[row.other] = _measured(100, 100)
+    figures[table.OURS]["dev_ready"] = _measured(0.61, unit="s until the gateway is ready")
+    results = Results(with_load_after(describe()), figures)
+    text = page.filled(page.PAGE.read_text(encoding="utf-8"), results)
+    shown = text.partition("<!-- bench table: begin -->")[2].partition("<!-- bench table: end -->")[0]
+    assert shown.count("\n| ") == len(table.ROWS) + 2
+    assert "| – |" not in shown
+    assert "| `dev_ready` | 0.61 | s until the gateway is ready | ± 0% |" in text
+    assert "Medians of 2 rounds. Load before the run: " in text
+    bars = ET.fromstring(page.chart(results)).iter(f"{_SVG}rect")
+    assert len(list(bars)) == len(table.ROWS)
 
 
 def test_a_page_without_the_markers_is_refused() -> None:
