@@ -114,8 +114,8 @@ class Transaction(ABC):
         self.final: list[Statement] = []
         self.appends: list[StreamRow] = []
         self.head = 0
-        self.ended = False
-        self.committed = False
+        self.ended: bool = False
+        self.committed: bool = False
         self.made: Unfinished = Unfinished()
 
     @property

@@ -29,6 +29,9 @@ _STATEMENT_ERRORS = (sqlite3.Error, ValueError, OverflowError)
 class SqliteTransaction(Transaction, Turn):
     """A transaction, as the context manager that commits it."""
 
+    ended: bool
+    committed: bool
+
     def __init__(self, database: "SqliteDatabase", guard: Guard | None, holder: Holder) -> None:
         Transaction.__init__(self)
         Turn.__init__(self, holder.title, holder.deadline)
@@ -228,7 +231,7 @@ class SqliteTransaction(Transaction, Turn):
             return
         find = self._database.statements.find
         self._last = [(find(sql), params) for sql, params in self.final]
-        self.woken = None
+        self.woken: asyncio.Future[None] | None = None
         self._outcome = asyncio.get_running_loop().create_future()
         self._database.turns.end(self)
         try:
