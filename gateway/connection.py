@@ -56,7 +56,7 @@ class Connection(asyncio.Protocol):
     Attributes:
         peer: the address at the other end.
         source: the address or network that its limits are counted for, unless it is a proxy's.
-        since: when the wait for the head of a request began, in ticks of the server.
+        since: when the wait for the head of a request began, in ticks of the server. It begins when the client has taken its answer.
     """
 
     def __init__(self, host: Host) -> None:
@@ -97,7 +97,7 @@ class Connection(asyncio.Protocol):
             if isinstance(self._buffer, bytes):
                 self._buffer = bytearray(self._buffer)
             self._buffer += data
-        if exchange is None:
+        if exchange is None and self._is_writable:
             self._begin_next()
         elif len(self._buffer) > MOST_BUFFERED:
             self.stop_reading()
@@ -132,8 +132,9 @@ class Connection(asyncio.Protocol):
         self._is_writable = True
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
-        if self._exchange is None and self._buffer:
-            self._begin_next()
+        if self._exchange is None:
+            self.since = self.host.ticks
+            self._read_next()
 
     async def until_writable(self) -> None:
         """Wait until the client has taken most of what was sent to it, or has disconnected."""
@@ -181,10 +182,14 @@ class Connection(asyncio.Protocol):
         """Close the connection at once."""
         self._transport.abort()
 
+    def _read_next(self) -> None:
+        """Read the next request."""
+        self.read_on()
+        if self._buffer:
+            self._begin_next()
+
     def _begin_next(self) -> None:
         """Begin to answer the next request if its head has come."""
-        if not self._is_writable:
-            return
         if self._buffer[:2] == b"\r\n":  # RFC 9112, section 2.2
             self._buffer = without_empty_lines(self._buffer)
             self._searched = 0
@@ -232,10 +237,8 @@ class Connection(asyncio.Protocol):
                 self.abort()
             elif not (exchange.keeps_alive and exchange.body_has_come):
                 self.close()
-            else:
-                self.read_on()
-                if self._buffer:
-                    self._begin_next()
+            elif self._is_writable:
+                self._read_next()
 
 
 def _bytes_to_read(sock: socket.socket) -> int:

@@ -75,6 +75,29 @@ async def test_requests_wait_while_their_client_does_not_read(env: GatewayEnviro
     writer.close()
 
 
+async def test_a_client_that_reads_nothing_cannot_send_without_limit(env: GatewayEnvironment) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", env.gateway.port, limit=1024)
+    assert env.gateway.server is not None
+    (served,) = env.gateway.server.connections
+    big = b"GET /big?size=1000000 HTTP/1.1\r\nHost: a\r\n\r\n"
+    for _ in range(60):
+        writer.write(big)
+        if not served._is_writable:
+            break
+        await asyncio.sleep(0.05)
+    await eventually(lambda: not served._is_writable and served._exchange is None, "the buffers are full")
+    writer.write(big * 100_000)
+    await eventually(lambda: not served._is_reading, "the connection is not read")
+    assert len(served._buffer) < 1_000_000
+    served.since = -100
+    for _ in range(5):
+        async with asyncio.timeout(10):
+            await reader.readuntil(b"HTTP/1.1 200")
+            await reader.readexactly(1_000_000)
+    await eventually(lambda: served.since >= 0, "the wait for the next request begins after the answer")
+    writer.transport.abort()
+
+
 async def test_a_client_is_asked_for_its_body_only_if_it_is_wanted(env: GatewayEnvironment) -> None:
     expects = b"Content-Length: %d\r\nExpect: 100-continue\r\n" % len(BODY)
     reader, writer = await asyncio.open_connection("127.0.0.1", env.gateway.port)
