@@ -4,7 +4,7 @@ import asyncio
 from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
-from gateway.http1 import BadRequest, Body, Pairs, RequestLine, response_head
+from gateway.http1 import BadRequest, Body, EndlessBody, Pairs, RequestLine, response_head
 from gateway.problems import Problem
 
 MOST_BUFFERED = 64 * 1024
@@ -76,6 +76,7 @@ class Exchange:
         "_continue",
         "_is_broken",
         "_is_chunked",
+        "_is_malformed",
         "_is_read",
         "_pieces",
         "_size",
@@ -116,7 +117,7 @@ class Exchange:
         self._body = body
         self._pieces: list[bytes] = []
         self._size = 0
-        self._is_broken = self._is_read = self._is_chunked = False
+        self._is_broken = self._is_malformed = self._is_read = self._is_chunked = False
         self._waiter: asyncio.Future[None] | None = None
         self._continue = body is not None and not self.is_http_1_0 and self.fields.get(b"expect", b"").lower() == b"100-continue"
 
@@ -160,7 +161,7 @@ class Exchange:
             if self._pieces or (self.body_has_come and not self._is_read):
                 self._is_read = self.body_has_come
                 return {"type": "http.request", "body": self._take(), "more_body": not self._is_read}
-            if self.is_gone or self._is_broken:
+            if self.is_gone or self._is_broken or self._is_malformed:
                 return {"type": "http.disconnect"}
             self._waiter = self._wire.loop.create_future()
             await self._waiter
@@ -178,7 +179,8 @@ class Exchange:
             more += b"content-length: %d\r\n" % len(body)
         self._begin(status, pairs, more, b"" if self.method == "HEAD" else body)
         self.is_ended = True
-        if self.problem is not None:
+        if isinstance(self._body, EndlessBody):
+            self._is_malformed = False  # what follows is received and dropped, so that the client sees the answer
             self._wire.write_end()
 
     def start(self, status: int, pairs: Pairs, more: bytes = b"") -> None:
@@ -217,10 +219,15 @@ class Exchange:
     def feed(self, data: bytes) -> bytes:
         """Take the part of the body that `data` begins with, and return what comes after the body."""
         assert self._body is not None
+        self._continue = False
+        if self._is_malformed:
+            return b""
         try:
             part, rest = self._body.feed(data)
         except BadRequest:
-            self.break_body()
+            self._body, self._is_malformed = EndlessBody(), True
+            self.keeps_alive = False
+            self._wake()
             return b""
         if part:
             self._pieces.append(part)

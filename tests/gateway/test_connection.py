@@ -111,6 +111,30 @@ async def test_a_client_is_asked_for_its_body_only_if_it_is_wanted(env: GatewayE
     assert b"\r\nconnection: close\r\n" in refused
 
 
+async def test_a_body_that_was_not_waited_for_leaves_the_connection_open(env: GatewayEnvironment) -> None:
+    put = PUT + b"Content-Length: %d\r\nExpect: 100-continue\r\n\r\n" % len(BODY) + BODY
+    assert statuses(await all_of(env, put + GET + b"Connection: close\r\n\r\n")) == [200, 200]
+
+
+async def test_nothing_after_a_malformed_chunk_is_taken_for_the_body() -> None:
+    async with GatewayEnvironment("one-node-serialized", bodies_per_address=1) as env:
+        _, first = await asyncio.open_connection("127.0.0.1", env.gateway.port)
+        first.write(PUT + b"Content-Length: 5\r\n\r\n")
+        await eventually(lambda: env.gateway.limits.reading == 1, "the first body is being read")
+        reader, writer = await asyncio.open_connection("127.0.0.1", env.gateway.port)
+        assert env.gateway.server is not None
+        await eventually(lambda: len(env.gateway.server.connections) == 2, "the second client is there")  # type: ignore[union-attr]
+        writer.write(PUT + b"Transfer-Encoding: chunked\r\n\r\n")
+        for part in (b"zz\r\n", b"16\r\n" + BODY + b"\r\n0\r\n\r\n"):
+            await asyncio.sleep(0.05)  # the second body waits for the first one
+            writer.write(part)
+        await asyncio.sleep(0.05)
+        first.close()
+        async with asyncio.timeout(5):
+            assert statuses(await reader.read()) == [400]
+        writer.close()
+
+
 async def test_http_1_0_closes_unless_asked_to_keep_the_connection(env: GatewayEnvironment) -> None:
     get = b"GET /look/x HTTP/1.0\r\n"
     assert b"\r\nconnection: close\r\n" in await all_of(env, get + b"\r\n")

@@ -38,6 +38,18 @@ async def test_a_client_that_is_still_sending_sees_the_answer() -> None:
             assert (answer.status_code, answer.json()["status"]) == (status, status)
 
 
+async def test_a_client_that_is_still_sending_sees_that_its_body_is_malformed() -> None:
+    async with GatewayEnvironment("one-node-serialized") as env:
+        reader, writer = await asyncio.open_connection("127.0.0.1", env.gateway.port)
+        writer.write(b"PUT /put HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
+        for _ in range(PARTS):
+            writer.write(bytes(65536))
+            await writer.drain()
+        async with asyncio.timeout(5):
+            assert b" 400 Bad Request\r\n" in await reader.read()
+        writer.close()
+
+
 class Body:
     """A body that never ends.
 
