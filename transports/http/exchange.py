@@ -317,7 +317,8 @@ class ServerConnection(asyncio.Protocol):
     def _write(self, status: int, fields: bytes, body: bytes, *, with_body: bool) -> None:
         self._keep = self._keep and not self._serving.stopping
         close = b"" if self._keep else b"connection: close\r\n"
-        head = with_length(b"%b%b%b%b" % (_STATUS_LINES[status], fields, self._serving.date(), close), body)
+        line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+        head = with_length(b"%b%b%b%b" % (line, fields, self._serving.date(), close), body)
         self._writer.write(head, body if with_body else b"")
 
     def _next(self) -> None:

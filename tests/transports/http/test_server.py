@@ -33,6 +33,8 @@ class Recorder:
                 exchange.answer(401, b"", b"who?")
             case "/fail":
                 raise RuntimeError("broken")
+            case "/unnamed":
+                exchange.answer(499, b"", b"no")
             case _:
                 return lambda: self.take(exchange)
         return None
@@ -215,6 +217,13 @@ async def test_a_refused_request_is_read_to_its_end() -> None:
         await asyncio.sleep(0.01)
         client.write(GET)
         assert (await client.answer())[0] == 200, "the connection can be used again"
+
+
+async def test_a_status_without_a_name_is_sent() -> None:
+    async with serving() as (connect, _):
+        client = await connect()
+        client.write(POST % (b"unnamed", 0, b""))
+        assert (await client.answer())[0::2] == (499, b"no")
 
 
 async def test_a_client_that_expects_100_gets_it() -> None:
