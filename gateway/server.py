@@ -118,7 +118,11 @@ class Server:
                 return
             opening = self.loop.create_task(self._open(accepted))
             self._opening.add(opening)
-            opening.add_done_callback(self._opening.discard)
+            opening.add_done_callback(self._opened)
+
+    def _opened(self, opening: asyncio.Task[None]) -> None:
+        self._opening.discard(opening)
+        self.make_room()
 
     async def _open(self, accepted: socket.socket) -> None:
         try:
@@ -146,8 +150,8 @@ class Server:
             await asyncio.sleep(0.01)
         self._timer.cancel()
         left = len(self.connections)
-        for connection in list(self.connections):
-            connection.abort()
-        while self.connections:
+        while self.connections or self._opening:
+            for connection in list(self.connections):
+                connection.abort()
             await asyncio.sleep(0)
         return not left

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import pytest
 
@@ -60,6 +61,62 @@ async def test_connections_beyond_the_most_wait(started: Started) -> None:
     await answer(clients[2][0])
     for _, writer in clients:
         writer.close()
+
+
+async def test_a_connection_is_counted_once(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect, opened = started.server.loop.connect_accepted_socket, asyncio.Event()
+
+    async def linger(*args: Any) -> None:
+        await connect(*args)
+        await opened.wait()
+
+    monkeypatch.setattr(started.server.loop, "connect_accepted_socket", linger)
+    clients = [await started.connect()]
+    await eventually(lambda: len(started.server.connections) == 1, "the first connection is open")
+    clients.append(await started.connect())
+    await asyncio.sleep(0.05)
+    opened.set()
+    clients[1][1].write(GET)
+    await answer(clients[1][0])
+    for _, writer in clients:
+        writer.close()
+
+
+async def test_a_connection_that_cannot_be_opened_makes_room(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing = asyncio.Event()
+
+    async def fail(*_: object) -> None:
+        await failing.wait()
+        raise OSError("the client has gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(started.server.loop, "connect_accepted_socket", fail)
+        clients = [await started.connect() for _ in range(3)]
+        await eventually(lambda: len(started.server._opening) == 2, "two connections are being opened")
+    failing.set()
+    clients[2][1].write(GET)
+    await answer(clients[2][0])
+    for _, writer in clients:
+        writer.close()
+
+
+async def test_a_connection_that_is_being_opened_ends_when_the_server_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = Started(10)
+    connect, stopping = started.server.loop.connect_accepted_socket, asyncio.Event()
+
+    async def wait(*args: Any) -> None:
+        await stopping.wait()
+        await connect(*args)
+
+    monkeypatch.setattr(started.server.loop, "connect_accepted_socket", wait)
+    reader, writer = await started.connect()
+    await eventually(lambda: len(started.server._opening) == 1, "the connection is being opened")
+    stopping.set()
+    async with asyncio.timeout(5):
+        await started.server.stop(0)
+        assert await reader.read() == b""
+    assert not started.server.connections
+    writer.close()
 
 
 async def test_a_client_that_sends_no_head_is_disconnected(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
