@@ -203,8 +203,10 @@ class ServerConnection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade:
-            self._unreadable(400)
-            return
+            if not self._ignores_upgrade:
+                self._unreadable(400)
+                return
+            self._keep = False
         except HttpParserError:
             if not self._complete:
                 self._unreadable(400)
@@ -223,6 +225,14 @@ class ServerConnection(asyncio.Protocol):
             self._completed(exchange)
         elif self._too_much:
             self._end()
+
+    @property
+    def _ignores_upgrade(self) -> bool:
+        """Whether a request that offers an upgrade can be answered without it (RFC 9110, section 7.8): the parser reads no body of it."""
+        exchange = self._exchange
+        if exchange is None or exchange.method == "CONNECT":
+            return False
+        return "transfer-encoding" not in exchange.fields and exchange.fields.get("content-length", "0") == "0"
 
     @property
     def _too_much(self) -> bool:

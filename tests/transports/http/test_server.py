@@ -173,7 +173,7 @@ async def test_a_request_that_does_not_await_the_last_answer_is_not_read(later: 
         (b"POST / HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab", 400), (b"POST / HTTP/1.1\r\ncontent-length: x\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nz\r\n", 400),
-        (b"GET / HTTP/1.1\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n", 400), (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+        (b"CONNECT x:80 HTTP/1.1\r\nhost: x\r\n\r\n", 400), (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\na: " + b"x" * 420_000, 431), (b"GET /" + b"x" * 420_000, 431),
     ],
 )  # fmt: skip
@@ -184,6 +184,17 @@ async def test_what_is_not_a_request_is_refused_and_ends_the_connection(text: by
         found, fields, _ = await client.answer()
         assert (found, fields[b"connection"]) == (status, b"close")
         assert await client.ended()
+
+
+async def test_an_upgrade_is_ignored_unless_a_body_would_be_lost() -> None:
+    async with serving() as (connect, _):
+        for length, rest, expected in ((0, b"", 200), (0, GET, 200), (2, b"ab", 400)):
+            client = await connect()
+            client.write(b"POST /path HTTP/1.1\r\nhost: x\r\nconnection: upgrade, http2-settings\r\nupgrade: h2c\r\n")
+            client.write(b"content-length: %d\r\n\r\n" % length, rest)
+            status, fields, _ = await client.answer()
+            assert (status, fields[b"connection"]) == (expected, b"close")
+            assert await client.ended()
 
 
 async def test_a_body_without_end_ends_the_connection() -> None:
