@@ -72,7 +72,7 @@ class Connection(asyncio.Protocol):
         self._given = _NO_FIELDS
         self._is_reading = True
         self._is_writable = True
-        self._writable: asyncio.Future[None] | None = None
+        self._waiting: list[asyncio.Future[None]] = []
 
     def __repr__(self) -> str:
         return f"<Connection {self.peer} [{'idle' if self._exchange is None else self._exchange!r}]>"
@@ -130,17 +130,20 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Note that the client has caught up (asyncio)."""
         self._is_writable = True
-        if self._writable is not None and not self._writable.done():
-            self._writable.set_result(None)
+        waiting, self._waiting = self._waiting, []
+        for turn in waiting:
+            if not turn.done():
+                turn.set_result(None)
         if self._exchange is None:
             self.since = self.host.ticks
             self._read_next()
 
     async def until_writable(self) -> None:
-        """Wait until the client has taken most of what was sent to it, or has disconnected."""
+        """Wait until the client has taken most of what was sent to it, or has disconnected. Several tasks may wait."""
         while not self._is_writable:
-            self._writable = self.loop.create_future()
-            await self._writable
+            turn: asyncio.Future[None] = self.loop.create_future()
+            self._waiting.append(turn)
+            await turn
 
     def write(self, data: bytes) -> None:
         """Send bytes. Nothing happens if the connection is closing."""

@@ -8,6 +8,9 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from gateway import connection
+from gateway.exchange import Exchange
+from gateway.server import Server
+from runtime.sockets import any_free_port
 from runtime.testing import eventually
 from tests.gateway.environment import GatewayEnvironment
 
@@ -96,6 +99,31 @@ async def test_a_client_that_reads_nothing_cannot_send_without_limit(env: Gatewa
             await reader.readexactly(1_000_000)
     await eventually(lambda: served.since >= 0, "the wait for the next request begins after the answer")
     writer.transport.abort()
+
+
+async def test_all_who_write_to_a_slow_client_go_on_when_it_reads() -> None:
+    done: list[int] = []
+
+    async def stream(exchange: Exchange) -> None:
+        async def write(number: int) -> None:
+            await exchange.write(bytes(10_000_000))
+            done.append(number)
+
+        exchange.start(200, [])
+        await asyncio.gather(*map(write, range(3)))
+        exchange.end()
+
+    server, port = Server(stream, 2, asyncio.get_running_loop()), any_free_port()
+    server.start("127.0.0.1", port, shared=False, silence=30)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(GET + b"Connection: close\r\n\r\n")
+    await eventually(lambda: any(not one._is_writable for one in server.connections), "the buffers are full")
+    async with asyncio.timeout(10):
+        while await reader.read(1 << 20):
+            pass
+    assert done == [0, 1, 2]
+    writer.close()
+    await server.stop(0)
 
 
 async def test_a_client_is_asked_for_its_body_only_if_it_is_wanted(env: GatewayEnvironment) -> None:
