@@ -19,6 +19,8 @@ _BACKLOG = 1024
 """Connections that may wait to be accepted."""
 _AT_ONCE = 64
 """Connections that are accepted in one turn of the event loop."""
+_LOG_INTERVAL = 10
+"""Seconds between two records that the system refuses to open connections."""
 _PAUSE = 0.1
 """Seconds without accepting after the system refused to open another connection."""
 
@@ -47,6 +49,7 @@ class Server:
         self._most = most
         self._opening = set[asyncio.Task[None]]()
         self._is_accepting = False
+        self._log_from = 0
 
     def __repr__(self) -> str:
         return f"<Server {len(self.connections)} connections{', closing' if self.progress.is_closing else ''}>"
@@ -112,7 +115,9 @@ class Server:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:  # too many open files, or no memory
-                _log.log(logging.ERROR, "the gateway cannot accept a connection: %s", error)
+                if self.ticks >= self._log_from:
+                    self._log_from = self.ticks + _LOG_INTERVAL
+                    _log.log(logging.ERROR, "the gateway cannot accept a connection: %s", error)
                 self._stop_accepting()
                 self.loop.call_later(_PAUSE, self.make_room)
                 return

@@ -100,6 +100,32 @@ async def test_a_connection_that_cannot_be_opened_makes_room(started: Started, m
         writer.close()
 
 
+async def test_that_connections_cannot_be_accepted_is_logged_once(
+    started: Started, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    refused = 0
+
+    class Refusing:
+        def accept(self) -> None:
+            nonlocal refused
+            refused += 1
+            raise OSError("too many open files")
+
+        def fileno(self) -> int:
+            return listening.fileno()
+
+    listening = started.server._listening
+    monkeypatch.setattr(server_module, "_PAUSE", 0.001)
+    with monkeypatch.context() as patch:
+        patch.setattr(started.server, "_listening", Refusing())
+        reader, writer = await started.connect()
+        await eventually(lambda: refused > 3, "connections were refused")
+    assert caplog.text.count("too many open files") == 1
+    writer.write(GET)
+    await answer(reader)
+    writer.close()
+
+
 async def test_a_connection_that_is_being_opened_ends_when_the_server_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     started = Started(10)
     connect, stopping = started.server.loop.connect_accepted_socket, asyncio.Event()
