@@ -158,10 +158,12 @@ class Pool:
 
     async def take(self) -> Connection:
         """Return a usable connection. Waits while there are as many as there may be. Raises like `connect`."""
+        has_waited = False
         while (connection := self.take_now()) is None:
             if not self._limit or len(self._connections) + self._opening < self._limit:
                 return await self._open()
-            await self._turn()
+            await self._turn(is_next=has_waited)
+            has_waited = True
         return connection
 
     async def _open(self) -> Connection:
@@ -176,10 +178,17 @@ class Pool:
             self._opening -= 1
         return connection
 
-    async def _turn(self) -> None:
-        """Wait until a connection is idle, or a new one may be opened."""
+    async def _turn(self, *, is_next: bool) -> None:
+        """Wait until a connection is idle, or a new one may be opened.
+
+        Args:
+            is_next: whether it is the caller's turn before that of others: a request that came later has taken its connection.
+        """
         turn: asyncio.Future[None] = self._loop.create_future()
-        self._waiting.append(turn)
+        if is_next:
+            self._waiting.appendleft(turn)
+        else:
+            self._waiting.append(turn)
         try:
             await turn
         except asyncio.CancelledError:

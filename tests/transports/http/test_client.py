@@ -17,6 +17,7 @@ from runtime.sockets import any_free_port
 from runtime.testing import eventually
 from transports.http import connection, writer
 from transports.http.client import Client, Location, Untrusted, answer_to
+from transports.http.connection import Connection
 from transports.http.messages import Answer, start, with_length
 from transports.http.settings import HttpSettings
 
@@ -144,6 +145,29 @@ async def test_requests_wait_for_one_of_a_limited_number_of_connections() -> Non
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert [isinstance(outcome, Answer) for outcome in outcomes] == [number not in (0, 3) for number in range(9)]
         assert server.accepted == 3
+
+
+async def test_a_request_that_loses_its_turn_is_the_next() -> None:
+    async with running(answering, max_connections=1) as (_, client, location):
+        taken = await client.connection(location)
+        order: list[int] = []
+
+        async def wait(number: int) -> Connection:
+            connection = await client.connection(location)
+            order.append(number)
+            return connection
+
+        waiting = [asyncio.create_task(wait(number)) for number in range(2)]
+        await asyncio.sleep(0)
+        (pool,) = client._pools.values()
+        pool.idle(taken)
+        assert client.idle(location) is taken  # before the first one has woken up
+        await asyncio.sleep(0)
+        pool.idle(taken)
+        async with asyncio.timeout(5):
+            pool.idle(await waiting[0])
+            await waiting[1]
+        assert order == [0, 1]
 
 
 async def test_a_failure_to_connect_passes_the_turn_on() -> None:
