@@ -70,6 +70,7 @@ class Connection(asyncio.Protocol):
         self._searched = 0
         self._text: bytes | None = None
         self._given = _NO_FIELDS
+        self._has_ended = False
         self._is_reading = True
         self._is_writable = True
         self._waiting: list[asyncio.Future[None]] = []
@@ -104,15 +105,20 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Note that the client sends no more (asyncio). Return whether the connection stays open."""
-        exchange = self._exchange
-        if exchange is None:
-            return False
-        exchange.keeps_alive = False
-        if exchange.body_has_come:
-            self.loop.call_later(_HALF_CLOSED, exchange.lose_client)
-        else:
-            exchange.break_body()
+        self._has_ended = True
+        if self._exchange is None:
+            return bool(self._buffer) and not self._is_writable  # requests that wait until the client reads
+        self._note_end(self._exchange)
         return True
+
+    def _note_end(self, exchange: Exchange) -> None:
+        """Let a request be the last one if no other has come, because the client sends no more."""
+        if not exchange.body_has_come:
+            exchange.break_body()
+            return
+        if not self._buffer:
+            exchange.keeps_alive = False
+        self.loop.call_later(_HALF_CLOSED, exchange.lose_client)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Note that the connection has ended (asyncio)."""
@@ -190,6 +196,8 @@ class Connection(asyncio.Protocol):
         self.read_on()
         if self._buffer:
             self._begin_next()
+        if self._has_ended and self._exchange is None:
+            self.close()
 
     def _begin_next(self) -> None:
         """Begin to answer the next request if its head has come."""
@@ -218,6 +226,8 @@ class Connection(asyncio.Protocol):
         exchange = self._exchange = Exchange(self, line, given, body, problem)
         if self._buffer and not exchange.body_has_come:
             self._buffer = exchange.feed(self._buffer)
+        if self._has_ended:
+            self._note_end(exchange)
         exchange.task = self.loop.create_task(self._answer(exchange))
 
     def _read_fields(self, text: bytes, *, is_http_1_0: bool) -> GivenFields:

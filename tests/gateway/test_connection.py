@@ -201,6 +201,18 @@ async def test_a_client_that_sends_no_more_gets_its_answer(env: GatewayEnvironme
         assert answer == status
 
 
+async def test_requests_that_came_before_a_client_sends_no_more_are_answered(env: GatewayEnvironment) -> None:
+    for rest in (b"", GET, PUT + b"Content-Length: 5\r\n\r\nab"):  # nothing, or a request that is not complete
+        reader, writer = await asyncio.open_connection("127.0.0.1", env.gateway.port)
+        writer.write((GET + b"\r\n") * 5 + rest)
+        writer.write_eof()
+        async with asyncio.timeout(5):
+            found = statuses(await reader.read())
+        writer.close()
+        assert found[:5] == [200] * 5
+        assert found[5:] in ([], [400])
+
+
 async def test_a_client_that_sends_no_more_and_waits_too_long_is_taken_to_be_gone(env: GatewayEnvironment) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", env.gateway.port)
     writer.write(b"POST /behave/hang HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
