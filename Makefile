@@ -49,8 +49,8 @@ tools:
 	  elif command -v sudo >/dev/null; then sudo apt-get update -qq && sudo DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; \
 	  else false; fi && test -z "$$($(MISSING))"; } || { echo "the tests need $$missing, which could not be installed (Debian: apt-get install $$missing; macOS: brew install $$missing)"; exit 2; }
 
-test: $(VENV)/.test tools  ## run all tests, in four processes, because many of them wait
-	@$(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
+test: $(VENV)/.test tools  ## run all tests, in three processes, because many of them wait
+	@$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 chaos: $(VENV)/.test  ## kill the system fifty times under load and check every account
 	@$(BIN)/python -m pytest -s tests/system/test_kill.py --kills $(or $(KILLS),50) $(ARGS)
