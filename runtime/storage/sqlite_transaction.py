@@ -66,7 +66,7 @@ class SqliteTransaction(Transaction, Turn):
                     self.require_finished()
                     if self.events:
                         database.append(self)
-                except BaseException:
+                except BaseException:  # of the checks and of `before_commit`, which is not ours
                     await self._roll_back()
                     raise
                 await self._commit()

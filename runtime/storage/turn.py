@@ -72,7 +72,7 @@ def complete_turn(turn: Turn, group: list[Turn] | None, here: bool, raw: sqlite3
             failure = error
         if group is not None:
             commit_group(group if failure is not None else [*group, turn], raw)
-    except BaseException:
+    except BaseException:  # whatever ends it, no transaction stays open
         roll_back(raw)
         raise
     return failure
@@ -100,7 +100,7 @@ def commit_group(group: list[Turn], raw: sqlite3.Connection) -> None:
             for turn in group:
                 turn.head = head
         raw.execute("COMMIT")
-    except BaseException:
+    except BaseException:  # whatever ends it, no transaction stays open
         roll_back(raw)
         raise
 

@@ -122,7 +122,7 @@ async def _ours() -> AsyncGenerator[tuple[str, str], None]:
 async def _serve() -> None:
     """Run our gateway until the process that started this one closes its standard input."""
     async with open_gateway(MemoryTransport(), GuardedMath) as (url, token):
-        print(url, token, flush=True)
+        print(url, token, flush=True)  # to a pipe that only the starter reads; the token is of a user of this run
         await asyncio.to_thread(sys.stdin.read)
 
 

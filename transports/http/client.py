@@ -105,7 +105,7 @@ class Client:
                     _, connection = await loop.create_connection(
                         make, sock=sock, ssl=tls, server_hostname=None if tls is None else location.name
                     )
-            except BaseException:
+            except BaseException:  # a cancellation, too: the socket must not stay open
                 sock.close()
                 raise
         except ssl.SSLCertVerificationError as error:

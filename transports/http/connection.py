@@ -171,7 +171,7 @@ class Pool:
         try:
             connection = await self._connect(self)
             self._connections.add(connection)
-        except BaseException:
+        except BaseException:  # a cancellation, too: the place is free again
             self._wake()
             raise
         finally:
