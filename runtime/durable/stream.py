@@ -320,7 +320,8 @@ class Stream:
     async def _limits(self, seq: int) -> Row:
         """Return the numbers of the last event and of the last one that was pruned, and the id of the event with a number."""
         row = await self._database.fetch_one(
-            "SELECT seq, pruned, (SELECT id FROM callboard_stream WHERE seq = $1) AS id FROM callboard_stream_head", seq
+            "SELECT seq, pruned, (SELECT id FROM callboard_stream WHERE seq = $1) AS id FROM callboard_stream_head WHERE one = 1",
+            seq,
         )
         assert row is not None, "the migration inserts it"
         return row

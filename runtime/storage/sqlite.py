@@ -1,10 +1,11 @@
 """SQLite: one connection that writes and one that reads, in WAL mode.
 
-A hop to the thread of a connection costs more than most statements, and the fsync of a commit more than both. So the BEGIN
-of a transaction shares the hop of its first statement, transactions that queue for the writer share one COMMIT
-(`writer.py`), and statements that are known to be quick need no hop (`sqlite_statements.py`).
+A hop to the thread of a connection costs more than most statements, and the fsync of a commit more than both. So
+transactions that queue for the writer share one COMMIT (`writer.py`), and statements that are known to be quick need no hop,
+nor does the BEGIN before them (`sqlite_statements.py`).
 """
 
+import asyncio
 import os
 import sqlite3
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 
 from runtime.contract.errors import UsageError
 from runtime.storage.database import Database, DatabaseError, Guard, Holder, Row, Transaction
-from runtime.storage.sqlite_connection import SqliteConnection
+from runtime.storage.sqlite_connection import DO_NOT_WAIT, WAIT_FOR_LOCKS, SqliteConnection
 from runtime.storage.sqlite_statements import SqliteStatements
 from runtime.storage.sqlite_transaction import SqliteTransaction
 from runtime.storage.writer import Writer
@@ -49,7 +50,9 @@ class SqliteDatabase(Database):
         except OSError as error:
             raise DatabaseError(f"{self.path}: cannot be opened: {error.strerror}") from error
         synchronous = "FULL" if self._durable else "NORMAL"
-        self._writer = await self._connect(f"PRAGMA journal_mode=WAL; PRAGMA synchronous={synchronous}; PRAGMA foreign_keys=ON;")
+        self._writer = await self._connect(
+            f"PRAGMA journal_mode=WAL; PRAGMA synchronous={synchronous}; PRAGMA foreign_keys=ON; {DO_NOT_WAIT}"
+        )
         self._reader = await self._connect("PRAGMA query_only=ON;")
 
     def _make_private(self) -> None:
@@ -81,8 +84,13 @@ class SqliteDatabase(Database):
         self.before_commit(transaction)
 
     async def _fetch(self, sql: str, params: Sequence[Any]) -> list[Row]:
-        statement = self.statements.find(sql)
-        return await self._reading().run(lambda raw: statement.fetch(raw, params))
+        statement, connection = self.statements.find(sql), self._reading()
+        if not (statement.quick and connection.idle):
+            return await connection.run(lambda raw: statement.timed_in_thread(statement.fetch, raw, params))
+        if connection.must_yield():
+            await asyncio.sleep(0)
+            return await self._fetch(sql, params)
+        return connection.call(lambda raw: statement.timed_here(statement.fetch, raw, params))
 
     async def scan(self, each: Callable[[Row], bool], sql: str, *params: Any) -> None:
         statement = self.statements.find(sql)
@@ -138,7 +146,7 @@ class SqliteFolder:
 
 def _script(raw: sqlite3.Connection, statements: str) -> None:
     try:
-        raw.executescript(f"BEGIN IMMEDIATE;\n{statements}\n;COMMIT;")
+        raw.executescript(f"{WAIT_FOR_LOCKS} BEGIN IMMEDIATE; {DO_NOT_WAIT}\n{statements}\n;COMMIT;")
     except sqlite3.Error:
         if raw.in_transaction:
             raw.rollback()

@@ -15,6 +15,11 @@ from runtime.tasks import finish
 
 T = TypeVar("T")
 
+WAIT_FOR_LOCKS = "PRAGMA busy_timeout=5000;"
+"""Wait up to so many milliseconds for a lock that another process has."""
+DO_NOT_WAIT = "PRAGMA busy_timeout=0;"
+"""Fail at once if another process has the lock: the event loop must not wait."""
+
 _MOST_IN_A_ROW = 32
 """How many statements run in the event loop before everything else that is ready gets a turn of it."""
 
@@ -39,7 +44,7 @@ class SqliteConnection:
             await self._thread
             self.raw = self._thread.raw
             await self._thread.submit(
-                partial(self.raw.executescript, f"PRAGMA busy_timeout=5000; {pragmas} SELECT count(*) FROM sqlite_master;")
+                partial(self.raw.executescript, f"{WAIT_FOR_LOCKS} {pragmas} SELECT count(*) FROM sqlite_master;")
             )
         except BaseException as error:
             await finish(self.close())
@@ -58,13 +63,30 @@ class SqliteConnection:
 
     def run(self, function: Callable[[sqlite3.Connection], T]) -> "asyncio.Future[T]":
         """Run a function in the thread. It runs even if the returned future is cancelled."""
-        return self._thread.submit(partial(self._call, function))
+        return self._thread.submit(partial(self.call, function))
 
-    def _call(self, function: Callable[[sqlite3.Connection], T]) -> T:
+    def call(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a function: in the thread, or a quick one in the event loop while the thread has nothing to do."""
         try:
             return function(self.raw)
         except (sqlite3.Error, ValueError, OverflowError) as error:  # a ValueError means that a value cannot be bound
             raise translated(self._path, error) from error
+
+    def begin_here(self) -> bool:
+        """Begin a transaction with the write lock, in the event loop. Return False if the thread has to wait for the lock."""
+        try:
+            self.raw.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error:  # if it is not the lock of another process, the thread meets the error again
+            return False
+        return True
+
+    def begin(self) -> None:
+        """Begin a transaction with the write lock, in the thread."""
+        self.raw.execute(WAIT_FOR_LOCKS)
+        try:
+            self.raw.execute("BEGIN IMMEDIATE")
+        finally:
+            self.raw.execute(DO_NOT_WAIT)
 
     def must_yield(self) -> bool:
         """Count a statement that runs in the event loop. Return whether others have to get a turn of the loop before it."""
@@ -83,7 +105,7 @@ class _Thread(aiosqlite.Connection):
     """A connection with its thread, to which functions can be submitted. Only this class uses aiosqlite's private names."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(lambda: sqlite3.connect(path, isolation_level=None, timeout=5, check_same_thread=False), 64)
+        super().__init__(lambda: sqlite3.connect(path, isolation_level=None, check_same_thread=False), 64)
         self._thread.daemon = True  # a program that fails before it closes its database must still end
         self._submitted = 0
         self._ran = 0  # counted in the thread

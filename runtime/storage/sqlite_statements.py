@@ -1,7 +1,7 @@
 """SQLite's statements: their parameters, what they return, their errors, and whether they may run in the event loop.
 
 A hop to the connection's thread and back costs the processor 60 µs, and most statements take less than 5 µs. So a statement
-that is known to be quick runs in the event loop, in a transaction that has the write lock already (decision 9).
+that is known to be quick runs in the event loop, unless it has to wait for the lock of another process (decision 9).
 """
 
 import itertools
@@ -143,7 +143,9 @@ class SqliteStatement:
         if "Program" not in names:
             own.update(row[2] for row in program if row[1] == "OpenEphemeral")
         return not names.isdisjoint(_LOOPS) or any(
-            (name in ("Next", "Prev") and first not in own) or (name == "Goto" and 1 < second < address)
+            (name in ("Next", "Prev") and first not in own)
+            # after NullRow it goes on with the only row of a LEFT JOIN that has found none
+            or (name == "Goto" and 1 < second < address and program[address - 1][1] != "NullRow")
             for address, name, first, second, *_ in program
         )
 

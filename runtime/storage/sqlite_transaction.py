@@ -124,7 +124,7 @@ class SqliteTransaction(Transaction, Turn):
                 self._database.turns.pass_on()
                 raise self._lost or UsageError("this transaction has ended while a statement waited for its turn")
             self._begun = True
-            if statement.quick and self._begins_quickly:
+            if statement.quick and self._begins_quickly():
                 try:
                     return self._first(statement, method, params, self._database.writer.raw, here=True)
                 except (DatabaseError, Superseded) as error:
@@ -171,7 +171,7 @@ class SqliteTransaction(Transaction, Turn):
         """Begin the transaction, and run its guard."""
         try:
             if not raw.in_transaction:
-                raw.execute("BEGIN IMMEDIATE")
+                self._database.writer.begin()
             raw.execute("SAVEPOINT one")
         except sqlite3.Error as error:
             raise translated(self._database.path, error) from error
@@ -207,14 +207,13 @@ class SqliteTransaction(Transaction, Turn):
         except sqlite3.Error as error:
             raise translated(self._database.path, error) from error
 
-    @property
     def _begins_quickly(self) -> bool:
-        """Whether the group has begun its transaction, and the guard is quick."""
+        """Return whether the guard is quick, and the group has begun its transaction, or could begin it without waiting."""
         connection, guard = self._database.writer, self._guard
         return (
             connection.idle
-            and connection.raw.in_transaction
             and (guard is None or self._database.statements.find(guard.sql).quick)
+            and (connection.raw.in_transaction or connection.begin_here())
         )
 
     # The end
@@ -246,8 +245,8 @@ class SqliteTransaction(Transaction, Turn):
         return (
             self._database.is_open
             and self._database.writer.idle
-            and (self._begun or self._begins_quickly)
             and all(statement.quick for statement, _ in self._last)
+            and (self._begun or self._begins_quickly())
         )
 
     def settle(self, error: Exception | None) -> None:

@@ -8,6 +8,8 @@ import re
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 from runtime import ConstraintError, DatabaseError, StatementError, UsageError
 from runtime.storage import Guard, Superseded
 from runtime.storage.sqlite import SqliteDatabase, SqliteFolder
+from runtime.testing import eventually
 
 
 async def texts(database: SqliteDatabase) -> list[str]:
@@ -28,6 +31,14 @@ async def write(database: SqliteDatabase, text: str, *, fail: bool = False, paus
         await asyncio.sleep(pause)
         if fail:
             raise LookupError(text)
+
+
+@contextmanager
+def locked(database: SqliteDatabase) -> Iterator[sqlite3.Connection]:
+    """Hold the write lock with another connection, like another process."""
+    with closing(sqlite3.connect(database.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield other
 
 
 async def assert_still_works(database: SqliteDatabase) -> None:
@@ -165,7 +176,7 @@ async def test_a_transaction_whose_guard_fails_hands_over_the_writer(database: S
 
 
 async def test_a_cancelled_first_statement_abandons_the_transaction(database: SqliteDatabase) -> None:
-    with pytest.raises(DatabaseError, match="first statement was cancelled"):
+    with locked(database), pytest.raises(DatabaseError, match="first statement was cancelled"):
         async with database.transaction(Guard("UPDATE notes SET text = 'x' WHERE id = 99", ())) as tx:
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0):
@@ -262,15 +273,25 @@ async def test_a_full_disk_fails_only_the_transaction_that_needs_space(database:
     await assert_still_works(database)
 
 
-async def test_a_database_locked_by_another_process_fails_after_the_busy_timeout(database: SqliteDatabase) -> None:
-    other = sqlite3.connect(database.path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    await database.writer.run(lambda raw: raw.execute("PRAGMA busy_timeout = 50").fetchall())
-    with pytest.raises(DatabaseError, match="locked"):
+async def test_a_database_locked_by_another_process_fails_after_the_busy_timeout(
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.storage.sqlite_connection.WAIT_FOR_LOCKS", "PRAGMA busy_timeout = 50")
+    with locked(database), pytest.raises(DatabaseError, match="locked"):
         await write(database, "no")
-    other.execute("ROLLBACK")
-    other.close()
     await assert_still_works(database)
+
+
+async def test_a_transaction_waits_for_the_lock_of_another_process_and_the_event_loop_does_not(database: SqliteDatabase) -> None:
+    with locked(database) as other:
+        waiting = asyncio.create_task(write(database, "after it"))
+        await eventually(lambda: not database.writer.idle, "the transaction waits in the thread")
+        other.execute("ROLLBACK")
+        await waiting
+    assert await texts(database) == ["after it"]
+    assert database.writer.raw.execute("PRAGMA busy_timeout").fetchone() == (0,), (
+        "so the next BEGIN in the event loop does not wait"
+    )
 
 
 @pytest.mark.parametrize(("sql", "params"), [("SELEC", ()), ("SELECT * FROM nowhere", ()), ("SELECT $2", (1,))])

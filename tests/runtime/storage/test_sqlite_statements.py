@@ -30,9 +30,13 @@ OF_FEW_ROWS = [
     "SELECT * FROM parents WHERE id = $1",
     "SELECT (SELECT note FROM plain WHERE id = $1), note FROM parents WHERE code = $1",
     "INSERT INTO counted VALUES ($1)",
+    "SELECT a.note, b.note FROM parents a LEFT JOIN plain b ON b.id = a.id WHERE a.code = $1",
+    "SELECT a.note, b.note FROM plain a LEFT JOIN parents b ON b.code = a.note LEFT JOIN plain c ON c.id = b.id WHERE a.id = $1",
 ]
 
 OF_MANY_ROWS = [
+    "SELECT a.note FROM parents a LEFT JOIN plain b ON b.note = a.note WHERE a.id = $1",
+    "SELECT a.note FROM parents a LEFT JOIN plain b ON b.id = a.id WHERE a.kind = $1",
     "SELECT * FROM parents WHERE kind = $1",
     "SELECT count(*) FROM parents WHERE $1 = $1",
     "SELECT * FROM parents WHERE id > $1 ORDER BY note",
@@ -124,7 +128,7 @@ async def test_statements_in_the_event_loop_leave_it_to_others_now_and_then(fami
     async with family.transaction() as tx:
         await tx.execute(sql, None)
         before = turns
-        for _ in range(330):
+        for _ in range(400):
             await tx.execute(sql, None)
         assert turns - before >= 10
     counting.cancel()
