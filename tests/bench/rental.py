@@ -48,7 +48,7 @@ async def find_near() -> None:
                     for number in range(SCOOTERS):
                         lat, lon = random_position()
                         await tx.execute(
-                            "INSERT INTO scooters (id, state, band, lat, lon, battery, seen_at) VALUES ($1, 'free', $2, $3, $4, 50, '9')",
+                            "INSERT INTO scooters (id, state, band, lat, lon, battery, seen_at) VALUES ($1, 'free', $2, $3, $4, 50, '2999-01-01T00:00:00.000000Z')",
                             str(number), band(lat), lat, lon,
                         )  # fmt: skip
                 ctx = node.client("bench", (fleet,), token=FakeAuth.token("rider", "rider"))
