@@ -1,30 +1,23 @@
 """The composition root: build nodes from settings, with their services, transport, and databases."""
 
-import importlib
-import sys
-from collections.abc import Callable, Sequence
+import difflib
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from config.load import current
-from config.packages import conflict_hint
+from config.load import FIELDS, Given, Loaded, Setting, SettingsError, Values, current
+from config.project import UnknownService, import_service
 from config.settings import Settings
 from gateway.service import Gateway
-from runtime import CallboardError, Database, Node, Service, StartError, Transport
+from runtime import CallboardError, Database, Node, Service, Struct, Transport
 from runtime.network import Address, Manifest
-from runtime.node.factory import Factory, make
+from runtime.node.factory import Factory
 from runtime.service.describe import describe
 from runtime.service.service import Definition
-from runtime.source import innermost, missing_variable, place
-from services.auth.service import Auth
-from services.devices.service import Devices
-from services.fleet.service import Fleet
-from services.notices.service import Notices
-from services.rides.service import Rides
-from services.wallet.service import Wallet
 from transports.memory import MemoryTransport
 
 if TYPE_CHECKING:
@@ -32,107 +25,144 @@ if TYPE_CHECKING:
     from transports.mqtt.transport import MqttTransport
 
 
-class UnknownService(CallboardError):
-    """A service that does not exist, cannot be found, or has the name of another service."""
+class NoProject(CallboardError):
+    """There are no services to run here."""
 
 
-class BrokenService(CallboardError):
-    """A service whose module fails when it is imported."""
+def catalogue(settings: Settings) -> dict[str, type[Service]]:
+    """Return the class of every service that can run, by the name of its contract, in the order of starting.
 
-
-def catalogue(settings: Settings) -> dict[str, Factory]:
-    """Return a factory for every service that can run, by the name of its contract.
-
-    The order is the order of starting. The gateway comes last because it depends on the other services.
+    The gateway comes last because it depends on the other services.
 
     Raises:
-        UnknownService: if a class named in the setting `services` cannot be found, is not a service, or has a name that is in use.
+        UnknownService: if the class of a service cannot be found, is not a service, or has another name.
         BrokenService: if its module fails when it is imported.
         DefinitionError: if it is defined wrongly.
     """
-    found: dict[str, Factory] = {
-        "auth": partial(Auth, settings.auth),
-        "wallet": partial(Wallet, settings.wallet),
-        "fleet": partial(Fleet, settings.fleet),
-        "rides": Rides,
-        "notices": Notices,
-        "devices": partial(Devices, settings.devices),
-    }
-    for path in settings.services:
-        cls = _import_service(path)
+    found = {name: cls for name, (_, cls) in _services(settings).items()}
+    return {**found, Gateway.contract.name: Gateway}
+
+
+def _services(settings: Settings) -> dict[str, tuple[str, type[Service]]]:
+    """Return the key of each service's entry and its class, by the name of its contract."""
+    found: dict[str, tuple[str, type[Service]]] = {}
+    for key, entry in settings.services.items():
+        listed = ":" in key
+        where = "services" if listed else f"services.{key}"
+        cls = import_service(entry.class_, where if listed else f"{where}.class")
         name = cls.contract.name
-        if name in found or name in ("gateway", "runtime"):
+        if name in ("gateway", "runtime"):
+            raise UnknownService(f"{where}: {entry.class_!r} has the contract {name!r}, which is Callboard's: rename it")
+        if not listed and name.replace("-", "_") != key.replace("-", "_"):
+            raise UnknownService(f"{where}: {entry.class_!r} has the contract {name!r}: call this table [services.{name}]")
+        if name in found:
             raise UnknownService(
-                f"services: {path!r} has the contract {name!r}, which another service already uses: choose another name"
+                f"{where}: {entry.class_!r} has the contract {name!r}, which another service already uses: choose another name"
             )
-        found[name] = cls
-    found["gateway"] = partial(Gateway, settings.gateway, Path(settings.database.folder) / "gateway.routes.json")
+        found[name] = key, cls
+    names = {name.replace("-", "_") for name in found}
+    for entry in settings.services.values():
+        for variable, (name, *_) in entry.settings.candidates.items() if isinstance(entry.settings, Given) else ():
+            if name not in names:
+                raise SettingsError(f"{variable}: unknown setting: there is neither a section nor a service {name}")
     return found
 
 
-def _import_service(path: str) -> type[Service]:
-    module, colon, name = path.partition(":")
-    if not colon:
-        raise UnknownService(f"services: {path!r}: expected package.module:Class")
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # as `python -m` does: the user's services are in the working directory
-    try:
-        found: object = getattr(importlib.import_module(module), name)
-    except CallboardError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise _import_error(path, error) from error
-    if not isinstance(found, type) or not issubclass(found, Service):
-        raise UnknownService(f"services: {path!r} is not a subclass of Service")
-    return found
-
-
-def _import_error(path: str, error: Exception | SystemExit) -> CallboardError:
-    """Return the error for a service that cannot be imported: the fault, its place, and the remedy."""
-    module, _, name = path.partition(":")
-    subject = f"services: {path!r} cannot be imported"
-    hint = conflict_hint(error)
-    if hint is not None:
-        return UnknownService(f"{subject}: {hint}")
-    if isinstance(error, ModuleNotFoundError) and error.name is not None and f"{module}.".startswith(f"{error.name}."):
-        return UnknownService(
-            f"{subject}: there is no module {error.name} in {Path.cwd()} or on the path: correct the setting, or start in the folder that contains {module.partition('.')[0]}"
-        )
-    if isinstance(error, AttributeError) and error.obj is sys.modules.get(module):
-        return UnknownService(f"{subject}: {module} has no {name}: correct the setting")
-    missing = missing_variable(error)
-    if missing is not None:
-        return StartError(f"{subject}: {missing}")
-    if isinstance(error, SyntaxError):
-        where: str | None = place(error.filename or module, error.lineno or 0)
-        return BrokenService(f"{subject}: {where}: {type(error).__name__}: {error.msg}")
-    where = innermost(error.__traceback__) or module
-    if isinstance(error, SystemExit):
-        return BrokenService(
-            f"{subject}: {where}: the module ends the process (sys.exit) when it is imported: move that into a function, or below "
-            'if __name__ == "__main__"'
-        )
-    if isinstance(error, ModuleNotFoundError) and error.name is not None:
-        return BrokenService(f"{subject}: {where}: there is no module {error.name}: install its package, or correct the import")
-    return BrokenService(f"{subject}: {where}: {type(error).__name__}: {error}")
-
-
-def chosen(settings: Settings, names: Sequence[str]) -> dict[str, Factory]:
-    """Return the factories of the named services in the order of starting, or of all services if no name is given.
+def selected(settings: Settings, names: Sequence[str]) -> dict[str, type[Service]]:
+    """Return the classes of the named services in the order of starting, or of all services if no name is given.
 
     Raises:
+        NoProject: if the settings name no services, and no name is given or one of them is not the gateway's.
         UnknownService: if no service has one of the names.
     """
     known = catalogue(settings)
+    if not settings.services and list(names) != [Gateway.contract.name]:
+        raise NoProject(
+            f"no project here: nothing in {Path.cwd()} lists services (callboard.toml, as [services.rides] with "
+            'class = "rides.service:Rides"): start in the folder of your project, or of the repository'
+        )
     for name in names:
         if name not in known:
-            raise UnknownService(f"no service is called {name!r}: choose from {', '.join(known)}")
-    return {name: factory for name, factory in known.items() if not names or name in names}
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise UnknownService(f"no service is called {name!r}: {hint}choose from {', '.join(known)}")
+    return {name: cls for name, cls in known.items() if not names or name in names}
+
+
+def chosen(settings: Settings, names: Sequence[str]) -> dict[str, Factory]:
+    """Return factories for the named services in the order of starting, or for all services if no name is given.
+
+    Raises:
+        SettingsError: if a setting of such a service is unknown, missing, or has the wrong type.
+        CallboardError: like `selected`.
+    """
+    return {name: _factory(settings, name, cls) for name, cls in selected(settings, names).items()}
+
+
+def _factory(settings: Settings, name: str, cls: type[Service]) -> Factory:
+    if cls is Gateway:
+        return partial(Gateway, settings.gateway, Path(settings.database.folder) / "gateway.routes.json")
+    own = own_settings(settings, name)
+    return cls if own is None else partial(cls, own)
+
+
+def own_values(settings: Settings, name: str) -> Values | None:
+    """Return what is set of a service's own settings, or None if they were made in Python."""
+    key, cls = _services(settings)[name]
+    own = settings.services[key].settings
+    given = Given(key) if own is None else own
+    return given.values(name, cls.Settings) if isinstance(given, Given) else None
+
+
+def own_settings(settings: Settings, name: str) -> Any:
+    """Return the own settings of a service; None if it has none.
+
+    Raises:
+        SettingsError: if one is unknown, missing, or has the wrong type.
+    """
+    values = own_values(settings, name)
+    key, cls = _services(settings)[name]
+    own = settings.services[key].settings if values is None else values.converted()
+    return None if cls.Settings is None else own
+
+
+def rows(loaded: Loaded) -> Iterator[Setting]:
+    """Yield every setting with its value and source, those of the services included."""
+    settings = loaded.settings
+    for field in FIELDS.values():
+        if not field.is_section:
+            value = attrgetter(field.attribute)(settings)
+            yield Setting(field.name, value, loaded.sources.get(field.name, "default"), field.secret)
+    for key, entry in settings.services.items():
+        for name, value in (("class", entry.class_), ("replicas", entry.replicas)):
+            setting = f"services.{key}.{name}"
+            yield Setting(setting, value, loaded.sources.get(setting, "default"), secret=False)
+    for name in catalogue(settings):
+        if name == Gateway.contract.name or (values := own_values(settings, name)) is None:
+            continue
+        own = values.converted()
+        for field in values.fields.values():
+            if not field.is_section:
+                value = attrgetter(field.attribute)(own)
+                yield Setting(field.name, value, values.sources.get(field.name, "default"), field.secret)
+
+
+def with_own_settings(settings: Settings, name: str, own: Struct) -> Settings:
+    """Return the settings with other ones for a service."""
+    key, _ = _services(settings)[name]
+    replace = msgspec.structs.replace
+    return replace(settings, services={**settings.services, key: replace(settings.services[key], settings=own)})
+
+
+def replicas(settings: Settings, name: str) -> int:
+    """Return in how many processes `callboard up` runs a service."""
+    found = _services(settings).get(name)
+    return 1 if found is None else settings.services[found[0]].replicas
 
 
 def stateful(settings: Settings, names: Sequence[str]) -> list[str]:
     """Return those of the named services, or of all services, that have a database."""
-    return [definition.contract.name for definition in definitions(settings, names) if definition.needs_database]
+    return [name for name, cls in selected(settings, names).items() if cls.definition.needs_database]
 
 
 def node(settings: Settings, names: Sequence[str] = (), *, name: str = "node") -> Node:
@@ -181,8 +211,8 @@ def with_route_owners(settings: Settings, names: Sequence[str] = ()) -> Settings
     """
     owners = [
         f"{handler.http.method} {handler.http.path}={name}"
-        for name, factory in chosen(settings, names).items()
-        for handler in _class(factory).definition.requests.values()
+        for name, cls in selected(settings, names).items()
+        for handler in cls.definition.requests.values()
         if handler.http is not None
     ]
     replace = msgspec.structs.replace
@@ -191,19 +221,12 @@ def with_route_owners(settings: Settings, names: Sequence[str] = ()) -> Settings
 
 def stream_readers(settings: Settings) -> dict[str, set[str]]:
     """Return the services that may read the stream of each service: its subscribers, and the gateway for the console."""
-    known = {name: _class(factory).definition for name, factory in catalogue(settings).items()}
+    known = catalogue(settings)
     readers = {name: {Gateway.contract.name} for name in known}
-    for name, definition in known.items():
-        for event in definition.events:
+    for name, cls in known.items():
+        for event in cls.definition.events:
             readers.setdefault(event.partition(".")[0], set()).add(name)
     return readers
-
-
-def _class(factory: Factory) -> type[Service]:
-    """Return the class of a service without making one, because that may need settings which this process does not have."""
-    found = factory.func if isinstance(factory, partial) else factory
-    assert isinstance(found, type)
-    return found
 
 
 def databases(settings: Settings) -> Callable[[str], Database]:
@@ -218,8 +241,8 @@ def databases(settings: Settings) -> Callable[[str], Database]:
 
 
 def definitions(settings: Settings, names: Sequence[str] = ()) -> list[Definition]:
-    """Return the definitions of the named services without running them."""
-    return [make(factory).definition for factory in chosen(settings, names).values()]
+    """Return the definitions of the named services, or of all services, without making any."""
+    return [cls.definition for cls in selected(settings, names).values()]
 
 
 def expected(settings: Settings, names: Sequence[str] = ()) -> tuple[str, ...]:
@@ -229,14 +252,5 @@ def expected(settings: Settings, names: Sequence[str] = ()) -> tuple[str, ...]:
 
 
 def manifests(settings: Settings, names: Sequence[str] = ()) -> list[Manifest]:
-    """Return the manifests that the named services would announce, without running them."""
-    services = [make(factory) for factory in chosen(settings, names).values()]
-    return [describe(type(service), Address(service.definition.contract.name, "-"), "-") for service in services]
-
-
-def warn_if_hashing_is_weak(node: Node, settings: Settings) -> None:
-    """Warn once a node runs whose auth service hashes passwords so cheaply that stolen hashes can be guessed."""
-    if settings.auth.hashing.weak and node.service(Auth) is not None:
-        node.environment.log.warning(
-            "auth.hashing is so cheap that stolen hashes can be guessed quickly: remove it for the default cost"
-        )
+    """Return the manifests that the named services would announce, without making any."""
+    return [describe(cls, Address(name, "-"), "-") for name, cls in selected(settings, names).items()]

@@ -1,25 +1,34 @@
-"""Load the settings from their defaults, a TOML file, and the environment, each overriding the one before.
+"""Load the settings from their defaults, the project file, and the environment, each overriding the one before.
 
-Unknown names and values of the wrong type are refused.
+Unknown names and values of the wrong type are refused. The settings of a service are checked once its class is known
+(`project.py`).
 """
 
 import difflib
 import os
+import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
-from operator import attrgetter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, TypeVar, cast, get_args
 
 import msgspec
 
 from config.foreign_variables import REMEDY, is_foreign, looks_foreign
-from config.settings import Settings
+from config.settings import ServiceSettings, Settings
 from runtime import CallboardError, Struct
+from runtime.contract.messages import secret_fields
 from runtime.files import reread, text_of
+
+S = TypeVar("S", bound=Struct)
 
 PREFIX = "CALLBOARD_"
 DEFAULT_FILE = "callboard.toml"
+_OTHER_FILE = "pyproject.toml"
+"""Where the table `[tool.callboard]` is read if there is no `callboard.toml`."""
+SERVICES = "CALLBOARD_SERVICES"
+"""The variable that adds services to those of the file, as `package.module:Class,…`."""
+_MISSING = re.compile(r"Object missing required field `(\w+)`")
 
 _NOT_SETTINGS = frozenset({"CALLBOARD_BENCH_BROKER", "CALLBOARD_URL", "CALLBOARD_TOKEN"})
 """Variables with the prefix that commands read directly; they are not settings."""
@@ -37,12 +46,14 @@ class Field(NamedTuple):
         type: the annotated type; the class of a section.
         default: the default value, or `msgspec.NODEFAULT`.
         secret: whether the value must not be shown.
+        attribute: the path of its attribute, which differs from the name if the struct renames its fields.
     """
 
     name: str
     type: Any
     default: Any
     secret: bool
+    attribute: str
 
     @property
     def is_section(self) -> bool:
@@ -50,34 +61,69 @@ class Field(NamedTuple):
         return isinstance(self.type, type) and issubclass(self.type, Struct)
 
 
-def _walk(section: type[Struct], prefix: str = "") -> Iterator[Field]:
+def fields_of(section: type[Struct], prefix: str = "") -> dict[str, Field]:
+    """Return all fields of a struct of settings by full name. A section precedes the fields it contains."""
+    return {field.name: field for field in _walk(section, prefix, "")}
+
+
+def _walk(section: type[Struct], prefix: str, path: str) -> Iterator[Field]:
+    secrets = secret_fields(section)
     for field in msgspec.structs.fields(section):
-        found = Field(f"{prefix}{field.name}", field.type, field.default, field.name in section.__secret__)
+        found = Field(f"{prefix}{field.encode_name}", field.type, field.default, field.name in secrets, f"{path}{field.name}")
         yield found
         if found.is_section:
-            yield from _walk(found.type, f"{found.name}.")
+            yield from _walk(found.type, f"{found.name}.", f"{found.attribute}.")
 
 
-FIELDS = {field.name: field for field in _walk(Settings)}
-"""All fields of the settings tree by full name. A section precedes the fields it contains."""
+FIELDS = {name: field for name, field in fields_of(Settings).items() if name != "services"}
+"""All fields of the settings tree by full name, but those of services."""
 
 
-def secret_variables(environment: Mapping[str, str], *, except_section: str | None = None) -> set[str]:
+def secret_variables(environment: Mapping[str, str], services: Iterable[str], *, except_service: str) -> set[str]:
     """Return the names of the environment variables that hold secrets, or name files with secrets.
 
     Args:
         environment: the environment variables.
-        except_section: the section of the settings whose secrets are left out.
+        services: the services of the project. All variables with settings of theirs count.
+        except_service: the service whose own settings do not.
     """
-    sections = {field.name for field in FIELDS.values() if field.secret or _holds_secret(field.type)}
-    secrets = {name for name in sections if name.partition(".")[0] != except_section}
-    names = {variable_name(name) for name in secrets} | {"CALLBOARD_TOKEN"}
-    return {name for name in environment if name in names or name.removesuffix("_FILE") in names}
+    names = {variable_name(field.name) for field in FIELDS.values() if field.secret or _holds_secret(field.type)}
+    names.add("CALLBOARD_TOKEN")
+    return {
+        name
+        for name in environment
+        if name in names
+        or name.removesuffix("_FILE") in names
+        or ((own := own_setting(name, services)) is not None and own[0] != except_service)
+    }
 
 
 def _holds_secret(tp: Any) -> bool:
     """Return whether a setting is a list of structs with secret fields."""
-    return any(isinstance(arg, type) and issubclass(arg, Struct) and bool(arg.__secret__) for arg in get_args(tp))
+    return any(isinstance(arg, type) and issubclass(arg, Struct) and bool(secret_fields(arg)) for arg in get_args(tp))
+
+
+def own_setting(variable: str, services: Iterable[str]) -> tuple[str, str] | None:
+    """Return the service whose own setting a variable sets, and the setting's name, or None.
+
+    `CALLBOARD_MAILER__KEY` is short for `CALLBOARD_SERVICES__MAILER__SETTINGS__KEY`.
+    """
+    words = _own_words(variable)
+    found = [] if words is None else [name for name in services if name.replace("-", "_") == words[0]]
+    return (found[0], words[1]) if words is not None and found else None
+
+
+def _own_words(variable: str) -> tuple[str, str] | None:
+    """Return the service, as in the variable, and the setting that a variable sets if there is such a service, or None."""
+    if not variable.startswith(PREFIX):
+        return None
+    match variable.removeprefix(PREFIX).lower().split("__"):
+        case ["services", service, "settings", *keys] if keys:
+            return service, ".".join(keys)
+        case [service, *keys] if keys and service not in FIELDS and service != "services":
+            return service, ".".join(keys)
+        case _:
+            return None
 
 
 def current(setting: str, value: str | None) -> Callable[[], str | None]:
@@ -100,6 +146,157 @@ class Setting(NamedTuple):
     secret: bool
 
 
+class Values:
+    """Values of settings by full name, and where they were set.
+
+    Args:
+        cls: the struct of the settings.
+        prefix: the beginning of all their names.
+        without: a field that is left out, because others decide it.
+
+    Attributes:
+        fields: all fields by full name.
+        sources: for each setting that was set, the file or the environment variable that set it.
+    """
+
+    def __init__(self, cls: type[Struct], prefix: str = "", without: str = "") -> None:
+        self.fields = {name: field for name, field in fields_of(cls, prefix).items() if name != f"{prefix}{without}"}
+        self.sources: dict[str, str] = {}
+        self._cls = cls
+        self.prefix = prefix
+        self._tree: dict[str, Any] = {}
+
+    def merge(self, table: Mapping[str, Any], source: str) -> None:
+        """Take the values of a table of a file."""
+        self._merge(self._tree, table, self.prefix, source)
+        for name in self.sources:
+            self._check_name(name, source)
+
+    def _merge(self, tree: dict[str, Any], given: Mapping[str, Any], prefix: str, source: str) -> None:
+        for key, value in given.items():
+            name = f"{prefix}{key}"
+            if "." in key:
+                raise SettingsError(f"{source}: {prefix}{key!r}: a key in quotes cannot contain dots: write it without quotes")
+            if isinstance(value, dict) and (name not in self.fields or self.fields[name].is_section):
+                self._merge(tree.setdefault(key, {}), cast(dict[str, Any], value), f"{name}.", source)
+            else:
+                tree[key] = value
+                self.sources[name] = source
+
+    def set(self, name: str, text: str, variable: str) -> None:
+        """Take the text of an environment variable. A variable whose name ends in `_FILE` names a file with it.
+
+        Args:
+            name: the name of the setting without the prefix, such as `hashing.lanes`, or `hashing.lanes_file`.
+        """
+        if name.endswith("_file") and f"{self.prefix}{name}" not in self.fields:
+            name = name.removesuffix("_file")
+            try:
+                text = text_of(text)
+            except (OSError, UnicodeDecodeError) as error:
+                raise SettingsError(f"{variable}={text}: the file cannot be read: {error}") from error
+        full = f"{self.prefix}{name}"
+        self._check_name(full, variable)
+        tree = self._tree
+        *sections, key = name.split(".")
+        for section in sections:
+            tree = tree.setdefault(section, {})
+        tree[key] = _parse(text, self.fields[full].type)
+        self.sources[full] = variable
+
+    def _check_name(self, name: str, source: str) -> None:
+        field = self.fields.get(name)
+        if field is not None and not field.is_section:
+            return
+        where = source if source.startswith(PREFIX) else f"{source}: {name}"
+        if field is not None:
+            inner = [other for other in self.fields if other.startswith(f"{name}.")]
+            raise SettingsError(f"{where}: {name} is a section: set one of {', '.join(inner)}")
+        near = difflib.get_close_matches(name, [other.name for other in self.fields.values() if not other.is_section], 1)
+        hint = f": did you mean {near[0]} ({variable_name(near[0])})?" if near else ": `callboard config show` lists all settings"
+        origin = f" ({REMEDY})" if looks_foreign(source) else ""
+        raise SettingsError(f"{where}: unknown setting{hint}{origin}")
+
+    def converted(self) -> Any:
+        """Return the struct with these values.
+
+        Raises:
+            SettingsError: if a value has the wrong type, or one without a default is missing.
+        """
+        try:
+            return msgspec.convert(self._tree, self._cls)
+        except msgspec.ValidationError as error:
+            text, _, path = str(error).partition(" - at `$")
+            name = f"{self.prefix}{path.rstrip('`').removeprefix('.')}".removesuffix(".")
+            missing = _MISSING.fullmatch(text)
+            if missing is not None:
+                name = ".".join(filter(None, (name, missing[1])))
+                variable = variable_name(name)
+                secret = name in self.fields and self.fields[name].secret
+                raise SettingsError(
+                    f"{name} is not set: set {f'{variable}_FILE, the name of a file that contains it' if secret else variable}"
+                ) from None
+            setting = name.partition("[")[0]  # without the index into a list
+            source = self.sources.get(setting, "")
+            where = source if source.startswith(PREFIX) else f"{source or 'settings'}: {name}"
+            expected = msgspec.inspect.type_info(self.fields[setting].type if setting in self.fields else None)
+            choices = expected.values if isinstance(expected, msgspec.inspect.LiteralType) else ()
+            hint = f": choose from {', '.join(map(str, choices))}" if choices else ""
+            raise SettingsError(f"{where}: {text[0].lower()}{text[1:]}{hint}") from None
+
+
+class Given:
+    """What the file and the environment say of a service's own settings. They are checked when the class is known.
+
+    Args:
+        service: the name of the service, or its class, as long as that is all that is known of it.
+
+    Attributes:
+        candidates: variables that are its own if the service has the name in them: that name, the setting, and the text.
+    """
+
+    def __init__(self, service: str) -> None:
+        self._service = service
+        self._tables: list[tuple[Mapping[str, Any], str]] = []
+        self._variables: list[tuple[str, str, str]] = []
+        self.candidates: dict[str, tuple[str, str, str]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Given {self._service}>"
+
+    def add_table(self, table: Mapping[str, Any], source: str) -> None:
+        """Take a table of the file."""
+        self._tables.append((table, source))
+
+    def add_variable(self, setting: str, text: str, variable: str) -> None:
+        """Take an environment variable."""
+        self._variables.append((setting, text, variable))
+
+    def values(self, name: str, cls: type[Struct] | None) -> Values:
+        """Return the values for a struct of settings.
+
+        Args:
+            name: the name of the service.
+            cls: the struct; None for a service that has no settings.
+
+        Raises:
+            SettingsError: if a setting is unknown.
+        """
+        values = Values(cls or _NoSettings, f"services.{name}.settings.")
+        for table, source in self._tables:
+            values.merge(table, source)
+        for setting, text, variable in self._variables:
+            values.set(setting, text, variable)
+        for variable, (service, setting, text) in self.candidates.items():
+            if service == name.replace("-", "_"):
+                values.set(setting, text, variable)
+        return values
+
+
+class _NoSettings(Struct):
+    """The settings of a service that has none."""
+
+
 class Loaded(NamedTuple):
     """The loaded settings.
 
@@ -111,35 +308,118 @@ class Loaded(NamedTuple):
     settings: Settings
     sources: dict[str, str]
 
-    def rows(self) -> Iterator[Setting]:
-        """Yield every setting with its value and source."""
-        for field in FIELDS.values():
-            if not field.is_section:
-                value = attrgetter(field.name)(self.settings)
-                yield Setting(field.name, value, self.sources.get(field.name, "default"), field.secret)
+
+class _Entry:
+    """What is set of a service: its entry in the project, and its own settings.
+
+    Args:
+        name: the name of the service.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.values = Values(ServiceSettings, f"services.{name}.", "settings")
+        self.given = Given(name)
+
+    def add_table(self, table: Any, source: str, name: str) -> None:
+        """Take the table of the service."""
+        if not isinstance(table, dict):
+            raise SettingsError(f'{source}: {name}: expected a table, as [{name}] with class = "package.module:Class"')
+        entry = cast(dict[str, Any], table)
+        own = entry.get("settings", {})
+        if not isinstance(own, dict):
+            raise SettingsError(f"{source}: {name}.settings: expected a table, as [{name}.settings]")
+        self.given.add_table(cast(dict[str, Any], own), source)
+        self.values.merge({key: value for key, value in entry.items() if key != "settings"}, source)
+
+    def converted(self) -> ServiceSettings:
+        """Return the entry, with its own settings as they were given."""
+        found: ServiceSettings = self.values.converted()
+        return msgspec.structs.replace(found, settings=self.given)
 
 
 def load(file: Path | None = None, environment: Mapping[str, str] | None = None) -> Loaded:
     """Load the settings.
 
     Args:
-        file: a TOML file. By default `callboard.toml` in the working directory, if it exists.
+        file: a TOML file. By default `callboard.toml` in the working directory, or else the table `[tool.callboard]` of
+            `pyproject.toml`, if there is one.
         environment: the environment variables of the process.
 
     Raises:
         SettingsError: if a name is unknown, a value has the wrong type, or a file cannot be read.
     """
-    tree: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-    path = file or Path(DEFAULT_FILE)
-    if file is not None or path.exists():
-        _merge(tree, _read_toml(path), "", str(path), sources)
-        for name in sources:
-            _check_name(name, str(path))
-    for name, value in sorted((environment or {}).items()):
-        if name.startswith(PREFIX) and name not in _NOT_SETTINGS and not is_foreign(name, value):
-            _set(tree, name, value, sources)
-    return Loaded(_convert(tree, sources), sources)
+    table, source = _read_table(file)
+    environment = environment or {}
+    entries = _entries(table.pop("services", {}), source, environment)
+    values = Values(Settings, without="services")
+    for name in [name for name in entries if name in table and name not in FIELDS]:
+        entries[name].given.add_table(table.pop(name), source)
+    values.merge(table, source)
+    unnamed = [entry for name, entry in entries.items() if ":" in name]
+    for variable, text in sorted(environment.items()):
+        if not variable.startswith(PREFIX) or variable in _NOT_SETTINGS or variable == SERVICES or is_foreign(variable, text):
+            continue
+        own, entry = own_setting(variable, entries), _entry_setting(variable)
+        if own is not None:
+            entries[own[0]].given.add_variable(own[1], text, variable)
+        elif entry is not None and entry[0] in entries:
+            entries[entry[0]].values.set(entry[1], text, variable)
+        elif unnamed and (candidate := _own_words(variable)) is not None:
+            for one in unnamed:
+                one.given.candidates[variable] = (*candidate, text)
+        else:
+            values.set(variable.removeprefix(PREFIX).lower().replace("__", "."), text, variable)
+    sources = values.sources
+    for found in entries.values():
+        sources = sources | found.values.sources
+    services = {name: found.converted() for name, found in entries.items()}
+    return Loaded(msgspec.structs.replace(values.converted(), services=services), sources)
+
+
+def _entries(services: Any, source: str, environment: Mapping[str, str]) -> dict[str, _Entry]:
+    """Return the entries of the services that the file and the environment name, in the order of starting."""
+    entries: dict[str, _Entry] = {}
+    paths: list[tuple[str, str]] = []
+    if isinstance(services, dict):
+        for name, table in cast(dict[str, Any], services).items():
+            entries[name] = _Entry(name)
+            entries[name].add_table(table, source, f"services.{name}")
+    elif isinstance(services, list):
+        paths += [(str(path), source) for path in cast(list[Any], services)]
+    else:
+        raise SettingsError(
+            f'{source}: services: expected a table for each service, as [services.rides] with class = "rides.service:Rides"'
+        )
+    for variable in sorted(environment):
+        entry = _entry_setting(variable)
+        if entry is not None and entry[1] == "class":
+            entries.setdefault(entry[0], _Entry(entry[0]))
+    paths += [(path.strip(), SERVICES) for path in environment.get(SERVICES, "").split(",") if path.strip()]
+    for path, where in paths:  # the name is known once the class is imported
+        entries[path] = _Entry(path)
+        entries[path].values.set("class", path, where)
+    return entries
+
+
+def _entry_setting(variable: str) -> tuple[str, str] | None:
+    """Return the service whose entry a variable sets, and the name of the key, or None."""
+    match variable.removeprefix(PREFIX).lower().split("__"):
+        case ["services", service, key] if variable.startswith(PREFIX):
+            return service, key
+        case _:
+            return None
+
+
+def _read_table(file: Path | None) -> tuple[dict[str, Any], str]:
+    """Return the settings of the project's file, and its name."""
+    if file is not None:
+        return _read_toml(file), str(file)
+    if Path(DEFAULT_FILE).exists():
+        return _read_toml(Path(DEFAULT_FILE)), DEFAULT_FILE
+    if Path(_OTHER_FILE).exists():
+        table: Any = _read_toml(Path(_OTHER_FILE)).get("tool", {}).get("callboard", {})
+        return table, f"{_OTHER_FILE}: tool.callboard"
+    return {}, DEFAULT_FILE
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -151,90 +431,16 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path}: is not TOML: {error}") from error
 
 
-def _merge(tree: dict[str, Any], given: Mapping[str, Any], prefix: str, source: str, sources: dict[str, str]) -> None:
-    for key, value in given.items():
-        name = f"{prefix}{key}"
-        if "." in key:
-            raise SettingsError(f"{source}: {prefix}{key!r}: a key in quotes cannot contain dots: write it without quotes")
-        if isinstance(value, dict):
-            section: dict[str, Any] = tree.setdefault(key, {})
-            _merge(section, cast(dict[str, Any], value), f"{name}.", source, sources)
-        else:
-            tree[key] = value
-            sources[name] = source
-
-
-def _set(tree: dict[str, Any], variable: str, value: str, sources: dict[str, str]) -> None:
-    words = variable.removeprefix(PREFIX).lower()
-    if words.endswith("_file") and words.replace("__", ".") not in FIELDS:
-        words = words.removesuffix("_file")
-        try:
-            value = text_of(value)
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{variable}={value}: the file cannot be read: {error}") from error
-    keys = words.split("__")
-    _check_name(".".join(keys), variable)
-    node = tree
-    for key in keys[:-1]:
-        node = node.setdefault(key, {})
-    node[keys[-1]] = value
-    sources[".".join(keys)] = variable
-
-
-def _check_name(name: str, source: str) -> None:
-    field = FIELDS.get(name)
-    if field is not None and not field.is_section:
-        return
-    where = source if source.startswith(PREFIX) else f"{source}: {name}"
-    if field is not None:
-        inner = [other for other in FIELDS if other.startswith(f"{name}.")]
-        raise SettingsError(f"{where}: {name} is a section: set one of {', '.join(inner)}")
-
-    near = difflib.get_close_matches(name, [other.name for other in FIELDS.values() if not other.is_section], 1)
-    hint = f": did you mean {near[0]} ({variable_name(near[0])})?" if near else ": `callboard config show` lists all settings"
-    origin = f" ({REMEDY})" if looks_foreign(source) else ""
-    raise SettingsError(f"{where}: unknown setting{hint}{origin}")
-
-
 def variable_name(setting: str) -> str:
     """Return the name of the environment variable that sets a setting, given the setting's full name."""
-    return PREFIX + setting.replace(".", "__").upper()
+    return PREFIX + setting.replace(".", "__").replace("-", "_").upper()
 
 
-def _convert(tree: dict[str, Any], sources: dict[str, str]) -> Settings:
-    parsed = _parse_strings(tree, sources)
-    try:
-        return msgspec.convert(parsed, Settings)
-    except msgspec.ValidationError as error:
-        text, _, path = str(error).partition(" - at `$.")
-        name = path.rstrip("`")
-        setting = name.partition("[")[0]  # without the index into a list
-        source = sources.get(setting, "")
-        where = source if source.startswith(PREFIX) else f"{source or 'settings'}: {name}"
-        expected = msgspec.inspect.type_info(FIELDS[setting].type if setting in FIELDS else None)
-        choices = expected.values if isinstance(expected, msgspec.inspect.LiteralType) else ()
-        hint = f": choose from {', '.join(map(str, choices))}" if choices else ""
-        raise SettingsError(f"{where}: {text[0].lower()}{text[1:]}{hint}") from None
+def _parse(text: str, tp: Any) -> Any:
+    """Return the text of an environment variable as a value of the setting's type.
 
-
-def _parse_strings(tree: dict[str, Any], sources: dict[str, str], prefix: str = "") -> dict[str, Any]:
-    """Return the tree with strings from the environment converted to the type of their setting.
-
-    A string that does not have the expected form stays a string, so that validation reports it.
+    A text that does not have the expected form stays a text, so that validation reports it.
     """
-    result: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict):
-            result[key] = _parse_strings(cast(dict[str, Any], value), sources, f"{name}.")
-        elif isinstance(value, str) and sources.get(name, "").startswith(PREFIX):
-            result[key] = _parse_string(value, FIELDS[name].type)
-        else:
-            result[key] = value
-    return result
-
-
-def _parse_string(text: str, tp: Any) -> Any:
     info = msgspec.inspect.type_info(tp)
     if isinstance(info, msgspec.inspect.VarTupleType):
         if text.lstrip().startswith("["):

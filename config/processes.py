@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import rich_click as click
 
@@ -148,9 +148,9 @@ async def run_groups(groups: Sequence[Sequence[Process]], stop: asyncio.Event) -
         Process.flush()
 
 
-def service_environment(service: str) -> dict[str, str]:
-    """Return this process's environment for the process of a service, without the secrets that are not the service's."""
-    secrets = secret_variables(os.environ, except_section=service)
+def service_environment(service: str, services: Iterable[str]) -> dict[str, str]:
+    """Return this process's environment for the process of one of some services, without what is secret or another one's."""
+    secrets = secret_variables(os.environ, services, except_service=service)
     return {name: value for name, value in os.environ.items() if name not in secrets} | {"PYTHONUNBUFFERED": "1"}
 
 

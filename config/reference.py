@@ -12,8 +12,10 @@ from typing import Any, get_args, get_origin
 
 import msgspec
 
-from config.load import FIELDS, Field, variable_name
-from config.settings import Settings
+from config import compose
+from config.load import FIELDS, Field, fields_of, load, variable_name
+from config.packages import ROOT
+from config.settings import ServiceSettings, Settings
 from runtime import Struct
 
 BEGIN, END = "<!-- settings: begin -->", "<!-- settings: end -->"
@@ -22,7 +24,16 @@ BEGIN, END = "<!-- settings: begin -->", "<!-- settings: end -->"
 def reference() -> str:
     """Return the reference: for each section, a table with the variable, type, default, and meaning of each setting."""
     sections: dict[str, tuple[type[Struct], list[Field]]] = {"": (Settings, [])}
-    for field in FIELDS.values():
+    fields = [*FIELDS.values()]
+    for name, service in compose.catalogue(load(ROOT / "callboard.toml").settings).items():
+        if service.Settings is not None:
+            fields += [
+                _section(f"services.{name}.settings", service.Settings),
+                *fields_of(service.Settings, f"services.{name}.settings.").values(),
+            ]
+    entry = (field for field in fields_of(ServiceSettings, "services.NAME.").values() if field.attribute != "settings")
+    fields += [_section("services.NAME", ServiceSettings), *entry]
+    for field in fields:
         if field.is_section:
             sections[field.name] = field.type, []
         else:
@@ -32,6 +43,10 @@ def reference() -> str:
         if fields:
             lines += _table(title or "Top level", cls, fields)
     return "\n".join(lines).strip() + "\n"
+
+
+def _section(name: str, cls: type[Struct]) -> Field:
+    return Field(name, cls, None, secret=False, attribute="")
 
 
 def _table(title: str, cls: type[Struct], fields: list[Field]) -> list[str]:

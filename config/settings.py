@@ -1,21 +1,16 @@
 """The settings tree: everything that can be configured from outside, with defaults."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
 from gateway.settings import GatewaySettings
-from runtime import NodeSettings, Struct
-from services.auth.messages import Role
-from services.auth.service import AuthSettings
-from services.devices.service import DeviceSettings
-from services.fleet.service import FleetSettings
-from services.wallet.service import WalletSettings
+from runtime import NodeSettings, Secret, Struct
 from transports.http.settings import HttpSettings
 from transports.memory import MemorySettings
 from transports.mqtt.settings import MqttSettings
 
-EXAMPLE_USERS: dict[str, Role] = {
+EXAMPLE_USERS: dict[str, str] = {
     "rider@example.com": "rider",
     "operator@example.com": "operator",
     "admin@example.com": "admin",
@@ -61,25 +56,30 @@ class TransportSettings(Struct):
 class DevSettings(Struct):
     """Settings of the development commands `callboard dev` and `callboard up`."""
 
-    __secret__: ClassVar = frozenset({"password"})
-
-    password: Annotated[str, Meta(min_length=8)] | None = None
+    password: Annotated[Secret[str], Meta(min_length=8)] | None = None
     """The password of rider@example.com, operator@example.com, and admin@example.com. If it is not set, one is generated and printed."""
+
+
+class ServiceSettings(Struct, rename={"class_": "class"}):
+    """A service of the project, as `[services.NAME]` in `callboard.toml`."""
+
+    class_: str
+    """Its class, as `package.module:Class`."""
+    replicas: Annotated[int, Meta(ge=1)] = 1
+    """How many processes `callboard up` runs it in."""
+    settings: Any = None
+    """Its own settings: an instance of its `Settings`, or what is to become one."""
 
 
 class Settings(Struct):
     """All settings. The environment variable `CALLBOARD_<SECTION>__<KEY>` sets a setting of a section."""
 
-    services: tuple[str, ...] = ()
-    """Services to run besides those of the reference system, as `package.module:Class`."""
+    services: dict[str, ServiceSettings] = {}
+    """The services of the project, by name, in the order of starting."""
     node: NodeSettings = NodeSettings()
     transport: TransportSettings = TransportSettings()
     database: DatabaseSettings = DatabaseSettings()
     log: LogSettings = LogSettings()
     health: HealthSettings = HealthSettings()
     gateway: GatewaySettings = GatewaySettings()
-    auth: AuthSettings = AuthSettings()
-    wallet: WalletSettings = WalletSettings()
-    fleet: FleetSettings = FleetSettings()
-    devices: DeviceSettings = DeviceSettings()
     dev: DevSettings = DevSettings()

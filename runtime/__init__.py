@@ -29,7 +29,7 @@ from runtime.contract.errors import (
     UsageError,
     Violation,
 )
-from runtime.contract.messages import Contract, Event, Request, Signal, Struct
+from runtime.contract.messages import Contract, Event, Request, Secret, Signal, Struct
 from runtime.execution.environment import NodeSettings
 from runtime.execution.failures import HandlerAborted
 from runtime.identity import Identity, TokenSettings
@@ -38,6 +38,7 @@ from runtime.node.node import Node
 from runtime.node.supervisor import Crashed
 from runtime.service.context import Context
 from runtime.service.handlers import every, handles, subscribes
+from runtime.service.resources import resource
 from runtime.service.service import Service
 from runtime.storage.database import ConstraintError, Database, DatabaseError, Row, StatementError, Transaction
 
@@ -81,6 +82,7 @@ __all__ = [
     "RemoteError",
     "Request",
     "Row",
+    "Secret",
     "Service",
     "ServiceError",
     "Signal",
@@ -97,6 +99,7 @@ __all__ = [
     "Violation",
     "every",
     "handles",
+    "resource",
     "roles",
     "services",
     "subscribes",

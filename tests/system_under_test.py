@@ -19,6 +19,7 @@ from services.auth.service import AuthSettings, SeedUser
 from services.devices.service import DeviceSettings
 from tests.broker import Broker
 from tests.http_peers import HttpPeers
+from tests.project import rental
 from tests.system.process import Callboard
 from transports.memory import MemoryNetwork, MemorySettings, MemoryTransport
 from transports.mqtt.settings import MqttSettings
@@ -73,12 +74,14 @@ class System:
 
 
 def settings(folder: Path, *, zero_copy: bool = False, auth: dict[str, Any] | None = None, **gateway: Any) -> Settings:
-    return Settings(
+    return rental(
+        own={
+            "auth": msgspec.structs.replace(AuthSettings(users=USERS, hashing=FAST_HASHING), **(auth or {})),
+            "devices": DeviceSettings(count=0),
+        },
         database=DatabaseSettings(folder=str(folder), durable=False),
         transport=TransportSettings(memory=MemorySettings(zero_copy=zero_copy)),
         gateway=GatewaySettings(port=0, **gateway),
-        auth=msgspec.structs.replace(AuthSettings(users=USERS, hashing=FAST_HASHING), **(auth or {})),
-        devices=DeviceSettings(count=0),
         node=NodeSettings(drain_timeout=1),
     )
 

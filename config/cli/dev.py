@@ -15,13 +15,15 @@ from config import compose
 from config.cli import reload
 from config.cli.common import http_url, loaded, run_loop, set_up_logging, with_config
 from config.cli.output import print_error, progress
-from config.cli.quickstart import empty, quickstart, warn_if_public, with_users
+from config.cli.quickstart import empty, quickstart, warn_if_public
 from config.cli.run import wait_for_stop
 from config.cli.status import NodeFailed
 from config.cli.watched_files import note_files
 from config.folder_locks import databases_locked, url_published
+from config.project import BrokenService
 from config.settings import Settings
 from config.signals import stop_signal
+from config.users import warn_if_hashing_is_weak, with_users
 from gateway.service import Gateway
 from runtime import CallboardError, Crashed, DefinitionError
 from runtime.sockets import free_port
@@ -29,7 +31,7 @@ from runtime.storage.migrations import MigrationError
 
 _BLOCKED_AFTER = 0.5
 """How long a handler may block the event loop before the log names it, in seconds, unless the settings say otherwise."""
-_FIXED_BY_CODE = (DefinitionError, MigrationError, Crashed, NodeFailed, compose.BrokenService)
+_FIXED_BY_CODE = (DefinitionError, MigrationError, Crashed, NodeFailed, BrokenService)
 """Those errors of ours that a change of code may fix. For the others, waiting for one is pointless."""
 
 
@@ -55,7 +57,7 @@ def dev_command(names: tuple[str, ...], fresh: bool, debug: bool, no_reload: boo
         print_error(error)  # the settings have changed while it ran
         reload.wait_and_restart()
         return
-    watched = [] if debug or no_reload else reload.folders(settings.services)
+    watched = [] if debug or no_reload else reload.folders([entry.class_ for entry in settings.services.values()])
     set_up_logging(settings)
     warn_if_public(settings)
     prepare = partial(_prepare, settings, names, fresh and not reload.is_restart(), debug)
@@ -109,17 +111,17 @@ async def _run(settings: Settings, names: tuple[str, ...], stop: asyncio.Event, 
     async with AsyncExitStack() as stack:
         with progress("starting the services"):
             node = await stack.enter_async_context(compose.node(settings, names, name="dev"))
-        compose.warn_if_hashing_is_weak(node, settings)
+        warn_if_hashing_is_weak(node)
         gateway = node.service(Gateway)
         if gateway is not None:
             url = http_url(settings.gateway.host, gateway.port)
             stack.enter_context(url_published(Path(settings.database.folder), url))
         if gateway is None:
-            click.echo(f"\n  Running {', '.join(compose.chosen(settings, names))} without a gateway. Stop with Ctrl-C.\n")
+            click.echo(f"\n  Running {', '.join(compose.selected(settings, names))} without a gateway. Stop with Ctrl-C.\n")
         elif reload.is_restart():
             click.echo(f"callboard: restarted, on port {gateway.port}")
         else:
-            quickstart(settings, gateway.port, compose.chosen(settings, names), "in one process")
+            quickstart(settings, gateway.port, compose.selected(settings, names), "in one process")
         await _wait_for_either(changed, asyncio.create_task(wait_for_stop(node, stop)))
 
 

@@ -16,6 +16,7 @@ import rich_click as click
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from config import compose
 from config.broker import PrivateBroker
 from config.cli.common import loaded, with_config
 from config.cli.output import progress
@@ -24,7 +25,7 @@ from config.signals import stop_signal
 from runtime import CallboardError, Clock, Random, Struct
 from runtime.telemetry import printable
 from services.devices.scooter import Scooter
-from services.devices.service import somewhere
+from services.devices.service import DeviceSettings, somewhere
 from transports.mqtt.settings import MqttSettings
 
 _STEP = 1.0
@@ -96,11 +97,12 @@ async def _enrol(settings: Settings, url: MqttSettings, password: str, count: in
     inbox = f"{url.namespace}/1/inbox/devices/{client_id}"
     random = Random(Clock())
     found: list[Device] = []
+    where: DeviceSettings = compose.own_settings(settings, "devices")
     try:
         async with _client(url, "devices", password, client_id) as client:
             await client.subscribe(f"{inbox}/+", qos=0)
             for _ in range(count):
-                wanted = somewhere(settings.devices, random)
+                wanted = somewhere(where, random)
                 properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho does not annotate it
                 properties.ResponseTopic, properties.CorrelationData = inbox, uuid.uuid4().bytes
                 properties.UserProperty = [("budget", "10000"), ("key", uuid.uuid4().hex)]

@@ -1,34 +1,21 @@
-"""Parts that `dev` and `up` share: the example users, and the text printed once the system is running."""
+"""What `dev` and `up` print once the system is running."""
 
 import os
-import secrets
 import shutil
 import sys
 from collections.abc import Collection, Iterator
 from ipaddress import ip_address
 from pathlib import Path
 
-import msgspec
 import rich_click as click
 
+from config import compose
 from config.cli.common import http_url
 from config.settings import EXAMPLE_USERS, Settings
+from config.users import has_own_users
 from gateway.settings import GatewaySettings
-from runtime import CallboardError, StartError
+from runtime import StartError
 from runtime.sockets import listen_address
-from services.auth.service import SeedUser
-
-
-def with_users(settings: Settings) -> Settings:
-    """Return the settings with the example users and their password added."""
-    password = settings.dev.password or _password(Path(settings.database.folder))
-    replace = msgspec.structs.replace
-    users = tuple(SeedUser(email, role, password) for email, role in EXAMPLE_USERS.items())
-    return replace(
-        settings,
-        auth=replace(settings.auth, users=(*users, *settings.auth.users)),
-        dev=replace(settings.dev, password=password),
-    )
 
 
 def warn_if_public(settings: Settings) -> None:
@@ -57,24 +44,6 @@ def empty(folder: Path) -> None:
             path.unlink() if not path.is_dir() else shutil.rmtree(path)
 
 
-def _password(folder: Path) -> str:
-    """Return the stored password of the example users, or generate and store one on the first start.
-
-    A stored password means that commands pasted from an earlier start keep working.
-    """
-    path = folder / "password"
-    try:
-        if path.exists():
-            return path.read_text(encoding="utf-8-sig").strip()
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        password = secrets.token_urlsafe(9)
-        path.touch(mode=0o600)
-        path.write_text(password + "\n")
-    except OSError as error:
-        raise CallboardError(f"{path}: {error.strerror}: choose another folder with CALLBOARD_DATABASE__FOLDER") from error
-    return password
-
-
 def quickstart(settings: Settings, port: int, services: Collection[str], how: str) -> None:
     """Print where the system can be reached, how to log in, and commands to try.
 
@@ -96,7 +65,7 @@ def quickstart(settings: Settings, port: int, services: Collection[str], how: st
     Data       {settings.database.folder}/  (start with --fresh to empty it)
 """
     )
-    if "auth" in services:
+    if "auth" in services and has_own_users(settings):
         click.echo(f"  Log in as {', '.join(EXAMPLE_USERS)}\n  with the password {settings.dev.password}\n")
         option = "" if port == GatewaySettings().port else f" --url {url}"
         click.echo(f"  In a second shell, watch the events:\n\n    {command()} tail --events --as operator@example.com{option}\n")
@@ -122,8 +91,9 @@ def _commands(settings: Settings, url: str, services: Collection[str]) -> Iterat
     if "wallet" in services:
         yield f"""curl -s {url}/wallet/top-ups {user} {json} -d '{{"amount_cents":2000}}'"""
         yield f"curl -s {url}/wallet {user}"
-    if "rides" in services:
-        near = f"lat={settings.devices.lat}&lon={settings.devices.lon}&limit=1&radius_m=5000"
+    if {"rides", "fleet", "devices"} <= {*services}:
+        devices = compose.own_settings(settings, "devices")
+        near = f"lat={devices.lat}&lon={devices.lon}&limit=1&radius_m=5000"
         yield ""
         yield f"curl -N {url}/live {user} &   # your live events"
         yield f'SCOOTER=$(curl -s "{url}/scooters?{near}" {user} | {the_id})'

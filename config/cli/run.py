@@ -13,6 +13,7 @@ from config.folder_locks import databases_locked
 from config.health import serve_health
 from config.settings import Settings
 from config.signals import stop_signal
+from config.users import warn_if_hashing_is_weak
 from gateway.service import Gateway
 from runtime import CallboardError, Node
 from runtime.sockets import free_port
@@ -50,15 +51,15 @@ async def serve(settings: Settings, names: tuple[str, ...], *, leash: bool) -> N
     if leash:
         await _stop_at_end_of_input(stop)
     gateway = settings.gateway
-    if gateway.port and Gateway.contract.name in compose.chosen(settings, names):
+    if gateway.port and Gateway.contract.name in compose.selected(settings, names):
         free_port(gateway.host, gateway.port, "CALLBOARD_GATEWAY__PORT", shared=gateway.share_port)  # before anything starts
     node = compose.node(settings, names, name="-".join(names)[:40])
     async with serve_health(settings.health, node):
         if not await _start(node, stop):
             return
         try:
-            compose.warn_if_hashing_is_weak(node, settings)
-            node.environment.log.info("%s: %s", node.id, ", ".join(compose.chosen(settings, names)))
+            warn_if_hashing_is_weak(node)
+            node.environment.log.info("%s: %s", node.id, ", ".join(compose.selected(settings, names)))
             await wait_for_stop(node, stop)
         finally:
             await node.stop()

@@ -57,7 +57,7 @@ def config_command() -> None:
 def config_show(as_json: bool, config_file: Path | None) -> None:
     """Print every setting with its value and where it was set. Secrets are masked."""
     rows: list[dict[str, str]] = []
-    for setting in loaded(config_file).rows():
+    for setting in compose.rows(loaded(config_file)):
         value = "***" if setting.secret and setting.value is not None else _format(setting.value)
         rows.append({"setting": setting.name, "value": value, "source": setting.source})
     table(rows, as_json)

@@ -15,16 +15,19 @@ from config import compose
 from config.broker import Credentials, PrivateBroker
 from config.cli.common import http_url, loaded, run_loop, with_config
 from config.cli.output import progress
-from config.cli.quickstart import empty, quickstart, warn_if_public, with_users
+from config.cli.quickstart import empty, quickstart, warn_if_public
 from config.folder_locks import Lock, databases_locked, url_published
 from config.packages import own_command, own_path
 from config.processes import Process, program_environment, run_groups, service_environment
 from config.settings import Settings
 from config.signals import stop_signal
+from config.users import has_own_users, with_users
 from runtime import CallboardError
 from runtime.sockets import free_port
 from services.auth.service import Auth
 
+_AUTH = "CALLBOARD_SERVICES__AUTH__SETTINGS"
+"""How the variables with the settings of the auth service begin."""
 _TWIN_DELAY = 1.0
 """Seconds for which one of several gateways keeps serving when it stops, so that clients move their connections to another."""
 
@@ -44,7 +47,7 @@ def up_command(names: tuple[str, ...], replicas: str, fresh: bool, config_file: 
     """
     settings = loaded(config_file).settings
     warn_if_public(settings)
-    chosen = list(compose.chosen(settings, names))
+    chosen = list(compose.chosen(settings, names))  # also checks their own settings
     counts = _counts(replicas, settings, chosen)
     if settings.gateway.port == 0 or "gateway" in chosen:
         port = free_port(settings.gateway.host, settings.gateway.port, "CALLBOARD_GATEWAY__PORT")
@@ -70,9 +73,10 @@ def _up(
 ) -> None:
     folder, chosen = Path(settings.database.folder), list(counts)
     credentials = broker.prepare(compose.definitions(settings, names), settings.transport.mqtt.namespace)
-    users = folder / "broker" / "users.json"
-    users.touch(mode=0o600)
-    users.write_bytes(msgspec.json.encode(settings.auth.users))
+    if has_own_users(settings):
+        users = folder / "broker" / "users.json"
+        users.touch(mode=0o600)
+        users.write_bytes(msgspec.json.encode(compose.own_settings(settings, Auth.contract.name).users))
     width = max(map(len, [*chosen, "broker"])) + 2
     groups = [
         [Process("broker", command, program_environment(), width, 0)],
@@ -82,7 +86,7 @@ def _up(
 
 
 def _counts(replicas: str, settings: Settings, chosen: list[str]) -> dict[str, int]:
-    counts = dict.fromkeys(chosen, 1)
+    counts = {name: compose.replicas(settings, name) for name in chosen}
     stateful = compose.stateful(settings, chosen)
     for part in filter(None, (part.strip() for part in replicas.split(","))):
         name, equals, number = part.partition("=")
@@ -90,12 +94,13 @@ def _counts(replicas: str, settings: Settings, chosen: list[str]) -> dict[str, i
             raise CallboardError(f"--replicas {part}: expected NAME=N, as gateway=2")
         if name not in counts:
             raise CallboardError(f"--replicas {part}: no service is called {name!r}: choose from {', '.join(chosen)}")
-        if int(number) > 1 and name in stateful:
+        counts[name] = int(number)
+    for name in stateful:
+        if counts[name] > 1:
             stateless = [other for other in chosen if other not in stateful]
             raise CallboardError(
-                f"--replicas {part}: {name} keeps its state in an SQLite file, which its replicas cannot share: {', '.join(stateless)} can have several"
+                f"{name}={counts[name]}: {name} keeps its state in an SQLite file, which its replicas cannot share: {', '.join(stateless)} can have several"
             )
-        counts[name] = int(number)
     return counts
 
 
@@ -108,7 +113,7 @@ def _services(
     owners = compose.with_route_owners(settings, list(counts)).gateway.owners
     for name, count in counts.items():
         environment = (
-            service_environment(name)
+            service_environment(name, compose.catalogue(settings))
             | own_path()
             | {
                 "CALLBOARD_TRANSPORT__KIND": "mqtt",
@@ -124,9 +129,10 @@ def _services(
             }
         )
         environment.pop("CALLBOARD_TRANSPORT__MQTT__PASSWORD", None)
-        if name == Auth.contract.name:
-            environment.pop("CALLBOARD_AUTH__USERS", None)
-            environment["CALLBOARD_AUTH__USERS_FILE"] = str(folder / "broker" / "users.json")
+        if name == Auth.contract.name and has_own_users(settings):
+            for variable in [one for one in environment if one.startswith(("CALLBOARD_AUTH__USERS", f"{_AUTH}__USERS"))]:
+                del environment[variable]
+            environment[f"{_AUTH}__USERS_FILE"] = str(folder / "broker" / "users.json")
         config = [] if config_file is None else ["--config", str(config_file)]
         for index in range(count):
             number += 1

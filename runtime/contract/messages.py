@@ -4,9 +4,24 @@ A message is a deeply immutable struct. A `Request[Reply]` gets one reply, an `E
 transient one. A `Contract` is the named set of messages and errors that a service publishes.
 """
 
+import functools
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Generic, Literal, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints, overload
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    TypeVar,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+    overload,
+)
 
 import msgspec
 from msgspec import inspect
@@ -16,6 +31,7 @@ from runtime.contract.errors import DefinitionError, ServiceError, error_fields
 from runtime.contract.json_values import struct_class
 from runtime.contract.multiples import take_over
 
+T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
 M = TypeVar("M", bound="type[Request[Any] | Event | Signal | ServiceError]")
 
@@ -24,21 +40,40 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
 Kind = Literal["request", "event", "signal"]
 
+_SECRET = object()
+
+Secret = Annotated[T, _SECRET]
+"""The type of a field whose value must not be shown, such as `password: Secret[str]`. It is an ordinary `str` otherwise."""
+
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Struct(msgspec.Struct, frozen=True):
     """An immutable record: the base class of messages and of the values in them. Two with equal fields are equal.
 
-    Fields named in `__secret__` appear as `***` in its `repr`, and therefore in logs.
+    Fields of the type `Secret[…]`, and those named in `__secret__`, appear as `***` in its `repr`, and therefore in logs.
     """
 
     __secret__: ClassVar[frozenset[str]] = frozenset()
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return [(name, "***" if name in self.__secret__ else getattr(self, name)) for name in self.__struct_fields__]
+        secrets = secret_fields(type(self))
+        return [(name, "***" if name in secrets else getattr(self, name)) for name in self.__struct_fields__]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+
+@functools.cache
+def secret_fields(cls: type[Struct]) -> frozenset[str]:
+    """Return the names of the fields of a struct whose values must not be shown."""
+    return cls.__secret__ | {field.name for field in msgspec.structs.fields(cls) if _is_secret(field.type)}
+
+
+def _is_secret(tp: Any) -> bool:
+    """Return whether a type is `Secret[…]`, or a union with it, such as `Secret[str] | None`."""
+    if get_origin(tp) is Annotated:
+        return _SECRET in get_args(tp)[1:] or _is_secret(get_args(tp)[0])
+    return get_origin(tp) in (Union, UnionType) and any(_is_secret(part) for part in get_args(tp))
 
 
 class MessageSpec(msgspec.Struct, frozen=True, eq=False):

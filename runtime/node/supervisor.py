@@ -7,6 +7,7 @@ node stops. A crash in a handler fails only its message. A service that is not t
 import asyncio
 from collections import deque
 from collections.abc import Coroutine
+from contextlib import AsyncExitStack
 from enum import Enum
 from typing import Any, Protocol, cast
 
@@ -22,6 +23,7 @@ from runtime.node.dependencies import Dependencies
 from runtime.node.factory import Factory, make
 from runtime.node.timers import repeat
 from runtime.service.describe import describe
+from runtime.service.resources import open_resources
 from runtime.service.service import Service
 from runtime.source import missing_variable
 from runtime.stacks import of_methods
@@ -219,6 +221,37 @@ class Supervised:
         service.attach(instance, self._database)
         if instance.stream is not None:
             await instance.stream.open()
+        stack = AsyncExitStack()
+        try:
+            await self._open_resources(service, stack)
+            if not self._stopping.is_set():
+                await self._run_hooks(instance)
+        finally:
+            await stack.aclose()  # a resource learns nothing of a crash
+
+    async def _open_resources(self, service: Service, stack: AsyncExitStack) -> None:
+        """Open what a service needs. Cancel it when `stop` is called. They are closed by the same task, as anyio's scopes demand."""
+        limit = asyncio.timeout(None)
+
+        def cancel(_: "asyncio.Task[Any]") -> None:
+            limit.reschedule(0)
+
+        stopping = asyncio.create_task(self._stopping.wait())
+        stopping.add_done_callback(cancel)
+        try:
+            async with limit:
+                try:
+                    await open_resources(service, stack)
+                finally:
+                    stopping.remove_done_callback(cancel)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        finally:
+            stopping.cancel()
+
+    async def _run_hooks(self, instance: Instance) -> None:
+        """Run an instance from `on_start` to `on_stop`."""
         on_stop = instance.hook("on_stop")
         try:
             instance.before_request = self.dependencies.wait_for

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import msgspec
 
 from runtime.clock import Clock, Random
-from runtime.contract.errors import DefinitionError, ServiceError, UsageError
-from runtime.contract.messages import Contract
+from runtime.contract.errors import DefinitionError, ServiceError, StartError, UsageError
+from runtime.contract.messages import Contract, Struct
 from runtime.durable.stream import stream
 from runtime.service.context import Context
 from runtime.service.handlers import Handler, Timer, handler_of
@@ -67,12 +67,18 @@ class Service:
 
     A folder `migrations/` beside the module holds the ordered SQL files of its database.
 
+    Args:
+        settings: its settings. By default those that `Settings` has without any being set.
+
     Attributes:
         contract: the messages and errors that it publishes. Required.
         calls: the contracts whose services it may call.
         concurrency: how many messages it handles at once; 1 makes it a classic actor.
         capacity: how many more messages may wait; a further one is answered with `Overloaded`.
         version: the version that operators see.
+        Settings: the struct of its own settings, if it has any. `callboard.toml` sets them in `[services.NAME.settings]`, and so
+            do variables `CALLBOARD_SERVICES__NAME__SETTINGS__…`.
+        settings: its settings, or None without `Settings`.
         name: the name of the service.
         clock: the node's clock.
         random: the node's random values.
@@ -84,7 +90,10 @@ class Service:
     concurrency: ClassVar[int] = 64
     capacity: ClassVar[int] = 1024
     version: ClassVar[str] = "0"
+    Settings: ClassVar[type[Struct] | None] = None
     definition: ClassVar[Definition]
+
+    settings: Any = None
 
     name: str
     clock: Clock
@@ -95,6 +104,18 @@ class Service:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.definition = define(cls)
+
+    def __init__(self, settings: Any = None) -> None:
+        if settings is None and self.Settings is not None:
+            needed = [field.name for field in msgspec.structs.fields(self.Settings) if field.required]
+            if needed:
+                name = type(self).__name__
+                raise StartError(
+                    f"{name} needs settings ({', '.join(needed)}): set them in callboard.toml, or give the node "
+                    f"partial({name}, {self.Settings.__name__}(…))"
+                )
+            settings = self.Settings()
+        self.settings = settings
 
     def attach(self, host: Host, database: Database | None) -> None:
         """Connect the service to its instance. The runtime calls this before `on_start`."""
@@ -130,6 +151,17 @@ def define(cls: type[Service]) -> Definition:
         raise DefinitionError(
             f"{cls.__qualname__}: calls={cls.calls!r}: expected a tuple of contracts, as calls = (fleet, wallet)"
         )
+    settings: Any = cls.Settings
+    if settings is not None and not (isinstance(settings, type) and issubclass(settings, Struct)):
+        raise DefinitionError(f"{cls.__qualname__}: Settings={settings!r}: expected a subclass of Struct")
+    if settings is not None:
+        try:
+            inspect.signature(cls).bind(None)
+        except TypeError:
+            raise DefinitionError(
+                f"{cls.__qualname__}: its __init__ takes no settings: def __init__(self, settings: {settings.__name__}) -> None: "
+                "super().__init__(settings)"
+            ) from None
     for name, value, least in (("concurrency", cls.concurrency, 1), ("capacity", cls.capacity, 0)):
         if not isinstance(value, int) or value < least:
             raise DefinitionError(f"{cls.__qualname__}: {name}={value!r}: expected an integer of at least {least}")

@@ -1,5 +1,6 @@
 """For people who write services and transports: the conformance kit, fault injection, and fake identities."""
 
+from runtime.service.resources import replaced
 from runtime.testing.conformance import Kit, check_transport
 from runtime.testing.expectations import ConformanceError, eventually
 from runtime.testing.faults import Crash, CrashingDatabase, CrashPoints, Faults, FaultyTransport
@@ -18,4 +19,5 @@ __all__ = [
     "RecordingReceiver",
     "check_transport",
     "eventually",
+    "replaced",
 ]

@@ -1,6 +1,6 @@
 """The auth service: users, sessions, and tokens. Every other service verifies the tokens on its own."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from msgspec import Meta
 
@@ -9,6 +9,7 @@ from runtime import (
     SERVICES,
     Context,
     Invalid,
+    Secret,
     Service,
     StartError,
     Struct,
@@ -56,11 +57,9 @@ _ELSEWHERE = "elsewhere"
 class SeedUser(Struct):
     """A user that the settings create, with a role and a password."""
 
-    __secret__: ClassVar = frozenset({"password"})
-
     email: str
     role: Role
-    password: str
+    password: Secret[str]
 
 
 class AuthSettings(Struct):
@@ -84,9 +83,11 @@ class Auth(Service):
 
     contract = auth
     concurrency = 2 * MAX_WAITING  # requests that wait for a hashing thread must not block requests for keys
+    Settings = AuthSettings
+    settings: AuthSettings
 
     def __init__(self, settings: AuthSettings | None = None) -> None:
-        self.settings = settings or AuthSettings()
+        super().__init__(settings)
         for seed in self.settings.users:
             reason = weakness(seed.password, seed.email)
             if reason is not None:

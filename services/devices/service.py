@@ -35,9 +35,11 @@ class Devices(Service):
 
     contract = devices
     calls = (fleet,)
+    Settings = DeviceSettings
+    settings: DeviceSettings
 
     def __init__(self, settings: DeviceSettings | None = None) -> None:
-        self.settings = settings or DeviceSettings()
+        super().__init__(settings)
         self.scooters: dict[str, Scooter] = {}
 
     async def on_start(self, ctx: Context) -> None:

@@ -48,9 +48,8 @@ class Fleet(Service):
     """Manages the scooters. Requests create reservations, and the events of rides confirm and end them."""
 
     contract = fleet
-
-    def __init__(self, settings: FleetSettings | None = None) -> None:
-        self.settings = settings or FleetSettings()
+    Settings = FleetSettings
+    settings: FleetSettings
 
     async def on_start(self, ctx: Context) -> None:
         self.store = Store(self.db, self.clock, self.random)

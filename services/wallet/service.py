@@ -37,9 +37,8 @@ class Wallet(Service):
     """Keeps the users' money, which moves exactly once even if a request or an event is repeated."""
 
     contract = wallet
-
-    def __init__(self, settings: WalletSettings | None = None) -> None:
-        self.settings = settings or WalletSettings()
+    Settings = WalletSettings
+    settings: WalletSettings
 
     async def on_start(self, ctx: Context) -> None:
         self.store = Store(self.db, self.clock, self.random)

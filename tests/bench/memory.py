@@ -11,8 +11,9 @@ from pathlib import Path
 
 from config import compose
 from config.cli.common import run_loop
-from config.settings import DatabaseSettings, Settings
+from config.settings import DatabaseSettings
 from tests.bench.figures import report
+from tests.project import rental
 
 SERVICES = ("auth", "wallet", "fleet", "rides", "notices", "devices")
 
@@ -25,7 +26,7 @@ def rss(pid: int | str = "self") -> float:
 
 async def six_services() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        async with compose.node(Settings(database=DatabaseSettings(folder=folder)), SERVICES):
+        async with compose.node(rental(database=DatabaseSettings(folder=folder)), SERVICES):
             await asyncio.sleep(1)
             gc.collect()
             report("memory_six_services", rss(), "MiB resident")

@@ -9,8 +9,10 @@ import pytest
 
 from config import compose
 from config.packages import import_own_packages
-from config.settings import Settings
+from config.project import BrokenService, UnknownService
+from config.settings import ServiceSettings, Settings
 from runtime import CallboardError, DefinitionError, StartError
+from runtime.node.factory import make
 
 SERVICE = """
 {head}
@@ -52,35 +54,37 @@ def write(file: Path, *, head: str = "", init: str = "pass", arguments: str = "a
     file.write_text(SERVICE.format(head=head, init=init, arguments=arguments))
 
 
+def parlour(service: str) -> Settings:
+    return Settings(services={"parlour": ServiceSettings(service)})
+
+
 def refusal(service: str) -> CallboardError:
     """Return the error for a service, which is one line."""
     with pytest.raises(CallboardError) as caught:
-        compose.definitions(Settings(services=(service,)))
+        make(compose.chosen(parlour(service), ["parlour"])["parlour"])
     assert "\n" not in str(caught.value)
     return caught.value
 
 
 def test_a_service_in_the_working_directory_is_found(folder: Path) -> None:
     write(folder / "hall" / "service.py")
-    assert "parlour" in [
-        definition.contract.name for definition in compose.definitions(Settings(services=("hall.service:Parlour",)))
-    ]
+    assert list(compose.catalogue(parlour("hall.service:Parlour"))) == ["parlour", "gateway"]
 
 
 @pytest.mark.parametrize(
     ("service", "expected"),
     [
-        ("hall.servce:Parlour", "there is no module hall.servce in {folder} or on the path: correct the setting"),
-        ("hal.service:Parlour", "there is no module hal in {folder} or on the path"),
-        ("hall.service:Parlor", "hall.service has no Parlor: correct the setting"),
-        ("hall.service:Context", "is not a subclass of Service"),
+        ("hall.servce:Parlour", "there is no module hall.servce in {folder} or on the path: did you mean hall.service?"),
+        ("hal.service:Parlour", "there is no module hal in {folder} or on the path: did you mean hall?"),
+        ("hall.service:Parlor", "hall.service has no Parlor: did you mean hall.service:Parlour?"),
+        ("hall.service:Context", "is not a subclass of Service: hall.service has Parlour"),
         ("hall.service", "expected package.module:Class"),
     ],
 )
 def test_a_wrong_setting_names_what_is_missing(folder: Path, service: str, expected: str) -> None:
     write(folder / "hall" / "service.py")
     error = refusal(service)
-    assert isinstance(error, compose.UnknownService)
+    assert isinstance(error, UnknownService)
     assert expected.format(folder=folder) in str(error)
 
 
@@ -102,7 +106,7 @@ def test_a_wrong_setting_names_what_is_missing(folder: Path, service: str, expec
 def test_code_that_cannot_be_imported_is_reported_with_its_line(folder: Path, head: str, expected: str) -> None:
     write(folder / "hall" / "service.py", head=head)
     error = refusal("hall.service:Parlour")
-    assert isinstance(error, compose.BrokenService)
+    assert isinstance(error, BrokenService)
     assert expected in str(error)
 
 
@@ -149,7 +153,7 @@ def test_a_service_that_imports_its_own_config_learns_to_rename_it(folder: Path,
 
 def test_services_in_a_folder_of_that_name_are_found(folder: Path) -> None:
     write(folder / "services" / "parlour.py")
-    assert compose.definitions(Settings(services=("services.parlour:Parlour",)), ["parlour"])
+    assert compose.definitions(parlour("services.parlour:Parlour"), ["parlour"])
 
 
 def test_a_services_folder_that_is_a_package_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

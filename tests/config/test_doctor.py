@@ -7,8 +7,8 @@ import pytest
 from config.doctor import Finding, examine
 from config.load import load
 from config.provision import provision
-from config.settings import Settings
 from tests.broker import Broker
+from tests.project import RENTAL
 from tests.transports.mqtt.test_limits import answering, silent
 from tests.transports.mqtt.test_link_state import played
 
@@ -26,7 +26,7 @@ async def examine_auth(folder: Path, authority: Path) -> dict[str, Finding]:
 
 @pytest.fixture
 def secrets(tmp_path: Path) -> Path:
-    provision(tmp_path / "secrets", Settings())
+    provision(tmp_path / "secrets", RENTAL)
     return tmp_path / "secrets"
 
 
@@ -38,7 +38,7 @@ async def test_the_doctor_finds_no_fault_in_provisioned_files(secrets: Path) -> 
 
 
 async def test_a_certificate_of_another_authority_is_a_warning(secrets: Path, tmp_path: Path) -> None:
-    provision(tmp_path / "others", Settings())
+    provision(tmp_path / "others", RENTAL)
     certificate = (await examine_auth(secrets, tmp_path / "others"))["certificate"]
     assert certificate.state == "warning"
     assert "refuses" in certificate.said

@@ -1,5 +1,7 @@
 """Variables that Kubernetes and docker make are passed over; misspelled settings are not."""
 
+from pathlib import Path
+
 import pytest
 
 from config.load import SettingsError, load
@@ -39,6 +41,11 @@ _OF_DOCKER = {
     "CALLBOARD_DB_PORT_5432_TCP_PORT_END": "5433",
     "CALLBOARD_DB_1_PORT_5432_TCP_ADDR": "172.17.0.5",
 }
+
+
+@pytest.fixture(autouse=True)
+def without_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
 
 
 def test_the_variables_of_kubernetes_and_docker_are_passed_over() -> None:

@@ -13,7 +13,9 @@ from config.processes import Process, program_environment, run_groups, service_e
 SECRETS = {
     "CALLBOARD_DEV__PASSWORD": "s1",
     "CALLBOARD_DEV__PASSWORD_FILE": "s2",
-    "CALLBOARD_AUTH__USERS": "s3",
+    "CALLBOARD_SERVICES__AUTH__SETTINGS__USERS": "s3",
+    "CALLBOARD_SERVICES__MY_SHOP__SETTINGS__ANYTHING": "s8",
+    "CALLBOARD_WALLET__LOW_CENTS": "s9",
     "CALLBOARD_AUTH__USERS_FILE": "s4",
     "CALLBOARD_TRANSPORT__MQTT__PASSWORD": "s5",
     "CALLBOARD_TRANSPORT__HTTP__KEY": "s6",
@@ -21,7 +23,6 @@ SECRETS = {
 }
 OTHERS = {
     "CALLBOARD_LOG__LEVEL": "debug",
-    "CALLBOARD_AUTH__ACCESS_SECONDS": "60",
     "PAYMENTS_URL": "u",
     "PATH": "/bin",
     "LC_ALL": "C",
@@ -36,9 +37,9 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("service", ["wallet", "gateway", "auth"])
 def test_a_service_receives_only_its_own_secrets(service: str) -> None:
-    inherited = service_environment(service)
+    inherited = service_environment(service, ("auth", "wallet", "my-shop"))
     assert OTHERS.items() <= inherited.items()
-    own = {name for name in SECRETS if name.startswith(f"CALLBOARD_{service.upper()}__")}
+    own = {name for name in SECRETS if f"_{service.upper()}__" in name}
     assert SECRETS.keys() & inherited.keys() == own
 
 

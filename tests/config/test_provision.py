@@ -10,11 +10,11 @@ import mqtt5
 import pytest
 
 from config.provision import provision
-from config.settings import Settings
 from runtime import CallboardError
 from runtime.sockets import any_free_port
 from runtime.testing import eventually
 from tests.broker import find_mosquitto
+from tests.project import RENTAL
 from transports.mqtt.access import password_file
 
 ROOT = Path(__file__).parents[2]
@@ -25,8 +25,8 @@ def test_secrets_have_safe_permissions_under_every_umask(tmp_path: Path, umask: 
     folder = tmp_path / "secrets"
     before = os.umask(umask)
     try:
-        assert provision(folder, Settings())
-        assert not provision(folder, Settings()), "nothing is missing, so nothing is created"
+        assert provision(folder, RENTAL)
+        assert not provision(folder, RENTAL), "nothing is missing, so nothing is created"
     finally:
         os.umask(before)
     modes = {path.relative_to(folder).as_posix(): stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.rglob("*"))}
@@ -40,12 +40,12 @@ def test_secrets_have_safe_permissions_under_every_umask(tmp_path: Path, umask: 
 
 def test_a_missing_secret_renews_all_secrets_and_removes_no_other_file(tmp_path: Path) -> None:
     folder = tmp_path / "secrets"
-    provision(folder, Settings())
+    provision(folder, RENTAL)
     first = (folder / "wallet" / "peer-key.json").read_text()
     (folder / "fleet" / "mqtt-password").unlink()
     (folder / "mosquitto" / "device-passwords").unlink()
     (folder / "mosquitto" / "device-passwords").write_text("scooter-1:hash")
-    assert provision(folder, Settings())
+    assert provision(folder, RENTAL)
     assert (folder / "mosquitto" / "device-passwords").read_text() == "scooter-1:hash", "devices keep their passwords"
     assert (folder / "fleet" / "mqtt-password").read_text()
     assert (folder / "wallet" / "peer-key.json").read_text() != first
@@ -54,27 +54,27 @@ def test_a_missing_secret_renews_all_secrets_and_removes_no_other_file(tmp_path:
     (other / "precious").touch()
     for wrong in (tmp_path, other):
         with pytest.raises(CallboardError, match="has other files in it"):
-            provision(wrong, Settings())
+            provision(wrong, RENTAL)
     assert (other / "precious").exists()
 
 
 def test_files_that_begin_with_a_dot_are_neither_counted_nor_removed(tmp_path: Path) -> None:
     (tmp_path / ".DS_Store").touch()
-    assert provision(tmp_path, Settings())
+    assert provision(tmp_path, RENTAL)
     (tmp_path / "password").unlink()  # incomplete: everything is written anew
-    assert provision(tmp_path, Settings())
+    assert provision(tmp_path, RENTAL)
     assert (tmp_path / ".DS_Store").exists()
 
 
 async def test_the_provisioned_broker_gives_a_device_its_user_name_as_client_id(tmp_path: Path) -> None:
     """On the real configuration of the containers, with other ports and paths."""
     secrets, ports = tmp_path / "secrets", (any_free_port(), any_free_port())
-    provision(secrets, Settings())
+    provision(secrets, RENTAL)
     passwords = secrets / "mosquitto" / "device-passwords"
     assert passwords.read_text() == ""
     passwords.unlink()
     passwords.write_text(password_file({"scooter-1": "first", "scooter-2": "second"}))
-    assert not provision(secrets, Settings()), "everything is kept"
+    assert not provision(secrets, RENTAL), "everything is kept"
     text = (ROOT / "containers/mosquitto/mosquitto.conf").read_text().replace("/run/secrets", str(secrets / "mosquitto"))
     text = text.replace("listener 8883", f"listener {ports[0]}").replace("listener 8884", f"listener {ports[1]}")
     (tmp_path / "mosquitto.conf").write_text(text + ("user root\n" if os.geteuid() == 0 else ""))

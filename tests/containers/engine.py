@@ -18,9 +18,9 @@ import httpx
 import msgspec
 
 from config.provision import provision
-from config.settings import Settings
 from runtime.sockets import any_free_port
 from runtime.testing import eventually
+from tests.project import RENTAL
 from tests.system_under_test import PASSWORD, USERS, System
 
 ROOT = Path(__file__).parent.parent.parent
@@ -112,7 +112,7 @@ class Containers:
         self.port = any_free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.secrets = folder / "secrets"
-        provision(self.secrets, Settings())
+        provision(self.secrets, RENTAL)
         users = self.secrets / "auth" / "users.json"
         users.unlink()
         users.write_bytes(msgspec.json.encode(USERS))

@@ -86,10 +86,12 @@ async def test_settings_from_file_and_environment_apply_and_wrong_ones_stop_the_
         ("CALLBOARD_GATEWAY__PORT=abc", "CALLBOARD_GATEWAY__PORT: expected `int`"),
         ("CALLBOARD_GATEWAY__PROT=1", "did you mean gateway.port"),
         ("CALLBOARD_TRANSPORT__KIND=http", "transport.http.key and transport.http.peer_keys are needed"),
+        ("CALLBOARD_SERVICES__AUTH__SETTINGS__USERS_FILE=/nowhere", "/nowhere: the file cannot be read"),
         ("CALLBOARD_AUTH__USERS_FILE=/nowhere", "/nowhere: the file cannot be read"),
         ("CALLBOARD_HEALTH__PORT=8000", "cannot listen on"),
     ):
-        output = (await run(name, "run", "--rm", "-e", wrong, IMAGE, "run", "gateway", status=2)).strip()
+        service = "auth" if "AUTH" in wrong else "gateway"
+        output = (await run(name, "run", "--rm", "-e", wrong, IMAGE, "run", service, status=2)).strip()
         assert expected in output
         assert len(output.splitlines()) == 1, output
 

@@ -51,7 +51,7 @@ def test_the_example_is_fully_typed(example: Path, tmp_path: Path) -> None:
 
 async def test_the_example_answers_behind_the_gateway(example: Path) -> None:
     async with (
-        Callboard(example, "dev", "greeter", "gateway") as running,
+        Callboard(example, "dev", CALLBOARD_SERVICES="") as running,
         httpx.AsyncClient(base_url=running.url, verify=False) as client,
     ):
         async with asyncio.timeout(30):

@@ -1,6 +1,6 @@
 """Idempotency keys on a route for everybody: a key belongs to the user who sends it."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 import httpx
@@ -43,7 +43,7 @@ class Shop(Service):
 async def client(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[httpx.AsyncClient, None]:
     network, transport = MemoryNetwork(), MemorySettings(zero_copy=request.param.endswith("zero-copy"))
     gateway = Gateway(GatewaySettings(port=0))
-    own = [FakeAuth, Shop, lambda: gateway] if request.param != "apart" else [FakeAuth, Shop]
+    own: list[Callable[[], Service]] = [FakeAuth, Shop, lambda: gateway] if request.param != "apart" else [FakeAuth, Shop]
     options = NodeSettings(drain_timeout=1)
     folder = SqliteFolder(tmp_path, durable=False)
     async with Node(own, MemoryTransport(network, transport), databases=folder, settings=options) as node:

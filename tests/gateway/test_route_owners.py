@@ -11,7 +11,6 @@ import yaml  # type: ignore[import-untyped]
 
 from config import compose
 from config.load import SettingsError, load
-from config.settings import Settings
 from gateway.route_owners import RouteOwners
 from gateway.routing import Routes
 from gateway.service import Gateway
@@ -21,6 +20,7 @@ from runtime.network import Manifest
 from runtime.telemetry import Metrics
 from runtime.testing import FakeAuth, eventually
 from tests.gateway.routes import manifest, who
+from tests.project import RENTAL, rental
 from tests.system_under_test import PASSWORD, open_system, settings
 from transports.memory import MemoryNetwork, MemoryTransport
 
@@ -224,7 +224,7 @@ def test_a_file_that_cannot_be_read_stops_the_start_and_one_that_cannot_be_writt
 
 
 def test_the_services_that_run_together_own_their_routes() -> None:
-    chosen = compose.with_route_owners(Settings(gateway=GatewaySettings(owners=("POST /sessions=accounts",))))
+    chosen = compose.with_route_owners(rental(gateway=GatewaySettings(owners=("POST /sessions=accounts",))))
     assert {"POST /rides=rides", "PATCH /users/{id}=auth"} < set(chosen.gateway.owners)
     owners = RouteOwners(chosen.gateway.owners, None, Metrics())
     assert served(owners, manifest("auth", "POST /sessions"), manifest("accounts", "POST /sessions")) == {
@@ -236,7 +236,7 @@ def test_the_compose_file_names_the_owners_of_all_routes() -> None:
     text = yaml.safe_load((Path(__file__).parents[2] / "containers" / "compose.yaml").read_text())
     environment = {"CALLBOARD_GATEWAY__OWNERS": text["services"]["gateway"]["environment"]["CALLBOARD_GATEWAY__OWNERS"]}
     owners = RouteOwners(load(environment=environment).settings.gateway.owners, None, Metrics())
-    manifests = compose.manifests(Settings())
+    manifests = compose.manifests(RENTAL)
     stolen = [msgspec.structs.replace(manifest, service="thief") for manifest in manifests]
     assert not any(info.http for admitted in owners.admit(stolen) for info in admitted.requests), "nobody else has any"
     assert owners.admit(manifests) == manifests

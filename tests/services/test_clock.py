@@ -7,9 +7,9 @@ from pathlib import Path
 from time import time
 
 import httpx
-import msgspec
 import pytest
 
+from config import compose
 from runtime.testing import FakeAuth, eventually
 from services.auth.service import Auth
 from services.fleet.messages import AddScooter, GetScooter, Reserve, fleet
@@ -35,7 +35,7 @@ async def leaping(tmp_path: Path) -> AsyncGenerator[tuple[System, QuickClock], N
     async def leap(request: httpx.Request) -> None:
         clock.leap(next(leaps))
 
-    patient = msgspec.structs.replace(settings(tmp_path), fleet=FleetSettings(silent_seconds=600))
+    patient = compose.with_own_settings(settings(tmp_path), "fleet", FleetSettings(silent_seconds=600))
     async with open_system(patient, clock=clock) as system:
         system.client.event_hooks = {"request": [leap]}
         yield system, clock

@@ -11,8 +11,17 @@ import httpx
 
 from runtime.sockets import any_free_port
 from runtime.testing.expectations import WAIT
+from tests.project import RENTAL_SERVICES
 
 ROOT = Path(__file__).parent.parent.parent
+
+_CHEAP_HASHING = {
+    "CALLBOARD_SERVICES": RENTAL_SERVICES,
+    "CALLBOARD_SERVICES__AUTH__SETTINGS__HASHING__MEMORY_KIB": "64",
+    "CALLBOARD_SERVICES__AUTH__SETTINGS__HASHING__ITERATIONS": "1",
+    "CALLBOARD_SERVICES__AUTH__SETTINGS__HASHING__LANES": "1",
+}
+"""The rental, whose users log in fast."""
 
 
 class Callboard:
@@ -33,9 +42,7 @@ class Callboard:
             "CALLBOARD_GATEWAY__PORT": str(self.port),
             "CALLBOARD_DATABASE__FOLDER": str(folder / "data"),
             "CALLBOARD_DEV__PASSWORD": "a dev password",
-            "CALLBOARD_AUTH__HASHING__MEMORY_KIB": "64",
-            "CALLBOARD_AUTH__HASHING__ITERATIONS": "1",
-            "CALLBOARD_AUTH__HASHING__LANES": "1",
+            **({} if "CALLBOARD_SERVICES" in environment else _CHEAP_HASHING),
             "PYTHONUNBUFFERED": "1",
             **environment,
         }

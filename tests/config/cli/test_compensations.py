@@ -11,6 +11,7 @@ from config.cli.compensations import compensations_command
 from runtime import CallboardError
 from runtime.storage.migrations import SCHEMA, migrate
 from runtime.storage.sqlite import SqliteDatabase
+from tests.project import RENTAL_SERVICES
 
 
 async def _store(folder: Path) -> None:
@@ -30,6 +31,7 @@ async def _store(folder: Path) -> None:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CALLBOARD_DATABASE__FOLDER", str(tmp_path))
+    monkeypatch.setenv("CALLBOARD_SERVICES", RENTAL_SERVICES)
     return tmp_path
 
 

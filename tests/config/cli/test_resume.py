@@ -14,6 +14,7 @@ from runtime.durable.stream import Position
 from runtime.storage.migrations import SCHEMA, migrate
 from runtime.storage.sqlite import SqliteDatabase
 from services.fleet.service import Fleet
+from tests.project import RENTAL_SERVICES
 
 TYPES = Fleet.definition.events_of("rides")
 
@@ -44,6 +45,7 @@ STOPPED = "UPDATE callboard_cursors SET stopped = 'rides has pruned events'"
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CALLBOARD_DATABASE__FOLDER", str(tmp_path))
+    monkeypatch.setenv("CALLBOARD_SERVICES", RENTAL_SERVICES)
     return tmp_path
 
 

@@ -11,6 +11,7 @@ from config.cli.subscribers import subscribers_command
 from runtime import CallboardError
 from runtime.storage.migrations import SCHEMA, migrate
 from runtime.storage.sqlite import SqliteDatabase
+from tests.project import RENTAL_SERVICES
 
 
 async def _write(folder: Path, *statements: str) -> None:
@@ -38,6 +39,7 @@ TWO = (
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CALLBOARD_DATABASE__FOLDER", str(tmp_path))
+    monkeypatch.setenv("CALLBOARD_SERVICES", RENTAL_SERVICES)
     return tmp_path
 
 

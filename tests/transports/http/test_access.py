@@ -7,10 +7,10 @@ import httpx
 import pytest
 
 from config import compose
-from config.settings import Settings
 from runtime import ANYONE, Clock, Context, Contract, Event, Node, Request, Service, Transaction, handles
 from runtime.storage.sqlite import SqliteFolder
 from tests.http_peers import HttpPeers
+from tests.project import RENTAL
 from transports.http import fields
 from transports.http.assertions import Signer
 from transports.http.transport import HttpTransport
@@ -90,7 +90,7 @@ async def test_the_settings_add_readers(http_peers: HttpPeers, tmp_path: Path, r
 
 
 def test_subscribers_and_the_gateway_may_read_the_streams_of_a_composed_system() -> None:
-    readers = compose.stream_readers(Settings())
+    readers = compose.stream_readers(RENTAL)
     assert readers["rides"] == {"gateway", "fleet", "wallet", "notices"}
     assert readers["auth"] == {"gateway", "wallet"}
     assert readers["devices"] == {"gateway"}

@@ -11,10 +11,10 @@ import pytest
 from yarl import URL
 
 from config.provision import provision
-from config.settings import Settings
 from runtime.network import LinkLost, PeerUnreachable, Unsendable
 from runtime.sockets import any_free_port
 from runtime.testing import eventually
+from tests.project import RENTAL
 from transports.http import connection, writer
 from transports.http.client import Client, Location, Untrusted, answer_to
 from transports.http.connection import Connection
@@ -331,8 +331,8 @@ async def test_a_peer_that_does_not_accept_a_connection_in_time_is_unreachable()
 
 
 async def test_certificates_are_verified_by_name_and_read_again(tmp_path: Path) -> None:
-    provision(tmp_path / "one", Settings())
-    provision(tmp_path / "two", Settings())
+    provision(tmp_path / "one", RENTAL)
+    provision(tmp_path / "two", RENTAL)
     tls, files = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), tmp_path / "one"
     tls.load_cert_chain(files / "wallet" / "certificate.pem", files / "wallet" / "private-key.pem")
     names = list[str | None]()

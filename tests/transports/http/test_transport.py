@@ -8,12 +8,12 @@ import msgspec
 import pytest
 
 from config.provision import provision
-from config.settings import Settings
 from runtime import InstanceLost, Invalid, Node, NodeSettings, NoInstance, ServiceError, StartError, Unreachable
 from runtime.network import Address
 from runtime.service.describe import describe
 from runtime.testing import RecordingReceiver
 from tests.http_peers import HttpPeers
+from tests.project import RENTAL
 from tests.transports.http.echo import Echo, Much, Say, Tell, Wait, echo, echo_over_http, fake_server, presence_answer
 from transports.http.transport import HttpTransport
 
@@ -97,7 +97,7 @@ async def test_a_connection_that_accepts_no_more_data_is_ended_before_the_deadli
 
 
 async def test_certificates_are_verified(http_peers: HttpPeers, tmp_path: Path) -> None:
-    provision(tmp_path / "secrets", Settings())
+    provision(tmp_path / "secrets", RENTAL)
     files = tmp_path / "secrets"
     server_files = {
         "certificate_file": str(files / "wallet" / "certificate.pem"),

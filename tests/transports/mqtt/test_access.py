@@ -10,8 +10,8 @@ import pytest
 
 from config import compose
 from config.broker import Credentials, PrivateBroker
-from config.settings import Settings
 from runtime.testing import eventually
+from tests.project import RENTAL
 from transports.mqtt.connection import Connection
 
 SERVICES = ("auth", "wallet", "fleet", "rides", "notices", "devices", "gateway")
@@ -71,7 +71,7 @@ class Client:
 @asynccontextmanager
 async def private_broker(folder: Path) -> AsyncGenerator[tuple[PrivateBroker, Credentials], None]:
     broker = PrivateBroker(folder)
-    credentials = broker.prepare(compose.definitions(Settings()), "callboard")
+    credentials = broker.prepare(compose.definitions(RENTAL), "callboard")
     process = await asyncio.create_subprocess_exec(*broker.command(), stdin=asyncio.subprocess.PIPE)
     try:
         await eventually(lambda: _is_listening(int(credentials.url.rpartition(":")[2])), "the broker is listening")
@@ -190,12 +190,12 @@ async def test_a_device_can_use_only_its_own_signals(tmp_path: Path) -> None:
 
 async def test_broker_files_are_readable_only_by_their_owner_and_hold_no_password(tmp_path: Path) -> None:
     broker = PrivateBroker(tmp_path)
-    credentials = broker.prepare(compose.definitions(Settings()), "callboard")
+    credentials = broker.prepare(compose.definitions(RENTAL), "callboard")
     assert {path.stat().st_mode & 0o077 for path in (tmp_path / "broker").iterdir()} == {0}
     assert not any(password in repr(credentials) for password in credentials.services.values())
     hashed = (tmp_path / "broker" / "passwords").read_text()
     assert not any(password in hashed for password in credentials.services.values())
-    again = broker.prepare(compose.definitions(Settings()), "callboard")
+    again = broker.prepare(compose.definitions(RENTAL), "callboard")
     assert again.services == credentials.services, "services keep their passwords, so connected ones stay connected"
 
 
