@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from config.load import FIELDS, Given, Loaded, Setting, SettingsError, Values, current
+from config.load import FIELDS, Given, Loaded, MissingSetting, Setting, SettingsError, Values, current
 from config.project import UnknownService, import_service
 from config.settings import Settings
 from gateway.service import Gateway
@@ -55,6 +55,8 @@ def _services(settings: Settings) -> dict[str, tuple[str, type[Service]]]:
             raise UnknownService(f"{where}: {entry.class_!r} has the contract {name!r}, which is Callboard's: rename it")
         if not listed and name.replace("-", "_") != key.replace("-", "_"):
             raise UnknownService(f"{where}: {entry.class_!r} has the contract {name!r}: call this table [services.{name}]")
+        if name in found and found[name][1] is cls:
+            continue  # the file and the environment name the same class
         if name in found:
             raise UnknownService(
                 f"{where}: {entry.class_!r} has the contract {name!r}, which another service already uses: choose another name"
@@ -96,12 +98,14 @@ def chosen(settings: Settings, names: Sequence[str]) -> dict[str, Factory]:
         SettingsError: if a setting of such a service is unknown, missing, or has the wrong type.
         CallboardError: like `selected`.
     """
-    return {name: _factory(settings, name, cls) for name, cls in selected(settings, names).items()}
+    return {name: factory(settings, name) for name in selected(settings, names)}
 
 
-def _factory(settings: Settings, name: str, cls: type[Service]) -> Factory:
+def factory(settings: Settings, name: str) -> Factory:
+    """Return what makes a service. Raises like `chosen`."""
+    cls = catalogue(settings)[name]
     if cls is Gateway:
-        return partial(Gateway, settings.gateway, Path(settings.database.folder) / "gateway.routes.json")
+        return partial(Gateway, settings.gateway, Path(settings.database.folder) / "gateway.routes.json", settings.identity)
     own = own_settings(settings, name)
     return cls if own is None else partial(cls, own)
 
@@ -134,17 +138,21 @@ def rows(loaded: Loaded) -> Iterator[Setting]:
             value = attrgetter(field.attribute)(settings)
             yield Setting(field.name, value, loaded.sources.get(field.name, "default"), field.secret)
     for key, entry in settings.services.items():
-        for name, value in (("class", entry.class_), ("replicas", entry.replicas)):
+        for name, value in (("class", entry.class_), ("replicas", entry.replicas), ("database", entry.database)):
             setting = f"services.{key}.{name}"
             yield Setting(setting, value, loaded.sources.get(setting, "default"), secret=False)
     for name in catalogue(settings):
         if name == Gateway.contract.name or (values := own_values(settings, name)) is None:
             continue
-        own = values.converted()
+        try:
+            own = values.converted()
+        except MissingSetting:
+            own = None
         for field in values.fields.values():
             if not field.is_section:
-                value = attrgetter(field.attribute)(own)
-                yield Setting(field.name, value, values.sources.get(field.name, "default"), field.secret)
+                value = values.given(field) if own is None else attrgetter(field.attribute)(own)
+                default = "not set" if field.default is msgspec.NODEFAULT else "default"
+                yield Setting(field.name, value, values.sources.get(field.name, default), field.secret)
 
 
 def with_own_settings(settings: Settings, name: str, own: Struct) -> Settings:
@@ -235,9 +243,17 @@ def databases(settings: Settings) -> Callable[[str], Database]:
     def database(service: str) -> Database:
         from runtime.storage.sqlite import SqliteFolder
 
-        return SqliteFolder(Path(settings.database.folder), durable=settings.database.durable)(service)
+        file = database_file(settings, service)
+        return SqliteFolder(file.parent, durable=settings.database.durable)(file.stem)
 
     return database
+
+
+def database_file(settings: Settings, service: str) -> Path:
+    """Return the file of a service's database."""
+    found = _services(settings).get(service)
+    given = None if found is None else settings.services[found[0]].database
+    return Path(settings.database.folder) / f"{service}.sqlite" if given is None else Path(given)
 
 
 def definitions(settings: Settings, names: Sequence[str] = ()) -> list[Definition]:

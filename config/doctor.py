@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import msgspec
 
 from config import compose
-from config.load import Loaded, variable_name
+from config.load import Loaded, SettingsError, variable_name
 from config.settings import Settings
 from runtime import CallboardError, Clock, StartError
 from runtime.network import Address, Manifest, Receiver, TransportError
@@ -69,6 +69,11 @@ async def examine(loaded: Loaded, names: Sequence[str]) -> AsyncGenerator[Findin
     names = list(names) or _services_with_credentials(settings)
     definitions = compose.definitions(settings, names)
     yield _settings(loaded, definitions)
+    for definition in definitions:
+        try:
+            compose.factory(settings, definition.contract.name)
+        except SettingsError as error:
+            yield _fault(f"settings of {definition.contract.name}", str(error))
     yield _limits()
     for definition in definitions:
         if definition.needs_database:
@@ -136,8 +141,8 @@ def _limits() -> Finding:
 
 
 def _database(settings: Settings, service: str) -> Finding:
-    folder = Path(settings.database.folder)
-    what, path = f"database of {service}", folder / f"{service}.sqlite"
+    path = compose.database_file(settings, service)
+    what, folder = f"database of {service}", path.parent
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass

@@ -38,6 +38,10 @@ class SettingsError(CallboardError):
     """A setting that cannot be used. The text names the setting, where it was set, and what was expected."""
 
 
+class MissingSetting(SettingsError):
+    """A setting without a default is not set."""
+
+
 class Field(NamedTuple):
     """A field of the settings tree: a single setting, or a section that contains further fields.
 
@@ -217,11 +221,21 @@ class Values:
         origin = f" ({REMEDY})" if looks_foreign(source) else ""
         raise SettingsError(f"{where}: unknown setting{hint}{origin}")
 
+    def given(self, field: Field) -> Any:
+        """Return the value of a field as it was given, or its default; None if it has neither."""
+        found: Any = self._tree
+        for key in field.name.removeprefix(self.prefix).split("."):
+            if not isinstance(found, dict) or key not in found:
+                return None if field.default is msgspec.NODEFAULT else field.default
+            found = cast(dict[str, Any], found)[key]
+        return found
+
     def converted(self) -> Any:
         """Return the struct with these values.
 
         Raises:
-            SettingsError: if a value has the wrong type, or one without a default is missing.
+            MissingSetting: if one without a default is missing.
+            SettingsError: if a value has the wrong type.
         """
         try:
             return msgspec.convert(self._tree, self._cls)
@@ -233,7 +247,7 @@ class Values:
                 name = ".".join(filter(None, (name, missing[1])))
                 variable = variable_name(name)
                 secret = name in self.fields and self.fields[name].secret
-                raise SettingsError(
+                raise MissingSetting(
                     f"{name} is not set: set {f'{variable}_FILE, the name of a file that contains it' if secret else variable}"
                 ) from None
             setting = name.partition("[")[0]  # without the index into a list

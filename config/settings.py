@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from gateway.settings import GatewaySettings
+from gateway.settings import GatewaySettings, IdentitySettings
 from runtime import NodeSettings, Secret, Struct
 from transports.http.settings import HttpSettings
 from transports.memory import MemorySettings
@@ -67,6 +67,8 @@ class ServiceSettings(Struct, rename={"class_": "class"}):
     """Its class, as `package.module:Class`."""
     replicas: Annotated[int, Meta(ge=1)] = 1
     """How many processes `callboard up` runs it in."""
+    database: Annotated[str, Meta(pattern=r"\.sqlite$")] | None = None
+    """The file of its database, whose name ends in `.sqlite`. By default it is `<database.folder>/<service>.sqlite`."""
     settings: Any = None
     """Its own settings: an instance of its `Settings`, or what is to become one."""
 
@@ -82,4 +84,5 @@ class Settings(Struct):
     log: LogSettings = LogSettings()
     health: HealthSettings = HealthSettings()
     gateway: GatewaySettings = GatewaySettings()
+    identity: IdentitySettings = IdentitySettings()
     dev: DevSettings = DevSettings()

@@ -8,7 +8,7 @@ from runtime import Forbidden
 from runtime.identity import Identity
 from runtime.node.proxy import Proxy
 
-_ROLES = ("operator", "admin")
+_ROLES = frozenset({"operator", "admin"})
 
 
 async def require_operator(proxy: Proxy, headers: Mapping[bytes, bytes]) -> tuple[Identity, str]:
@@ -20,7 +20,7 @@ async def require_operator(proxy: Proxy, headers: Mapping[bytes, bytes]) -> tupl
     """
     token = require_token(bearer_token(dict(headers)))
     identity = await proxy.identify(token)
-    if identity.role not in _ROLES:
+    if _ROLES.isdisjoint(identity.roles):
         raise Forbidden
     return identity, token
 

@@ -157,8 +157,7 @@ class Dispatcher:
         """Refuse a request that the service would refuse anyway, before its body is read."""
         token = require_token(token)
         identity = self._proxy.known_identity(token) or await self._proxy.identify(token)
-        if identity.role not in route.allow.roles:
-            raise Forbidden
+        route.allow.require_user(identity.roles, identity.scopes)
 
     async def _user(self, error: ServiceError, headers: dict[bytes, bytes]) -> str | None:
         """Return the user whose authorization an error refuses. Perhaps only the service has verified the token."""

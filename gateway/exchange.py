@@ -69,6 +69,7 @@ class Exchange:
         is_gone: whether the client has disconnected.
         cancels: whether `task` is to be cancelled if the client disconnects.
         was_cancelled: whether it was.
+        challenge: what `WWW-Authenticate` asks for, if that is not `Bearer`.
     """
 
     __slots__ = (
@@ -83,6 +84,7 @@ class Exchange:
         "_waiter",
         "_wire",
         "cancels",
+        "challenge",
         "fields",
         "fields_size",
         "is_ended",
@@ -111,6 +113,7 @@ class Exchange:
         self.peer = wire.peer
         self.source = wire.source
         self.problem = problem
+        self.challenge: bytes | None = None
         self.is_started = self.is_ended = self.is_gone = self.cancels = self.was_cancelled = False
         self.keeps_alive = problem is None and _keeps_alive(self.fields.get(b"connection"), is_http_1_0=self.is_http_1_0)
         self._wire = wire
@@ -202,6 +205,8 @@ class Exchange:
         elif self.is_http_1_0:
             more += b"connection: keep-alive\r\n"
         self.is_started = True
+        if status == 401 and self.challenge is not None:
+            pairs = [(name, self.challenge if name == b"www-authenticate" else value) for name, value in pairs]
         wire.write(response_head(status, pairs, wire.progress.date + more) + body)
 
     async def write(self, part: bytes) -> None:

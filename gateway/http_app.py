@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from gateway.addresses import Addresses, source
 from gateway.asgi import App, Page
+from gateway.credentials import Credentials
 from gateway.exchange import Exchange
 from gateway.problems import Headers, Problem, problem_response
 from gateway.responses import Response, respond
@@ -39,17 +40,27 @@ class HttpApp:
         api: the dispatcher.
         proxy: makes ids, and logs failures.
         addresses: finds the address of a client.
+        credentials: finds the access token of a request.
 
     Attributes:
         closing: whether the gateway is stopping.
         requests: the number of requests so far.
     """
 
-    def __init__(self, settings: GatewaySettings, pages: App, api: Api, proxy: Proxy, addresses: Addresses) -> None:
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        pages: App,
+        api: Api,
+        proxy: Proxy,
+        addresses: Addresses,
+        credentials: Credentials,
+    ) -> None:
         self._pages = pages
         self._api = api
         self._proxy = proxy
         self._addresses = addresses
+        self._credentials = None if credentials.standard else credentials
         self.closing = False
         self.requests = 0
         self._unread = Unread(settings.max_requests, lambda: self.closing)
@@ -69,10 +80,15 @@ class HttpApp:
             exchange.respond(204, [*cors, *_PREFLIGHT], b"")
         else:
             try:
+                if self._credentials is not None:
+                    exchange.challenge = self._credentials.challenge
+                    self._credentials.read(exchange)
                 if exchange.raw_path[1:].partition(b"/")[0] in _RESERVED:
                     await Page(exchange, cors).serve(self._pages)
                 elif (response := await self._api(exchange)) is not None:
                     respond(exchange, response, cors)
+            except Problem as problem:
+                self._fail(exchange, problem, cors)
             except Exception as error:
                 self._proxy.repeats.log(
                     self._proxy.log, logging.ERROR, fault(error), "answering %s failed: %r", exchange, error, exc_info=error

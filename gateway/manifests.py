@@ -18,7 +18,7 @@ import msgspec
 from gateway.openapi import document
 from gateway.route_owners import RouteOwners
 from gateway.routing import Routes
-from gateway.settings import GatewaySettings
+from gateway.settings import GatewaySettings, IdentitySettings
 from runtime.contract.codec import to_canonical_json
 from runtime.contract.rest import HttpBinding, route_fault
 from runtime.network import Address, LiveInfo, Manifest, RequestInfo
@@ -145,10 +145,10 @@ class Manifests:
         live = [manifest for versions in self.live.values() for manifest in versions]
         return Routes(live, self.absent, self._owners.routes(), self._owners.prefixes, self._forgotten)
 
-    def document(self, title: str, version: str) -> dict[str, Any]:
+    def document(self, title: str, version: str, identity: IdentitySettings | None = None) -> dict[str, Any]:
         """Return the OpenAPI document of the known services. Live versions take precedence."""
         live = [manifest for _, versions in sorted(self.live.items()) for manifest in versions]
-        return document(title, version, [*live, *self.absent])
+        return document(title, version, [*live, *self.absent], identity)
 
     def feeds(self) -> dict[str, LiveInfo]:
         """Return what each service that is live or expected marks as `live`, by service."""

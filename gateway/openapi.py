@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import msgspec
 
+from gateway.settings import IdentitySettings
 from runtime.network import ErrorInfo, HttpBinding, Manifest, RequestInfo
 
 Json = dict[str, Any]
@@ -16,10 +17,11 @@ _PROBLEM = f"{_SCHEMAS}Problem"
 _WORDS = re.compile(r"[^A-Za-z0-9]+")
 
 
-def document(title: str, version: str, manifests: Iterable[Manifest]) -> Json:
+def document(title: str, version: str, manifests: Iterable[Manifest], identity: IdentitySettings | None = None) -> Json:
     """Return the OpenAPI document. Each schema name starts with the name of its service.
 
     Args:
+        identity: how clients send their access tokens.
         manifests: in order of precedence. Of two routes that match the same requests, the first one is described.
     """
     paths: dict[str, Json] = {}
@@ -27,6 +29,7 @@ def document(title: str, version: str, manifests: Iterable[Manifest]) -> Json:
     operations: set[str] = set()
     schemas: Json = {"Problem": _problem_schema()}
     services: set[str] = set()
+    schemes = _security_schemes(identity or IdentitySettings())
     for manifest in manifests:
         rest_requests = [info for info in manifest.requests if info.http is not None]
         if not rest_requests:
@@ -39,6 +42,8 @@ def document(title: str, version: str, manifests: Iterable[Manifest]) -> Json:
                 continue
             shapes.add(info.http.shape)
             operation = _operation(manifest.service, _with_names(info, names), info.http, schemas)
+            needed: list[Json] = [{name: []} for name in schemes]
+            operation["security"] = [{}, *needed] if info.allow.anyone else needed  # a token may be sent, and counts
             operation["operationId"] = _unused(info.name, operations)
             operations.add(operation["operationId"])
             paths.setdefault(info.http.path, {}).setdefault(info.http.method.lower(), operation)
@@ -51,9 +56,20 @@ def document(title: str, version: str, manifests: Iterable[Manifest]) -> Json:
         "paths": dict(sorted(paths.items())),
         "components": {
             "schemas": {name: schemas[name] for name in sorted(used)},
-            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+            "securitySchemes": schemes,
         },
     }
+
+
+def _security_schemes(identity: IdentitySettings) -> Json:
+    """Return the security schemes, each of which is enough."""
+    schemes: Json = {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
+    if identity.scheme.lower() != "bearer":
+        description = f"The access token after the word `{identity.scheme}` and a space."
+        schemes = {"token": {"type": "apiKey", "in": "header", "name": "Authorization", "description": description}}
+    if identity.cookie:
+        schemes["cookie"] = {"type": "apiKey", "in": "cookie", "name": identity.cookie}
+    return schemes
 
 
 def _add_schemas(schemas: Json, added: Json) -> dict[str, str]:
@@ -138,11 +154,10 @@ def _operation(service: str, info: RequestInfo, http: HttpBinding, schemas: Json
             body["required"] = required_fields
         operation["requestBody"] = {"required": bool(required_fields), "content": {"application/json": {"schema": body}}}
     operation["responses"] = _responses(service, info, http, schemas)
-    operation["security"] = [] if info.allow.anyone else [{"bearer": []}]
-    if info.allow.anyone and info.once:
-        operation["security"] = [{}, {"bearer": []}]  # a token may be sent, and counts
     if info.allow.roles:
         operation["x-roles"] = list(info.allow.roles)
+    if info.allow.scopes:
+        operation["x-scopes"] = list(info.allow.scopes)
     return operation
 
 
@@ -159,7 +174,9 @@ def _responses(service: str, info: RequestInfo, http: HttpBinding, schemas: Json
         429: "Too many requests", 500: "The service failed", 502: "The service was lost", 503: "The service is unavailable or overloaded",
         504: "The service took too long",
     }  # fmt: skip
-    if not info.allow.anyone:
+    if info.allow.anyone:
+        generic |= {401: "The access token that was sent is not valid"}
+    else:
         generic |= {401: "A valid access token is needed", 403: "The user may not do this"}
     if info.once:
         generic |= {409: "The same request is still being processed"}

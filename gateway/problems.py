@@ -17,7 +17,7 @@ _RETRYABLE = (408, 429, 503)
 """The statuses of the gateway's own problems after which the same request may succeed later."""
 _LONGEST_WAIT = 10**6
 """Seconds; a longer Retry-After of a service is left out."""
-_UNAUTHENTICATED = "Expected a valid access token, as `Authorization: Bearer …`."
+_UNAUTHENTICATED = "Expected a valid access token in `Authorization`."
 """What a client learns about a refused token. Which check it failed is only in the log, because it would help to forge one."""
 
 

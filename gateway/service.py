@@ -6,6 +6,7 @@ from typing import Any
 
 from gateway.addresses import Addresses
 from gateway.asgi import App
+from gateway.credentials import Credentials
 from gateway.dispatcher import Dispatcher
 from gateway.http_app import HttpApp
 from gateway.limits import Limits
@@ -13,7 +14,7 @@ from gateway.live import Live
 from gateway.manifests import Manifests
 from gateway.route_owners import RouteOwners
 from gateway.server import Server
-from gateway.settings import GatewaySettings
+from gateway.settings import GatewaySettings, IdentitySettings
 from gateway.subscribers import Subscribers
 from gateway.tail import Tail
 from runtime import Context, Contract, Service, every
@@ -40,13 +41,20 @@ class Gateway(Service):
 
     Args:
         owners_file: where the gateway stores which service owns each route; None to keep it in memory.
+        identity: how clients send their access tokens.
     """
 
     contract = Contract("gateway")
     calls = (identity,)
 
-    def __init__(self, settings: GatewaySettings | None = None, owners_file: Path | None = None) -> None:
+    def __init__(
+        self,
+        settings: GatewaySettings | None = None,
+        owners_file: Path | None = None,
+        identity: IdentitySettings | None = None,
+    ) -> None:
         self._owners_file = owners_file
+        self._identity = identity or IdentitySettings()
         self.settings = settings or GatewaySettings()
         self.port = self.settings.port
         """The port that the gateway listens on, once it has started."""
@@ -77,7 +85,7 @@ class Gateway(Service):
             self.settings.title, self.proxy, ctx, self.document, self.manifests, lambda: self.draining, streams
         )
         api = self.dispatcher = Dispatcher(self.settings, self.proxy, self.limits, self.manifests)
-        self._app = HttpApp(self.settings, pages, api, self.proxy, self._addresses)
+        self._app = HttpApp(self.settings, pages, api, self.proxy, self._addresses, Credentials(self._identity))
         server = Server(self._app, self.settings.max_requests * 2 + self.settings.max_streams, self.clock.loop)
         server.start(address, self.port, shared=self.settings.share_port, silence=_VANISHED)
         self.server = server
@@ -122,4 +130,4 @@ class Gateway(Service):
 
     def document(self) -> dict[str, Any]:
         """Return the OpenAPI document of the known services."""
-        return self.manifests.document(self.settings.title, self.version)
+        return self.manifests.document(self.settings.title, self.version, self._identity)

@@ -12,6 +12,16 @@ RouteOwner = Annotated[str, Meta(pattern=rf"^((({'|'.join(METHODS)}) )?{_SEGMENT
 """The owner of a route or of a prefix. A text that no route can match is refused, because it would protect nothing."""
 
 
+class IdentitySettings(Struct):
+    """How clients send their access tokens to the gateway."""
+
+    scheme: Annotated[str, Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")] = "Bearer"
+    """The scheme in `Authorization`, such as `Bearer` or `Token`. Upper and lower case are the same."""
+    cookie: Annotated[str, Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]*$")] = ""
+    """The name of a cookie that counts if there is no `Authorization`, for pages in browsers. A request that changes something and
+    that a page of another origin has caused is refused with it. Empty for none."""
+
+
 class GatewaySettings(Struct):
     """Where the gateway listens and which limits it sets. Durations are in seconds, sizes in bytes."""
 

@@ -1,7 +1,7 @@
 """The runtime: everything that people who write services need."""
 
 from runtime.clock import Clock, ManualClock, Random
-from runtime.contract.access import ANYONE, SERVICES, Allow, roles, services
+from runtime.contract.access import ANYONE, SERVICES, Allow, roles, scopes, services
 from runtime.contract.errors import (
     CallboardError,
     CallCycle,
@@ -101,6 +101,7 @@ __all__ = [
     "handles",
     "resource",
     "roles",
+    "scopes",
     "services",
     "subscribes",
 ]

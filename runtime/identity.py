@@ -99,11 +99,13 @@ class Identity(Struct):
 
     Attributes:
         subject: the user's id.
-        role: the user's role.
+        role: the user's role; the first one of several, and empty without any.
         session: the id of the login session.
         token_id: the id of the token.
         expires: when the token expires.
         kid: the id of the key that signed it.
+        roles: all roles of the user.
+        scopes: what the token may be used for.
     """
 
     subject: str
@@ -112,6 +114,8 @@ class Identity(Struct):
     token_id: str
     expires: datetime
     kid: str
+    roles: tuple[str, ...] = ()
+    scopes: tuple[str, ...] = ()
 
 
 class TokenSettings(Struct):
@@ -277,7 +281,7 @@ class Verifier:
                 audience=self._settings.audience,
                 leeway=_LEEWAY,
                 options={
-                    "require": ["exp", "iat", "iss", "aud", "sub", "jti", "sid", "role"],
+                    "require": ["exp", "iat", "iss", "aud", "sub", "jti", "sid"],
                     "verify_exp": False,
                     "verify_iat": False,
                 },
@@ -292,14 +296,23 @@ class Verifier:
             raise Unauthenticated("the token has expired")
         if issued > latest + _LEEWAY or expires - issued > MAX_LIFETIME:
             raise Unauthenticated("the token's lifetime is not acceptable")
-        texts = [claims[name] for name in ("sub", "role", "sid", "jti")]
-        if not all(isinstance(text, str) and text for text in texts):
+        given, scope = claims.get("roles", [claims["role"]] if "role" in claims else []), claims.get("scope", "")
+        if not isinstance(given, list) or not isinstance(scope, str):
+            raise Unauthenticated("the token's roles are not a list, or its scope is not a string")
+        roles, texts = cast(list[Any], given), [claims[name] for name in ("sub", "sid", "jti")]
+        if not all(isinstance(text, str) and text for text in (*texts, *roles)):
             raise Unauthenticated("the token's claims are not strings")
-        subject, role, session, token_id = texts
+        if not roles and not scope:
+            raise Unauthenticated("the token has neither a role nor a scope")
+        subject, session, token_id = texts
         left = expires - latest if issued > earliest + _LEEWAY else expires - earliest
         if left <= 0:  # it was stamped by a time of day between these two
             left = min(expires - earliest, MAX_LIFETIME)
-        return Identity(subject, role, session, token_id, datetime.fromtimestamp(expires, UTC), str(key.key_id)), left
+        identity = Identity(
+            subject, roles[0] if roles else "", session, token_id, datetime.fromtimestamp(expires, UTC), str(key.key_id),
+            tuple(roles), tuple(scope.split()),
+        )  # fmt: skip
+        return identity, left
 
 
 @lru_cache(maxsize=1024)

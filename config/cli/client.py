@@ -86,6 +86,7 @@ class Client:
         if self._email is None:
             return
         password = known or self._ask_for_password()
+        self.token = None  # one that has expired would be refused
         status, answer = self.ask("POST", "/sessions", msgspec.json.encode({"email": self._email, "password": password}))
         token = answer.get("access_token")
         if status != 201 or not isinstance(token, str):
@@ -163,7 +164,7 @@ class Client:
     def _request(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> HttpRequest:
         sent = {**headers, "Content-Type": "application/json"}
         if self.token is not None:
-            sent["Authorization"] = f"Bearer {self.token}"
+            sent["Authorization"] = f"{self._settings.identity.scheme} {self.token}"
         return HttpRequest(f"{self.url}{path}", data=body, method=method, headers=sent)  # noqa: S310  # __init__ allows only http and https
 
     def _unreachable(self, error: Exception) -> CallboardError:

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from config import compose
 from config.settings import Settings
@@ -16,11 +15,9 @@ async def database_of(settings: Settings, service: str) -> AsyncGenerator[Databa
     Raises:
         CallboardError: if there is no such database here.
     """
-    folder = Path(settings.database.folder)
-    if not (folder / f"{service}.sqlite").exists():
-        raise CallboardError(
-            f"{folder / service}.sqlite does not exist: run this command where {service} runs, with its settings"
-        )
+    file = compose.database_file(settings, service)
+    if not file.exists():
+        raise CallboardError(f"{file} does not exist: run this command where {service} runs, with its settings")
     database = compose.databases(settings)(service)
     await database.open()
     try:

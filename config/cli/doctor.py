@@ -31,7 +31,7 @@ def doctor_command(names: tuple[str, ...], as_json: bool, config_file: Path | No
     are configured here, or all services. The exit status is 1 if any check fails.
     """
     configuration = loaded(config_file)
-    compose.chosen(configuration.settings, names)
+    compose.selected(configuration.settings, names)
     if asyncio.run(_examine(configuration, names, as_json)):
         sys.exit(1)
 

@@ -71,8 +71,8 @@ def quickstart(settings: Settings, port: int, services: Collection[str], how: st
         click.echo(f"  In a second shell, watch the events:\n\n    {command()} tail --events --as operator@example.com{option}\n")
         click.echo("  Try this:\n")
         click.echo("\n".join(f"    {line}".rstrip() for line in _commands(settings, url, services)))
-    else:
-        click.echo("  Nobody can log in, because the auth service is not running.")
+    elif "auth" not in services:
+        click.echo("  Nobody can log in, because no auth service is running.")
     click.echo("\n  Stop with Ctrl-C.\n")
 
 
@@ -83,7 +83,7 @@ def command() -> str:
 
 def _commands(settings: Settings, url: str, services: Collection[str]) -> Iterator[str]:
     """Yield shell commands that log in and rent a scooter."""
-    user, json = '-H "Authorization: Bearer $TOKEN"', "-H 'Content-Type: application/json'"
+    user, json = f'-H "Authorization: {settings.identity.scheme} $TOKEN"', "-H 'Content-Type: application/json'"
     login = f"""'{{"email":"rider@example.com","password":"{settings.dev.password}"}}'"""
     the_id = r"""sed 's/.*"id":"\([^"]*\)".*/\1/'"""
     yield f"""TOKEN=$(curl -s {url}/sessions {json} -d {login} | sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/')"""

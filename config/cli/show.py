@@ -17,20 +17,18 @@ from runtime import Struct
 @with_config
 def routes_command(as_json: bool, config_file: Path | None) -> None:
     """List the REST routes with the request behind each and the roles that may call it."""
-    rows: list[dict[str, str]] = []
-    for manifest in compose.manifests(loaded(config_file).settings):
-        for info in manifest.requests:
-            if info.http is not None:
-                allow = "anyone" if info.allow.anyone else ", ".join(info.allow.roles)
-                rows.append(
-                    {
-                        "method": info.http.method,
-                        "path": info.http.path,
-                        "request": info.name,
-                        "allow": allow,
-                        "summary": info.summary,
-                    }
-                )
+    rows = [
+        {
+            "method": info.http.method,
+            "path": info.http.path,
+            "request": info.name,
+            "allow": info.allow.shown(),
+            "summary": info.summary,
+        }
+        for manifest in compose.manifests(loaded(config_file).settings)
+        for info in manifest.requests
+        if info.http is not None
+    ]
     rows.sort(key=lambda row: (row["path"], row["method"]))
     table(rows, as_json)
 
@@ -42,7 +40,7 @@ def openapi_command(config_file: Path | None) -> None:
     from gateway.openapi import document
 
     settings = loaded(config_file).settings
-    text = msgspec.json.encode(document(settings.gateway.title, "0", compose.manifests(settings)))
+    text = msgspec.json.encode(document(settings.gateway.title, "0", compose.manifests(settings), settings.identity))
     click.echo(msgspec.json.format(text, indent=2).decode())
 
 

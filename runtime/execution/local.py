@@ -62,7 +62,8 @@ def request_locally(
 def _plain_call(endpoint: RequestEndpoint, known: KnownErrors) -> LocalCall:
     """Return `request_locally` for a handler that runs as it is: without authorization, key, and transaction.
 
-    It does what `Endpoint.enter` does, in the same order, without the steps that such a handler does not need.
+    It does what `Endpoint.enter` does, in the same order, without the steps that such a handler does not need. The user of a token that came to
+    this process has been verified for the caller, unless that is a client.
     """
     host, mailbox, handler, reply_class = endpoint.host, endpoint.mailbox, endpoint.call, endpoint.reply_class
     encode, decode = (None, None) if endpoint.codec is None else (endpoint.codec.encode, endpoint.codec.decode)
@@ -74,9 +75,10 @@ def _plain_call(endpoint: RequestEndpoint, known: KnownErrors) -> LocalCall:
             text = encode(message)
             if len(text) > transport.capabilities.max_body:
                 raise _too_large(endpoint, text)
-        if mailbox.running >= mailbox.limit:
+        identity, envelope = parent.identity, parent.envelope
+        if mailbox.running >= mailbox.limit or (identity is None and envelope is not None and envelope.token is not None):
             return await request_locally(endpoint, known, parent, message, None, None)
-        ctx = Context(host, parent, known)
+        ctx = Context(host, parent, known, identity)
         enforced = None if parent.enforced else deadlines
         if enforced is not None:
             task = current_task(enforced.loop) if enforced.sweeping and parent.fixed_deadline is None else None

@@ -45,14 +45,6 @@ class OnceEndpoint(RequestEndpoint):
         except WrongReply as error:
             raise await self.handle_failure(error, ctx) from None
 
-    async def authorize(self, ctx: Context) -> None:
-        """Authorize like any request.
-
-        A request for anyone has its token verified only if it has an idempotency key, because keys are those of a user.
-        """
-        if not self.handler.allow.anyone or not (ctx.idempotency_key or RETRY_KEY).startswith(RETRY_KEY):
-            await super().authorize(ctx)
-
     async def run(self, message: Any, ctx: Context) -> Any:
         assert self.transactions is not None
         key = ctx.idempotency_key or RETRY_KEY + self.host.new_id()

@@ -65,7 +65,7 @@ class RequestEndpoint(Endpoint):
         self.handler: Handler = handler
         self.name: str = handler.spec.full_name
         self.key: str | None = handler.key
-        self.restricted: bool = handler.once or not handler.allow.anyone
+        self.restricted: bool = True
         self.transport: Transport = transport
         self._repeats = repeats
         self.zero_copy: bool = transport.zero_copy
@@ -90,7 +90,7 @@ class RequestEndpoint(Endpoint):
     @property
     def is_plain(self) -> bool:
         """Whether the handler runs as it is: for anyone, without a key or a transaction."""
-        return not (self.handler.takes_tx or self.restricted) and self.key is None
+        return self.handler.allow.anyone and not (self.handler.takes_tx or self.handler.once) and self.key is None
 
     async def authorize(self, ctx: Context) -> None:
         """Verify the user's token, if there is one, and check `allow=`.
@@ -104,7 +104,10 @@ class RequestEndpoint(Endpoint):
             ctx.identity = self._verifier.cached(token) or await self._verifier.verify(token)
         if allow.anyone or (allow.every_service and ctx.caller) or ctx.caller in allow.services:
             return
-        allow.require_role(None if ctx.identity is None else ctx.identity.role)
+        if ctx.identity is None:
+            allow.require_user(None)
+        else:
+            allow.require_user(ctx.identity.roles, ctx.identity.scopes)
 
     async def handle_failure(self, error: BaseException, ctx: Context) -> BaseException:
         if isinstance(error, Unauthenticated | Forbidden):

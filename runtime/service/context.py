@@ -132,16 +132,14 @@ class Context(msgspec.Struct, eq=False, gc=False):
         """The user whose token came with the message.
 
         Raises:
-            Unauthenticated: if the request came without a token, which `allow=services(…)` admits. The caller receives it.
-            UsageError: where there is never a user: in handlers of events, signals, and timers, and with `allow=ANYONE`.
+            Unauthenticated: if the request came without a token, which `allow=services(…)` and `ANYONE` admit. The caller receives it.
+            UsageError: where there is never a user: in handlers of events, signals, and timers.
         """
         if self.identity is None:
             is_request = self.parent is not None or (self.envelope is not None and self.envelope.kind == "request")
             if is_request and self.token is None:
                 raise Unauthenticated
-            raise UsageError(
-                "no user's token was verified for this message: ctx.user is for requests with allow=roles(…) or allow=services(…)"
-            )
+            raise UsageError("no user's token was verified for this message: ctx.user is for requests")
         return self.identity
 
     @property

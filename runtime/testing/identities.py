@@ -1,6 +1,7 @@
 """Fake identities: an auth service that signs a token for any user that a test names."""
 
 import base64
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
@@ -33,12 +34,16 @@ class FakeAuth(Service):
         return FakeAuth._key
 
     @classmethod
-    def token(cls, subject: str, role: str, *, session: str = "test", seconds: int = 600) -> str:
+    def token(
+        cls, subject: str, role: str, *others: str, scopes: Sequence[str] = (), session: str = "test", seconds: int = 600
+    ) -> str:
         """Return an access token of a user.
 
         Args:
             subject: the user's id.
             role: the user's role.
+            others: further roles.
+            scopes: the scopes of the token.
             session: the id of the login session.
             seconds: the time from now until it expires, at most 14 minutes.
         """
@@ -46,7 +51,7 @@ class FakeAuth(Service):
 
         now = datetime.now(UTC)
         claims = {
-            "iss": "callboard", "aud": "callboard", "sub": subject, "role": role, "sid": session, "jti": f"{subject}-{now.timestamp()}",
+            "iss": "callboard", "aud": "callboard", "sub": subject, "role": role, "roles": [role, *others], "scope": " ".join(scopes), "sid": session, "jti": f"{subject}-{now.timestamp()}",
             "iat": int(now.timestamp()) - _AGE, "exp": int((now + timedelta(seconds=seconds)).timestamp()),
         }  # fmt: skip
         return jwt.encode(claims, cls._signing_key(), algorithm="EdDSA", headers={"typ": "at+jwt", "kid": "fake"})

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from config import compose
+from config.doctor import examine
 from config.load import SettingsError, load
 from runtime import CallboardError, Contract, DefinitionError, Service, StartError, Struct
 from runtime.node.factory import make
@@ -177,6 +178,18 @@ def test_definitions_are_read_without_making_a_service(folder: Path) -> None:
         compose.chosen(settings, [])
 
 
+async def test_a_service_may_have_its_database_elsewhere(folder: Path) -> None:
+    variable = "CALLBOARD_SERVICES__PLAIN__DATABASE"
+    settings = load(None, {variable: str(folder / "disk" / "mine.sqlite"), "CALLBOARD_DATABASE__FOLDER": "data"}).settings
+    for service, file in (("plain", "disk/mine.sqlite"), ("mailer", "data/mailer.sqlite")):
+        database = compose.databases(settings)(service)
+        await database.open()
+        await database.close()
+        assert (folder / file).exists()
+    with pytest.raises(SettingsError, match=f"{variable}: expected `str` matching regex"):
+        load(None, {variable: "mine.db"})
+
+
 def test_all_settings_are_listed_with_their_sources(folder: Path) -> None:
     loaded = load(None, {"CALLBOARD_MAILER__API_KEY": "k"})
     rows = {row.name: row for row in compose.rows(loaded)}
@@ -185,6 +198,19 @@ def test_all_settings_are_listed_with_their_sources(folder: Path) -> None:
     assert (key.value, key.source, key.secret) == ("k", "CALLBOARD_MAILER__API_KEY", True)
     assert rows["services.mailer.settings.limits.per_hour"][1:] == (100, "default", False)
     assert rows["gateway.port"].value == 8000
+    rows = {row.name: row for row in compose.rows(load(None, {"CALLBOARD_MAILER__LIMITS__PER_HOUR": "7"}))}
+    assert rows["services.mailer.settings.api_key"][1:] == (None, "not set", True)
+    assert rows["services.mailer.settings.limits.per_hour"][1:3] == (7, "CALLBOARD_MAILER__LIMITS__PER_HOUR")
+    assert rows["services.mailer.settings.sender"][1:3] == ("nobody@example.com", "default")
+
+
+async def test_the_doctor_finds_what_is_not_set(folder: Path) -> None:
+    findings = [one async for one in examine(load(), [])]
+    [fault] = [one for one in findings if one.state == "fault"]
+    assert fault.what == "settings of mailer"
+    assert "api_key is not set" in fault.said
+    findings = [one async for one in examine(load(None, {"CALLBOARD_MAILER__API_KEY": "k"}), [])]
+    assert not [one for one in findings if one.state == "fault"]
 
 
 def test_a_folder_without_a_project_says_so(folder: Path) -> None:
@@ -206,6 +232,9 @@ def test_variables_alone_make_a_project(folder: Path) -> None:
     assert "CALLBOARD_MALER__SENDER: unknown setting: there is neither a section nor a service maler" in refusal(environment)
     del environment["CALLBOARD_MALER__SENDER"]
     assert made(environment).settings.api_key == "k"
+    (folder / "callboard.toml").write_text(PROJECT)
+    assert list(compose.catalogue(load(None, environment).settings)) == ["mailer", "plain", "gateway"], "named twice"
+    (folder / "callboard.toml").unlink()
     (folder / "post" / "service.py").write_text(_MODULE.format(name="my-mailer"))
     sys.modules.pop("post.service")
     environment = {"CALLBOARD_SERVICES__MY_MAILER__CLASS": "post.service:Mailer", "CALLBOARD_MY_MAILER__API_KEY": "k"}

@@ -1,6 +1,7 @@
 """The example service works as its readers would use it, and the pages show the text of its files."""
 
 import asyncio
+import json
 import os
 import re
 import shutil
@@ -67,6 +68,32 @@ async def test_the_example_answers_behind_the_gateway(example: Path) -> None:
         assert (greeted.status_code, greeted.json()) == (201, {"text": "Hello, Ada!", "count": 1})
         refused = await client.post("/greetings", json={"name": "Voldemort"})
         assert (refused.status_code, refused.json()["code"]) == (409, "too-rude")
+        assert await running.ends(signal.SIGINT) == 0, running.output
+
+
+@pytest.mark.parametrize("command", ["dev", "up"])
+async def test_the_example_with_its_own_login_answers(tmp_path: Path, command: str) -> None:
+    """Members with several roles, another scheme, and a request for anyone that knows its user."""
+    folder = shutil.copytree(
+        ROOT / "docs" / "examples" / "members", tmp_path / "members", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    members = json.dumps([{"name": "ada", "password": "a password of ada", "roles": ["guest", "member"]}])
+    async with (
+        Callboard(folder, command, CALLBOARD_SERVICES="", CALLBOARD_SERVICES__AUTH__SETTINGS__MEMBERS=members) as running,
+        httpx.AsyncClient(base_url=running.url, verify=False) as client,
+    ):
+        await running.says("Stop with Ctrl-C")
+        assert "a password" not in running.output
+        refused = await client.post("/login", json={"name": "ada", "password": "wrong"})
+        assert (refused.status_code, refused.json()["code"]) == (401, "refused")
+        token = (await client.post("/login", json={"name": "ada", "password": "a password of ada"})).json()
+        ada = {"Authorization": f"Token {token}"}
+        assert (await client.get("/bar", headers=ada)).json() == "Good evening, ada!"
+        assert (await client.get("/bar")).status_code == 401
+        assert (await client.get("/bar", headers={"Authorization": f"Bearer {token}"})).status_code == 401
+        assert (await client.get("/door", headers=ada)).json() == "ada"
+        assert (await client.get("/door")).json() == "a stranger"
+        assert (await client.get("/door", headers={"Authorization": "Token nonsense"})).status_code == 401
         assert await running.ends(signal.SIGINT) == 0, running.output
 
 

@@ -55,7 +55,7 @@ def test_the_document_describes_parameters_bodies_and_errors_exactly(doc: dict[s
     assert top_up["security"] == [{"bearer": []}]
     assert [parameter["name"] for parameter in top_up["parameters"]] == ["Idempotency-Key"]
     assert set(top_up["responses"]) == {"201", "400", "401", "403", "409", "413", "415", "422", "429", "500", "502", "503", "504"}
-    assert doc["paths"]["/sessions"]["post"]["security"] == []
+    assert doc["paths"]["/sessions"]["post"]["security"] == [{}, {"bearer": []}]
     entries = doc["paths"]["/wallet/entries"]["get"]["parameters"]
     assert entries == [
         {"name": "cursor", "in": "query", "required": False, "schema": UUID_TEXT.schema},

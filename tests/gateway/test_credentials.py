@@ -1,0 +1,102 @@
+"""How clients send their access tokens: the scheme, and a cookie."""
+
+from collections.abc import AsyncGenerator
+
+import httpx
+import pytest
+
+from config.load import SettingsError, load
+from gateway.service import Gateway
+from gateway.settings import GatewaySettings, IdentitySettings
+from runtime import Node, NodeSettings
+from runtime.testing import FakeAuth
+from tests.gateway.environment import check_problem
+from tests.gateway.probe import Probe
+from transports.memory import MemoryTransport
+
+TOKEN = FakeAuth.token("u1", "rider")
+OPERATOR = FakeAuth.token("o1", "operator")
+
+
+@pytest.fixture
+async def client(request: pytest.FixtureRequest) -> AsyncGenerator[httpx.AsyncClient, None]:
+    """A client of a gateway with the identity settings of the test."""
+    gateway = Gateway(GatewaySettings(port=0), None, request.param)
+    async with Node([FakeAuth, Probe, lambda: gateway], MemoryTransport(), settings=NodeSettings(drain_timeout=1)) as node:
+        await node.registry.wait_for("probe", "auth")
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}", timeout=10, verify=False) as made:
+            yield made
+
+
+with_scheme = pytest.mark.parametrize("client", [IdentitySettings(scheme="Token")], indirect=True)
+with_cookie = pytest.mark.parametrize("client", [IdentitySettings(cookie="session-token")], indirect=True)
+
+
+@with_scheme
+async def test_another_scheme_takes_the_place_of_bearer(client: httpx.AsyncClient) -> None:
+    for scheme in ("Token", "token", "TOKEN"):
+        assert (await client.get("/guarded", headers={"Authorization": f"{scheme} {TOKEN}"})).json() == "u1"
+    for value in (f"Bearer {TOKEN}", "Token", "Token x y", TOKEN):
+        refused = await client.get("/guarded", headers={"Authorization": value})
+        check_problem(refused, 401, "unauthenticated")
+        assert refused.headers["www-authenticate"] == "Token"
+    assert (await client.get("/console/services", headers={"Authorization": f"Token {OPERATOR}"})).status_code == 200
+    refused = await client.get("/console/services", headers={"Authorization": f"Bearer {OPERATOR}"})
+    assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Token")
+
+
+@with_scheme
+async def test_the_document_describes_the_scheme(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/openapi.json")).json()
+    schemes = document["components"]["securitySchemes"]
+    assert {name: (one["type"], one["in"], one["name"]) for name, one in schemes.items()} == {
+        "token": ("apiKey", "header", "Authorization")
+    }
+    assert document["paths"]["/guarded"]["get"]["security"] == [{"token": []}]
+
+
+@with_cookie
+async def test_a_cookie_counts_if_there_is_no_authorization(client: httpx.AsyncClient) -> None:
+    for cookie in (f"session-token={TOKEN}", f'a=1; session-token="{TOKEN}"; b=2'):
+        assert (await client.get("/guarded", headers={"Cookie": cookie})).json() == "u1"
+    for cookie in (f"other-session-token={TOKEN}", "session-token=", "a=1", f"x=session-token={TOKEN}"):
+        check_problem(await client.get("/guarded", headers={"Cookie": cookie}), 401)
+    mine = {"Cookie": f"session-token={TOKEN}", "Authorization": f"Bearer {FakeAuth.token('u2', 'rider')}"}
+    assert (await client.get("/guarded", headers=mine)).json() == "u2"
+    assert (await client.get("/guarded")).status_code == 401, "the next request on the connection has no token"
+    document = (await client.get("/openapi.json")).json()
+    assert document["components"]["securitySchemes"]["cookie"] == {"type": "apiKey", "in": "cookie", "name": "session-token"}
+    assert document["paths"]["/guarded"]["get"]["security"] == [{"bearer": []}, {"cookie": []}]
+
+
+@with_cookie
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Origin": "https://elsewhere.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://shop.example", "Host": "shop.example"}, 200),
+        ({"Authorization": f"Bearer {TOKEN}", "Sec-Fetch-Site": "cross-site"}, 200),
+    ],
+)
+async def test_another_site_changes_nothing_with_a_cookie(
+    client: httpx.AsyncClient, headers: dict[str, str], status: int
+) -> None:
+    answer = await client.put("/things/x", headers={**headers, "Cookie": f"session-token={TOKEN}"})
+    assert answer.status_code == status, answer.text
+    if status == 403:
+        check_problem(answer, 403, "cross-site")
+        assert (await client.get("/guarded", headers={**headers, "Cookie": f"session-token={TOKEN}"})).json() == "u1"
+
+
+def test_the_settings_say_how_tokens_are_sent() -> None:
+    settings = load(None, {"CALLBOARD_IDENTITY__SCHEME": "Token", "CALLBOARD_IDENTITY__COOKIE": "session"}).settings.identity
+    assert settings == IdentitySettings("Token", "session")
+    for wrong in ("two words", "a:b"):
+        with pytest.raises(SettingsError, match="CALLBOARD_IDENTITY__SCHEME"):
+            load(None, {"CALLBOARD_IDENTITY__SCHEME": wrong})
