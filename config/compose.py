@@ -81,7 +81,7 @@ def selected(settings: Settings, names: Sequence[str]) -> dict[str, type[Service
     if not settings.services and list(names) != [Gateway.contract.name]:
         raise NoProject(
             f"no project here: nothing in {Path.cwd()} lists services (callboard.toml, as [services.rides] with "
-            'class = "rides.service:Rides"): start in the folder of your project, or of the repository'
+            'class = "rides.service:Rides"): begin one with `callboard new NAME`, or start in its folder, or in the repository'
         )
     for name in names:
         if name not in known:

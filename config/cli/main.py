@@ -10,6 +10,7 @@ import rich_click as click
 from config.extras import extra_for
 
 _COMMANDS = {
+    "new": "config.cli.new",
     "dev": "config.cli.dev",
     "run": "config.cli.run",
     "routes": "config.cli.show",
@@ -81,7 +82,7 @@ def _unavailable(name: str, module: str, extra: str) -> click.Command:
 def cli() -> None:
     """Run and inspect systems of services, in one process or distributed over many.
 
-    Start with `callboard dev`, which runs the whole example system in one process.
+    `callboard new NAME` begins a project, and `callboard dev` runs it in one process.
     """
 
 
