@@ -96,15 +96,18 @@ def secret_variables(environment: Mapping[str, str], services: Iterable[str], *,
     return {
         name
         for name in environment
-        if name in names
-        or name.removesuffix("_FILE") in names
+        if name.upper() in names
+        or name.upper().removesuffix("_FILE") in names
         or ((own := own_setting(name, services)) is not None and own[0] != except_service)
     }
 
 
 def _holds_secret(tp: Any) -> bool:
     """Return whether a setting is a list of structs with secret fields."""
-    return any(isinstance(arg, type) and issubclass(arg, Struct) and bool(secret_fields(arg)) for arg in get_args(tp))
+    return any(
+        _holds_secret(arg) or (isinstance(arg, type) and issubclass(arg, msgspec.Struct) and bool(secret_fields(arg)))
+        for arg in get_args(tp)
+    )
 
 
 def own_setting(variable: str, services: Iterable[str]) -> tuple[str, str] | None:
@@ -113,8 +116,13 @@ def own_setting(variable: str, services: Iterable[str]) -> tuple[str, str] | Non
     `CALLBOARD_MAILER__KEY` is short for `CALLBOARD_SERVICES__MAILER__SETTINGS__KEY`.
     """
     words = _own_words(variable)
-    found = [] if words is None else [name for name in services if name.replace("-", "_") == words[0]]
-    return (found[0], words[1]) if words is not None and found else None
+    name = None if words is None else named(words[0], services)
+    return None if words is None or name is None else (name, words[1])
+
+
+def named(word: str, services: Iterable[str]) -> str | None:
+    """Return the service that a word of a variable means: it has `_` where the name may have `-`."""
+    return next((name for name in services if name.replace("-", "_") == word.replace("-", "_")), None)
 
 
 def _own_words(variable: str) -> tuple[str, str] | None:
@@ -165,6 +173,7 @@ class Values:
 
     def __init__(self, cls: type[Struct], prefix: str = "", without: str = "") -> None:
         self.fields = {name: field for name, field in fields_of(cls, prefix).items() if name != f"{prefix}{without}"}
+        self._by_variable = {variable_name(name): name for name in self.fields}
         self.sources: dict[str, str] = {}
         self._cls = cls
         self.prefix = prefix
@@ -193,16 +202,16 @@ class Values:
         Args:
             name: the name of the setting without the prefix, such as `hashing.lanes`, or `hashing.lanes_file`.
         """
-        if name.endswith("_file") and f"{self.prefix}{name}" not in self.fields:
+        if name.endswith("_file") and variable_name(f"{self.prefix}{name}") not in self._by_variable:
             name = name.removesuffix("_file")
             try:
                 text = text_of(text)
             except (OSError, UnicodeDecodeError) as error:
                 raise SettingsError(f"{variable}={text}: the file cannot be read: {error}") from error
-        full = f"{self.prefix}{name}"
+        full = self._by_variable.get(variable_name(f"{self.prefix}{name}"), f"{self.prefix}{name}")
         self._check_name(full, variable)
         tree = self._tree
-        *sections, key = name.split(".")
+        *sections, key = full.removeprefix(self.prefix).split(".")
         for section in sections:
             tree = tree.setdefault(section, {})
         tree[key] = _parse(text, self.fields[full].type)
@@ -238,12 +247,12 @@ class Values:
             SettingsError: if a value has the wrong type.
         """
         try:
-            return msgspec.convert(self._tree, self._cls)
+            return msgspec.convert(_with_defaults(self._tree, self._cls), self._cls)
         except msgspec.ValidationError as error:
             text, _, path = str(error).partition(" - at `$")
             name = f"{self.prefix}{path.rstrip('`').removeprefix('.')}".removesuffix(".")
             missing = _MISSING.fullmatch(text)
-            if missing is not None:
+            if missing is not None and "[" not in name:
                 name = ".".join(filter(None, (name, missing[1])))
                 variable = variable_name(name)
                 secret = name in self.fields and self.fields[name].secret
@@ -253,10 +262,37 @@ class Values:
             setting = name.partition("[")[0]  # without the index into a list
             source = self.sources.get(setting, "")
             where = source if source.startswith(PREFIX) else f"{source or 'settings'}: {name}"
-            expected = msgspec.inspect.type_info(self.fields[setting].type if setting in self.fields else None)
+            field = self.fields.get(setting)
+            if field is not None and (field.secret or _holds_secret(field.type)) and "'" in text:  # it shows the value
+                raise SettingsError(f"{where}: the value, which is secret, is not one of those that are expected") from None
+            expected = msgspec.inspect.type_info(None if field is None else field.type)
             choices = expected.values if isinstance(expected, msgspec.inspect.LiteralType) else ()
             hint = f": choose from {', '.join(map(str, choices))}" if choices else ""
             raise SettingsError(f"{where}: {text[0].lower()}{text[1:]}{hint}") from None
+        except Exception as error:  # of the struct's own `__post_init__`
+            raise SettingsError(
+                f"{self.prefix.rstrip('.')}: {self._cls.__name__} refuses its values: {type(error).__name__}"
+            ) from error
+
+
+def _with_defaults(tree: dict[str, Any], section: type[Struct]) -> dict[str, Any]:
+    """Return the values of a section with the defaults of its own sections below them, where only some of their fields are given."""
+    found = dict(tree)
+    for field in msgspec.structs.fields(section):
+        given = tree.get(field.encode_name)
+        if isinstance(given, dict) and isinstance(field.type, type) and issubclass(field.type, Struct):
+            default = field.default_factory() if field.default_factory is not msgspec.NODEFAULT else field.default
+            before: dict[str, Any] = msgspec.to_builtins(default, enc_hook=str) if isinstance(default, Struct) else {}
+            found[field.encode_name] = _merged(before, _with_defaults(cast(dict[str, Any], given), field.type))
+    return found
+
+
+def _merged(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    found = before | after
+    for key in before.keys() & after.keys():
+        if isinstance(before[key], dict) and isinstance(after[key], dict):
+            found[key] = _merged(before[key], after[key])
+    return found
 
 
 class Given:
@@ -371,13 +407,16 @@ def load(file: Path | None = None, environment: Mapping[str, str] | None = None)
     values.merge(table, source)
     unnamed = [entry for name, entry in entries.items() if ":" in name]
     for variable, text in sorted(environment.items()):
-        if not variable.startswith(PREFIX) or variable in _NOT_SETTINGS or variable == SERVICES or is_foreign(variable, text):
+        if not variable.startswith(PREFIX) or variable in _NOT_SETTINGS or variable == SERVICES:
             continue
         own, entry = own_setting(variable, entries), _entry_setting(variable)
+        service = None if entry is None else named(entry[0], entries)
         if own is not None:
             entries[own[0]].given.add_variable(own[1], text, variable)
-        elif entry is not None and entry[0] in entries:
-            entries[entry[0]].values.set(entry[1], text, variable)
+        elif entry is not None and service is not None:
+            entries[service].values.set(entry[1], text, variable)
+        elif is_foreign(variable, text):
+            continue
         elif unnamed and (candidate := _own_words(variable)) is not None:
             for one in unnamed:
                 one.given.candidates[variable] = (*candidate, text)
@@ -399,17 +438,22 @@ def _entries(services: Any, source: str, environment: Mapping[str, str]) -> dict
             entries[name] = _Entry(name)
             entries[name].add_table(table, source, f"services.{name}")
     elif isinstance(services, list):
-        paths += [(str(path), source) for path in cast(list[Any], services)]
+        for path in cast(list[Any], services):
+            if not isinstance(path, str):
+                raise SettingsError(f'{source}: services: expected "package.module:Class", got {path!r}')
+            paths.append((path, source))
     else:
         raise SettingsError(
             f'{source}: services: expected a table for each service, as [services.rides] with class = "rides.service:Rides"'
         )
     for variable in sorted(environment):
         entry = _entry_setting(variable)
-        if entry is not None and entry[1] == "class":
-            entries.setdefault(entry[0], _Entry(entry[0]))
+        if entry is not None and entry[1] == "class" and named(entry[0], entries) is None:
+            entries[entry[0]] = _Entry(entry[0])
     paths += [(path.strip(), SERVICES) for path in environment.get(SERVICES, "").split(",") if path.strip()]
     for path, where in paths:  # the name is known once the class is imported
+        if ":" not in path:
+            raise SettingsError(f"{where}: {path!r}: expected package.module:Class")
         entries[path] = _Entry(path)
         entries[path].values.set("class", path, where)
     return entries
@@ -431,7 +475,12 @@ def _read_table(file: Path | None) -> tuple[dict[str, Any], str]:
     if Path(DEFAULT_FILE).exists():
         return _read_toml(Path(DEFAULT_FILE)), DEFAULT_FILE
     if Path(_OTHER_FILE).exists():
-        table: Any = _read_toml(Path(_OTHER_FILE)).get("tool", {}).get("callboard", {})
+        table: Any = _read_toml(Path(_OTHER_FILE))
+        for key in ("tool", "callboard"):
+            table = table.get(key, {})
+            if not isinstance(table, dict):
+                raise SettingsError(f"{_OTHER_FILE}: tool.callboard: expected a table, as [tool.callboard]")
+            table = cast(dict[str, Any], table)
         return table, f"{_OTHER_FILE}: tool.callboard"
     return {}, DEFAULT_FILE
 
@@ -455,20 +504,41 @@ def _parse(text: str, tp: Any) -> Any:
 
     A text that does not have the expected form stays a text, so that validation reports it.
     """
-    info = msgspec.inspect.type_info(tp)
-    if isinstance(info, msgspec.inspect.VarTupleType):
-        if text.lstrip().startswith("["):
-            try:
-                return msgspec.json.decode(text)
-            except msgspec.DecodeError:
-                return text
-        return [part.strip() for part in text.split(",") if part.strip()]
-    if isinstance(info, msgspec.inspect.BoolType):
-        return {"true": True, "false": False, "1": True, "0": False}.get(text.lower(), text)
-    if isinstance(info, msgspec.inspect.IntType | msgspec.inspect.FloatType):
-        kind: type = int if isinstance(info, msgspec.inspect.IntType) else float
-        try:
-            return kind(text)
-        except ValueError:
+    return _parsed(text, msgspec.inspect.type_info(tp))
+
+
+def _parsed(text: str, info: msgspec.inspect.Type) -> Any:
+    match info:
+        case msgspec.inspect.UnionType(types=types):
+            parts = [part for part in types if not isinstance(part, msgspec.inspect.NoneType)]
+            return _parsed(text, parts[0]) if len(parts) == 1 else text
+        case msgspec.inspect.Metadata(type=inner):
+            return _parsed(text, inner)
+        case msgspec.inspect.CollectionType(item_type=item):
+            if text.lstrip().startswith("["):
+                return _decoded(text)
+            return [_parsed(part.strip(), item) for part in text.split(",") if part.strip()]
+        case msgspec.inspect.TupleType() | msgspec.inspect.DictType() | msgspec.inspect.StructType():
+            return _decoded(text)
+        case msgspec.inspect.BoolType():
+            return {"true": True, "false": False, "1": True, "0": False}.get(text.lower(), text)
+        case msgspec.inspect.IntType():
+            return _number(text, int)
+        case msgspec.inspect.FloatType():
+            return _number(text, float)
+        case _:
             return text
-    return text
+
+
+def _decoded(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
+
+
+def _number(text: str, kind: type[int] | type[float]) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        return text

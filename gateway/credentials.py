@@ -4,7 +4,6 @@ Everything behind this reads `Authorization: Bearer …` (RFC 6750, section 2.1)
 """
 
 import re
-from urllib.parse import urlsplit
 
 from gateway.exchange import Exchange
 from gateway.http1 import Pairs
@@ -42,7 +41,8 @@ class Credentials:
         elif self._cookie is not None and (found := self._cookie.search(exchange.fields.get(b"cookie", b""))) is not None:
             if exchange.method not in _SAFE and _is_cross_site(exchange.fields):
                 raise Problem(403, "cross-site", "Another site has caused this request: send the access token in Authorization.")
-            token = found[1]
+            token = found[1] or None
+            exchange.has_cookie = token is not None
         pairs: Pairs = [pair for pair in exchange.pairs if pair[0] != b"authorization"]
         if token is not None:
             pairs.append((b"authorization", b"Bearer " + token))
@@ -59,4 +59,4 @@ def _is_cross_site(fields: dict[bytes, bytes]) -> bool:
     if site is not None:
         return site not in (b"same-origin", b"none")
     origin = fields.get(b"origin")
-    return origin is not None and urlsplit(origin).netloc.lower() != fields.get(b"host", b"").lower()
+    return origin is not None and origin.partition(b"://")[2].lower() != fields.get(b"host", b"").lower()

@@ -12,7 +12,7 @@ from gateway.problems import Headers, Problem, error_response, log_if_refused, p
 from gateway.responses import Response
 from gateway.routing import Route, Routes, query_params
 from gateway.settings import GatewaySettings
-from runtime import Context, Forbidden, NoInstance, ServiceError
+from runtime import Context, Forbidden, NoInstance, ServiceError, Unauthenticated
 from runtime.contract.rest import METHODS
 from runtime.network import Params
 from runtime.node.proxy import Proxy
@@ -72,6 +72,8 @@ class Dispatcher:
         if match is None:
             return self._without_route(method, exchange)
         route, values = match
+        if exchange.has_cookie and token is not None and route.allow.anyone and not await self._is_valid(token):
+            token = None  # a page cannot take back its cookie, and has to be able to log in again
         if route.takes_body and not route.allow.anyone:
             await self._authorize(route, token)
         query: Params = query_params(exchange.query) if exchange.query else ()
@@ -158,6 +160,12 @@ class Dispatcher:
         token = require_token(token)
         identity = self._proxy.known_identity(token) or await self._proxy.identify(token)
         route.allow.require_user(identity.roles, identity.scopes)
+
+    async def _is_valid(self, token: str) -> bool:
+        try:
+            return bool(self._proxy.known_identity(token) or await self._proxy.identify(token))
+        except Unauthenticated:
+            return False
 
     async def _user(self, error: ServiceError, headers: dict[bytes, bytes]) -> str | None:
         """Return the user whose authorization an error refuses. Perhaps only the service has verified the token."""

@@ -70,6 +70,7 @@ class Exchange:
         cancels: whether `task` is to be cancelled if the client disconnects.
         was_cancelled: whether it was.
         challenge: what `WWW-Authenticate` asks for, if that is not `Bearer`.
+        has_cookie: whether the access token came in a cookie.
     """
 
     __slots__ = (
@@ -87,6 +88,7 @@ class Exchange:
         "challenge",
         "fields",
         "fields_size",
+        "has_cookie",
         "is_ended",
         "is_gone",
         "is_http_1_0",
@@ -114,6 +116,7 @@ class Exchange:
         self.source = wire.source
         self.problem = problem
         self.challenge: bytes | None = None
+        self.has_cookie = False
         self.is_started = self.is_ended = self.is_gone = self.cancels = self.was_cancelled = False
         self.keeps_alive = problem is None and _keeps_alive(self.fields.get(b"connection"), is_http_1_0=self.is_http_1_0)
         self._wire = wire

@@ -310,7 +310,7 @@ class Verifier:
             left = min(expires - earliest, MAX_LIFETIME)
         identity = Identity(
             subject, roles[0] if roles else "", session, token_id, datetime.fromtimestamp(expires, UTC), str(key.key_id),
-            tuple(roles), tuple(scope.split()),
+            tuple(roles), tuple(filter(None, scope.split(" "))),
         )  # fmt: skip
         return identity, left
 

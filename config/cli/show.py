@@ -1,5 +1,6 @@
 """`callboard routes`, `callboard openapi`, and `callboard config show`: inspect the configured system without running it."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,7 +10,7 @@ import rich_click as click
 from config import compose
 from config.cli.common import loaded, with_config, with_json
 from config.cli.output import table
-from runtime import Struct
+from runtime.contract.messages import secret_fields
 
 
 @click.command("routes")
@@ -62,7 +63,14 @@ def config_show(as_json: bool, config_file: Path | None) -> None:
 
 
 def _format(value: Any) -> str:
-    """Return the value of a setting as JSON. Structs are shown by their repr, because they may contain secrets."""
-    if isinstance(value, tuple):
-        return "[" + ", ".join(_format(item) for item in cast(tuple[Any, ...], value)) + "]"
-    return repr(value) if isinstance(value, Struct) else msgspec.json.encode(value).decode()
+    """Return the value of a setting as text, as JSON where that is possible. Structs may contain secrets, which are masked."""
+    if isinstance(value, list | tuple | set | frozenset):
+        return "[" + ", ".join(_format(item) for item in cast("Iterable[Any]", value)) + "]"
+    if isinstance(value, dict):
+        found = cast("dict[Any, Any]", value)
+        return "{" + ", ".join(f"{_format(key)}: {_format(item)}" for key, item in found.items()) + "}"
+    if isinstance(value, msgspec.Struct):
+        secrets = secret_fields(type(value))
+        shown = [f"{name}={'***' if name in secrets else _format(getattr(value, name))}" for name in value.__struct_fields__]
+        return f"{type(value).__name__}({', '.join(shown)})"
+    return msgspec.json.encode(value, enc_hook=str).decode()

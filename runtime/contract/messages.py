@@ -7,7 +7,6 @@ transient one. A `Contract` is the named set of messages and errors that a servi
 import functools
 import re
 from collections.abc import Callable, Iterator
-from types import UnionType
 from typing import (
     Annotated,
     Any,
@@ -15,7 +14,6 @@ from typing import (
     Generic,
     Literal,
     TypeVar,
-    Union,
     dataclass_transform,
     get_args,
     get_origin,
@@ -64,16 +62,15 @@ class Struct(msgspec.Struct, frozen=True):
 
 
 @functools.cache
-def secret_fields(cls: type[Struct]) -> frozenset[str]:
+def secret_fields(cls: type[msgspec.Struct]) -> frozenset[str]:
     """Return the names of the fields of a struct whose values must not be shown."""
-    return cls.__secret__ | {field.name for field in msgspec.structs.fields(cls) if _is_secret(field.type)}
+    named: frozenset[str] = getattr(cls, "__secret__", frozenset())
+    return named | {field.name for field in msgspec.structs.fields(cls) if _is_secret(field.type)}
 
 
 def _is_secret(tp: Any) -> bool:
-    """Return whether a type is `Secret[…]`, or a union with it, such as `Secret[str] | None`."""
-    if get_origin(tp) is Annotated:
-        return _SECRET in get_args(tp)[1:] or _is_secret(get_args(tp)[0])
-    return get_origin(tp) in (Union, UnionType) and any(_is_secret(part) for part in get_args(tp))
+    """Return whether a type is `Secret[…]`, or is made from it, such as `Secret[str] | None` and `tuple[Secret[str], ...]`."""
+    return any(part is _SECRET or _is_secret(part) for part in get_args(tp))
 
 
 class MessageSpec(msgspec.Struct, frozen=True, eq=False):

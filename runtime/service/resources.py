@@ -1,5 +1,6 @@
 """What a service opens when it starts, such as an HTTP client or a pool, and closes when it has stopped."""
 
+import inspect
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Generic, TypeVar, cast, overload
@@ -13,6 +14,10 @@ class Resource(Generic[T]):
     """An attribute of a service that is there while it runs: what its function yields. See `resource`."""
 
     def __init__(self, function: Callable[[Any], AsyncGenerator[T, None]]) -> None:
+        if not inspect.isasyncgenfunction(function):
+            raise DefinitionError(
+                f"{function.__qualname__}: @resource: expected `async def` with `yield`, which opens before and closes after it"
+            )
         self._open = asynccontextmanager(function)
         self._name = function.__name__
         self.__doc__ = function.__doc__
@@ -36,6 +41,16 @@ class Resource(Generic[T]):
         found = await stack.enter_async_context(self._open(service))
         service.__dict__[self._name] = found  # which takes precedence over `__get__`
         stack.callback(service.__dict__.pop, self._name, None)
+
+
+class _Fixed:
+    """An attribute with a value, which is not bound to the service even if it is a function."""
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def __get__(self, instance: object, owner: type[Any]) -> object:
+        return self._value
 
 
 def resource(function: Callable[[Any], AsyncGenerator[T, None]]) -> Resource[T]:
@@ -79,5 +94,6 @@ def replaced(cls: type[T], **values: Any) -> type[T]:
     for name in values:
         if name not in known:
             raise DefinitionError(f"{cls.__name__} has no resource {name!r}: it has {', '.join(known) or 'none'}")
-    made: Any = type(cls.__name__, (cls,), {"__module__": cls.__module__, "__qualname__": cls.__qualname__, **values})
+    attributes = {name: _Fixed(value) for name, value in values.items()}
+    made: Any = type(cls.__name__, (cls,), {"__module__": cls.__module__, "__qualname__": cls.__qualname__, **attributes})
     return cast(type[T], made)

@@ -156,6 +156,10 @@ def define(cls: type[Service]) -> Definition:
         raise DefinitionError(f"{cls.__qualname__}: Settings={settings!r}: expected a subclass of Struct")
     if settings is not None:
         try:
+            msgspec.json.Decoder(settings)
+        except TypeError as error:
+            raise DefinitionError(f"{cls.__qualname__}: {settings.__name__} has a field that cannot be set: {error}") from None
+        try:
             inspect.signature(cls).bind(None)
         except TypeError:
             raise DefinitionError(

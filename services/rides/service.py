@@ -90,13 +90,13 @@ class Rides(Service):
     @handles(http="GET /rides/{id}", allow=roles(*ROLES), raises=(UnknownRide,))
     async def get(self, message: GetRide, ctx: Context) -> Ride:
         ride = await self.store.get(message.id)
-        if ride is None or (ride.user_id != ctx.user.subject and ctx.user.role != "operator"):
+        if ride is None or (ride.user_id != ctx.user.subject and "operator" not in ctx.user.roles):
             raise UnknownRide
         return ride
 
     @handles(http="GET /rides", allow=roles(*ROLES))
     async def list_rides(self, message: ListRides, ctx: Context) -> RidePage:
-        user_id = None if ctx.user.role == "operator" else ctx.user.subject
+        user_id = None if "operator" in ctx.user.roles else ctx.user.subject
         return await self.store.page(user_id, message.cursor, message.limit)
 
     @subscribes

@@ -20,6 +20,7 @@ SECRETS = {
     "CALLBOARD_TRANSPORT__MQTT__PASSWORD": "s5",
     "CALLBOARD_TRANSPORT__HTTP__KEY": "s6",
     "CALLBOARD_TOKEN": "s7",
+    "CALLBOARD_transport__http__key": "s10",
 }
 OTHERS = {
     "CALLBOARD_LOG__LEVEL": "debug",

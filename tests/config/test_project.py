@@ -2,11 +2,15 @@
 
 import sys
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from config import compose
+from config.cli.show import config_show
 from config.doctor import examine
 from config.load import SettingsError, load
 from runtime import CallboardError, Contract, DefinitionError, Service, StartError, Struct
@@ -202,6 +206,114 @@ def test_all_settings_are_listed_with_their_sources(folder: Path) -> None:
     assert rows["services.mailer.settings.api_key"][1:] == (None, "not set", True)
     assert rows["services.mailer.settings.limits.per_hour"][1:3] == (7, "CALLBOARD_MAILER__LIMITS__PER_HOUR")
     assert rows["services.mailer.settings.sender"][1:3] == ("nobody@example.com", "default")
+
+
+_KINDS = """
+from pathlib import Path
+from typing import Literal
+
+from runtime import Contract, Secret, Service, Struct
+
+
+class Account(Struct):
+    name: str
+    key: Secret[str] = ""
+
+
+class Limits(Struct, rename="camel"):
+    most_lines: int = 1
+    per_hour: int = 2
+
+
+class Kinds(Struct):
+    number: int | None = None
+    on: bool | None = None
+    part: float | None = None
+    numbers: tuple[int, ...] = ()
+    words: frozenset[str] = frozenset()
+    pair: tuple[int, str] | None = None
+    table: dict[str, int] = {}
+    account: Account | None = None
+    accounts: tuple[Account, ...] = ()
+    limits: Limits = Limits(5, 6)
+    api_env_key: str = ""
+    word: Secret[Literal["one", "two"]] = "one"
+    keys: tuple[Secret[str], ...] = ()
+    folder: Path = Path("a")
+
+
+class Shop(Service):
+    contract = Contract("my-shop")
+    Settings = Kinds
+"""
+
+
+@pytest.fixture
+def shop(folder: Path) -> Path:
+    """A project with a service whose name has a hyphen, and whose settings are of many types."""
+    (folder / "shop.py").write_text(_KINDS)
+    (folder / "callboard.toml").write_text('[services.my-shop]\nclass = "shop:Shop"\n')
+    return folder
+
+
+def settings_of(environment: dict[str, str]) -> Any:
+    return compose.own_settings(load(None, environment).settings, "my-shop")
+
+
+@pytest.mark.parametrize("prefix", ["CALLBOARD_MY_SHOP__", "CALLBOARD_SERVICES__MY_SHOP__SETTINGS__"])
+@pytest.mark.parametrize(
+    ("variable", "text", "attribute", "value"),
+    [
+        ("NUMBER", "3", "number", 3),
+        ("ON", "true", "on", True),
+        ("PART", "2.5", "part", 2.5),
+        ("NUMBERS", "1, 2", "numbers", (1, 2)),
+        ("NUMBERS", "[1,2]", "numbers", (1, 2)),
+        ("WORDS", "a,b", "words", {"a", "b"}),
+        ("PAIR", '[1,"b"]', "pair", (1, "b")),
+        ("TABLE", '{"a":1}', "table", {"a": 1}),
+        ("ACCOUNT", '{"name":"a"}', "account.name", "a"),
+        ("LIMITS__MOSTLINES", "9", "limits.most_lines", 9),
+        ("LIMITS__MOSTLINES", "9", "limits.per_hour", 6),
+        ("API_ENV_KEY", "x", "api_env_key", "x"),
+    ],
+)  # fmt: skip
+def test_variables_set_settings_of_every_type(
+    shop: Path, prefix: str, variable: str, text: str, attribute: str, value: object
+) -> None:
+    assert attrgetter(attribute)(settings_of({f"{prefix}{variable}": text})) == value
+
+
+def test_a_service_with_a_hyphen_has_variables_too(shop: Path) -> None:
+    settings = load(
+        None, {"CALLBOARD_SERVICES__MY_SHOP__REPLICAS": "2", "CALLBOARD_SERVICES__MY_SHOP__CLASS": "shop:Shop"}
+    ).settings
+    assert compose.replicas(settings, "my-shop") == 2
+    assert list(settings.services) == ["my-shop"]
+
+
+def test_no_secret_is_shown_wherever_it_is(shop: Path) -> None:
+    accounts = '[{"name":"a","key":"HUSH"}]'
+    (shop / "callboard.toml").write_text(
+        "[services.my-shop]\nclass = 'shop:Shop'\n[services.my-shop.settings]\nkeys = ['HUSH']\naccount = {name = 'a', key = 'HUSH'}\n"
+    )
+    environment = {"CALLBOARD_MY_SHOP__ACCOUNTS": accounts, "CALLBOARD_GATEWAY__PORT": "7"}
+    shown = CliRunner(env=environment).invoke(config_show).output
+    assert "account" in shown
+    assert "my-shop.settings.folder" in shown
+    assert "HUSH" not in shown
+    assert "HUSH" not in repr(settings_of(environment))
+    with pytest.raises(SettingsError) as refused:
+        settings_of({"CALLBOARD_MY_SHOP__WORD": "HUSH"})
+    assert str(refused.value) == "CALLBOARD_MY_SHOP__WORD: the value, which is secret, is not one of those that are expected"
+
+
+@pytest.mark.parametrize("text", ["tool = 3", "[tool]\ncallboard = 3"])
+def test_a_pyproject_without_a_table_is_one_line(folder: Path, text: str) -> None:
+    (folder / "callboard.toml").unlink()
+    (folder / "pyproject.toml").write_text(text)
+    with pytest.raises(SettingsError, match=r"pyproject\.toml: tool\.callboard: expected a table"):
+        load()
 
 
 async def test_the_doctor_finds_what_is_not_set(folder: Path) -> None:

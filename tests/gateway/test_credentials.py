@@ -94,6 +94,23 @@ async def test_another_site_changes_nothing_with_a_cookie(
         assert (await client.get("/guarded", headers={**headers, "Cookie": f"session-token={TOKEN}"})).json() == "u1"
 
 
+@with_cookie
+@pytest.mark.parametrize("origin", [b"http://[x", b"http://\xff", b"x", b""])
+async def test_an_origin_that_is_none_is_another_site(client: httpx.AsyncClient, origin: bytes) -> None:
+    headers = [(b"Origin", origin), (b"Cookie", f"session-token={TOKEN}".encode())]
+    check_problem(await client.put("/things/x", headers=headers), 403, "cross-site")
+
+
+@with_cookie
+async def test_a_page_with_an_old_cookie_can_log_in_again(client: httpx.AsyncClient) -> None:
+    """Where anybody may ask, a cookie that is not valid any more counts as none: a page cannot take it back."""
+    expired = {"Cookie": f"session-token={FakeAuth.token('u1', 'rider', seconds=-1)}"}
+    assert (await client.put("/things/x", headers=expired)).status_code == 200
+    check_problem(await client.get("/guarded", headers=expired), 401)
+    assert (await client.put("/things/x", headers={"Cookie": "session-token="})).status_code == 200
+    check_problem(await client.put("/things/x", headers={"Authorization": "Bearer nonsense"}), 401)
+
+
 def test_the_settings_say_how_tokens_are_sent() -> None:
     settings = load(None, {"CALLBOARD_IDENTITY__SCHEME": "Token", "CALLBOARD_IDENTITY__COOKIE": "session"}).settings.identity
     assert settings == IdentitySettings("Token", "session")

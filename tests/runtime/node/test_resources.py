@@ -1,7 +1,7 @@
 """What a service opens: in order before `on_start`, closed in reverse after `on_stop`, whatever ends the instance."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 import pytest
 
@@ -129,6 +129,29 @@ async def test_a_timeout_of_a_resource_is_a_failure_of_its_own() -> None:
     async with Node([Slow], MemoryTransport()) as node:
         assert await which(node) == "the provider"
         assert node.metrics.value("instance_restarts_total", service="shop") == 1
+
+
+async def test_a_function_can_replace_a_resource() -> None:
+    class Calls(Shop):
+        @resource
+        async def ask(self) -> AsyncGenerator[Callable[[str], str], None]:
+            yield str.upper
+
+        @handles(allow=ANYONE)
+        async def which(self, message: Which, ctx: Context) -> str:
+            return self.ask("x")
+
+    for fake, answer in ((None, "X"), (lambda text: f"fake {text}", "fake x"), (str.title, "X")):
+        async with Node([Calls if fake is None else replaced(Calls, ask=fake)], MemoryTransport()) as node:
+            assert await which(node) == answer
+
+
+def test_a_function_that_opens_nothing_is_no_resource() -> None:
+    async def provider(self: Shop) -> int:
+        return 1
+
+    with pytest.raises(DefinitionError, match="provider: @resource: expected `async def` with `yield`"):
+        resource(provider)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def test_a_resource_is_not_there_before_the_service_runs() -> None:
