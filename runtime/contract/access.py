@@ -76,6 +76,7 @@ def roles(*names: str) -> Allow:
     """Allow users whose token has any of these roles."""
     if not names:
         raise DefinitionError("roles() needs at least one role")
+    _require_texts("roles", names)
     return Allow(roles=names)
 
 
@@ -86,6 +87,7 @@ def scopes(*names: str) -> Allow:
     """
     if not names:
         raise DefinitionError("scopes() needs at least one scope")
+    _require_texts("scopes", names)
     for name in names:
         if not _SCOPE.fullmatch(name):
             raise DefinitionError(
@@ -98,4 +100,11 @@ def services(*names: str) -> Allow:
     """Allow the services of these names, on behalf of any user or none."""
     if not names:
         raise DefinitionError("services() needs at least one name; SERVICES allows every service")
+    _require_texts("services", names)
     return Allow(services=names)
+
+
+def _require_texts(function: str, names: Sequence[object]) -> None:
+    for name in names:
+        if not isinstance(name, str):
+            raise DefinitionError(f"{function}({name!r}): expected one or several texts, as {function}('one', 'another')")

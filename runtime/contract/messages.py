@@ -38,6 +38,8 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
 Kind = Literal["request", "event", "signal"]
 
+_INSTEAD = "(tuple instead of list, frozenset instead of set, a Struct instead of dict or Any)"
+
 _SECRET = object()
 
 Secret = Annotated[T, _SECRET]
@@ -181,14 +183,11 @@ class Contract:
             raise DefinitionError(f"{where} is defined twice: give one of them another name")
         take_over(cls)
         for path, found in mutable_parts(cls):
-            raise DefinitionError(
-                f"{where}.{path} holds {found}: messages are deeply immutable "
-                "(tuple instead of list, frozenset instead of set, a Struct instead of dict or Any)"
-            )
+            raise DefinitionError(f"{where}.{path} holds {found}: messages are deeply immutable {_INSTEAD}")
         reply = take_over(_reply_type(cls)) if kind == "request" else None
         for path, found in mutable_parts(reply):
             at = f" at {path}" if path else ""
-            raise DefinitionError(f"the reply of {where} holds {found}{at}: replies are deeply immutable")
+            raise DefinitionError(f"the reply of {where} holds {found}{at}: replies are deeply immutable {_INSTEAD}")
         self._check_options(cls, kind, key, live)
         spec = MessageSpec(
             self,
@@ -278,6 +277,8 @@ def spec_of(cls: type[Any]) -> MessageSpec:
         DefinitionError: if the class belongs to no contract.
     """
     spec = getattr(cls, "__message__", None)
+    if not issubclass(cls, msgspec.Struct):
+        raise DefinitionError(f"{cls.__qualname__} is no message: expected a class that is decorated with @contract.message")
     if not isinstance(spec, MessageSpec) or spec.cls is not cls:
         raise DefinitionError(f"{cls.__module__}.{cls.__qualname__} belongs to no contract: decorate it with @contract.message")
     return spec

@@ -9,9 +9,10 @@ from collections import deque
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from enum import Enum
+from pathlib import Path
 from typing import Any, Protocol, cast
 
-from runtime.contract.errors import CallboardError, DefinitionError, ServiceError, StartError
+from runtime.contract.errors import CallboardError, DefinitionError, ServiceError, StartError, UsageError
 from runtime.execution.caller import Caller
 from runtime.execution.endpoint import HookEndpoint, TimerEndpoint
 from runtime.execution.environment import Environment
@@ -25,9 +26,9 @@ from runtime.node.timers import repeat
 from runtime.service.describe import describe
 from runtime.service.resources import open_resources
 from runtime.service.service import Service
-from runtime.source import missing_variable
+from runtime.source import innermost, missing_variable
 from runtime.stacks import of_methods
-from runtime.storage.database import Database, DatabaseError, MissingTable
+from runtime.storage.database import Database, DatabaseError, MissingTable, StatementError
 from runtime.tasks import Backoff, abandonable, finish
 
 _WINDOW = 60.0
@@ -151,6 +152,9 @@ class Supervised:
                     remedy = missing_variable(first) or (str(first) if isinstance(first, MissingTable) else None)
                     if remedy is not None:
                         raise StartError(f"{self.name}: {remedy}") from first
+                    if _is_starting(self._state) and (isinstance(first, UsageError) or type(first) is StatementError):
+                        where = innermost(first.__traceback__)  # it would fail again
+                        raise DefinitionError(f"{self.name}: {first}", None if where is None else Path(where)) from first
                     if _is_starting(self._state) and isinstance(first, ServiceError) and first.retryable:
                         await self._handle_failed_start(first)
                     else:
@@ -206,8 +210,6 @@ class Supervised:
         self._killed = True
 
     async def _open_database(self, database: Database) -> None:
-        from pathlib import Path
-
         from runtime.storage.migrations import SCHEMA, migrate
 
         await database.open()
