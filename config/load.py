@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 import msgspec
 
@@ -19,8 +19,6 @@ from config.settings import ServiceSettings, Settings
 from runtime import CallboardError, Struct
 from runtime.contract.messages import secret_fields
 from runtime.files import reread, text_of
-
-S = TypeVar("S", bound=Struct)
 
 PREFIX = "CALLBOARD_"
 DEFAULT_FILE = "callboard.toml"
