@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from config.load import FIELDS, Given, Loaded, MissingSetting, Setting, SettingsError, Values, current
+from config.load import FIELDS, Given, Loaded, Setting, current
 from config.project import UnknownService, import_service
 from config.settings import Settings
+from config.values import MissingSetting, SettingsError, Values
 from gateway.service import Gateway
 from runtime import CallboardError, Database, Node, Service, Struct, Transport
 from runtime.network import Address, Manifest
@@ -215,7 +216,7 @@ def _http(settings: Settings) -> "HttpTransport":
 def with_route_owners(settings: Settings, names: Sequence[str] = ()) -> Settings:
     """Return the settings with the named services as the owners of the routes that their classes declare.
 
-    These are the services that run beside the gateway, in its process or under the same command. What the settings say counts more.
+    These are the services that run beside the gateway, in its process or under the same command. The settings take precedence.
     """
     owners = [
         f"{handler.http.method} {handler.http.path}={name}"

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import msgspec
 
 from config import compose
-from config.load import Loaded, SettingsError, variable_name
+from config.load import Loaded
 from config.settings import Settings
+from config.values import SettingsError, variable_name
 from runtime import CallboardError, Clock, StartError
 from runtime.network import Address, Manifest, Receiver, TransportError
 from runtime.service.service import Definition

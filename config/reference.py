@@ -13,9 +13,10 @@ from typing import Any, get_args, get_origin
 import msgspec
 
 from config import compose
-from config.load import FIELDS, Field, fields_of, load, variable_name
+from config.load import FIELDS, load
 from config.packages import ROOT
 from config.settings import ServiceSettings, Settings
+from config.values import Field, fields_of, variable_name
 from runtime import Struct
 
 BEGIN, END = "<!-- settings: begin -->", "<!-- settings: end -->"

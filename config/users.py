@@ -16,7 +16,7 @@ def with_users(settings: Settings) -> Settings:
     password = settings.dev.password or _password(Path(settings.database.folder))
     replace = msgspec.structs.replace
     settings = replace(settings, dev=replace(settings.dev, password=password))
-    if not has_own_users(settings):
+    if not has_our_auth(settings):
         return settings
     own: AuthSettings = compose.own_settings(settings, Auth.contract.name)
     users = tuple(
@@ -25,7 +25,7 @@ def with_users(settings: Settings) -> Settings:
     return compose.with_own_settings(settings, Auth.contract.name, replace(own, users=(*users, *own.users)))
 
 
-def has_own_users(settings: Settings) -> bool:
+def has_our_auth(settings: Settings) -> bool:
     """Return whether Callboard's own auth service is part of the project, or one that is made from it."""
     found = compose.catalogue(settings).get(Auth.contract.name)
     return found is not None and issubclass(found, Auth)

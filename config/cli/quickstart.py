@@ -12,7 +12,7 @@ import rich_click as click
 from config import compose
 from config.cli.common import http_url
 from config.settings import EXAMPLE_USERS, Settings
-from config.users import has_own_users
+from config.users import has_our_auth
 from gateway.settings import GatewaySettings
 from runtime import StartError
 from runtime.sockets import listen_address
@@ -65,7 +65,7 @@ def quickstart(settings: Settings, port: int, services: Collection[str], how: st
     Data       {settings.database.folder}/  (start with --fresh to empty it)
 """
     )
-    if "auth" in services and has_own_users(settings):
+    if "auth" in services and has_our_auth(settings):
         click.echo(f"  Log in as {', '.join(EXAMPLE_USERS)}\n  with the password {settings.dev.password}\n")
         option = "" if port == GatewaySettings().port else f" --url {url}"
         click.echo(f"  In a second shell, watch the events:\n\n    {command()} tail --events --as operator@example.com{option}\n")

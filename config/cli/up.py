@@ -21,7 +21,7 @@ from config.packages import own_command, own_path
 from config.processes import Process, program_environment, run_groups, service_environment
 from config.settings import Settings
 from config.signals import stop_signal
-from config.users import has_own_users, with_users
+from config.users import has_our_auth, with_users
 from runtime import CallboardError
 from runtime.sockets import free_port
 from services.auth.service import Auth
@@ -73,7 +73,7 @@ def _up(
 ) -> None:
     folder, chosen = Path(settings.database.folder), list(counts)
     credentials = broker.prepare(compose.definitions(settings, names), settings.transport.mqtt.namespace)
-    if has_own_users(settings):
+    if has_our_auth(settings):
         users = folder / "broker" / "users.json"
         users.touch(mode=0o600)
         users.write_bytes(msgspec.json.encode(compose.own_settings(settings, Auth.contract.name).users))
@@ -129,7 +129,7 @@ def _services(
             }
         )
         environment.pop("CALLBOARD_TRANSPORT__MQTT__PASSWORD", None)
-        if name == Auth.contract.name and has_own_users(settings):
+        if name == Auth.contract.name and has_our_auth(settings):
             for variable in [one for one in environment if one.startswith(("CALLBOARD_AUTH__USERS", f"{_AUTH}__USERS"))]:
                 del environment[variable]
             environment[f"{_AUTH}__USERS_FILE"] = str(folder / "broker" / "users.json")

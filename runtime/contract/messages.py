@@ -278,7 +278,7 @@ def spec_of(cls: type[Any]) -> MessageSpec:
     """
     spec = getattr(cls, "__message__", None)
     if not issubclass(cls, msgspec.Struct):
-        raise DefinitionError(f"{cls.__qualname__} is no message: expected a class that is decorated with @contract.message")
+        raise DefinitionError(f"{cls.__qualname__} is not a message: expected a class that is decorated with @contract.message")
     if not isinstance(spec, MessageSpec) or spec.cls is not cls:
         raise DefinitionError(f"{cls.__module__}.{cls.__qualname__} belongs to no contract: decorate it with @contract.message")
     return spec

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from config.load import SettingsError, load
+from config.load import load
+from config.values import SettingsError
 
 _OF_KUBERNETES = {
     "CALLBOARD_GATEWAY_SERVICE_HOST": "10.96.0.10",

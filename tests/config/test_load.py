@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from config.load import SettingsError, load
+from config.load import load
+from config.values import SettingsError
 
 
 def test_the_environment_overrides_the_file_and_the_file_overrides_the_defaults(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from config import compose
 from config.cli.show import config_show
 from config.doctor import examine
-from config.load import SettingsError, load
+from config.load import load
+from config.values import SettingsError
 from runtime import CallboardError, Contract, DefinitionError, Service, StartError, Struct
 from runtime.node.factory import make
 from tests.project import RENTAL
@@ -377,7 +378,7 @@ def test_settings_of_a_wrong_kind_are_refused_when_the_class_is_defined() -> Non
     with pytest.raises(DefinitionError, match="expected a subclass of Struct"):
 
         class Wrong(Base):
-            Settings = dict  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+            Settings = dict  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]  # the mistake under test
 
     with pytest.raises(DefinitionError, match="__init__ takes no settings: def __init__"):
 

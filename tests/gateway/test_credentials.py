@@ -5,7 +5,8 @@ from collections.abc import AsyncGenerator
 import httpx
 import pytest
 
-from config.load import SettingsError, load
+from config.load import load
+from config.values import SettingsError
 from gateway.service import Gateway
 from gateway.settings import GatewaySettings, IdentitySettings
 from runtime import Node, NodeSettings

@@ -10,7 +10,8 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from config import compose
-from config.load import SettingsError, load
+from config.load import load
+from config.values import SettingsError
 from gateway.route_owners import RouteOwners
 from gateway.routing import Routes
 from gateway.service import Gateway

@@ -16,7 +16,7 @@ OWN_INIT = "    def __init__(self, settings: ShopSettings | None = None) -> None
 MISTAKES = {
     "a list in a message": (MESSAGES, "    text: Text\n", "    text: Text\n    tags: list[str] = []\n", "shop.AddItem.tags holds list: messages are deeply immutable (tuple instead of list"),
     "a list in a reply": (MESSAGES, "tuple[Item, ...]", "list[Item]", "shop.ListItems holds list at items: replies are deeply immutable (tuple instead of list"),
-    "a message that is none": (SERVICE, "message: AddItem, ", "message: str, ", "Shop.add: str is no message: expected a class that is decorated with @contract.message"),
+    "a message that is none": (SERVICE, "message: AddItem, ", "message: str, ", "Shop.add: str is not a message: expected a class that is decorated with @contract.message"),
     "no allow": (SERVICE, "allow=USERS, once=True, ", "once=True, ", "Shop.add: say who may call, as @handles(allow=roles('rider'))"),
     "roles in a list": (SERVICE, 'roles("rider", "operator", "admin")', 'roles(["rider"])', "service.py:17: roles(['rider']): expected one or several texts, as roles('one', 'another')"),
     "another reply": (SERVICE, "-> Items:", "-> Item:", "Shop.list_items: returns Item, but shop.ListItems is answered by Items"),

@@ -151,7 +151,7 @@ def test_a_function_that_opens_nothing_is_no_resource() -> None:
         return 1
 
     with pytest.raises(DefinitionError, match="provider: @resource: expected `async def` with `yield`"):
-        resource(provider)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        resource(provider)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # the mistake under test
 
 
 def test_a_resource_is_not_there_before_the_service_runs() -> None:

@@ -7,7 +7,7 @@ club = Contract("club")
 
 @club.message
 class GetDoor(Request[str]):
-    """Who stands before the door?"""
+    """Who is at the door?"""
 
 
 @club.message
