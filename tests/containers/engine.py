@@ -184,8 +184,22 @@ class Containers:
         await run(self.engine, "network", "disconnect", network, await self.name(service))
 
     async def connect(self, service: str, network: str) -> None:
-        """Connect a container to a network again."""
-        await run(self.engine, "network", "connect", "--alias", service, network, await self.name(service))
+        """Connect a container to a network again, until the gateway's container reaches it there.
+
+        Raises:
+            AssertionError: if the engine does not bring it back.
+        """
+        reach = f"import socket; socket.create_connection(({service!r}, 8100), 2).close()"
+        for _ in range(3):
+            await run(self.engine, "network", "connect", "--alias", service, network, await self.name(service))
+            for _ in range(5):
+                answer = await self.exec("gateway", "python", "-I", "-S", "-c", reach, status=None)
+                if not answer:
+                    return
+                await asyncio.sleep(0.5)
+            print(f"{service} cannot be reached on {network} yet: {answer.splitlines()[-1]}")
+            await self.disconnect(service, network)
+        raise AssertionError(f"the engine did not connect {service} to {network} again: {answer}")
 
     async def readiness(self, service: str) -> dict[str, Any]:
         """Return the readiness report of a service, or an empty one if there is none."""

@@ -38,6 +38,7 @@ async def under_load(what: str, stack: Containers, load: Load, fault: Callable[[
         try:
             await eventually(lambda: load.succeeded >= before + 100, "a hundred requests have succeeded again", _RECOVERY)
         except ConformanceError as error:
+            print(await stack.logs("gateway"), await stack.logs("wallet"))
             raise AssertionError(f"{what}: {load.error_counts}") from error
     await stack.ready()
     if any(error.startswith("500") for error in load.error_counts):
