@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from config.jwks import issuers
 from config.load import FIELDS, Given, Loaded, Setting, current
 from config.project import UnknownService, import_service
 from config.settings import Settings
@@ -177,7 +178,14 @@ def stateful(settings: Settings, names: Sequence[str]) -> list[str]:
 def node(settings: Settings, names: Sequence[str] = (), *, name: str = "node") -> Node:
     """Return a node that hosts the named services, or all services if no name is given."""
     factories = list(chosen(with_route_owners(settings, names), names).values())
-    return Node(factories, transport(settings), name=name, databases=databases(settings), settings=settings.node)
+    return Node(
+        factories,
+        transport(settings),
+        name=name,
+        databases=databases(settings),
+        settings=settings.node,
+        issuers=issuers(settings),
+    )
 
 
 def transport(settings: Settings) -> Transport:

@@ -176,7 +176,8 @@ class Values:
                 ) from None
             setting = name.partition("[")[0]  # without the index into a list
             source = self.sources.get(setting, "")
-            where = source if source.startswith(PREFIX) else f"{source or 'settings'}: {name}"
+            inside = name.removeprefix(setting)
+            where = f"{source} {inside}".rstrip() if source.startswith(PREFIX) else f"{source or 'settings'}: {name}"
             field = self.fields.get(setting)
             if field is not None and (field.secret or holds_secret(field.type)) and "'" in text:  # it shows the value
                 raise SettingsError(f"{where}: the value, which is secret, is not one of those that are expected") from None

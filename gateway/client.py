@@ -7,9 +7,9 @@ from typing import TypeVar
 
 from gateway.asgi import Receive
 from runtime import Unauthenticated
-from runtime.identity import MAX_TOKEN, TOKEN_CHARACTERS
 from runtime.node.proxy import Proxy
 from runtime.tasks import watching
+from runtime.tokens import MAX_TOKEN, TOKEN_CHARACTERS
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from gateway.client import bearer_token, require_token
 from runtime import Forbidden
-from runtime.identity import Identity
+from runtime.issuers import Identity
 from runtime.node.proxy import Proxy
 
 _ROLES = frozenset({"operator", "admin"})

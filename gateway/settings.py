@@ -6,6 +6,7 @@ from msgspec import Meta
 
 from runtime import Struct
 from runtime.contract.rest import METHODS
+from runtime.issuers import IssuerSettings
 
 _SEGMENTS = r"(/([A-Za-z0-9._~-]+|\{[A-Za-z0-9._~-]*\}))+"
 RouteOwner = Annotated[str, Meta(pattern=rf"^((({'|'.join(METHODS)}) )?{_SEGMENTS}/?|/)=[a-z][a-z0-9_-]*$")]
@@ -13,13 +14,15 @@ RouteOwner = Annotated[str, Meta(pattern=rf"^((({'|'.join(METHODS)}) )?{_SEGMENT
 
 
 class IdentitySettings(Struct):
-    """How clients send their access tokens to the gateway."""
+    """Who issues access tokens, and how clients send them to the gateway."""
 
     scheme: Annotated[str, Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")] = "Bearer"
     """The scheme in `Authorization`, such as `Bearer` or `Token`. Upper and lower case are the same."""
     cookie: Annotated[str, Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]*$")] = ""
     """The name of a cookie that counts if there is no `Authorization`, for pages in browsers. A request that changes something and
     that a page of another origin has caused is refused with it. Empty for none."""
+    issuers: tuple[IssuerSettings, ...] = ()
+    """Who issues access tokens beside the auth service, such as an OpenID Connect provider. Every node verifies them itself."""
 
 
 class GatewaySettings(Struct):

@@ -32,7 +32,8 @@ from runtime.contract.errors import (
 from runtime.contract.messages import Contract, Event, Request, Secret, Signal, Struct
 from runtime.execution.environment import NodeSettings
 from runtime.execution.failures import HandlerAborted
-from runtime.identity import Identity, TokenSettings
+from runtime.identity import TokenSettings
+from runtime.issuers import Identity
 from runtime.network.transport import Capabilities, Receiver, Transport
 from runtime.node.node import Node
 from runtime.node.supervisor import Crashed

@@ -14,6 +14,7 @@ from runtime.execution.caller import Caller
 from runtime.execution.environment import Environment, NodeSettings
 from runtime.execution.instance import Instance
 from runtime.identity import Verifier
+from runtime.issuers import Issuer
 from runtime.network.envelope import Envelope
 from runtime.network.registry import Registry
 from runtime.network.transport import Transport
@@ -47,6 +48,7 @@ class Node:
         settings: how the node behaves.
         clock: the node's time.
         random: the node's random values.
+        issuers: who issues access tokens beside the auth service.
 
     Raises:
         DefinitionError: if two services have the same contract or route, or if a service needs a database and none is given.
@@ -65,6 +67,7 @@ class Node:
         settings: NodeSettings | None = None,
         clock: Clock | None = None,
         random: Random | None = None,
+        issuers: Sequence[Issuer] = (),
     ) -> None:
         clock = clock or Clock()
         random = random or Random(clock)
@@ -73,7 +76,7 @@ class Node:
         self.environment: Environment = Environment(self.id, transport, settings, clock, random)
         self.caller: Caller = Caller(self.environment)
         self.inbound: Inbound = Inbound(self.environment, self.caller)
-        self.verifier: Verifier = Verifier(settings.tokens, clock, self.environment.metrics, self._ask_auth)
+        self.verifier: Verifier = Verifier(settings.tokens, clock, self.environment.metrics, self._ask_auth, issuers)
         self._hosts: list[Instance] = []
         self._databases = databases
         refresher: Factory = partial(TokenRefresher, self.verifier, settings.tokens)

@@ -17,7 +17,7 @@ from runtime.contract.parameters import Params
 from runtime.durable.progress import Blocked
 from runtime.durable.stream import Batch, Position, Pull, StreamHead
 from runtime.execution.instance import Instance
-from runtime.identity import Identity
+from runtime.issuers import Identity
 from runtime.network.envelope import Envelope, Topic
 from runtime.network.registry import Registry
 from runtime.network.transport import TransportError

@@ -5,6 +5,7 @@ from typing import ClassVar
 from runtime.contract.errors import ServiceError
 from runtime.contract.messages import Contract
 from runtime.identity import SessionsRevoked, TokenSettings, Verifier, identity
+from runtime.keys import KeyRing
 from runtime.service.context import Context
 from runtime.service.handlers import every, subscribes
 from runtime.service.service import Service
@@ -30,14 +31,23 @@ class TokenRefresher(Service):
     @every(seconds=0.5)
     async def refresh(self, ctx: Context) -> None:
         """Fetch revocations and keys when they are due, once a token has been verified on this node."""
-        if not self._verifier.used:
-            return
         now = self.clock.monotonic()
-        if now - self._asked_at >= self._settings.refresh_seconds:
+        if self._verifier.used and now - self._asked_at >= self._settings.refresh_seconds:
             self._asked_at = now
             await self._verifier.learn_revocations()
-        if now - self._verifier.keys_asked_at >= self._settings.keys_seconds:
-            try:
-                await self._verifier.learn_keys()
-            except ServiceError as error:
-                self.log.debug("the key set was not refreshed: %s", error)
+        if self._verifier.used:
+            await self._keep_fresh(self._verifier.own_keys)
+
+    @every(seconds=0.5)
+    async def refresh_others(self, ctx: Context) -> None:
+        """Fetch the keys of other issuers when they are due. One that answers slowly does not delay revocations."""
+        for ring in self._verifier.other_keys():
+            await self._keep_fresh(ring)
+
+    async def _keep_fresh(self, ring: KeyRing) -> None:
+        if self.clock.monotonic() - ring.asked_at < self._settings.keys_seconds:
+            return
+        try:
+            await ring.learn()
+        except ServiceError as error:
+            self.log.debug("the key set was not refreshed: %s", error)

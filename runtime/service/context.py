@@ -8,7 +8,7 @@ import msgspec
 
 from runtime.contract.errors import KnownErrors, Unauthenticated, UsageError
 from runtime.contract.messages import Contract, Request, Signal
-from runtime.identity import Identity
+from runtime.issuers import Identity
 from runtime.network.envelope import Envelope
 from runtime.service.host import Host, Work
 from runtime.trace import TraceFields, accept_fields, accept_parent, child

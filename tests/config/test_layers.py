@@ -12,7 +12,7 @@ ALLOWED = {
     "transports": {"httptools", "jwt", "msgspec", "mqtt5", "yarl"},
     "services": {"anyio", "msgspec", "jwt", "cryptography", "argon2", "idna"},
     "gateway": {"anyio", "msgspec", "litestar", "swagger_ui"},
-    "config": {"aiomqtt", "cryptography", "jinja2", "msgspec", "paho", "rich", "rich_click", "uvloop", "watchfiles"},
+    "config": {"aiohttp", "aiomqtt", "cryptography", "jinja2", "msgspec", "paho", "rich", "rich_click", "uvloop", "watchfiles"},
 }
 
 

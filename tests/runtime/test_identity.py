@@ -10,7 +10,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from runtime import Clock, ManualClock, Unauthenticated
-from runtime.identity import Identity, Key, Keys, KeySet, Revocations, RevokedSessions, TokenSettings, Verifier
+from runtime.identity import Key, Keys, KeySet, Revocations, RevokedSessions, TokenSettings, Verifier
+from runtime.issuers import Identity
 from runtime.telemetry import Metrics
 
 KEY = Ed25519PrivateKey.generate()

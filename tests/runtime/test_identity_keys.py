@@ -62,7 +62,7 @@ async def test_many_forged_tokens_cause_one_request_for_keys_while_auth_is_down(
     auth = Auth()
     if known:
         auth.down, auth.keys = False, (Key("old", "A" * 43),)
-        await auth.verifier.learn_keys()
+        await auth.verifier.own_keys.learn()
         auth.clock.advance(timedelta(seconds=60))
         auth.down, auth.asked = True, 0
     tokens = [forged(f"key-{number}") for number in range(100)]

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from runtime import Clock, StartError
-from runtime.identity import token_header
 from runtime.telemetry import logger
+from runtime.tokens import token_header
 
 if TYPE_CHECKING:
     from jwt import PyJWK
