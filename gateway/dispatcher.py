@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 
+from gateway.bodies import accepts, expected_types, is_unchanged, to_json, to_response, too_many_parameters, unchanged
 from gateway.client import bearer_token, require_token
 from gateway.exchange import Exchange
 from gateway.limits import Limits
@@ -13,7 +14,7 @@ from gateway.responses import Response
 from gateway.routing import Route, Routes, query_params
 from gateway.settings import GatewaySettings
 from runtime import Context, Forbidden, NoInstance, ServiceError, Unauthenticated
-from runtime.contract.rest import METHODS
+from runtime.contract.rest import METHODS, RestParts
 from runtime.network import Params
 from runtime.node.proxy import Proxy
 from runtime.telemetry import log_refusal
@@ -78,6 +79,11 @@ class Dispatcher:
             await self._authorize(route, token)
         query: Params = query_params(exchange.query) if exchange.query else ()
         body = await self._read_body(exchange, route, headers) if route.takes_body else b""
+        if route.http.media_types and (body or b"content-type" in headers):
+            if query and route.http.form_fields:
+                raise too_many_parameters(query)
+            body, texts = to_json(route.http, headers.get(b"content-type", b""), body)
+            query += texts
         trace, trace_fields = headers.get(b"traceparent"), None
         if b"tracestate" in headers or b"baggage" in headers:
             state, baggage = headers.get(b"tracestate", b""), headers.get(b"baggage", b"")
@@ -95,10 +101,10 @@ class Dispatcher:
             raise Problem(400, "bad-idempotency-key", "An Idempotency-Key is one user's: send an access token, or no key.")
         exchange.cancel_if_gone()
         if not route.is_login:
-            return await self._forward(route, ctx, values, query, body, key)
+            return await self._forward(route, ctx, (values, query, headers), body, key)
         await self._begin_login(exchange.source, request_id)
         try:
-            return await self._forward(route, ctx, values, query, body, key)
+            return await self._forward(route, ctx, (values, query, headers), body, key)
         finally:
             self._limits.end_login(exchange.source)
 
@@ -110,16 +116,18 @@ class Dispatcher:
             log_refusal(self._proxy.repeats, "login", reason, service="gateway", client=client, message=request_id)
             raise
 
-    async def _forward(
-        self, route: Route, ctx: Context, values: tuple[str, ...], query: Params, body: bytes, key: str | None
-    ) -> Response:
+    async def _forward(self, route: Route, ctx: Context, parts: RestParts, body: bytes, key: str | None) -> Response:
         self._limits.begin_request()
         try:
-            status, reply = await self._proxy.forward(ctx, route.service, route.name, values, query, body, key)
+            http, reply = await self._proxy.forward(ctx, route.service, route.name, parts, body, key)
         finally:
             self._limits.end_request()
-        if status != 204:
-            return status, _JSON, reply
+        if http.outputs:
+            response = to_response(http, reply)
+            changed = http.method != "GET" or not is_unchanged(response[1], parts[2].get(b"if-none-match"))
+            return response if changed else unchanged(response[1])
+        if http.status != 204:
+            return http.status, _JSON, reply
         return (204, [], b"") if reply in (b"null", b"") else (200, _JSON, reply)  # the stored reply of a version that had one
 
     def _is_repeatable(self, exchange: Exchange) -> bool:
@@ -194,8 +202,8 @@ class Dispatcher:
         if headers.get(b"content-encoding", b"identity").strip().lower() not in (b"identity", b""):
             accepted = [(b"accept-encoding", b"identity")]
             raise Problem(415, "unsupported-media-type", "Expected a body without Content-Encoding.", accepted)
-        if (body or route.needs_body) and not _is_json(headers.get(b"content-type", b"")):
-            raise Problem(415, "unsupported-media-type", "Expected a body with Content-Type: application/json.")
+        if (body or route.needs_body) and not accepts(route.http, headers.get(b"content-type", b"")):
+            raise Problem(415, "unsupported-media-type", f"Expected a body with Content-Type: {expected_types(route.http)}.")
         return body
 
     async def _receive_body(self, exchange: Exchange, limit: int) -> bytes:
@@ -226,8 +234,3 @@ def _idempotency_key(headers: dict[bytes, bytes]) -> str | None:
     if not _KEY.fullmatch(key):
         raise Problem(400, "bad-idempotency-key", "Expected an Idempotency-Key of 1 to 255 visible ASCII characters.")
     return key
-
-
-def _is_json(content_type: bytes) -> bool:
-    essence = content_type.partition(b";")[0].strip().lower()
-    return essence == b"application/json" or (essence.startswith(b"application/") and essence.endswith(b"+json"))

@@ -26,7 +26,6 @@ _EXPOSED = b"X-Request-Id, Retry-After"
 _ALLOWED_HEADERS = b"Authorization, Content-Type, Idempotency-Key, X-Request-Id, Traceparent, Tracestate, Baggage, Last-Event-ID"
 _PREFLIGHT: Headers = [
     (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, PATCH, DELETE"),
-    (b"access-control-allow-headers", _ALLOWED_HEADERS),
     (b"access-control-max-age", b"600"),
 ]
 
@@ -41,6 +40,7 @@ class HttpApp:
         proxy: makes ids, and logs failures.
         addresses: finds the address of a client.
         credentials: finds the access token of a request.
+        own_fields: returns the header fields that the routes read and send, for pages of other origins.
 
     Attributes:
         closing: whether the gateway is stopping.
@@ -55,12 +55,14 @@ class HttpApp:
         proxy: Proxy,
         addresses: Addresses,
         credentials: Credentials,
+        own_fields: Callable[[], tuple[bytes, bytes]],
     ) -> None:
         self._pages = pages
         self._api = api
         self._proxy = proxy
         self._addresses = addresses
         self._credentials = None if credentials.standard else credentials
+        self._own_fields = own_fields
         self.closing = False
         self.requests = 0
         self._unread = Unread(settings.max_requests, lambda: self.closing)
@@ -77,7 +79,8 @@ class HttpApp:
         if exchange.problem is not None:
             self._fail(exchange, exchange.problem, [])  # which closes the connection
         elif cors and exchange.method == "OPTIONS" and b"access-control-request-method" in fields:
-            exchange.respond(204, [*cors, *_PREFLIGHT], b"")
+            allowed = (b"access-control-allow-headers", _ALLOWED_HEADERS + self._own_fields()[0])
+            exchange.respond(204, [*cors, allowed, *_PREFLIGHT], b"")
         else:
             try:
                 if self._credentials is not None:
@@ -104,8 +107,9 @@ class HttpApp:
         respond(exchange, (status, [*headers, (b"x-request-id", request_id.encode())], body), cors)
 
     def _cors(self, origin: bytes) -> Headers:
+        exposed = (b"access-control-expose-headers", _EXPOSED + self._own_fields()[1])
         if b"*" in self._origins:
-            return [(b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", _EXPOSED)]
+            return [(b"access-control-allow-origin", b"*"), exposed]
         if origin in self._origins:
-            return [(b"access-control-allow-origin", origin), (b"vary", b"Origin"), (b"access-control-expose-headers", _EXPOSED)]
+            return [(b"access-control-allow-origin", origin), (b"vary", b"Origin"), exposed]
         return []

@@ -20,7 +20,7 @@ from gateway.route_owners import RouteOwners
 from gateway.routing import Routes
 from gateway.settings import GatewaySettings, IdentitySettings
 from runtime.contract.codec import to_canonical_json
-from runtime.contract.rest import HttpBinding, route_fault
+from runtime.contract.rest import REST, HttpBinding, route_fault
 from runtime.network import Address, LiveInfo, Manifest, RequestInfo
 from runtime.network.registry import Registry
 from runtime.telemetry import Metrics
@@ -222,14 +222,15 @@ def _route_faults(info: RequestInfo, http: HttpBinding) -> Iterator[str]:
     where = f"http='{http.method} {http.path}'"
     if (fault := route_fault(http.method, http.path)) is not None:
         yield f"{where}: {fault}"
-    if http.path_fields != tuple(part[1:-1] for part in http.path.split("/") if part.startswith("{")):
+    if http.path_fields != tuple(part[1:-1].removesuffix(REST[:-1]) for part in http.path.split("/") if part.startswith("{")):
         yield f"{where}: its parameters are not {', '.join(http.path_fields) or 'none'}"
     if not 200 <= http.status <= 299:
         yield f"{where}: the status is {http.status}: expected 200 to 299"
     if http.body_fields and http.method in ("GET", "DELETE"):
         yield f"{where}: {http.method} has no body"
     properties = info.request.get("properties", {})
-    for name in (*http.path_fields, *http.query_fields, *http.body_fields):
+    inputs = (found.field for found in http.inputs)
+    for name in (*http.path_fields, *http.query_fields, *http.body_fields, *http.form_fields, *inputs):
         if name not in properties:
             yield f"{where}: its schema has no property {name}"
 

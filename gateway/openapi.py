@@ -8,10 +8,13 @@ from typing import Any, cast
 import msgspec
 
 from gateway.settings import IdentitySettings
+from runtime.contract.http_parts import Input, Output
+from runtime.contract.rest import REST
 from runtime.network import ErrorInfo, HttpBinding, Manifest, RequestInfo
 
 Json = dict[str, Any]
 
+_JSON = "application/json"
 _SCHEMAS = "#/components/schemas/"
 _PROBLEM = f"{_SCHEMAS}Problem"
 _WORDS = re.compile(r"[^A-Za-z0-9]+")
@@ -46,7 +49,7 @@ def document(title: str, version: str, manifests: Iterable[Manifest], identity: 
             operation["security"] = [{}, *needed] if info.allow.anyone else needed  # a token may be sent, and counts
             operation["operationId"] = _unused(info.name, operations)
             operations.add(operation["operationId"])
-            paths.setdefault(info.http.path, {}).setdefault(info.http.method.lower(), operation)
+            paths.setdefault(info.http.path.replace(REST, "}"), {}).setdefault(info.http.method.lower(), operation)
     used = _used({"paths": paths, "Problem": schemas["Problem"]}, schemas)
     return {
         "openapi": "3.1.0",
@@ -130,6 +133,15 @@ def _operation(service: str, info: RequestInfo, http: HttpBinding, schemas: Json
         {"name": name, "in": "query", "required": name in required, "schema": _parameter(properties[name])}
         for name in http.query_fields
     ]
+    parameters += [
+        {
+            "name": found.name,
+            "in": found.kind,
+            "required": found.field in required,
+            "schema": _bound(properties[found.field], found),
+        }
+        for found in http.inputs
+    ]
     if info.once:
         parameters.append(
             {
@@ -143,16 +155,8 @@ def _operation(service: str, info: RequestInfo, http: HttpBinding, schemas: Json
         )
     if parameters:
         operation["parameters"] = parameters
-    if http.body_fields:
-        body: Json = {
-            "type": "object",
-            "properties": {name: properties[name] for name in http.body_fields},
-            "additionalProperties": False,
-        }
-        required_fields = [name for name in http.body_fields if name in required]
-        if required_fields:
-            body["required"] = required_fields
-        operation["requestBody"] = {"required": bool(required_fields), "content": {"application/json": {"schema": body}}}
+    if http.body_fields or http.form_fields:
+        operation["requestBody"] = _request_body(http, properties, required)
     operation["responses"] = _responses(service, info, http, schemas)
     if info.allow.roles:
         operation["x-roles"] = list(info.allow.roles)
@@ -161,11 +165,76 @@ def _operation(service: str, info: RequestInfo, http: HttpBinding, schemas: Json
     return operation
 
 
-def _responses(service: str, info: RequestInfo, http: HttpBinding, schemas: Json) -> Json:
+def _request_body(http: HttpBinding, properties: dict[str, Json], required: set[str]) -> Json:
+    """Return what a request's body can be: JSON, a form, or one that becomes a single field."""
+    if http.raw_field:
+        return {
+            "required": http.raw_field in required,
+            "content": {media: {"schema": _raw(http.raw_kind)} for media in http.media_types},
+        }
+    names = (*http.form_fields, *http.body_fields)
+    body: Json = {
+        "type": "object",
+        "properties": {
+            name: _form_part(name, http, properties[name]) if http.media_types else properties[name] for name in names
+        },
+        "additionalProperties": False,
+    }
+    if required_fields := [name for name in names if name in required]:
+        body["required"] = required_fields
+    return {"required": bool(required_fields), "content": {media: {"schema": body} for media in http.media_types or (_JSON,)}}
+
+
+def _form_part(name: str, http: HttpBinding, schema: Json) -> Json:
+    if name in http.form_fields:
+        return _parameter(schema)
+    return {"type": "array", "items": _raw("bytes")} if name in http.many_files else _raw("bytes")
+
+
+def _raw(kind: str) -> Json:
+    """Return the schema of a body or a file. Code generators know the `format` better than the absence of any schema."""
+    return {"type": "string"} if kind == "text" else {"type": "string", "format": "binary"}
+
+
+def _bound(schema: Json, found: Input | Output) -> Json:
+    """Return the schema of a header field or a cookie."""
+    schema = _parameter(schema)
+    return {"type": "string", "description": "A date (RFC 9110, section 5.6.7)."} if found.is_date else schema
+
+
+def _success(info: RequestInfo, http: HttpBinding, schemas: Json) -> Json:
+    """Return the response of a success."""
     success: Json = {"description": info.summary or "Success"}
-    if http.status != 204:
-        success["content"] = {"application/json": {"schema": info.reply}}
-    responses: Json = {str(http.status): success}
+    if not http.outputs:
+        if http.status != 204:
+            success["content"] = {_JSON: {"schema": info.reply}}
+        return success
+    reply = schemas.get(str(info.reply.get("$ref", "")).removeprefix(_SCHEMAS), info.reply)
+    properties: dict[str, Json] = reply.get("properties", {})
+    elsewhere = {found.field for found in http.outputs}
+    headers = {found.name: {"schema": _bound(properties[found.field], found)} for found in http.outputs if found.kind == "header"}
+    if any(found.kind == "cookie" for found in http.outputs):
+        headers["Set-Cookie"] = {"schema": {"type": "string"}}
+    content_type = headers.pop("Content-Type", None)  # which OpenAPI describes by the content
+    if headers:
+        success["headers"] = headers
+    whole = next((found for found in http.outputs if found.kind in ("bytes", "text")), None)
+    if whole is not None:
+        success["content"] = {whole.name if content_type is None else "*/*": {"schema": _raw(whole.kind)}}
+    elif http.status != 204:
+        rest = {
+            **reply,
+            "properties": {name: schema for name, schema in properties.items() if name not in elsewhere},
+            "required": [name for name in reply.get("required", ()) if name not in elsewhere],
+        }
+        success["content"] = {_JSON: {"schema": {key: value for key, value in rest.items() if key != "required" or value}}}
+    return success
+
+
+def _responses(service: str, info: RequestInfo, http: HttpBinding, schemas: Json) -> Json:
+    responses: Json = {str(http.status): _success(info, http, schemas)}
+    if any(found.name.lower() == "etag" for found in http.outputs) and http.method == "GET":
+        responses["304"] = {"description": "The client has it: If-None-Match names its ETag"}
     declared: dict[int, list[ErrorInfo]] = {}
     for error in info.errors:
         declared.setdefault(error.status, []).append(error)
@@ -180,7 +249,7 @@ def _responses(service: str, info: RequestInfo, http: HttpBinding, schemas: Json
         generic |= {401: "A valid access token is needed", 403: "The user may not do this"}
     if info.once:
         generic |= {409: "The same request is still being processed"}
-    if not http.body_fields:
+    if not http.body_fields and not http.form_fields:
         del generic[413], generic[415]
     for status in sorted({*generic, *declared}):
         titles = [error.title for error in declared.get(status, ())] or [generic[status]]
@@ -195,17 +264,18 @@ def _responses(service: str, info: RequestInfo, http: HttpBinding, schemas: Json
 def _add_error(service: str, error: ErrorInfo, schemas: Json) -> str:
     """Add the schema of an error, named after its contract and code, and return the reference to it.
 
-    An `enum` of one value tells errors apart for every code generator. Several leave errors with a `const` untyped.
+    It is flat, and an `enum` of one value tells it apart: several code generators leave out an `allOf`, and `const`.
     """
     contract, _, code = error.code.partition(".")
+    problem = _problem_schema()
     properties = {
+        **problem["properties"],
         **error.schema.get("properties", {}),
         "type": {"type": "string", "enum": [f"urn:callboard:{contract}:{code}"]},
         "code": {"type": "string", "enum": [code]},
     }
-    required = [*error.schema.get("required", ()), "type", "code"]
-    narrowed = {"type": "object", "properties": properties, "required": required}
-    schema: Json = {"description": error.title, "allOf": [{"$ref": _PROBLEM}, narrowed]}
+    required = [*dict.fromkeys((*problem["required"], *error.schema.get("required", ())))]
+    schema: Json = {"type": "object", "description": error.title, "properties": properties, "required": required}
     words = "".join(word[:1].upper() + word[1:] for word in _WORDS.split(code))
     name = f"{contract}.{words}Error"
     if schemas.get(name, schema) != schema:  # another version of the contract

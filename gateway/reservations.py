@@ -2,20 +2,29 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from runtime.contract.rest import shape_of
+
 Template = tuple[str, ...]
-"""The segments of a path, with `{}` for each parameter. That of a route begins with the method, so `("GET", "users", "{}")`."""
+"""The segments of a path, with `{}` for each parameter and `{*}` for the rest of the path.
+
+That of a route begins with the method, so `("GET", "users", "{}")`.
+"""
 
 
 def template(route: str) -> Template:
     """Return the template of a route (`GET /users/{id}`) or of a prefix (`/users`). A slash at the end does not matter."""
     method, _, path = route.rpartition(" ")
-    segments = ["{}" if segment.startswith("{") else segment for segment in path.split("/") if segment]
+    segments = [shape_of(segment) for segment in path.split("/") if segment]
     return (method, *segments) if method else tuple(segments)
 
 
 def hides(route: Template, known: Template) -> bool:
     """Return whether a route would receive requests of a known one, because it is equal or has the first literal segment."""
-    if route[0] != known[0] or len(route) != len(known):
+    if route == known:
+        return True
+    if known[-1] == "{*}":  # the tree tries every other match first
+        return route[0] == known[0] and len(route) >= len(known) and _overlaps(known[1:-1], route[1:])
+    if route[0] != known[0] or len(route) != len(known) or route[-1] == "{*}":
         return False
     pairs = [(new, old) for new, old in zip(route, known, strict=True) if new != old]
     return all("{}" in pair for pair in pairs) and (not pairs or pairs[0][1] == "{}")
@@ -45,9 +54,14 @@ class Reservations:
 
     def contest(self, route: Template, service: str) -> bool:
         """Return whether some requests that match a route may belong to another service than the one that announces it."""
-        if "{}" not in route:
+        if "{}" not in route and "{*}" not in route:
             return False  # then the owner of all its requests was known when the route was admitted
         path = route[1:]
+        if path[-1] == "{*}" and any(
+            owner != service and known[0] == route[0] and len(known) >= len(route) and _overlaps(path[:-1], known[1:])
+            for known, owner in self._routes.items()
+        ):
+            return True
         return any(owner != service and hides(known, route) for known, owner in self._routes.items()) or any(
             owner != service and not _covers(prefix, path) and _overlaps(prefix, path) for prefix, owner in self._prefixes.items()
         )
@@ -68,8 +82,15 @@ class Reservations:
 
     def _matching(self, method: str, path: Sequence[str]) -> Iterator[tuple[Template, str]]:
         for route, owner in self._routes.items():
-            if route[0] == method and len(route) == len(path) + 1 and _covers(route[1:], path):
+            if route[0] == method and _matches(route[1:], path):
                 yield route, owner
+
+
+def _matches(template: Template, path: Sequence[str]) -> bool:
+    """Return whether a path matches a template without its method."""
+    if template[-1:] == ("{*}",):
+        return _covers(template[:-1], path) and any(path[len(template) - 1 :])
+    return len(template) == len(path) and _covers(template, path)
 
 
 def _covers(prefix: Template, path: Sequence[str]) -> bool:
@@ -82,10 +103,10 @@ def _covers(prefix: Template, path: Sequence[str]) -> bool:
 def _overlaps(prefix: Template, path: Template) -> bool:
     """Return whether some paths that match a template are below a prefix."""
     return len(prefix) <= len(path) and all(
-        own == segment or "{}" in (own, segment) for own, segment in zip(prefix, path, strict=False)
+        own == segment or "{}" in (own, segment) or "{*}" in (own, segment) for own, segment in zip(prefix, path, strict=False)
     )
 
 
-def _order(route: Template) -> tuple[bool, ...]:
+def _order(route: Template) -> tuple[int, ...]:
     """Return what is greatest for the template that the tree of routes tries first: the one with the first literal segment."""
-    return tuple(segment != "{}" for segment in route)
+    return tuple({"{}": 1, "{*}": 0}.get(segment, 2) for segment in route)

@@ -16,13 +16,18 @@ SECURITY: Headers = [
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
 ]
+_USUAL = 2
+"""The number of header fields up to which none of a response can be one of those: it has a media type and an id."""
 _SECURITY_LINES = b"".join(b"%b: %b\r\n" % pair for pair in SECURITY)
 
 
 def respond(exchange: Exchange, response: Response, cors: Headers) -> None:
     """Send a response with security and CORS headers, compressed if the client accepts gzip."""
     status, headers, body = _compressed(exchange, response)
-    exchange.respond(status, headers + cors if cors else headers, body, _SECURITY_LINES)
+    if len(headers) > _USUAL:
+        exchange.respond(status, with_security(headers) + cors, body)
+    else:
+        exchange.respond(status, headers + cors if cors else headers, body, _SECURITY_LINES)
 
 
 def respond_page(exchange: Exchange, response: Response, cors: Headers) -> None:

@@ -5,7 +5,7 @@ from urllib.parse import unquote_to_bytes
 
 from gateway.reservations import Reservations, Template
 from runtime import Malformed
-from runtime.contract.rest import METHODS, HttpBinding
+from runtime.contract.rest import METHODS, REST, HttpBinding
 from runtime.network import Manifest, Params, RequestInfo
 from runtime.telemetry import logger
 
@@ -25,11 +25,13 @@ class Route:
         repeatable: whether a request may be made again in every version, without an idempotency key or with one.
         is_once: whether a version takes it once per idempotency key.
         is_contested: whether some requests that match it may belong to another service.
+        http: how the first version binds it.
     """
 
     __slots__ = (
         "_requests",
         "allow",
+        "http",
         "is_contested",
         "is_login",
         "is_once",
@@ -45,6 +47,7 @@ class Route:
     def __init__(self, service: str, info: RequestInfo) -> None:
         assert info.http is not None
         self.service = service
+        self.http = info.http
         self.name = info.http.route
         self.takes_body = info.http.method not in ("GET", "DELETE")
         self.template: Template = (info.http.method, *info.http.shape[1].split("/")[1:])
@@ -67,17 +70,18 @@ class Route:
         self.allow = self.allow | info.allow
         self.is_once = self.is_once or info.once
         required = info.request.get("required", ())
-        self.needs_body = self.needs_body and any(name in required for name in info.http.body_fields)
+        self.needs_body = self.needs_body and any(name in required for name in (*info.http.body_fields, *info.http.form_fields))
         self.repeatable = self.repeatable and (info.http.method == "GET" or info.idempotent)
         self.repeatable_with_key = self.repeatable_with_key and (info.http.method == "GET" or info.idempotent or info.once)
 
 
 class _PathNode:
-    """A node in the tree of path segments: its children by literal segment, its child for a parameter, and its methods."""
+    """A node in the tree of path segments: its children by literal segment, its child for a parameter, its methods, and those with any rest of the path."""
 
-    __slots__ = ("literals", "methods", "parameter")
+    __slots__ = ("literals", "methods", "parameter", "rest")
 
     def __init__(self) -> None:
+        self.rest: dict[str, Route] = {}
         self.literals: dict[str, _PathNode] = {}
         self.parameter: _PathNode | None = None
         self.methods: dict[str, Route] = {}
@@ -93,6 +97,9 @@ class Routes:
         owners: the owner of each route that has one, also of those that no manifest contains.
         prefixes: the owner of all paths below a prefix. No other service receives requests for them by a parameter.
         forgotten: the services that are not waited for any more.
+
+    Attributes:
+        own_fields: the names of the header fields that requests are read from, and of those that responses have, each after a comma.
     """
 
     def __init__(
@@ -106,6 +113,7 @@ class Routes:
         self._root = _PathNode()
         self._exact: dict[bytes, dict[str, Route]] = {}
         self._live: set[str] = set()
+        self._has_rest = False
         self._forgotten = forgotten
         routes: list[Route] = []
         for manifests, is_live in ((live, True), (absent, False)):
@@ -118,23 +126,30 @@ class Routes:
                     if info.http is not None
                     and (route := self._add(manifest.service, info, info.http, is_live=is_live)) is not None
                 ]
+        bindings = [route.http for route in routes]
+        read = {found.name for http in bindings for found in http.inputs if found.kind == "header"}
+        sent = {found.name for http in bindings for found in http.outputs if found.kind == "header"}
+        self.own_fields: tuple[bytes, bytes] = (_listed(read), _listed(sent))
         self._reservations = Reservations(owners or {}, prefixes or {}, [(route.template, route.service) for route in routes])
         for route in routes:
             route.is_contested = self._reservations.contest(route.template, route.service)
 
     def _add(self, service: str, info: RequestInfo, http: HttpBinding, *, is_live: bool) -> Route | None:
         """Add the route of a request, and return it if it is new."""
-        node = self._root
+        node, methods = self._root, None
         for segment in http.path.split("/")[1:]:
-            if segment.startswith("{"):
+            if segment.endswith(REST):
+                methods, self._has_rest = node.rest, True
+            elif segment.startswith("{"):
                 if node.parameter is None:
                     node.parameter = _PathNode()
                 node = node.parameter
             else:
                 node = node.literals.setdefault(segment, _PathNode())
-        other = node.methods.get(http.method)
+        methods = node.methods if methods is None else methods
+        other = methods.get(http.method)
         if other is None:
-            route = node.methods[http.method] = Route(service, info)
+            route = methods[http.method] = Route(service, info)
             if "{" not in http.path:
                 self._exact[http.path.encode()] = node.methods
             return route
@@ -156,7 +171,7 @@ class Routes:
         if exact is not None and method in exact:
             return exact[method], ()
         segments = _decode_path(raw_path)
-        found = _find(self._root, method, segments)
+        found = _walk(self._root, method, segments, 0, (), None) if self._has_rest else _find(self._root, method, segments)
         if found is None or not found[0].is_contested:
             return found
         route = found[0]
@@ -181,6 +196,10 @@ class Routes:
         """
         owner = self._reservations.owner(method, _decode_path(raw_path))
         return None if owner in self._live or owner in self._forgotten else owner
+
+
+def _listed(names: set[str]) -> bytes:
+    return "".join(f", {name}" for name in sorted(names)).encode()
 
 
 def _find(node: _PathNode, method: str, segments: list[str]) -> tuple[Route, tuple[str, ...]] | None:
@@ -208,6 +227,17 @@ def _walk(
     if at == len(segments):
         route = node.methods.get(method)
         return None if route is None or service not in (None, route.service) else (route, values)
+    found = _walk_on(node, method, segments, at, values, service)
+    route = node.rest.get(method)
+    if found is not None or route is None or service not in (None, route.service) or not any(segments[at:]):
+        return found
+    return route, (*values, "/".join(segments[at:]))
+
+
+def _walk_on(
+    node: _PathNode, method: str, segments: list[str], at: int, values: tuple[str, ...], service: str | None
+) -> tuple[Route, tuple[str, ...]] | None:
+    """Return the first match that takes the next segment alone."""
     segment = segments[at]
     if (
         segment in node.literals

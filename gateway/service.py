@@ -85,7 +85,9 @@ class Gateway(Service):
             self.settings.title, self.proxy, ctx, self.document, self.manifests, lambda: self.draining, streams
         )
         api = self.dispatcher = Dispatcher(self.settings, self.proxy, self.limits, self.manifests)
-        self._app = HttpApp(self.settings, pages, api, self.proxy, self._addresses, Credentials(self._identity))
+        self._app = HttpApp(
+            self.settings, pages, api, self.proxy, self._addresses, Credentials(self._identity), lambda: api.routes.own_fields
+        )
         server = Server(self._app, self.settings.max_requests * 2 + self.settings.max_streams, self.clock.loop)
         server.start(address, self.port, shared=self.settings.share_port, silence=_VANISHED)
         self.server = server

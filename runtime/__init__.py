@@ -29,6 +29,7 @@ from runtime.contract.errors import (
     UsageError,
     Violation,
 )
+from runtime.contract.http_parts import Body, Cookie, Header, Upload
 from runtime.contract.messages import Contract, Event, Request, Secret, Signal, Struct
 from runtime.execution.environment import NodeSettings
 from runtime.execution.failures import HandlerAborted
@@ -47,6 +48,7 @@ __all__ = [
     "ANYONE",
     "SERVICES",
     "Allow",
+    "Body",
     "CallCycle",
     "CallboardError",
     "Capabilities",
@@ -54,6 +56,7 @@ __all__ = [
     "ConstraintError",
     "Context",
     "Contract",
+    "Cookie",
     "Crashed",
     "Database",
     "DatabaseError",
@@ -64,6 +67,7 @@ __all__ = [
     "Event",
     "Forbidden",
     "HandlerAborted",
+    "Header",
     "Identity",
     "InProgress",
     "InstanceLost",
@@ -96,6 +100,7 @@ __all__ = [
     "Unauthenticated",
     "UnknownRequest",
     "Unreachable",
+    "Upload",
     "UsageError",
     "Violation",
     "every",

@@ -1,19 +1,22 @@
 """REST bindings: the route of a request, and how path, query, and body become the message.
 
 The gateway passes all three on unchanged. The service owns the contract and decodes them: the body strictly (unknown
-fields are errors), parameters of path and query from their strings.
+fields are errors), parameters of path and query from their strings. Header fields, cookies, and the texts of a form are
+parameters as well.
 """
 
 import re
 import typing
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any, Literal
 
 import msgspec
 from msgspec import inspect
 
 from runtime.contract.codec import Codec
-from runtime.contract.errors import DefinitionError, Invalid, Violation
+from runtime.contract.errors import DefinitionError, Invalid, Malformed, Violation
+from runtime.contract.http_parts import MULTIPART, Input, Output, RawBody, inputs_of, outputs_of, uploads_of
 from runtime.contract.json_values import pointer_token
 from runtime.contract.parameters import Params, parameter_fields
 from runtime.contract.strict import check_text
@@ -22,11 +25,19 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 RESERVED = ("docs", "console", "live", "healthz", "readyz", "metrics", "openapi.json", ".well-known")
 """First path segments that belong to the gateway itself."""
 
-_SEGMENT = re.compile(r"[A-Za-z0-9._~-]+|\{[a-z][A-Za-z0-9_-]*\}")
-_ANNOUNCED_SEGMENT = re.compile(r"[A-Za-z0-9._~-]+|\{[A-Za-z0-9._~-]+\}")
+_SEGMENT = re.compile(r"[A-Za-z0-9._~-]+|\{[a-z][A-Za-z0-9_-]*(:path)?\}")
+_ANNOUNCED_SEGMENT = re.compile(r"[A-Za-z0-9._~-]+|\{[A-Za-z0-9._~-]+(:path)?\}")
+_CONVERTER = re.compile(r"\{(\w+):(\w*)\}")
+REST = ":path}"
+"""How a path segment ends that matches the rest of a path, with its slashes."""
+_COOKIE = re.compile(rb"; *")
 _EXPECTED = f"expected e.g. 'POST /rides/{{id}}/end' with one of {', '.join(METHODS)}"
 _NAME = re.compile(r"[A-Za-z0-9._~-]+")
 _BODYLESS = ("GET", "DELETE")
+
+
+RestParts = tuple[tuple[str, ...], Params, Mapping[bytes, bytes]]
+"""The parts of a REST request that become parameters: the values of the path's, those of the query, and the header fields."""
 
 
 class HttpBinding(msgspec.Struct, frozen=True):
@@ -38,7 +49,14 @@ class HttpBinding(msgspec.Struct, frozen=True):
         status: the status of a successful response.
         path_fields: the fields that come from the path.
         query_fields: the fields that come from the query.
-        body_fields: the fields that come from the JSON body.
+        body_fields: the fields that come from the JSON body, or from what the gateway makes of another one.
+        inputs: the fields that come from header fields and cookies.
+        media_types: what the body may be, if it is not JSON: a form, or what becomes `raw_field`.
+        raw_field: the field that is the whole body.
+        raw_kind: what that field is.
+        form_fields: the fields that come from the texts of a form. Its files are in `body_fields`.
+        many_files: those of the files that may occur repeatedly.
+        outputs: the fields of the reply that are not in the body of the response, or are all of it.
     """
 
     method: str
@@ -47,33 +65,57 @@ class HttpBinding(msgspec.Struct, frozen=True):
     path_fields: tuple[str, ...] = ()
     query_fields: tuple[str, ...] = ()
     body_fields: tuple[str, ...] = ()
+    inputs: tuple[Input, ...] = ()
+    media_types: tuple[str, ...] = ()
+    raw_field: str = ""
+    raw_kind: Literal["bytes", "text"] = "bytes"
+    form_fields: tuple[str, ...] = ()
+    many_files: tuple[str, ...] = ()
+    outputs: tuple[Output, ...] = ()
 
     @property
     def shape(self) -> tuple[str, str]:
         """The method and the path without the names of its parameters. Two routes of one shape match the same requests."""
-        return self.method, "/".join("{}" if segment.startswith("{") else segment for segment in self.path.split("/"))
+        return self.method, "/".join(map(shape_of, self.path.split("/")))
 
     @property
     def route(self) -> str:
         """The shape as text, such as `GET /rides/{}`."""
         return " ".join(self.shape)
 
-    def params(self, values: tuple[str, ...], query: Params) -> Params:
-        """Return the parameters of a request, from the values of the path's parameters in order and those of the query."""
-        return tuple(zip(self.path_fields, values, strict=True)) + query
+    def params(self, values: tuple[str, ...], query: Params, fields: Mapping[bytes, bytes]) -> Params:
+        """Return the parameters of a request.
+
+        Args:
+            values: the values of the path's parameters, in order.
+            query: the parameters of the query, or the texts of a form.
+            fields: the header fields, by their lower-case names.
+
+        Raises:
+            Invalid: if the query has a parameter that comes from elsewhere.
+            Malformed: if a header field is not UTF-8.
+        """
+        params = tuple(zip(self.path_fields, values, strict=True)) + query
+        return params + tuple(_given(self.inputs, query, fields)) if self.inputs else params
 
     @classmethod
-    def parse(cls, where: str, route: str, status: int, message: type[Any]) -> "HttpBinding":
+    def parse(cls, where: str, route: str, status: int, message: type[Any], reply: Any = None) -> "HttpBinding":
         """Check a route such as `"POST /rides/{id}/end"` against the fields of a message.
 
         Args:
             where: the class and method, for error messages.
+            reply: the type of the reply.
 
         Raises:
             DefinitionError: if it is not a route, or its parameters are not fields that a string can become.
         """
         method, _, path = route.partition(" ")
         segments = path.split("/")[1:]
+        if converter := _CONVERTER.search(path.replace(REST, "}")):
+            raise DefinitionError(
+                f"{where}: http={route!r}: {converter[0]}: the type comes from the field {converter[1]} of {message.__name__}: "
+                f"write {{{converter[1]}}}, or {{{converter[1]}:path}} for the rest of the path"
+            )
         fault = route_fault(method, path) or (None if all(map(_SEGMENT.fullmatch, segments)) else _EXPECTED)
         if fault is not None:
             raise DefinitionError(f"{where}: http={route!r}: {fault}")
@@ -81,23 +123,93 @@ class HttpBinding(msgspec.Struct, frozen=True):
             raise DefinitionError(f"{where}: http={route!r}: {message.__name__} is array_like: a REST request needs named fields")
         outside = dict(zip(message.__struct_fields__, message.__struct_encode_fields__, strict=True))
         in_path = tuple(_outside_name(where, route, message, outside, segment) for segment in segments if segment.startswith("{"))
-        rest = tuple(name for name in outside.values() if name not in in_path)
-        for name in in_path:
-            if in_path.count(name) > 1:
-                raise DefinitionError(
-                    f"{where}: http={route!r}: {{{name}}} occurs twice: name a different field for each parameter"
-                )
-        query, body = (rest, ()) if method in _BODYLESS else ((), rest)
+        inputs, outputs, raw, uploads = cls._parts(where, route, message, reply)
+        bound = tuple(found.field for found in inputs)
+        raw_field = "" if raw is None else raw.field
+        if taken := [name for name in in_path if name in (*bound, raw_field, *uploads)]:
+            raise DefinitionError(f"{where}: http={route!r}: {{{taken[0]}}} is bound to another part of the request: choose one")
+        rest = tuple(name for name in outside.values() if name not in in_path and name not in bound)
+        media: tuple[str, ...] = (MULTIPART,) if uploads else () if raw is None else raw.media_types
+        if media and method in _BODYLESS:
+            raise DefinitionError(f"{where}: http={route!r}: a {method} has no body: use POST or PUT")
+        if raw is not None and (uploads or len(rest) > 1):
+            raise DefinitionError(
+                f"{where}: http={route!r}: {raw_field} is the whole body, so the other fields have to come from elsewhere: "
+                "the path, or Header(…) and Cookie(…)"
+            )
+        query = rest if method in _BODYLESS else ()
+        form = tuple(name for name in rest if name not in uploads) if uploads else ()
+        body = tuple(name for name in rest if name not in query + form)
         try:
-            parameters = parameter_fields(message, in_path + query)
+            parameters = parameter_fields(message, in_path + query + form + bound)
         except TypeError as error:
             raise DefinitionError(f"{where}: http={route!r}: {message.__name__}.{error}") from None
         for name in in_path:
             if parameters[name].many:
                 raise DefinitionError(f"{where}: http={route!r}: {{{name}}} is a collection: a path segment holds one value")
         names = iter(in_path)
-        path = "".join(f"/{{{next(names)}}}" if segment.startswith("{") else f"/{segment}" for segment in segments)
-        return cls(method, path, status, in_path, query, body)
+        path = "".join(
+            f"/{{{next(names)}{REST if segment.endswith(REST) else '}'}" if segment.startswith("{") else f"/{segment}"
+            for segment in segments
+        )
+        many = tuple(name for name, several in uploads.items() if several)
+        kind = "bytes" if raw is None else raw.kind
+        return cls(method, path, status, in_path, query, body, inputs, media, raw_field, kind, form, many, outputs)
+
+    @staticmethod
+    def _parts(
+        where: str, route: str, message: type[Any], reply: Any
+    ) -> "tuple[tuple[Input, ...], tuple[Output, ...], RawBody | None, dict[str, bool]]":
+        """Return what header fields, cookies, and bodies of other media types are bound to. Raises DefinitionError."""
+        what = message.__name__
+        try:
+            found = list(inputs_of(message))
+            uploads = uploads_of(message)
+            what = getattr(reply, "__name__", str(reply))
+            outputs = tuple(outputs_of(reply))
+        except ValueError as error:
+            raise DefinitionError(f"{where}: http={route!r}: {what}.{error}") from None
+        raw = next((given for given in found if isinstance(given, RawBody)), None)
+        return tuple(given for given in found if isinstance(given, Input)), outputs, raw, uploads
+
+
+def shape_of(segment: str) -> str:
+    """Return a segment of a route's path without the name of its parameter: `{}`, or `{*}` for the rest of the path."""
+    return segment if not segment.startswith("{") else "{*}" if segment.endswith(REST) else "{}"
+
+
+def _given(inputs: tuple[Input, ...], query: Params, fields: Mapping[bytes, bytes]) -> Iterator[tuple[str, str]]:
+    """Yield the parameters that a request's header fields and cookies are. Raises like `HttpBinding.params`."""
+    elsewhere = {found.field for found in inputs}
+    if wrong := [name for name, _ in query if name in elsewhere]:
+        raise Invalid(tuple(Violation(f"/{pointer_token(name)}", "unknown parameter") for name in wrong))
+    cookies: dict[bytes, bytes] | None = None
+    for found in inputs:
+        if found.kind == "header":
+            value = fields.get(found.name.lower().encode())
+        else:
+            if cookies is None:
+                pairs = (pair.partition(b"=") for pair in _COOKIE.split(fields.get(b"cookie", b"")))
+                cookies = {name: given.strip(b'"') for name, _, given in pairs}
+            value = cookies.get(found.name.encode())
+        if value is None:
+            continue
+        try:
+            text = value.decode()
+        except UnicodeDecodeError:
+            raise Malformed(f"the {found.kind} {found.name} is not UTF-8") from None
+        if found.is_date:
+            text = _date(text)
+        for part in text.split(",") if found.many else (text,):
+            yield found.field, part.strip()
+
+
+def _date(text: str) -> str:
+    """Return a time of HTTP (RFC 9110, section 5.6.7) as JSON has it; any other text as it is."""
+    try:
+        return parsedate_to_datetime(text).isoformat()
+    except ValueError:
+        return text
 
 
 def route_fault(method: str, path: str) -> str | None:
@@ -105,6 +217,8 @@ def route_fault(method: str, path: str) -> str | None:
     segments = path.split("/")[1:]
     if method not in METHODS or not path.startswith("/") or not all(map(_ANNOUNCED_SEGMENT.fullmatch, segments)):
         return _EXPECTED
+    if any(segment.endswith(REST) for segment in segments[:-1]):
+        return "only the last segment can match the rest of the path"
     if segments[0] in RESERVED:
         return f"/{segments[0]} is reserved by the gateway: choose another path"
     parameters = [segment for segment in segments if segment.startswith("{")]
@@ -114,7 +228,7 @@ def route_fault(method: str, path: str) -> str | None:
 
 def _outside_name(where: str, route: str, message: type[Any], outside: Mapping[str, str], segment: str) -> str:
     """Return the outside name of the field that a path segment names, by this name or by its name in Python."""
-    name = segment[1:-1]
+    name = segment[1:-1].removesuffix(REST[:-1])
     name = name if name in outside.values() else outside.get(name, "")
     if not _NAME.fullmatch(name):
         raise DefinitionError(f"{where}: http={route!r}: {segment} is no field of {message.__name__}")
@@ -128,7 +242,9 @@ class RestDecoder:
         info = inspect.type_info(message)
         assert isinstance(info, inspect.StructType)
         self._message = message
-        self._parameters = parameter_fields(message, binding.path_fields + binding.query_fields)
+        inputs = tuple(found.field for found in binding.inputs)
+        self._parameters = parameter_fields(message, binding.path_fields + binding.query_fields + binding.form_fields + inputs)
+        self._labels = {found.field: found.name for found in binding.inputs}
         fields = [field for field in info.fields if field.encode_name in binding.body_fields]
         self._body_fields = [field.name for field in fields]
         self._needs_body = any(field.required for field in fields)
@@ -165,21 +281,27 @@ class RestDecoder:
 
     def _convert(self, params: Params, values: dict[str, Any]) -> None:
         faults: list[Violation] = []
+
+        def note(name: str, detail: str) -> None:
+            label = self._labels.get(name, name)
+            faults.append(Violation(f"/{pointer_token(label)}", detail))
+
         given: dict[str, list[str]] = {}
         for name, text in params:
             given.setdefault(name, []).append(text)
         for name, texts in given.items():
             parameter = self._parameters.get(name)
             if parameter is None:
-                faults.append(Violation(f"/{pointer_token(name)}", "unknown parameter"))
+                note(name, "unknown parameter")
                 continue
             try:
                 values[parameter.field.name] = parameter.value(texts)
             except ValueError as error:
-                faults.append(Violation(f"/{pointer_token(name)}", str(error)))
+                note(name, str(error))
         if len(given) < len(self._parameters):
-            missing = (name for name, parameter in self._parameters.items() if name not in given and parameter.field.required)
-            faults += [Violation(f"/{pointer_token(name)}", "missing required parameter") for name in missing]
+            for name, parameter in self._parameters.items():
+                if name not in given and parameter.field.required:
+                    note(name, "missing required parameter")
         if faults:
             raise Invalid(tuple(faults))
 

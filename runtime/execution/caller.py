@@ -28,6 +28,7 @@ from runtime.contract.errors import (
 )
 from runtime.contract.messages import MessageSpec, spec_of
 from runtime.contract.parameters import Params
+from runtime.contract.rest import HttpBinding, RestParts
 from runtime.durable.idempotency import RETRY_KEY
 from runtime.execution.environment import Environment
 from runtime.execution.exchange import Exchange
@@ -80,7 +81,7 @@ class Caller:
         """Return what an instance of a service is wanted for by a message."""
         name = spec.full_name
 
-        def decode(_: int, answer: bytes) -> Any:
+        def decode(_: HttpBinding | None, answer: bytes) -> Any:
             try:
                 return spec.reply_codec.decode(answer)
             except (Malformed, Invalid) as error:
@@ -107,16 +108,16 @@ class Caller:
         return to_json(answer) if self._environment.transport.zero_copy else answer
 
     async def forward(
-        self, ctx: Context, service: str, route: str, values: tuple[str, ...], query: Params, body: bytes, key: str | None
-    ) -> tuple[int, bytes]:
+        self, ctx: Context, service: str, route: str, parts: RestParts, body: bytes, key: str | None
+    ) -> tuple[HttpBinding, bytes]:
         """Make a request from the parts of a REST request. Instances of two versions may map the route to different requests.
 
         Args:
             route: the route, for example `GET /rides/{}`.
-            values: the values of its parameters, in order.
+            parts: what of the request becomes parameters.
 
         Returns:
-            The status and the JSON text of the reply.
+            The binding of the instance that has answered, and the JSON text of its reply.
 
         Raises:
             ServiceError: as `Context.request`; errors of services arrive as `RemoteError`.
@@ -125,11 +126,11 @@ class Caller:
         endpoint = self.routes.get(service, _NOTHING).get(route)
         if endpoint is not None:
             assert endpoint.handler.http is not None
-            params = endpoint.handler.http.params(values, query)
-            return endpoint.handler.http.status, await self._forward_locally(ctx, endpoint, params, body, key)
-        wanted = _Wanted(service, route, route, _status_and_body, None, values, query)
-        status, answer = await self._request_remotely(ctx, wanted, body, None, key, _nothing_known)
-        return status, to_json(answer) if self._environment.transport.zero_copy else answer
+            params = endpoint.handler.http.params(*parts)
+            return endpoint.handler.http, await self._forward_locally(ctx, endpoint, params, body, key)
+        wanted = _Wanted(service, route, route, _binding_and_body, None, parts)
+        http, answer = await self._request_remotely(ctx, wanted, body, None, key, _nothing_known)
+        return http, to_json(answer) if self._environment.transport.zero_copy else answer
 
     async def _forward_locally(
         self, ctx: Context, endpoint: RequestEndpoint, params: Params | None, body: bytes, key: str | None
@@ -179,10 +180,10 @@ class Caller:
                     now = time()
                     continue
             info = None if announced is None else member.requests.get(announced)
-            request, params, status = wanted.request, None, 200
+            request, params, http = wanted.request, None, None
             if info is not None:
-                if wanted.values is not None and info.http is not None:
-                    request, params, status = info.name, info.http.params(wanted.values, wanted.query), info.http.status
+                if wanted.parts is not None and info.http is not None:
+                    request, params, http = info.name, info.http.params(*wanted.parts), info.http
                 if info.once and key is None:
                     key = RETRY_KEY + environment.random.hex(32)
                 if info.key is not None and prefers is None:
@@ -238,7 +239,7 @@ class Caller:
                 raise
             else:
                 member.succeeded()
-                return wanted.finish(status, answer)
+                return wanted.finish(http, answer)
             await environment.clock.sleep(pause)
             now = time()
             if now >= deadline and environment.settings.deadlines:
@@ -264,26 +265,25 @@ class _Wanted(msgspec.Struct, eq=False):
     Attributes:
         request: the full name of the request, or the route.
         announced: the same if the manifest has to contain it; None for what every instance has.
-        finish: turns the status and the body of the reply into the result.
+        finish: turns the binding of the instance's route, if any, and the body of the reply into the result.
         encode: encodes the message as the body; None if it is sent as it is.
-        values: the values of the route's parameters, in order; None if there is no route.
+        parts: the parts of a REST request that become parameters; None if there is no route.
     """
 
     service: str
     request: str
     announced: str | None
-    finish: Callable[[int, Any], Any]
+    finish: Callable[[HttpBinding | None, Any], Any]
     encode: Callable[[Any], bytes] | None = None
-    values: tuple[str, ...] | None = None
-    query: Params = ()
+    parts: RestParts | None = None
 
 
-def _body_of(_: int, answer: Any) -> Any:
+def _body_of(_: HttpBinding | None, answer: Any) -> Any:
     return answer
 
 
-def _status_and_body(status: int, answer: Any) -> tuple[int, Any]:
-    return status, answer
+def _binding_and_body(http: HttpBinding | None, answer: Any) -> tuple[HttpBinding | None, Any]:
+    return http, answer
 
 
 def _nothing_known(contract: str, code: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from runtime.clock import Clock
 from runtime.contract.errors import UsageError
-from runtime.contract.parameters import Params
+from runtime.contract.rest import HttpBinding, RestParts
 from runtime.durable.progress import Blocked
 from runtime.durable.stream import Batch, Position, Pull, StreamHead
 from runtime.execution.instance import Instance
@@ -149,13 +149,13 @@ class Proxy:
         return await self._instance.caller.ask(ctx, service, request, body)
 
     def forward(
-        self, ctx: Context, service: str, route: str, values: tuple[str, ...], query: Params, body: bytes, key: str | None
-    ) -> Coroutine[Any, Any, tuple[int, bytes]]:
-        """Make a request from the parts of a REST request, and return its status and the reply as JSON text.
+        self, ctx: Context, service: str, route: str, parts: RestParts, body: bytes, key: str | None
+    ) -> Coroutine[Any, Any, tuple[HttpBinding, bytes]]:
+        """Make a request from the parts of a REST request, and return how the route is bound, and the reply as JSON text.
 
         Raises `ServiceError`.
         """
-        return self._instance.caller.forward(ctx, service, route, values, query, body, key)
+        return self._instance.caller.forward(ctx, service, route, parts, body, key)
 
 
 class _Topics:

@@ -257,7 +257,7 @@ def _request_handler(where: str, mark: _Handles, function: Any, spec: MessageSpe
     if mark.http is not None:
         if not mark.allow.outside:
             raise DefinitionError(f"{where}: http={mark.http!r}, but allow= lets only services in: add roles(…) or ANYONE")
-        binding = HttpBinding.parse(where, mark.http, mark.status or (204 if spec.reply is None else 200), spec.cls)
+        binding = HttpBinding.parse(where, mark.http, mark.status or (204 if spec.reply is None else 200), spec.cls, spec.reply)
     elif mark.status is not None:
         raise DefinitionError(f"{where}: status={mark.status} without http=")
     idempotent = mark.idempotent or (binding is not None and binding.method == "GET")

@@ -11,7 +11,7 @@ ALLOWED = {
     "runtime": {"anyio", "msgspec", "jwt", "cryptography", "aiosqlite"},
     "transports": {"httptools", "jwt", "msgspec", "mqtt5", "yarl"},
     "services": {"anyio", "msgspec", "jwt", "cryptography", "argon2", "idna"},
-    "gateway": {"anyio", "msgspec", "litestar", "swagger_ui"},
+    "gateway": {"anyio", "msgspec", "litestar", "multipart", "swagger_ui"},
     "config": {"aiohttp", "aiomqtt", "cryptography", "jinja2", "msgspec", "paho", "rich", "rich_click", "uvloop", "watchfiles"},
 }
 

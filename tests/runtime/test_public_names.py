@@ -48,9 +48,11 @@ def node() -> runtime.Node:
 
 ARGUMENTS: dict[str, Callable[[Path], tuple[Any, ...]]] = {
     "Address": lambda _: ("wallet", "node-1"),
+    "Body": lambda _: ("image/png",),
     "CallCycle": lambda _: (("rides@node-1",),),
     "Context": lambda _: (node().client("test", (example,)).host,),
     "Contract": lambda _: ("wallet",),
+    "Cookie": lambda _: ("session",),
     "CrashingDatabase": lambda path: (runtime_sqlite().SqliteDatabase(path / "x.sqlite"), CrashPoints()),
     "DatabaseUnavailable": lambda _: ("wallet",),
     "DeadlineExceeded": lambda _: ("wallet",),
@@ -60,6 +62,7 @@ ARGUMENTS: dict[str, Callable[[Path], tuple[Any, ...]]] = {
     "FaultyTransport": lambda _: (MemoryTransport(), Faults(), 1),
     "Guard": lambda _: ("UPDATE accounts SET cents = 0", ()),
     "Head": lambda _: ("epoch", 1),
+    "Header": lambda _: ("If-Match",),
     "HttpBinding": lambda _: ("GET", "/wallet", 200),
     "Identity": lambda _: ("u1", "rider", "s1", "t1", Clock().now(), "k1"),
     "InstanceLost": lambda _: ("wallet",),
@@ -83,6 +86,7 @@ ARGUMENTS: dict[str, Callable[[Path], tuple[Any, ...]]] = {
     "UnknownRequest": lambda _: ("wallet.Hold",),
     "Unreachable": lambda _: ("wallet",),
     "UnstorableValue": lambda _: (1, 2**63, "an integer of 65 bits"),
+    "Upload": lambda _: ("a.png", "image/png", b""),
     "Violation": lambda _: ("/cents", "expected an integer"),
 }
 """The arguments of the classes that need some."""

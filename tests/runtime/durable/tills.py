@@ -92,7 +92,7 @@ class Tills:
         ctx = proxy.context("id", None, None, 5)
         (route,) = [route for member in node.registry.members("till") for route in member.requests if " " in route]
         try:
-            status, text = await proxy.forward(ctx, "till", route, path, query, body, key)
+            http, text = await proxy.forward(ctx, "till", route, (path, query, {}), body, key)
         except ServiceError as error:
             return error.data()
-        return status, text
+        return http.status, text

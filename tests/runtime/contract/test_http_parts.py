@@ -1,0 +1,69 @@
+"""Fields that are bound to parts of HTTP other than JSON: what a definition may say."""
+
+import types
+from typing import Annotated, Any
+
+import pytest
+
+from runtime import ANYONE, Body, Context, Contract, Cookie, DefinitionError, Header, Request, Service, Struct, Upload, handles
+
+
+class Inner(Struct):
+    number: int
+
+
+def refused(http: str, text: str, request: Any, reply: Any = int) -> None:
+    contract = Contract("faulty")
+    with pytest.raises(DefinitionError, match=text):
+        fields = {"__annotations__": request, "__module__": __name__}
+        message = contract.message(types.new_class("Message", (Request[reply],), exec_body=lambda body: body.update(fields)))
+
+        async def handle(self: Any, message: Any, ctx: Context) -> Any: ...
+
+        handle.__annotations__ = {"message": message, "ctx": Context, "return": reply}
+        type("Faulty", (Service,), {"contract": contract, "handle": handles(http=http, allow=ANYONE)(handle)})
+
+
+class TwoBodies(Struct):
+    a: Annotated[bytes, Body("image/png", "image/gif")]
+
+
+@pytest.mark.parametrize(
+    ("http", "text", "request_fields"),
+    [
+        ("GET /x", "the gateway itself reads Authorization", {"a": Annotated[str, Header("Authorization")]}),
+        ("GET /x", "the gateway itself reads cookie", {"a": Annotated[str, Header("cookie")]}),
+        ("GET /x", "expected a name", {"a": Annotated[str, Header("If Match")]}),
+        ("GET /x", "expected a name", {"a": Annotated[str, Cookie("a\r\nb")]}),
+        ("GET /x", "another field is bound", {"a": Annotated[str, Header("X-A")], "b": Annotated[str, Header("x-a")]}),
+        ("GET /x", "choose one", {"a": Annotated[str, Header("X-A"), Cookie("a")]}),
+        ("GET /x/{a}", "bound to another part", {"a": Annotated[str, Header("X-A")]}),
+        ("GET /x", "a GET has no body", {"a": Annotated[bytes, Body("image/png")]}),
+        ("DELETE /x", "a DELETE has no body", {"a": Upload}),
+        ("POST /x", "a is the whole body", {"a": Annotated[bytes, Body("image/png")], "b": int}),
+        ("POST /x", "bytes or str", {"a": Annotated[int, Body("image/png")]}),
+        ("POST /x", "expected media types", {"a": Annotated[bytes, Body()]}),
+        ("POST /x", "expected media types", {"a": Annotated[bytes, Body("png")]}),
+        ("GET /x", "cannot be made from", {"a": Annotated[Inner, Header("X-A")]}),
+        ("GET /x/{a:path}/y", "only the last segment", {"a": str}),
+        ("GET /x/{a:int}", "the type comes from the field a", {"a": int}),
+    ],
+)
+def test_a_binding_that_cannot_work_is_refused(http: str, text: str, request_fields: dict[str, Any]) -> None:
+    refused(http, text, request_fields)
+
+
+class WithDate(Struct):
+    a: Annotated[str, Header("Date")]
+
+
+class WithNumber(Struct):
+    a: Annotated[int, Cookie("a")]
+
+
+@pytest.mark.parametrize(
+    ("reply", "text"),
+    [(TwoBodies, "one media type"), (WithDate, "the gateway itself sends Date"), (WithNumber, "is a text")],
+)
+def test_a_reply_that_cannot_be_sent_is_refused(reply: Any, text: str) -> None:
+    refused("GET /x", text, {}, reply)
