@@ -11,11 +11,13 @@ import msgspec
 
 from config.jwks import issuers
 from config.load import FIELDS, Given, Loaded, Setting, current
-from config.project import UnknownService, import_service
+from config.project import UnknownService, import_class, import_service
 from config.settings import Settings
 from config.values import MissingSetting, SettingsError, Values
+from gateway.errors import ErrorRenderer
 from gateway.service import Gateway
 from runtime import CallboardError, Database, Node, Service, Struct, Transport
+from runtime.contract.schema import Schemas
 from runtime.network import Address, Manifest
 from runtime.node.factory import Factory
 from runtime.service.describe import describe
@@ -107,9 +109,31 @@ def factory(settings: Settings, name: str) -> Factory:
     """Return what makes a service. Raises like `chosen`."""
     cls = catalogue(settings)[name]
     if cls is Gateway:
-        return partial(Gateway, settings.gateway, Path(settings.database.folder) / "gateway.routes.json", settings.identity)
+        owners = Path(settings.database.folder) / "gateway.routes.json"
+        return partial(Gateway, settings.gateway, owners, settings.identity, error_renderer(settings))
     own = own_settings(settings, name)
     return cls if own is None else partial(cls, own)
+
+
+def error_renderer(settings: Settings) -> ErrorRenderer | None:
+    """Return what makes the bodies of responses to errors; None for problem documents.
+
+    Raises:
+        CallboardError: if the class cannot be found, cannot be made without arguments, or does not say what it returns.
+    """
+    path = settings.gateway.errors
+    if not path:
+        return None
+    setting = "gateway.errors"
+    cls = import_class(path, setting, ErrorRenderer)
+    try:
+        made: ErrorRenderer = cls()
+    except TypeError as error:
+        raise CallboardError(
+            f"{setting}: {path!r}: {error}: expected a class that is made without arguments, with a method render"
+        ) from None
+    made.schema(Schemas("errors"))
+    return made
 
 
 def own_values(settings: Settings, name: str) -> Values | None:

@@ -1,9 +1,10 @@
-"""The services of a project: their classes, which `callboard.toml` names."""
+"""The classes of a project that `callboard.toml` names: its services, and what renders its errors."""
 
 import difflib
 import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 from config.extras import extra_for
 from config.packages import conflict_hint
@@ -20,14 +21,21 @@ class BrokenService(CallboardError):
 
 
 def import_service(path: str, setting: str) -> type[Service]:
-    """Return the class of a service.
+    """Return the class of a service. Raises like `import_class`."""
+    found: type[Service] = import_class(path, setting, Service)
+    return found
+
+
+def import_class(path: str, setting: str, base: type[Any]) -> type[Any]:
+    """Return a class of the project.
 
     Args:
         path: the class, as `package.module:Class`.
         setting: the setting that names it, for errors.
+        base: what it has to be a subclass of.
 
     Raises:
-        UnknownService: if the class cannot be found, or is not a service.
+        UnknownService: if the class cannot be found, or is no subclass of `base`.
         BrokenService: if its module fails when it is imported.
         DefinitionError: if it is defined wrongly.
     """
@@ -36,32 +44,32 @@ def import_service(path: str, setting: str) -> type[Service]:
     if not (module and colon and name):
         raise UnknownService(f"{subject}: expected package.module:Class")
     if "" not in sys.path:
-        sys.path.insert(0, "")  # as `python -m` does: the user's services are in the working directory
+        sys.path.insert(0, "")  # as `python -m` does: the user's classes are in the working directory
     try:
         found: object = getattr(importlib.import_module(module), name)
     except CallboardError:
         raise
     except (Exception, SystemExit) as error:
-        raise _import_error(subject, module, name, error) from error
-    if not isinstance(found, type) or not issubclass(found, Service):
-        raise UnknownService(f"{subject} is not a subclass of Service{_candidates(module, name)}")
+        raise _import_error(subject, module, name, error, base) from error
+    if not isinstance(found, type) or not issubclass(found, base):
+        raise UnknownService(f"{subject} is not a subclass of {base.__name__}{_candidates(module, name, base)}")
     return found
 
 
-def _candidates(module: str, name: str) -> str:
-    """Return which services a module has, for an error."""
+def _candidates(module: str, name: str, base: type[Any]) -> str:
+    """Return which subclasses of a class a module has, for an error."""
     here = [
         key for key, value in vars(sys.modules[module]).items()
-        if isinstance(value, type) and issubclass(value, Service) and value.__module__ == module
+        if isinstance(value, type) and issubclass(value, base) and value.__module__ == module
     ]  # fmt: skip
     near = difflib.get_close_matches(name, here, 1)
     if near:
         return f": did you mean {module}:{near[0]}?"
-    return f": {module} has {', '.join(here)}" if here else f": {module} has no service"
+    return f": {module} has {', '.join(here)}" if here else f": {module} has no {base.__name__.lower()}"
 
 
-def _import_error(subject: str, module: str, name: str, error: Exception | SystemExit) -> CallboardError:
-    """Return the error for a service that cannot be imported: the fault, its place, and the remedy."""
+def _import_error(subject: str, module: str, name: str, error: Exception | SystemExit, base: type[Any]) -> CallboardError:
+    """Return the error for a class that cannot be imported: the fault, its place, and the remedy."""
     subject = f"{subject} cannot be imported"
     hint = conflict_hint(error)
     if hint is not None:
@@ -75,7 +83,7 @@ def _import_error(subject: str, module: str, name: str, error: Exception | Syste
         )
         return UnknownService(f"{subject}: there is no module {error.name} in {Path.cwd()} or on the path: {advice}")
     if isinstance(error, AttributeError) and error.obj is sys.modules.get(module):
-        return UnknownService(f"{subject}: {module} has no {name}{_candidates(module, name)}")
+        return UnknownService(f"{subject}: {module} has no {name}{_candidates(module, name, base)}")
     missing = missing_variable(error)
     if missing is not None:
         return StartError(f"{subject}: {missing}")

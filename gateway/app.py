@@ -14,7 +14,7 @@ from gateway.asgi import App, exchange_of
 from gateway.client import known_user
 from gateway.console import instances, require_operator
 from gateway.manifests import Manifests
-from gateway.problems import Problem, error_response, log_if_refused, problem_response
+from gateway.problems import Problem, Problems, log_if_refused
 from runtime import Context, InternalError, ServiceError
 from runtime.identity import Keys, KeySet
 from runtime.node.proxy import Proxy
@@ -62,6 +62,7 @@ def create_app(
     manifests: Manifests,
     draining: Callable[[], bool],
     streams: Mapping[str, App],
+    problems: Problems,
 ) -> Litestar:
     """Return the Litestar application.
 
@@ -73,6 +74,7 @@ def create_app(
         manifests: the services that the gateway knows.
         draining: returns whether the gateway is stopping.
         streams: the ASGI applications that serve event streams, by path.
+        problems: makes responses to errors.
     """
 
     @get("/openapi.json", sync_to_thread=False)
@@ -152,13 +154,13 @@ def create_app(
 
     def problem(_: Request[Any, Any, Any], error: Problem) -> Response[bytes]:
         request_id = proxy.new_id()
-        return _response(request_id, *problem_response(error, request_id))
+        return _response(request_id, *problems.of_problem(error, request_id))
 
     def service_error(request: Request[Any, Any, Any], error: ServiceError) -> Response[bytes]:
         request_id = proxy.new_id()
         exchange = exchange_of(request.scope)
         log_if_refused(proxy.repeats, error, exchange, request_id, known_user(proxy, exchange.fields))
-        return _response(request_id, *error_response(error, request_id))
+        return _response(request_id, *problems.of_error(error, request_id))
 
     def http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
         if error.status_code == 404:
@@ -169,7 +171,7 @@ def create_app(
 
     def internal_error(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
         incident = proxy.incident("a page of the gateway failed: %r", error)
-        return _response(incident, *error_response(InternalError(incident), incident))
+        return _response(incident, *problems.of_error(InternalError(incident), incident))
 
     async def add_head(message: Any, scope: Any) -> None:
         """Add HEAD to an Allow field that lists GET: Litestar does not know that HEAD is served."""

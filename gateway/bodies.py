@@ -13,8 +13,7 @@ from typing import Any, cast
 import msgspec
 import multipart
 
-from gateway.problems import Headers, Problem
-from gateway.responses import Response
+from gateway.problems import Headers, Problem, Response
 from runtime import Invalid, Malformed, Violation
 from runtime.contract.http_parts import MULTIPART, Output
 from runtime.contract.json_values import pointer_token

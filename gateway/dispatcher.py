@@ -9,8 +9,7 @@ from gateway.client import bearer_token, require_token
 from gateway.exchange import Exchange
 from gateway.limits import Limits
 from gateway.manifests import Manifests
-from gateway.problems import Headers, Problem, error_response, log_if_refused, problem_response
-from gateway.responses import Response
+from gateway.problems import Headers, Problem, Problems, Response, log_if_refused
 from gateway.routing import Route, Routes, query_params
 from gateway.settings import GatewaySettings
 from runtime import Context, Forbidden, NoInstance, ServiceError, Unauthenticated
@@ -30,9 +29,10 @@ _JSON: Headers = [(b"content-type", b"application/json")]
 class Dispatcher:
     """Routes REST requests to the services and returns their replies."""
 
-    def __init__(self, settings: GatewaySettings, proxy: Proxy, limits: Limits, manifests: Manifests) -> None:
+    def __init__(self, settings: GatewaySettings, proxy: Proxy, limits: Limits, manifests: Manifests, problems: Problems) -> None:
         self.routes = Routes()
         self._manifests = manifests
+        self._problems = problems
         self._settings = settings
         self._proxy = proxy
         self._limits = limits
@@ -53,11 +53,11 @@ class Dispatcher:
             self._limits.admit(exchange.source)
             status, response_headers, body = await self._respond(exchange, headers, request_id)
         except Problem as problem:
-            status, response_headers, body = problem_response(problem, request_id)
+            status, response_headers, body = self._problems.of_problem(problem, request_id)
         except ServiceError as error:
             log_if_refused(self._proxy.repeats, error, exchange, request_id, await self._user(error, headers))
             repeatable = not error.maybe_delivered or self._is_repeatable(exchange)
-            status, response_headers, body = error_response(error, request_id, repeatable=repeatable)
+            status, response_headers, body = self._problems.of_error(error, request_id, repeatable=repeatable)
         except asyncio.CancelledError:
             if exchange.was_cancelled and exchange.task.uncancel() == 0:
                 return None

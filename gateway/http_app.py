@@ -10,8 +10,8 @@ from gateway.addresses import Addresses, source
 from gateway.asgi import App, Page
 from gateway.credentials import Credentials
 from gateway.exchange import Exchange
-from gateway.problems import Headers, Problem, problem_response
-from gateway.responses import Response, respond
+from gateway.problems import Headers, Problem, Problems, Response
+from gateway.responses import respond
 from gateway.settings import GatewaySettings
 from gateway.unread import Unread
 from runtime.contract.rest import RESERVED
@@ -40,6 +40,7 @@ class HttpApp:
         proxy: makes ids, and logs failures.
         addresses: finds the address of a client.
         credentials: finds the access token of a request.
+        problems: makes responses to errors.
         own_fields: returns the header fields that the routes read and send, for pages of other origins.
 
     Attributes:
@@ -55,6 +56,7 @@ class HttpApp:
         proxy: Proxy,
         addresses: Addresses,
         credentials: Credentials,
+        problems: Problems,
         own_fields: Callable[[], tuple[bytes, bytes]],
     ) -> None:
         self._pages = pages
@@ -62,6 +64,7 @@ class HttpApp:
         self._proxy = proxy
         self._addresses = addresses
         self._credentials = None if credentials.standard else credentials
+        self._problems = problems
         self._own_fields = own_fields
         self.closing = False
         self.requests = 0
@@ -103,7 +106,7 @@ class HttpApp:
 
     def _fail(self, exchange: Exchange, problem: Problem, cors: Headers) -> None:
         request_id = self._proxy.new_id()
-        status, headers, body = problem_response(problem, request_id)
+        status, headers, body = self._problems.of_problem(problem, request_id)
         respond(exchange, (status, [*headers, (b"x-request-id", request_id.encode())], body), cors)
 
     def _cors(self, origin: bytes) -> Headers:

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import msgspec
 
+from gateway.errors import ErrorRenderer
 from gateway.openapi import document
 from gateway.route_owners import RouteOwners
 from gateway.routing import Routes
@@ -145,10 +146,12 @@ class Manifests:
         live = [manifest for versions in self.live.values() for manifest in versions]
         return Routes(live, self.absent, self._owners.routes(), self._owners.prefixes, self._forgotten)
 
-    def document(self, title: str, version: str, identity: IdentitySettings | None = None) -> dict[str, Any]:
+    def document(
+        self, title: str, version: str, identity: IdentitySettings | None = None, errors: ErrorRenderer | None = None
+    ) -> dict[str, Any]:
         """Return the OpenAPI document of the known services. Live versions take precedence."""
         live = [manifest for _, versions in sorted(self.live.items()) for manifest in versions]
-        return document(title, version, [*live, *self.absent], identity)
+        return document(title, version, [*live, *self.absent], identity, errors)
 
     def feeds(self) -> dict[str, LiveInfo]:
         """Return what each service that is live or expected marks as `live`, by service."""

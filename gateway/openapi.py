@@ -1,15 +1,18 @@
 """The OpenAPI 3.1 document, merged from the manifests of live services."""
 
+import inspect
 import re
 from collections.abc import Container, Iterable
 from itertools import count
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
+from gateway.errors import ErrorRenderer
 from gateway.settings import IdentitySettings
 from runtime.contract.http_parts import Input, Output
 from runtime.contract.rest import REST
+from runtime.contract.schema import Schemas
 from runtime.network import ErrorInfo, HttpBinding, Manifest, RequestInfo
 
 Json = dict[str, Any]
@@ -20,17 +23,25 @@ _PROBLEM = f"{_SCHEMAS}Problem"
 _WORDS = re.compile(r"[^A-Za-z0-9]+")
 
 
-def document(title: str, version: str, manifests: Iterable[Manifest], identity: IdentitySettings | None = None) -> Json:
+def document(
+    title: str,
+    version: str,
+    manifests: Iterable[Manifest],
+    identity: IdentitySettings | None = None,
+    errors: ErrorRenderer | None = None,
+) -> Json:
     """Return the OpenAPI document. Each schema name starts with the name of its service.
 
     Args:
-        identity: how clients send their access tokens.
         manifests: in order of precedence. Of two routes that match the same requests, the first one is described.
+        identity: how clients send their access tokens.
+        errors: makes the bodies of responses to errors; None for problem documents.
     """
     paths: dict[str, Json] = {}
     shapes: set[tuple[str, str]] = set()
     operations: set[str] = set()
-    schemas: Json = {"Problem": _problem_schema()}
+    schemas: Json = {}
+    form = _error_form(errors, schemas)
     services: set[str] = set()
     schemes = _security_schemes(identity or IdentitySettings())
     for manifest in manifests:
@@ -44,16 +55,16 @@ def document(title: str, version: str, manifests: Iterable[Manifest], identity: 
             if info.http.shape in shapes:
                 continue
             shapes.add(info.http.shape)
-            operation = _operation(manifest.service, _with_names(info, names), info.http, schemas)
+            operation = _operation(manifest.service, _with_names(info, names), info.http, schemas, form)
             needed: list[Json] = [{name: []} for name in schemes]
             operation["security"] = [{}, *needed] if info.allow.anyone else needed  # a token may be sent, and counts
             operation["operationId"] = _unused(info.name, operations)
             operations.add(operation["operationId"])
             paths.setdefault(info.http.path.replace(REST, "}"), {}).setdefault(info.http.method.lower(), operation)
-    used = _used({"paths": paths, "Problem": schemas["Problem"]}, schemas)
+    used = _used({"paths": paths}, schemas)
     return {
         "openapi": "3.1.0",
-        "info": {"title": title, "version": version, "description": "Errors are problem documents (RFC 9457)."},
+        "info": {"title": title, "version": version, "description": form.description},
         "servers": [{"url": "/"}],
         "tags": [{"name": service} for service in sorted(services)],
         "paths": dict(sorted(paths.items())),
@@ -62,6 +73,25 @@ def document(title: str, version: str, manifests: Iterable[Manifest], identity: 
             "securitySchemes": schemes,
         },
     }
+
+
+class _ErrorForm(NamedTuple):
+    """The form of the responses to errors. `schema` is that of all of them; None if each error has its own."""
+
+    description: str
+    media_type: str
+    schema: Json | None
+
+
+def _error_form(errors: ErrorRenderer | None, schemas: Json) -> _ErrorForm:
+    """Return the form of errors, and add its schemas."""
+    if errors is None:
+        schemas["Problem"] = _problem_schema()
+        return _ErrorForm("Errors are problem documents (RFC 9457).", "application/problem+json", None)
+    named = Schemas("errors")
+    schema = errors.schema(named)
+    schemas.update(named.named)
+    return _ErrorForm(inspect.cleandoc(type(errors).__doc__ or "Errors have a form of their own."), errors.media_type, schema)
 
 
 def _security_schemes(identity: IdentitySettings) -> Json:
@@ -118,7 +148,7 @@ def _unused(name: str, used: Container[str]) -> str:
     return next(candidate for number in count(1) if (candidate := name if number == 1 else f"{name}.{number}") not in used)
 
 
-def _operation(service: str, info: RequestInfo, http: HttpBinding, schemas: Json) -> Json:
+def _operation(service: str, info: RequestInfo, http: HttpBinding, schemas: Json, form: _ErrorForm) -> Json:
     """Return an operation. The schemas of its errors are added to `schemas`."""
     properties: dict[str, Json] = info.request.get("properties", {})
     required = set(info.request.get("required", ()))
@@ -157,7 +187,7 @@ def _operation(service: str, info: RequestInfo, http: HttpBinding, schemas: Json
         operation["parameters"] = parameters
     if http.body_fields or http.form_fields:
         operation["requestBody"] = _request_body(http, properties, required)
-    operation["responses"] = _responses(service, info, http, schemas)
+    operation["responses"] = _responses(service, info, http, schemas, form)
     if info.allow.roles:
         operation["x-roles"] = list(info.allow.roles)
     if info.allow.scopes:
@@ -231,7 +261,7 @@ def _success(info: RequestInfo, http: HttpBinding, schemas: Json) -> Json:
     return success
 
 
-def _responses(service: str, info: RequestInfo, http: HttpBinding, schemas: Json) -> Json:
+def _responses(service: str, info: RequestInfo, http: HttpBinding, schemas: Json, form: _ErrorForm) -> Json:
     responses: Json = {str(http.status): _success(info, http, schemas)}
     if any(found.name.lower() == "etag" for found in http.outputs) and http.method == "GET":
         responses["304"] = {"description": "The client has it: If-None-Match names its ETag"}
@@ -253,11 +283,13 @@ def _responses(service: str, info: RequestInfo, http: HttpBinding, schemas: Json
         del generic[413], generic[415]
     for status in sorted({*generic, *declared}):
         titles = [error.title for error in declared.get(status, ())] or [generic[status]]
-        variants = [{"$ref": _add_error(service, error, schemas)} for error in declared.get(status, ())]
-        if status in generic or not variants:
-            variants.append({"$ref": _PROBLEM})
-        schema = variants[0] if len(variants) == 1 else {"anyOf": variants}
-        responses[str(status)] = {"description": "; ".join(titles), "content": {"application/problem+json": {"schema": schema}}}
+        schema = form.schema
+        if schema is None:
+            variants = [{"$ref": _add_error(service, error, schemas)} for error in declared.get(status, ())]
+            if status in generic or not variants:
+                variants.append({"$ref": _PROBLEM})
+            schema = variants[0] if len(variants) == 1 else {"anyOf": variants}
+        responses[str(status)] = {"description": "; ".join(titles), "content": {form.media_type: {"schema": schema}}}
     return responses
 
 
@@ -341,7 +373,7 @@ def _in_path(schema: Json) -> Json:
 
 def _used(root: Any, schemas: Json) -> set[str]:
     """Return the names of the schemas that `root` refers to, directly or through other schemas."""
-    found: set[str] = {"Problem"}
+    found: set[str] = set()
     stack = [root]
     while stack:
         node = stack.pop()

@@ -1,17 +1,22 @@
-"""Problem documents (RFC 9457), the form in which a REST client receives every error."""
+"""Responses to errors: by default problem documents (RFC 9457), the form in which a REST client receives every error."""
 
+import logging
 from http import HTTPStatus
 from typing import Any, Protocol
 
 import msgspec
 
-from runtime import Forbidden, ServiceError, Unauthenticated
+from gateway.errors import ErrorRenderer, ErrorReport
+from runtime import Forbidden, ServiceError, Unauthenticated, Violation
 from runtime.contract.errors import ErrorData
 from runtime.identity import identity
 from runtime.repeats import Repeats
-from runtime.telemetry import Refused, log_refusal
+from runtime.telemetry import Refused, log_refusal, logger
 
 Headers = list[tuple[bytes, bytes]]
+
+Response = tuple[int, Headers, bytes]
+"""The status, headers, and body of an HTTP response."""
 
 _RETRYABLE = (408, 429, 503)
 """The statuses of the gateway's own problems after which the same request may succeed later."""
@@ -58,42 +63,79 @@ class Problem(Exception):
         self.retryable = status in _RETRYABLE
 
 
-def problem_response(problem: Problem, request_id: str) -> tuple[int, Headers, bytes]:
-    """Return the status, headers, and body of the response to a problem that the gateway raised."""
-    return _response(
-        problem.status,
-        "callboard",
-        problem.code,
-        HTTPStatus(problem.status).phrase,
-        request_id,
-        {"detail": problem.detail, "retryable": problem.retryable},
-        problem.headers,
-    )
-
-
-def error_response(error: ServiceError, request_id: str, *, repeatable: bool = True) -> tuple[int, Headers, bytes]:
-    """Return the status, headers, and body of the response to an error of a service or of the runtime.
+class Problems:
+    """Makes responses to errors, in the form that the project has chosen.
 
     Args:
-        error: the error.
-        request_id: the id of the request.
-        repeatable: whether the request may be made again although it may have run: it is idempotent, or `once` with a key.
+        renderer: makes their bodies; None for problem documents.
+        log: logs that it has failed.
     """
-    data = error.data()
-    fields: dict[str, Any] = msgspec.json.decode(data.fields)
-    headers: Headers = []
-    if data.status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
-    seconds = _retry_after(fields.get("retry_after"), data.status)
-    if seconds is not None:
-        headers.append((b"retry-after", str(seconds).encode()))
-    extra = _visible_fields(data, fields) if data.contract == "callboard" else fields
-    if data.contract == "callboard" and data.code == Unauthenticated.code:
-        extra = {"detail": _UNAUTHENTICATED}
-    fate = {"retryable": data.retryable}
-    if data.maybe_delivered:
-        fate = {"retryable": data.retryable and repeatable, "maybe_delivered": True}
-    return _response(data.status, data.contract, data.code, data.title, request_id, extra | fate, headers)
+
+    def __init__(self, renderer: ErrorRenderer | None = None, log: logging.Logger | None = None) -> None:
+        self._renderer = renderer
+        self._log = log or logger("gateway")
+
+    def of_problem(self, problem: Problem, request_id: str) -> Response:
+        """Return the status, headers, and body of the response to a problem that the gateway raised."""
+        title = HTTPStatus(problem.status).phrase
+        report = ErrorReport(problem.status, problem.code, title, request_id, problem.retryable, problem.detail)
+        return self._response(report, {"detail": problem.detail, "retryable": problem.retryable}, problem.headers)
+
+    def of_error(self, error: ServiceError, request_id: str, *, repeatable: bool = True) -> Response:
+        """Return the status, headers, and body of the response to an error of a service or of the runtime.
+
+        Args:
+            error: the error.
+            request_id: the id of the request.
+            repeatable: whether the request may be made again although it may have run: it is idempotent, or `once` with a key.
+        """
+        data = error.data()
+        fields: dict[str, Any] = msgspec.json.decode(data.fields)
+        headers: Headers = []
+        if data.status == 401:
+            headers.append((b"www-authenticate", b"Bearer"))
+        seconds = _retry_after(fields.get("retry_after"), data.status)
+        if seconds is not None:
+            headers.append((b"retry-after", str(seconds).encode()))
+        ours = data.contract == "callboard"
+        extra = _visible_fields(data, fields) if ours else fields
+        if ours and data.code == Unauthenticated.code:
+            extra = {"detail": _UNAUTHENTICATED}
+        fate = {"retryable": data.retryable}
+        if data.maybe_delivered:
+            fate = {"retryable": data.retryable and repeatable, "maybe_delivered": True}
+        report = ErrorReport(
+            data.status,
+            data.code,
+            data.title,
+            request_id,
+            fate["retryable"],
+            str(extra.get("detail", "")) if ours else data.detail,
+            data.contract,
+            None if ours else fields,
+            msgspec.convert(extra.get("errors", ()), tuple[Violation, ...]) if ours else (),
+            data.maybe_delivered,
+            str(extra.get("incident", "")) if ours else "",
+        )
+        return self._response(report, extra | fate, headers)
+
+    def _response(self, report: ErrorReport, extra: dict[str, Any], headers: Headers) -> Response:
+        if self._renderer is not None:
+            try:
+                body = msgspec.json.encode(self._renderer.render(report))
+            except Exception:  # of the project's own code: the client gets the error nevertheless
+                self._log.exception("%s has failed to render %s", type(self._renderer).__qualname__, report.code)
+            else:
+                return report.status, [(b"content-type", self._renderer.media_type.encode()), *headers], body
+        document = {
+            "type": f"urn:callboard:{report.contract}:{report.code}",
+            "title": report.title,
+            "status": report.status,
+            "code": report.code,
+            "request_id": report.request_id,
+        }
+        encoded = msgspec.json.encode({**extra, **document})
+        return report.status, [(b"content-type", b"application/problem+json"), *headers], encoded
 
 
 def _retry_after(field: object, status: int) -> int | None:
@@ -140,11 +182,3 @@ def _visible_fields(data: ErrorData, fields: dict[str, Any]) -> dict[str, Any]:
     if data.code == "invalid":
         shown["errors"] = fields["violations"]
     return shown | ({"detail": data.detail} if data.detail else {})
-
-
-def _response(
-    status: int, contract: str, code: str, title: str, request_id: str, extra: dict[str, Any], headers: Headers
-) -> tuple[int, Headers, bytes]:
-    body = {"type": f"urn:callboard:{contract}:{code}", "title": title, "status": status, "code": code, "request_id": request_id}
-    encoded = msgspec.json.encode({**extra, **body})
-    return status, [(b"content-type", b"application/problem+json"), *headers], encoded

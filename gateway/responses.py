@@ -3,10 +3,7 @@
 import gzip
 
 from gateway.exchange import Exchange
-from gateway.problems import Headers
-
-Response = tuple[int, Headers, bytes]
-"""The status, headers, and body of an HTTP response."""
+from gateway.problems import Headers, Response
 
 _COMPRESS_FROM = 1024
 """Bytes from which a body is worth compressing."""

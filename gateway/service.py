@@ -8,10 +8,12 @@ from gateway.addresses import Addresses
 from gateway.asgi import App
 from gateway.credentials import Credentials
 from gateway.dispatcher import Dispatcher
+from gateway.errors import ErrorRenderer
 from gateway.http_app import HttpApp
 from gateway.limits import Limits
 from gateway.live import Live
 from gateway.manifests import Manifests
+from gateway.problems import Problems
 from gateway.route_owners import RouteOwners
 from gateway.server import Server
 from gateway.settings import GatewaySettings, IdentitySettings
@@ -42,6 +44,7 @@ class Gateway(Service):
     Args:
         owners_file: where the gateway stores which service owns each route; None to keep it in memory.
         identity: how clients send their access tokens.
+        errors: makes the bodies of responses to errors; None for problem documents.
     """
 
     contract = Contract("gateway")
@@ -52,7 +55,9 @@ class Gateway(Service):
         settings: GatewaySettings | None = None,
         owners_file: Path | None = None,
         identity: IdentitySettings | None = None,
+        errors: ErrorRenderer | None = None,
     ) -> None:
+        self._errors = errors
         self._owners_file = owners_file
         self._identity = identity or IdentitySettings()
         self.settings = settings or GatewaySettings()
@@ -81,12 +86,20 @@ class Gateway(Service):
             "/live": Live(self.proxy, self.subscribers, self.manifests),
             "/console/tail": Tail(self.proxy, self.subscribers),
         }
+        problems = Problems(self._errors, self.log)
         pages: Any = self._create_app(
-            self.settings.title, self.proxy, ctx, self.document, self.manifests, lambda: self.draining, streams
+            self.settings.title, self.proxy, ctx, self.document, self.manifests, lambda: self.draining, streams, problems
         )
-        api = self.dispatcher = Dispatcher(self.settings, self.proxy, self.limits, self.manifests)
+        api = self.dispatcher = Dispatcher(self.settings, self.proxy, self.limits, self.manifests, problems)
         self._app = HttpApp(
-            self.settings, pages, api, self.proxy, self._addresses, Credentials(self._identity), lambda: api.routes.own_fields
+            self.settings,
+            pages,
+            api,
+            self.proxy,
+            self._addresses,
+            Credentials(self._identity),
+            problems,
+            lambda: api.routes.own_fields,
         )
         server = Server(self._app, self.settings.max_requests * 2 + self.settings.max_streams, self.clock.loop)
         server.start(address, self.port, shared=self.settings.share_port, silence=_VANISHED)
@@ -132,4 +145,4 @@ class Gateway(Service):
 
     def document(self) -> dict[str, Any]:
         """Return the OpenAPI document of the known services."""
-        return self.manifests.document(self.settings.title, self.version, self._identity)
+        return self.manifests.document(self.settings.title, self.version, self._identity, self._errors)

@@ -83,5 +83,7 @@ class GatewaySettings(Struct):
     """How long the client of a stream may take to receive one write. Slower clients are disconnected."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may call the API. `*` admits all."""
+    errors: str = ""
+    """The class that makes the bodies of responses to errors, as `package.module:Class`. Empty for problem documents (RFC 9457)."""
     title: str = "Callboard"
     """The title of the API in its documentation."""

@@ -41,7 +41,9 @@ def openapi_command(config_file: Path | None) -> None:
     from gateway.openapi import document
 
     settings = loaded(config_file).settings
-    text = msgspec.json.encode(document(settings.gateway.title, "0", compose.manifests(settings), settings.identity))
+    text = msgspec.json.encode(
+        document(settings.gateway.title, "0", compose.manifests(settings), settings.identity, compose.error_renderer(settings))
+    )
     click.echo(msgspec.json.format(text, indent=2).decode())
 
 

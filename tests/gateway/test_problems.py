@@ -8,7 +8,7 @@ import httpx
 import msgspec
 import pytest
 
-from gateway.problems import error_response
+from gateway.problems import Problems
 from gateway.service import Gateway
 from gateway.settings import GatewaySettings
 from runtime import ANYONE, Context, Contract, Node, Request, Service, Transaction, handles
@@ -175,7 +175,7 @@ def test_only_a_number_of_seconds_becomes_retry_after(field: object, status: int
     error = RemoteError(
         ErrorData("probe", "later", status, "Later", fields=msgspec.Raw(msgspec.json.encode({"retry_after": field})))
     )
-    _, headers, _ = error_response(error, "1")
+    _, headers, _ = Problems().of_error(error, "1")
     assert dict(headers).get(b"retry-after") == (None if expected is None else expected.encode())
 
 
