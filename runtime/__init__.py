@@ -40,6 +40,7 @@ from runtime.node.node import Node
 from runtime.node.supervisor import Crashed
 from runtime.service.context import Context
 from runtime.service.handlers import every, handles, subscribes
+from runtime.service.parts import Part
 from runtime.service.resources import resource
 from runtime.service.service import Service
 from runtime.storage.database import ConstraintError, Database, DatabaseError, Row, StatementError, Transaction
@@ -82,6 +83,7 @@ __all__ = [
     "NodeSettings",
     "NotDelivered",
     "Overloaded",
+    "Part",
     "Random",
     "Receiver",
     "RemoteError",

@@ -84,7 +84,7 @@ class Instance(Host):
         self._signals = SignalPublisher(self, environment, self._known)
         transactions = None if database is None else self._bind_database(database)
         self.endpoints: dict[str, RequestEndpoint] = {
-            name: self._request_endpoint(handler, getattr(service, handler.name), transactions)
+            name: self._request_endpoint(handler, service.method(handler), transactions)
             for name, handler in definition.requests.items()
         }
         self.routes: dict[str, RequestEndpoint] = {
@@ -96,14 +96,12 @@ class Instance(Host):
                 handler = Handler(spec.name, method, spec, False, idempotent=True)
                 self.endpoints[spec.full_name] = self._request_endpoint(handler, method, transactions)
         self.signals: dict[str, SignalEndpoint] = {
-            name: SignalEndpoint(
-                handler, getattr(service, handler.name), self, self.mailbox, self.failures, environment, transactions
-            )
+            name: SignalEndpoint(handler, service.method(handler), self, self.mailbox, self.failures, environment, transactions)
             for name, handler in definition.signals.items()
         }
         self.timers: list[tuple[TimerEndpoint, float]] = [
             (
-                TimerEndpoint(self, f"{self.name}.{timer.name}", self.mailbox, self.failures, getattr(service, timer.name)),
+                TimerEndpoint(self, f"{self.name}.{timer.name}", self.mailbox, self.failures, service.method(timer)),
                 timer.seconds,
             )
             for timer in definition.timers
@@ -183,7 +181,7 @@ class Instance(Host):
         handlers: dict[str, EventHandler] = {}
         taken: dict[str, dict[str, Taken]] = {}
         for name, handler in self.definition.events.items():
-            handlers[name] = EventHandler(handler, getattr(self.service, handler.name))
+            handlers[name] = EventHandler(handler, self.service.method(handler))
             taken.setdefault(handler.spec.contract.name, {})[name] = Taken(handler.spec.cls, handler.attempts)
         endpoint = EventsEndpoint(
             handlers, self, self.mailbox, self.failures, self.environment.deadlines, transactions

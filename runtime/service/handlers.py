@@ -40,7 +40,12 @@ class _Every(msgspec.Struct, frozen=True):
 
 
 class Handler(msgspec.Struct, frozen=True, eq=False):
-    """A method that handles a message, after all checks."""
+    """A method that handles a message, after all checks.
+
+    Attributes:
+        name: its name; that of a method of a part begins with the part's name and a dot.
+        part: the part that it is a method of; None if it is one of the service itself.
+    """
 
     name: str
     function: Callable[..., Awaitable[Any]]
@@ -54,6 +59,7 @@ class Handler(msgspec.Struct, frozen=True, eq=False):
     raises: tuple[type[ServiceError], ...] = ()
     broadcast: bool = False
     attempts: int = 5
+    part: type[Any] | None = None
 
 
 class Timer(msgspec.Struct, frozen=True, eq=False):
@@ -61,11 +67,13 @@ class Timer(msgspec.Struct, frozen=True, eq=False):
 
     Attributes:
         seconds: the pause between the end of one run and the start of the next.
+        part: like that of a handler.
     """
 
     name: str
     function: Callable[..., Awaitable[None]]
     seconds: float
+    part: type[Any] | None = None
 
 
 def handles(
@@ -197,7 +205,7 @@ def handler_of(cls: type, name: str, function: Any) -> Handler | Timer | None:
         allow = Allow(services=(spec.contract.name, *(() if mark.allow is None else mark.allow.services)))
         handler = Handler(name, function, spec, takes_tx, allow, broadcast=mark.broadcast, attempts=mark.attempts)
         return _subscriber(where, mark, handler)
-    return _request_handler(where, mark, function, spec, takes_tx, hints.get("return", inspect.Parameter.empty))
+    return _request_handler(where, name, mark, function, spec, takes_tx, hints.get("return", inspect.Parameter.empty))
 
 
 def _hints(where: str, function: Any) -> dict[str, Any]:
@@ -242,7 +250,9 @@ def _subscriber(where: str, mark: _Subscribes, handler: Handler) -> Handler:
     return handler
 
 
-def _request_handler(where: str, mark: _Handles, function: Any, spec: MessageSpec, takes_tx: bool, returns: Any) -> Handler:
+def _request_handler(
+    where: str, name: str, mark: _Handles, function: Any, spec: MessageSpec, takes_tx: bool, returns: Any
+) -> Handler:
     if spec.kind != "request":
         raise DefinitionError(f"{where}: {spec.full_name} is not a request: use @subscribes for an {spec.kind}")
     if returns is inspect.Parameter.empty:
@@ -262,7 +272,7 @@ def _request_handler(where: str, mark: _Handles, function: Any, spec: MessageSpe
         raise DefinitionError(f"{where}: status={mark.status} without http=")
     idempotent = mark.idempotent or (binding is not None and binding.method == "GET")
     return Handler(
-        function.__name__, function, spec, takes_tx, mark.allow, binding, mark.once, idempotent, mark.key, mark.raises
+        name, function, spec, takes_tx, mark.allow, binding, mark.once, idempotent, mark.key, mark.raises
     )  # fmt: skip
 
 

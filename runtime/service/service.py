@@ -3,6 +3,7 @@
 import inspect
 import logging
 import os
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, ClassVar
 
 import msgspec
@@ -14,6 +15,7 @@ from runtime.durable.stream import stream
 from runtime.service.context import Context
 from runtime.service.handlers import Handler, Timer, handler_of
 from runtime.service.host import Host
+from runtime.service.parts import Part, part_of
 from runtime.storage.database import Database
 
 
@@ -76,6 +78,7 @@ class Service:
         concurrency: how many messages it handles at once; 1 makes it a classic actor.
         capacity: how many more messages may wait; a further one is answered with `Overloaded`.
         version: the version that operators see.
+        parts: classes that handle some of its messages; see `Part`.
         Settings: the struct of its own settings, if it has any. `callboard.toml` sets them in `[services.NAME.settings]`, and so
             do variables `CALLBOARD_SERVICES__NAME__SETTINGS__…`.
         settings: its settings, or None without `Settings`.
@@ -90,6 +93,7 @@ class Service:
     concurrency: ClassVar[int] = 64
     capacity: ClassVar[int] = 1024
     version: ClassVar[str] = "0"
+    parts: ClassVar[tuple[type[Part[Any]], ...]] = ()
     Settings: ClassVar[type[Struct] | None] = None
     definition: ClassVar[Definition]
 
@@ -121,6 +125,12 @@ class Service:
         """Connect the service to its instance. The runtime calls this before `on_start`."""
         self.name, self.clock, self.random, self.log = host.name, host.clock, host.random, host.log
         self._database = database
+
+    def method(self, handler: Handler | Timer) -> Callable[..., Awaitable[Any]]:
+        """Return the bound method of a handler: the service's own, or that of a part."""
+        owner = self if handler.part is None else part_of(self, handler.part)
+        found: Callable[..., Awaitable[Any]] = getattr(owner, handler.name.rpartition(".")[2])
+        return found
 
     @property
     def db(self) -> Database:
@@ -173,11 +183,13 @@ def define(cls: type[Service]) -> Definition:
     events: dict[str, Handler] = {}
     signals: dict[str, Handler] = {}
     timers: list[Timer] = []
-    for name, attribute in inspect.getmembers_static(cls):
+    for owner, name, attribute in _members(cls):
         try:
-            handler = handler_of(cls, name, attribute)
+            handler = handler_of(owner, name, attribute)
         except DefinitionError as error:
             raise DefinitionError(error.text, attribute) from error
+        if handler is not None and owner is not cls:
+            handler = msgspec.structs.replace(handler, name=f"{owner.__name__}.{name}", part=owner)
         if isinstance(handler, Timer):
             timers.append(handler)
         elif handler is not None:
@@ -185,12 +197,23 @@ def define(cls: type[Service]) -> Definition:
             if handler.spec.full_name in group:
                 other = group[handler.spec.full_name].name
                 raise DefinitionError(
-                    f"{cls.__qualname__}: {handler.spec.full_name} is handled twice, by {other} and {name}: keep one"
+                    f"{cls.__qualname__}: {handler.spec.full_name} is handled twice, by {other} and {handler.name}: keep one"
                 )
             group[handler.spec.full_name] = handler
     _check_routes(cls, requests)
     _check_complete(cls, contract, requests)
     return Definition(cls, contract, cls.calls, requests, events, signals, tuple(timers), _migrations(cls))
+
+
+def _members(cls: type[Service]) -> Iterator[tuple[type[Any], str, Any]]:
+    """Yield the attributes of a service class and of its parts: the class, the name, and the attribute."""
+    parts: Any = cls.parts
+    if not isinstance(parts, tuple) or not all(isinstance(part, type) and issubclass(part, Part) for part in cls.parts):
+        raise DefinitionError(
+            f"{cls.__qualname__}: parts={parts!r}: expected a tuple of subclasses of Part, as parts = (Reports,)"
+        )
+    for owner in dict.fromkeys((cls, *cls.parts)):
+        yield from ((owner, name, attribute) for name, attribute in inspect.getmembers_static(owner))
 
 
 def _migrations(cls: type[Service]) -> str | None:

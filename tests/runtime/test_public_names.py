@@ -76,6 +76,7 @@ ARGUMENTS: dict[str, Callable[[Path], tuple[Any, ...]]] = {
     "NoInstance": lambda _: ("wallet",),
     "Node": lambda _: ([Example], MemoryTransport()),
     "Overloaded": lambda _: ("wallet",),
+    "Part": lambda _: (Example(),),
     "Random": lambda _: (ManualClock(),),
     "Registry": lambda _: (Clock(), runtime.Random(Clock()), lambda service: None),
     "RemoteError": lambda _: (ErrorData("wallet", "no-funds", 402, "Too little money"),),
