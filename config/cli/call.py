@@ -17,6 +17,8 @@ from runtime import CallboardError
 Operation = tuple[str, str, dict[str, Any]]
 """The method, the path, and the OpenAPI operation object of a request."""
 
+_KEY = "Idempotency-Key"
+
 
 @click.command("call")
 @click.argument("request", required=False)
@@ -36,6 +38,7 @@ def call_command(
     as_json: bool,
     url: str,
     email: str | None,
+    roles: tuple[str, ...],
     config_file: Path | None,
 ) -> None:
     """Send a REQUEST to a running system and print the reply, or list all requests if no REQUEST is given.
@@ -44,7 +47,7 @@ def call_command(
 
     Example: `callboard call wallet.TopUp amount_cents=500 --as rider@example.com`
     """
-    client = Client(loaded(config_file).settings, url, email)
+    client = Client(loaded(config_file).settings, url, email, roles)
     with progress("asking the gateway for its requests"):
         status, openapi = client.ask("GET", "/openapi.json")
     if status != 200 or not isinstance(openapi.get("paths"), dict):
@@ -62,14 +65,16 @@ def call_command(
         _describe(operation, openapi)
         return
     values = _values(fields, operation[2])
-    path, body = _address(operation, values)
+    path, headers, body = _parts(operation, values)
+    if key is not None:
+        headers[_KEY] = key
     with progress(f"calling {request}"):
         client.log_in()
-        status, answer = client.ask_any(operation[0], path, body, {} if key is None else {"Idempotency-Key": key})
+        status, answer = client.ask_any(operation[0], path, body, headers)
     if answer is not None:
         click.echo(json_text(answer, indent=not as_json))
     if status == 401:
-        print_error("log in first, for example with --as rider@example.com")
+        print_error("log in first, for example with --as rider@example.com, or act as a user with --role rider")
     elif status == 403:
         print_error(f"{operation[2]['operationId']} is allowed to: {_allow(operation[2])}")
     elif status == 422:
@@ -116,9 +121,7 @@ def _describe(found: Operation, openapi: dict[str, Any]) -> None:
         for problem in answer["content"].values() if status >= "400" else ():
             for variant in problem["schema"].get("anyOf", [problem["schema"]]):
                 error = openapi["components"]["schemas"].get(variant.get("$ref", "").rpartition("/")[2], {})
-                codes = [
-                    code for part in error.get("allOf", ()) for code in part.get("properties", {}).get("code", {}).get("enum", ())
-                ]
+                codes = error.get("properties", {}).get("code", {}).get("enum", ())
                 if codes:
                     click.echo(f"  or {status} {codes[0]}")
 
@@ -132,7 +135,7 @@ def _fields(operation: dict[str, Any]) -> dict[str, tuple[dict[str, Any], bool]]
     found = {
         parameter["name"]: (parameter["schema"], parameter["required"])
         for parameter in operation.get("parameters", ())
-        if parameter["in"] != "header"
+        if parameter["name"] != _KEY
     }
     body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
     return found | {name: (schema, name in body.get("required", ())) for name, schema in body.get("properties", {}).items()}
@@ -200,15 +203,22 @@ def _takes_text(schema: dict[str, Any]) -> bool:
     return any(variant.get("type") == "string" or "enum" in variant for variant in variants)
 
 
-def _address(found: Operation, values: dict[str, Any]) -> tuple[str, bytes | None]:
-    """Return the path with its query string, and the body or None."""
+def _parts(found: Operation, values: dict[str, Any]) -> tuple[str, dict[str, str], bytes | None]:
+    """Return the path with its query string, the header fields, and the body or None."""
     _, path, operation = found
     remaining = dict(values)
+    content = operation.get("requestBody", {}).get("content", {})
+    if content and "application/json" not in content:
+        raise CallboardError(
+            f"{operation['operationId']} takes a body of {', '.join(content)}, which this command cannot send: use curl"
+        )
     known = _fields(operation)
     for name in remaining:
         if name not in known:
             raise CallboardError(f"{operation['operationId']} has no field {name}: it takes {', '.join(sorted(known)) or 'none'}")
     query: dict[str, Any] = {}
+    headers: dict[str, str] = {}
+    cookies: dict[str, Any] = {}
     for parameter in operation.get("parameters", ()):
         name = parameter["name"]
         if parameter["in"] == "path":
@@ -217,5 +227,11 @@ def _address(found: Operation, values: dict[str, Any]) -> tuple[str, bytes | Non
             path = path.replace(f"{{{name}}}", quote(str(remaining.pop(name)), safe=""))
         elif parameter["in"] == "query" and name in remaining:
             query[name] = remaining.pop(name)
+        elif parameter["in"] == "header" and name in remaining:
+            headers[name] = str(remaining.pop(name))
+        elif parameter["in"] == "cookie" and name in remaining:
+            cookies[name] = remaining.pop(name)
+    if cookies:
+        headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
     address = path + (f"?{urlencode(query)}" if query else "")
-    return address, msgspec.json.encode(remaining) if "requestBody" in operation else None
+    return address, headers, msgspec.json.encode(remaining) if content else None

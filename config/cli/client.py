@@ -1,7 +1,7 @@
 """An HTTP client for the gateway of a running system, used by `call`, `tail`, and `services`."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, cast
@@ -14,8 +14,10 @@ import msgspec
 import rich_click as click
 
 from config.cli.common import F, http_url
+from config.console import console_token
 from config.folder_locks import running_url
 from config.settings import Settings
+from config.users import has_our_auth
 from runtime import CallboardError
 
 _TIMEOUT = 60
@@ -37,7 +39,13 @@ def with_gateway(function: F) -> F:
         "email",
         help="Log in as this user. Uses the password of the running `callboard dev` or `up` in this folder, or asks for it.",
     )
-    return url(user(function))
+    role = click.option(
+        "--role",
+        "roles",
+        multiple=True,
+        help="Act as a user with this role instead of logging in, for the running `callboard dev` or `up` in this folder. May be repeated.",
+    )
+    return url(user(role(function)))
 
 
 class Client:
@@ -48,12 +56,13 @@ class Client:
         url: the URL of the gateway. If empty, `$CALLBOARD_URL`, or the URL of the system that `dev` or `up` runs on the database
             folder, or the address in the settings.
         email: the user to log in as. If None, the client uses the access token in `$CALLBOARD_TOKEN`, if it is set.
+        roles: the roles of the user, who then needs no login.
 
     Raises:
         CallboardError: if the URL is not an HTTP URL.
     """
 
-    def __init__(self, settings: Settings, url: str, email: str | None) -> None:
+    def __init__(self, settings: Settings, url: str, email: str | None, roles: Sequence[str] = ()) -> None:
         running = running_url(Path(settings.database.folder))
         configured = http_url(settings.gateway.host, settings.gateway.port)
         self.url = (url or os.environ.get("CALLBOARD_URL") or running or configured).rstrip("/")
@@ -62,35 +71,50 @@ class Client:
             raise CallboardError(f"--url {self.url}: expected a URL such as http://127.0.0.1:8000")
         self._settings = settings
         self._email = email
+        self._roles = tuple(roles)
         self._is_ours = running is not None and self.url.lower() == running.lower()
         """Whether the gateway belongs to the system that runs on this folder, and so made or got its development password."""
         # No redirects: they would take the token to another server. No proxy for servers on this machine
         self._opener = build_opener(_NoRedirect, *([ProxyHandler({})] if host in _LOCAL else []))
         self.token = os.environ.get("CALLBOARD_TOKEN")
+        self._is_signed = False
 
-    def log_in(self, default_email: str | None = None) -> None:
+    def log_in(self, *, as_operator: bool = False) -> None:
         """Get an access token for the user. Does nothing if there is no user to log in as.
 
-        The development password is sent only to the system that runs on this folder. For any other, the user is asked.
+        For the system that runs on this folder it is signed with the console's key, unless the user is one of Callboard's auth service.
+        The development password is sent only to this system. For any other, the user is asked.
 
         Args:
-            default_email: the user to log in as if neither a user nor an access token was given. It is used only if the system
-                runs on this folder.
+            as_operator: whether to act as an operator if neither a user nor an access token was given, and the system runs on this folder.
 
         Raises:
             CallboardError: if the gateway cannot be reached or refuses the login.
         """
-        known = self._development_password() if self._is_ours else None
-        if self._email is None and self.token is None and known is not None:
-            self._email = default_email
-        if self._email is None:
-            return
-        password = known or self._ask_for_password()
+        if self._roles or (self._email is not None and self._is_ours and not has_our_auth(self._settings)):
+            self.token = self._signed(self._email or "console", self._roles)
+        elif self._email is not None:
+            self._log_in(self._email)
+        elif as_operator and self._is_ours and (self.token is None or self._is_signed):
+            self.token = console_token(self._settings)
+            self._is_signed = self.token is not None
+
+    def _signed(self, subject: str, roles: Sequence[str]) -> str:
+        token = console_token(self._settings, subject, roles) if self._is_ours else None
+        if token is None:
+            raise CallboardError(
+                f"nobody can act as {subject} at {self.url}: it is not the system that `dev` or `up` runs on "
+                f"{self._settings.database.folder}: get an access token from its login, and set CALLBOARD_TOKEN"
+            )
+        return token
+
+    def _log_in(self, email: str) -> None:
+        password = (self._development_password() if self._is_ours else None) or self._ask_for_password()
         self.token = None  # one that has expired would be refused
-        status, answer = self.ask("POST", "/sessions", msgspec.json.encode({"email": self._email, "password": password}))
+        status, answer = self.ask("POST", "/sessions", msgspec.json.encode({"email": email, "password": password}))
         token = answer.get("access_token")
         if status != 201 or not isinstance(token, str):
-            raise CallboardError(f"cannot log in as {self._email} at {self.url}: {_reason(status, answer)}")
+            raise CallboardError(f"cannot log in as {email} at {self.url}: {_reason(status, answer)}")
         self.token = token
 
     def _development_password(self) -> str | None:
@@ -208,7 +232,10 @@ def describe_problem(status: int, problem: Any) -> str:
     """Return a problem document as one line of text."""
     found = cast(dict[str, Any], problem) if isinstance(problem, dict) else {}
     text = f"{status} {found.get('detail') or found.get('title') or 'without a reason'}"
-    return text + {401: " (log in with --as operator@example.com)", 403: " (operators and admins may look)"}.get(status, "")
+    return text + {
+        401: " (log in with --as operator@example.com, or set CALLBOARD_TOKEN)",
+        403: " (operators and admins may look)",
+    }.get(status, "")
 
 
 def _decoded(body: bytes) -> Any:

@@ -19,6 +19,7 @@ from config.cli.quickstart import empty, quickstart, warn_if_public
 from config.cli.run import wait_for_stop
 from config.cli.status import NodeFailed
 from config.cli.watched_files import note_files
+from config.console import with_console
 from config.folder_locks import databases_locked, url_published
 from config.project import BrokenService
 from config.settings import Settings
@@ -76,7 +77,7 @@ def _prepare(settings: Settings, names: tuple[str, ...], fresh: bool, debug: boo
         empty(Path(settings.database.folder))
     replace = msgspec.structs.replace
     return replace(
-        with_users(settings),
+        with_console(with_users(settings)),
         database=replace(settings.database, durable=False),
         gateway=replace(settings.gateway, expects=compose.expected(settings, names), drain_delay=0),
         node=replace(

@@ -71,8 +71,13 @@ def quickstart(settings: Settings, port: int, services: Collection[str], how: st
         click.echo(f"  In a second shell, watch the events:\n\n    {command()} tail --events --as operator@example.com{option}\n")
         click.echo("  Try this:\n")
         click.echo("\n".join(f"    {line}".rstrip() for line in _commands(settings, url, services)))
-    elif "auth" not in services:
-        click.echo("  Nobody can log in, because no auth service is running.")
+    else:
+        if "auth" not in services:
+            click.echo(
+                "  Nobody can log in, because no auth service is running. The commands here can act as any user nevertheless."
+            )
+        click.echo(f"  In a second shell, list the requests, make one, and watch the events:\n\n    {command()} call")
+        click.echo(f"    {command()} call REQUEST FIELD=VALUE --as u1 --role member\n    {command()} tail --events")
     click.echo("\n  Stop with Ctrl-C.\n")
 
 

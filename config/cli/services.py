@@ -25,16 +25,18 @@ _COLUMNS = ("service", "node", "version", "state", "load", "in_flight", "request
 @with_json
 @with_gateway
 @with_config
-def services_command(watch: bool, as_json: bool, url: str, email: str | None, config_file: Path | None) -> None:
+def services_command(
+    watch: bool, as_json: bool, url: str, email: str | None, roles: tuple[str, ...], config_file: Path | None
+) -> None:
     """Show every instance of a running system, as the gateway sees it.
 
     `load` is the number of messages that an instance is handling or has queued. `in_flight` is the number of those that
     this gateway sent. Operators and admins may use this command. If `dev` or `up` runs in this folder, the default user is
     operator@example.com.
     """
-    client = Client(loaded(config_file).settings, url, email)
+    client = Client(loaded(config_file).settings, url, email, roles)
     with progress("asking the gateway"):
-        client.log_in("operator@example.com")
+        client.log_in(as_operator=True)
         rows = _fetch(client)
     if not watch:
         table([{name: str(row.get(name, "")) for name in _COLUMNS} for row in rows], as_json)
@@ -65,7 +67,7 @@ def _fetch_again(client: Client) -> list[dict[str, Any]]:
     except CallboardError as error:
         print_error(f"{error}; trying again")
         try:
-            client.log_in("operator@example.com")  # the token may have expired
+            client.log_in(as_operator=True)  # the token may have expired
         except CallboardError:
             pass
         return []

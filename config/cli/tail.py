@@ -31,6 +31,7 @@ def tail_command(
     as_json: bool,
     url: str,
     email: str | None,
+    roles: tuple[str, ...],
     config_file: Path | None,
 ) -> None:
     """Show events and signals as they happen. Stop with Ctrl-C.
@@ -41,7 +42,7 @@ def tail_command(
 
     Example: `callboard tail 'rides.*' --as operator@example.com`
     """
-    client = Client(loaded(config_file).settings, url, email)
+    client = Client(loaded(config_file).settings, url, email, roles)
     query = [("match", pattern) for pattern in patterns]
     query += [("kind", kind) for kind, wanted in (("event", only_events), ("signal", only_signals)) if wanted]
     path = f"/console/tail?{urlencode(query)}"
@@ -64,7 +65,7 @@ def _show(client: Client, path: str, as_json: bool) -> None:
         CallboardError: if the gateway cannot be reached or refuses the request.
     """
     with progress("logging in"):
-        client.log_in("operator@example.com")
+        client.log_in(as_operator=True)
     for kind, data in client.follow(path):
         if kind == "end":
             print_error(f"the stream has ended: {data['reason']}")

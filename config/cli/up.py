@@ -16,6 +16,7 @@ from config.broker import Credentials, PrivateBroker
 from config.cli.common import http_url, loaded, run_loop, with_config
 from config.cli.output import progress
 from config.cli.quickstart import empty, quickstart, warn_if_public
+from config.console import with_console
 from config.folder_locks import Lock, databases_locked, url_published
 from config.packages import own_command, own_path
 from config.processes import Process, program_environment, run_groups, service_environment
@@ -60,7 +61,7 @@ def up_command(names: tuple[str, ...], replicas: str, fresh: bool, config_file: 
             if fresh:
                 empty(folder)
         # from here on, the processes of the services lock their own databases
-        _up(with_users(settings), names, counts, config_file, broker, command)
+        _up(with_console(with_users(settings)), names, counts, config_file, broker, command)
 
 
 def _up(
@@ -126,6 +127,7 @@ def _services(
                 "CALLBOARD_GATEWAY__PORT": str(settings.gateway.port),
                 "CALLBOARD_GATEWAY__OWNERS": ",".join(owners),
                 "CALLBOARD_GATEWAY__SHARE_PORT": "true" if count > 1 else "false",
+                "CALLBOARD_IDENTITY__ISSUERS": msgspec.json.encode(settings.identity.issuers).decode(),
             }
         )
         environment.pop("CALLBOARD_TRANSPORT__MQTT__PASSWORD", None)

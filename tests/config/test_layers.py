@@ -12,7 +12,19 @@ ALLOWED = {
     "transports": {"httptools", "jwt", "msgspec", "mqtt5", "yarl"},
     "services": {"anyio", "msgspec", "jwt", "cryptography", "argon2", "idna"},
     "gateway": {"anyio", "msgspec", "litestar", "multipart", "swagger_ui"},
-    "config": {"aiohttp", "aiomqtt", "cryptography", "jinja2", "msgspec", "paho", "rich", "rich_click", "uvloop", "watchfiles"},
+    "config": {
+        "aiohttp",
+        "aiomqtt",
+        "cryptography",
+        "jinja2",
+        "jwt",
+        "msgspec",
+        "paho",
+        "rich",
+        "rich_click",
+        "uvloop",
+        "watchfiles",
+    },
 }
 
 

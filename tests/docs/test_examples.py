@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from tests.system.process import ROOT, Callboard
+from tests.system.process import command as run_command
 
 EXAMPLE = ROOT / "docs" / "examples" / "greeter"
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / name for name in ("tutorial.md", "services.md", "testing.md"))]
@@ -94,6 +95,15 @@ async def test_the_example_with_its_own_login_answers(tmp_path: Path, command: s
         assert (await client.get("/door", headers=ada)).json() == "ada"
         assert (await client.get("/door")).json() == "a stranger"
         assert (await client.get("/door", headers={"Authorization": "Token nonsense"})).status_code == 401
+        for arguments, expected in (
+            (("call", "GetBar", "--as", "eve", "--role", "member"), '"Good evening, eve!"'),
+            (("call", "GetDoor", "--as", "eve"), '"eve"'),
+            (("call", "GetDoor"), '"a stranger"'),
+            (("services", "--json"), '"service":"club"'),
+        ):
+            status, output = await run_command(folder, *arguments, CALLBOARD_SERVICES="")
+            assert status == 0, output
+            assert expected in output
         assert await running.ends(signal.SIGINT) == 0, running.output
 
 

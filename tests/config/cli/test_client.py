@@ -1,5 +1,6 @@
 """The client of the commands: whom it sends a password, and what it says about answers that are not a gateway's."""
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +12,12 @@ import rich_click as click
 
 from config.cli import client as client_module
 from config.cli.client import Client
+from config.console import with_console
+from config.jwks import issuers
 from config.settings import DatabaseSettings, DevSettings, Settings
-from runtime import CallboardError
+from runtime import CallboardError, Clock
+from runtime.issuers import IssuerVerifier
+from tests.project import rental
 
 PASSWORD = "the development password"
 TOKEN = b'{"access_token": "a token"}'
@@ -76,7 +81,7 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def settings(folder: Path, *, stored: bool) -> Settings:
     """Return settings with the development password, in a file of the folder or set explicitly."""
     (folder / "password").write_text(f"{PASSWORD}\n")
-    return Settings(database=DatabaseSettings(folder=str(folder)), dev=DevSettings(password=None if stored else PASSWORD))
+    return rental(database=DatabaseSettings(folder=str(folder)), dev=DevSettings(password=None if stored else PASSWORD))
 
 
 def pretend_to_run(monkeypatch: pytest.MonkeyPatch, url: str | None) -> None:
@@ -90,9 +95,9 @@ def test_the_running_system_is_found_and_gets_the_development_password(
 ) -> None:
     with serving(201, TOKEN) as server:
         pretend_to_run(monkeypatch, server.url)
-        client = Client(settings(tmp_path, stored=stored), "", None)
+        client = Client(settings(tmp_path, stored=stored), "", "operator@example.com")
         assert client.url == server.url
-        client.log_in("operator@example.com")
+        client.log_in()
         assert client.token == "a token"
         assert PASSWORD in server.received[0]
         assert "operator@example.com" in server.received[0]
@@ -109,9 +114,40 @@ def test_the_development_password_goes_to_no_other_url(
         client = Client(settings(tmp_path, stored=stored), server.url, "rider@example.com")
         client.log_in()
         assert typed == [f"Password of rider@example.com at {server.url}"]
-        Client(settings(tmp_path, stored=stored), server.url, None).log_in("operator@example.com")
+        Client(settings(tmp_path, stored=stored), server.url, None).log_in(as_operator=True)
         assert len(server.received) == 1, "without --as, nobody logs in"
         assert PASSWORD not in "".join(server.received)
+
+
+@pytest.mark.parametrize("has_our_auth", [True, False])
+def test_the_console_of_the_running_system_needs_no_login(
+    tmp_path: Path, has_our_auth: bool, typed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a key in its folder, and for this system alone."""
+    with serving(201, TOKEN) as server:
+        pretend_to_run(monkeypatch, server.url)
+        found = settings(tmp_path, stored=True) if has_our_auth else Settings(database=DatabaseSettings(folder=str(tmp_path)))
+        with_console(found)
+        (issuer,) = issuers(with_console(found))
+        for email, roles, subject, expected in (
+            (None, (), "console", ("operator", "admin")),
+            (None, ("editor",), "console", ("editor",)),
+            ("ada", ("editor", "author"), "ada", ("editor", "author")),
+            *(() if has_our_auth else [("ada", (), "ada", ())]),
+        ):
+            client = Client(found, "", email, roles)
+            client.log_in(as_operator=True)
+            assert client.token is not None
+            verified, _ = asyncio.run(IssuerVerifier(issuer, Clock()).verify(client.token))
+            assert (verified.subject, verified.roles) == (subject, expected)
+        monkeypatch.setenv("CALLBOARD_TOKEN", "given")
+        client = Client(found, "", None)
+        client.log_in(as_operator=True)
+        assert client.token == "given"
+        with pytest.raises(CallboardError, match="set CALLBOARD_TOKEN"):
+            Client(found, "http://127.0.0.1:1", "ada", ("editor",)).log_in()
+        assert (server.received, typed) == ([], [])
+    assert [path.stat().st_mode & 0o77 for path in tmp_path.glob("console*")] == [0, 0]
 
 
 def test_a_redirect_takes_neither_password_nor_token_to_another_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
