@@ -74,8 +74,15 @@ class Gateway(Service):
         self._create_app = create_app
 
     async def on_start(self, ctx: Context) -> None:
+        await self.open(ctx)
         address = listen_address(self.settings.host, "CALLBOARD_GATEWAY__HOST")
         self.port = free_port(self.settings.host, self.settings.port, "CALLBOARD_GATEWAY__PORT", shared=self.settings.share_port)
+        server = Server(self.app, self.settings.max_requests * 2 + self.settings.max_streams, self.clock.loop)
+        server.start(address, self.port, shared=self.settings.share_port, silence=_VANISHED)
+        self.server = server
+
+    async def open(self, ctx: Context) -> None:
+        """Make what answers requests, before the gateway listens."""
         self.proxy = Proxy(ctx)
         await self.proxy.watch()
         owners = RouteOwners(self.settings.owners, self._owners_file, self.proxy.metrics)
@@ -91,7 +98,7 @@ class Gateway(Service):
             self.settings.title, self.proxy, ctx, self.document, self.manifests, lambda: self.draining, streams, problems
         )
         api = self.dispatcher = Dispatcher(self.settings, self.proxy, self.limits, self.manifests, problems)
-        self._app = HttpApp(
+        self.app = HttpApp(
             self.settings,
             pages,
             api,
@@ -101,15 +108,12 @@ class Gateway(Service):
             problems,
             lambda: api.routes.own_fields,
         )
-        server = Server(self._app, self.settings.max_requests * 2 + self.settings.max_streams, self.clock.loop)
-        server.start(address, self.port, shared=self.settings.share_port, silence=_VANISHED)
-        self.server = server
 
     async def on_stop(self, ctx: Context) -> None:
         """Stop without failing a request: turn clients away, answer all who have come, end the streams, and stop listening."""
         if self.server is None:
             return  # the start has failed
-        self.draining = self._app.closing = self.server.progress.is_closing = True
+        self.draining = self.app.closing = self.server.progress.is_closing = True
         if self.settings.drain_delay:
             await self.clock.sleep(self.settings.drain_delay)
         self.server.listener.turn_away()
@@ -126,10 +130,10 @@ class Gateway(Service):
         """
         seen = -1
         for attempt in range(round(_BUSY / _QUIET)):
-            quiet = seen == self._app.requests and not server.listener.queued()
+            quiet = seen == self.app.requests and not server.listener.queued()
             if quiet and (not self.limits.running or attempt * _QUIET >= _MOMENT):
                 return
-            seen = self._app.requests
+            seen = self.app.requests
             await asyncio.sleep(_QUIET)  # the kernel and the clients do not follow the node's clock
 
     @every(seconds=1)

@@ -118,6 +118,6 @@ def _requirement() -> str:
     try:
         found = distribution("callboard")
     except PackageNotFoundError:
-        return "callboard[dev]"
+        return "callboard[dev,testing]"
     origin: dict[str, Any] = msgspec.json.decode(found.read_text("direct_url.json") or "{}")
-    return f"callboard[dev] @ {origin['url']}" if "url" in origin else f"callboard[dev]=={found.version}"
+    return f"callboard[dev,testing] @ {origin['url']}" if "url" in origin else f"callboard[dev,testing]=={found.version}"

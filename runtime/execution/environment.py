@@ -62,6 +62,8 @@ class Environment:
         """Set when the node has to stop."""
         self.failure: CallboardError | None = None
         """Why the node has to stop."""
+        self.observer: Callable[[Any], None] | None = None
+        """Called with every event that was committed, and every signal that was published."""
         self._subscriptions: dict[tuple[str, str], Callable[[], Blocked | None]] = {}
         self._watching: dict[str | None, asyncio.Task[None]] = {}
         self._watched: set[str | None] = set()

@@ -65,6 +65,8 @@ class SignalPublisher:
             "signal", host.new_id(), spec.full_name, body, trace=ctx.trace, signal_key=key, trace_fields=ctx.trace_fields
         )
         topic = Topic("signal", spec.contract.name, spec.name, key)
+        if environment.observer is not None:
+            environment.observer(signal)
         try:
             await environment.transport.multicast(topic, envelope, host.name)
         except Unsendable as error:
@@ -114,6 +116,9 @@ class EventPublisher:
     def committed(self, tx: Transaction) -> None:
         """Hint that there are new events. The database calls this after every commit of a transaction with events."""
         self._environment.metrics.count("events_published_total", len(tx.events), service=self._host.name)
+        if self._environment.observer is not None:
+            for event in tx.events:
+                self._environment.observer(event)
         if self._latest is None:  # else the broadcast that has not begun yet takes this head
             self._environment.spawn(self._broadcast_latest())
         self._latest = self._stream.appended(tx)

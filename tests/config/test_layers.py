@@ -7,7 +7,7 @@ from pathlib import Path
 import grimp
 import pytest
 
-ALLOWED = {
+ALLOWED: dict[str, set[str]] = {
     "runtime": {"anyio", "msgspec", "jwt", "cryptography", "aiosqlite"},
     "transports": {"httptools", "jwt", "msgspec", "mqtt5", "yarl"},
     "services": {"anyio", "msgspec", "jwt", "cryptography", "argon2", "idna"},
@@ -16,10 +16,14 @@ ALLOWED = {
         "aiohttp",
         "aiomqtt",
         "cryptography",
+        "h11",
+        "httpx",
         "jinja2",
         "jwt",
         "msgspec",
         "paho",
+        "pytest",
+        "pytest_asyncio",
         "rich",
         "rich_click",
         "uvloop",

@@ -29,8 +29,8 @@ def example(tmp_path: Path) -> Path:
     return shutil.copytree(EXAMPLE, tmp_path / "greeter", ignore=shutil.ignore_patterns(".*", "__pycache__"))
 
 
-def run(folder: Path, *command: str, **environment: str) -> None:
-    """Run a Python module in a folder and expect success."""
+def run(folder: Path, *command: str, **environment: str) -> str:
+    """Run a Python module in a folder, expect success, and return its output."""
     done = subprocess.run(
         [sys.executable, "-m", *command],
         cwd=folder,
@@ -40,6 +40,7 @@ def run(folder: Path, *command: str, **environment: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def test_the_examples_own_tests_pass(example: Path) -> None:
@@ -70,6 +71,25 @@ async def test_the_example_answers_behind_the_gateway(example: Path) -> None:
         refused = await client.post("/greetings", json={"name": "Voldemort"})
         assert (refused.status_code, refused.json()["code"]) == (409, "too-rude")
         assert await running.ends(signal.SIGINT) == 0, running.output
+
+
+def test_the_tests_of_the_orders_pass(tmp_path: Path) -> None:
+    """Fakes, users, a moved clock, published events, another version of a contract, and a real broker."""
+    orders = ROOT / "docs" / "examples" / "orders"
+    folder = shutil.copytree(orders, tmp_path / "orders", ignore=shutil.ignore_patterns(".*", "__pycache__"))
+    assert "8 passed" in run(folder, "pytest", "-p", "no:cacheprovider", PYTHONPATH=str(ROOT))
+    run(
+        folder,
+        "mypy",
+        "--follow-imports",
+        "silent",
+        "--cache-dir",
+        str(tmp_path / "mypy"),
+        "orders",
+        "wallet",
+        "tests",
+        MYPYPATH=str(ROOT),
+    )
 
 
 @pytest.mark.parametrize("command", ["dev", "up"])
