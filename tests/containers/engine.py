@@ -80,9 +80,9 @@ async def run(*command: str, status: int | None = 0, **environment: str) -> str:
     return output
 
 
-async def build() -> None:
-    """Build the image from the work tree."""
-    arguments = ["-t", IMAGE, "-f", "containers/Dockerfile", "."]
+async def build(*options: str, tag: str = IMAGE) -> None:
+    """Build an image from the work tree."""
+    arguments = [*options, "-t", tag, "-f", "containers/Dockerfile", "."]
     if engine() == "docker":
         await run("docker", "build", *arguments)
     elif (_LOCAL_IMAGES / "build.sh").exists():
