@@ -164,9 +164,12 @@ def _type(schema: dict[str, Any]) -> str:
 
 def _find(operations: dict[str, Operation], request: str) -> Operation:
     wanted = request.casefold()
-    for name, operation in operations.items():
-        if wanted in (name.casefold(), name.partition(".")[2].casefold()):
-            return operation
+    matching = [name for name in operations if wanted in (name.casefold(), name.partition(".")[2].casefold())]
+    exact = [name for name in matching if name.casefold() == wanted]
+    if len(matching) == 1 or exact:
+        return operations[(exact or matching)[0]]
+    if matching:
+        raise CallboardError(f"several services have a request {request}: choose from {', '.join(matching)}")
     of_service = [name for name in operations if name.startswith(f"{wanted}.")]
     if of_service:
         raise CallboardError(f"{request} is a service: choose from {', '.join(of_service)}")
