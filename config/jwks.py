@@ -9,7 +9,7 @@ import msgspec
 
 from config.settings import Settings
 from runtime import CallboardError, Unreachable
-from runtime.issuers import FetchKeys, Issuer, IssuerSettings
+from runtime.issuers import TRUSTED_URL, FetchKeys, Issuer, IssuerSettings
 from runtime.telemetry import logger
 
 T = TypeVar("T")
@@ -61,10 +61,13 @@ def _fetch(where: str, settings: IssuerSettings) -> FetchKeys:
         _read(where, path)
 
         async def read() -> Sequence[Mapping[str, Any]]:
-            return _read(where, path)
+            try:
+                return _read(where, path)
+            except CallboardError as error:
+                raise _unreachable(settings.issuer, str(error)) from None
 
         return read
-    if settings.jwks_url is None and not settings.issuer.startswith(("https://", "http://localhost", "http://127.0.0.1")):
+    if settings.jwks_url is None and not TRUSTED_URL.match(settings.issuer):
         raise CallboardError(f"{where}: the issuer is not an HTTPS URL: expected jwks_url or jwks_file beside it")
     context = _trust(where, settings.ca_file)
 
@@ -87,7 +90,7 @@ def _read(where: str, path: Path) -> list[dict[str, Any]]:
         return msgspec.json.decode(path.read_bytes(), type=_KeySet).keys
     except OSError as error:
         raise CallboardError(f"{where}.jwks_file: {path} cannot be read: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CallboardError(f"{where}.jwks_file: {path}: expected a JWK set (RFC 7517), {error}") from error
 
 

@@ -5,6 +5,7 @@ Everything behind the gateway takes and returns JSON.
 
 import base64
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from http import HTTPStatus
@@ -13,7 +14,7 @@ from typing import Any, cast
 import msgspec
 import multipart
 
-from gateway.problems import Headers, Problem, Response
+from gateway.problems import Headers, Response
 from runtime import Invalid, Malformed, Violation
 from runtime.contract.http_parts import MULTIPART, Output
 from runtime.contract.json_values import pointer_token
@@ -24,13 +25,18 @@ _JSON: Headers = [(b"content-type", b"application/json")]
 _MOST_PARTS = 1000
 """The most parts of a form that are read."""
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_ENTITY_TAG = re.compile(rb'(?:W/)?("[^"]*")')
 _COOKIE_VALUE = re.compile(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*")
 """What the value of a cookie consists of (RFC 6265, section 4.1.1)."""
 
 
-def accepts(http: HttpBinding, content_type: bytes) -> bool:
-    """Return whether a body with this `Content-Type` is one that a route takes."""
+def accepts(bindings: Sequence[HttpBinding], content_type: bytes) -> bool:
+    """Return whether a body with this `Content-Type` is one that a version of a route takes."""
     essence = content_type.partition(b";")[0].strip().lower().decode("latin-1")
+    return any(_accepts(http, essence) for http in bindings)
+
+
+def _accepts(http: HttpBinding, essence: str) -> bool:
     if http.media_types:
         return any(
             essence == media.lower() or (media.endswith("/*") and essence.startswith(media[:-1].lower())) or media == "*/*"
@@ -39,12 +45,12 @@ def accepts(http: HttpBinding, content_type: bytes) -> bool:
     return essence == "application/json" or (essence.startswith("application/") and essence.endswith("+json"))
 
 
-def expected_types(http: HttpBinding) -> str:
+def expected_types(bindings: Sequence[HttpBinding]) -> str:
     """Return the media types that a route takes, for people."""
-    return " or ".join(http.media_types or ("application/json",))
+    return " or ".join(dict.fromkeys(media for http in bindings for media in http.media_types or ("application/json",)))
 
 
-def to_json(http: HttpBinding, content_type: bytes, body: bytes) -> tuple[bytes, Params]:
+def to_json(content_type: bytes, http: HttpBinding, body: bytes) -> tuple[bytes, Params]:
     """Return the JSON that a body of another media type becomes, and the texts of a form, which become parameters.
 
     Raises:
@@ -70,6 +76,8 @@ def _form(http: HttpBinding, content_type: str, body: bytes) -> tuple[bytes, Par
     faults: list[Violation] = []
     for segment, content in _segments(content_type, body):
         name = segment.name or ""
+        if segment.filename == "" and not content:
+            continue  # what a browser sends of a file input that was left empty
         if segment.filename is None and name in http.body_fields:
             faults.append(Violation(f"/{pointer_token(name)}", "expected a file, with a filename"))
         elif segment.filename is None:
@@ -159,8 +167,7 @@ def is_unchanged(headers: Headers, if_none_match: bytes | None) -> bool:
     etag = next((value for name, value in headers if name == b"etag"), None)
     if etag is None:
         return False
-    given = [part.strip().removeprefix(b"W/") for part in if_none_match.split(b",")]
-    return given == [b"*"] or etag.removeprefix(b"W/") in given
+    return if_none_match.strip() == b"*" or etag.removeprefix(b"W/") in _ENTITY_TAG.findall(if_none_match)
 
 
 def unchanged(headers: Headers) -> Response:
@@ -192,8 +199,3 @@ def _cookie(output: Output, value: str) -> bytes:
         )
     age = 0 if value == "" else output.max_age
     return f"{output.name}={value}; {'' if age is None else f'Max-Age={age}; '}{output.attributes}".encode()
-
-
-def too_many_parameters(query: Params) -> Problem:
-    """Return the problem of a form with a query: the texts of the form are its parameters."""
-    return Problem(422, "invalid", f"A form takes no query: {query[0][0]!r} is unknown.")

@@ -3,6 +3,8 @@
 By default it is the problem document (RFC 9457). `[gateway] errors = "shop.errors:ShopErrors"` names another one.
 """
 
+import inspect
+import re
 import typing
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
@@ -11,6 +13,8 @@ import msgspec
 
 from runtime import DefinitionError, Struct, Violation
 from runtime.contract.schema import Schemas
+
+_MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(; ?[A-Za-z0-9=._-]+)*")
 
 
 class ErrorReport(Struct):
@@ -41,10 +45,12 @@ class ErrorReport(Struct):
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """What is wrong, as texts for people: each violation with its place, or else the detail or the title."""
+        """What is wrong, as texts for people: each violation with its place, or else the detail or the title, and the incident."""
         if self.violations:
-            return tuple(f"{found.pointer.lstrip('/').replace('/', '.')} {found.detail}".strip() for found in self.violations)
-        return (self.detail or self.title,)
+            return tuple(
+                f"{found.pointer.lstrip('/').replace('/', '.')}: {found.detail}".removeprefix(": ") for found in self.violations
+            )
+        return (f"{self.detail or self.title}{f' ({self.incident})' if self.incident else ''}",)
 
 
 class ErrorRenderer(ABC):
@@ -64,9 +70,19 @@ class ErrorRenderer(ABC):
         """Return the JSON Schema of the body, with a reference into `schemas`.
 
         Raises:
-            DefinitionError: if `render` has no annotation that is a struct.
+            DefinitionError: if `render` is `async`, or has no annotation that is a struct, or the media type is none.
         """
-        found = typing.get_type_hints(type(self).render).get("return")
+        render = type(self).render
+        if inspect.iscoroutinefunction(render):
+            raise DefinitionError(f"{type(self).__qualname__}.render: it cannot wait: write `def`, not `async def`", render)
+        media_type: Any = self.media_type
+        if not isinstance(media_type, str) or not _MEDIA_TYPE.fullmatch(media_type):
+            raise DefinitionError(
+                f"{type(self).__qualname__}: media_type={media_type!r}: expected one such as 'application/json'", render
+            )
+        found = typing.get_type_hints(render).get("return")
         if not (isinstance(found, type) and issubclass(found, msgspec.Struct)) or found is Struct:
-            raise DefinitionError(f"{type(self).__qualname__}.render: annotate the struct that it returns, as `-> ShopError`")
+            raise DefinitionError(
+                f"{type(self).__qualname__}.render: annotate the struct that it returns, as `-> ShopError`", render
+            )
         return schemas.of(found)

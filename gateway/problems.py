@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import msgspec
 
 from gateway.errors import ErrorRenderer, ErrorReport
-from runtime import Forbidden, ServiceError, Unauthenticated, Violation
+from runtime import Forbidden, ServiceError, Unauthenticated, UsageError, Violation
 from runtime.contract.errors import ErrorData
 from runtime.identity import identity
 from runtime.repeats import Repeats
@@ -122,11 +122,14 @@ class Problems:
     def _response(self, report: ErrorReport, extra: dict[str, Any], headers: Headers) -> Response:
         if self._renderer is not None:
             try:
-                body = msgspec.json.encode(self._renderer.render(report))
+                rendered = self._renderer.render(report)
+                body, media_type = msgspec.json.encode(rendered), self._renderer.media_type.encode()
+                if not isinstance(rendered, msgspec.Struct):
+                    raise UsageError(f"render returned {rendered!r}: expected a struct")
             except Exception:  # of the project's own code: the client gets the error nevertheless
                 self._log.exception("%s has failed to render %s", type(self._renderer).__qualname__, report.code)
             else:
-                return report.status, [(b"content-type", self._renderer.media_type.encode()), *headers], body
+                return report.status, [(b"content-type", media_type), *headers], body
         document = {
             "type": f"urn:callboard:{report.contract}:{report.code}",
             "title": report.title,

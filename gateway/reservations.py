@@ -22,9 +22,17 @@ def hides(route: Template, known: Template) -> bool:
     """Return whether a route would receive requests of a known one, because it is equal or has the first literal segment."""
     if route == known:
         return True
-    if known[-1] == "{*}":  # the tree tries every other match first
+    if known[-1] == "{*}" and route[-1] != "{*}":  # the tree tries every other match first
         return route[0] == known[0] and len(route) >= len(known) and _overlaps(known[1:-1], route[1:])
-    if route[0] != known[0] or len(route) != len(known) or route[-1] == "{*}":
+    if known[-1] == "{*}" and len(route) > len(known):
+        return route[0] == known[0] and _overlaps(known[1:-1], route[1:])
+    if route[-1] == "{*}":
+        if len(known) < len(route):
+            return False
+        route, known = route[:-1], known[: len(route) - 1]  # of what begins alike, the tree tries the rest last
+        pairs = [(new, old) for new, old in zip(route, known, strict=True) if new != old]
+        return bool(pairs) and all("{}" in pair for pair in pairs) and pairs[0][1] == "{}"
+    if route[0] != known[0] or len(route) != len(known):
         return False
     pairs = [(new, old) for new, old in zip(route, known, strict=True) if new != old]
     return all("{}" in pair for pair in pairs) and (not pairs or pairs[0][1] == "{}")

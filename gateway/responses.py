@@ -14,14 +14,15 @@ SECURITY: Headers = [
     (b"cache-control", b"no-store"),
 ]
 _USUAL = 2
-"""The number of header fields up to which none of a response can be one of those: it has a media type and an id."""
+"""The number of header fields of most responses: a media type and an id, which are none of those."""
+_FIRST = (b"content-type", b"x-request-id", b"allow")
 _SECURITY_LINES = b"".join(b"%b: %b\r\n" % pair for pair in SECURITY)
 
 
 def respond(exchange: Exchange, response: Response, cors: Headers) -> None:
     """Send a response with security and CORS headers, compressed if the client accepts gzip."""
     status, headers, body = _compressed(exchange, response)
-    if len(headers) > _USUAL:
+    if len(headers) > _USUAL or headers[0][0] not in _FIRST:
         exchange.respond(status, with_security(headers) + cors, body)
     else:
         exchange.respond(status, headers + cors if cors else headers, body, _SECURITY_LINES)

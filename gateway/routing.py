@@ -25,13 +25,13 @@ class Route:
         repeatable: whether a request may be made again in every version, without an idempotency key or with one.
         is_once: whether a version takes it once per idempotency key.
         is_contested: whether some requests that match it may belong to another service.
-        http: how the first version binds it.
+        bindings: how each version binds it.
     """
 
     __slots__ = (
         "_requests",
         "allow",
-        "http",
+        "bindings",
         "is_contested",
         "is_login",
         "is_once",
@@ -47,7 +47,7 @@ class Route:
     def __init__(self, service: str, info: RequestInfo) -> None:
         assert info.http is not None
         self.service = service
-        self.http = info.http
+        self.bindings: list[HttpBinding] = []
         self.name = info.http.route
         self.takes_body = info.http.method not in ("GET", "DELETE")
         self.template: Template = (info.http.method, *info.http.shape[1].split("/")[1:])
@@ -67,6 +67,7 @@ class Route:
         assert info.http is not None
         if info.name not in self._requests:
             self._requests.append(info.name)
+        self.bindings.append(info.http)
         self.allow = self.allow | info.allow
         self.is_once = self.is_once or info.once
         required = info.request.get("required", ())
@@ -126,7 +127,7 @@ class Routes:
                     if info.http is not None
                     and (route := self._add(manifest.service, info, info.http, is_live=is_live)) is not None
                 ]
-        bindings = [route.http for route in routes]
+        bindings = [http for route in routes for http in route.bindings]
         read = {found.name for http in bindings for found in http.inputs if found.kind == "header"}
         sent = {found.name for http in bindings for found in http.outputs if found.kind == "header"}
         self.own_fields: tuple[bytes, bytes] = (_listed(read), _listed(sent))

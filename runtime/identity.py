@@ -18,7 +18,7 @@ from runtime.clock import Clock
 from runtime.contract.errors import ServiceError, Unauthenticated
 from runtime.contract.messages import Contract, Request, Signal, Struct
 from runtime.issuers import ISSUED_TYPES, Algorithm, Identity, Issuer, IssuerVerifier
-from runtime.keys import KeyRing
+from runtime.keys import KeyRing, fingerprint
 from runtime.telemetry import Metrics
 from runtime.tokens import LEEWAY, MAX_TOKEN, TOKEN_CHARACTERS, read_token, seconds_left, token_header
 
@@ -122,7 +122,7 @@ class Verifier:
         self._revoked: dict[str, tuple[float, float]] = {}
         self._version = 0
         self._confirmed_at = float("-inf")
-        self._cache: OrderedDict[bytes, tuple[Identity, float, KeyRing]] = OrderedDict()
+        self._cache: OrderedDict[bytes, tuple[Identity, float, KeyRing, bytes]] = OrderedDict()
         self._used = False
         self._beginning = asyncio.Lock()
         metrics.gauge("revocations_age_seconds", self._age)
@@ -142,10 +142,10 @@ class Verifier:
         entry = self._cache.get(digest)
         if entry is None:
             return None
-        found, until, ring = entry
+        found, until, ring, signer = entry
         if self._clock.steady() >= until:
             return None  # it stays here, so that it does not become valid again by a clock that was set back
-        if found.kid not in ring.keys or found.session in self._revoked:
+        if not ring.accepts(signer) or found.session in self._revoked:
             del self._cache[digest]
             return None
         return found
@@ -166,36 +166,47 @@ class Verifier:
             return found
         if digest in self._cache:
             raise Unauthenticated("the token has expired")
-        issuer = self._issuer_of(token) if self._issuers else None
+        issuer = self._issuer_of(token)
         if issuer is None:
-            found, left = await self._verify_own(token)
+            found, left, key = await self._verify_own(token)
         else:
-            found, left = await issuer.verify(token)
-        self._cache[digest] = (found, self._clock.steady() + left, self.own_keys if issuer is None else issuer.keys)
+            found, left, key = await issuer.verify(token)
+        ring = self.own_keys if issuer is None else issuer.keys
+        self._cache[digest] = (found, self._clock.steady() + left, ring, fingerprint(key))
         if len(self._cache) > _CACHED:
             self._cache.popitem(last=False)
         return found
 
     def _issuer_of(self, token: str) -> IssuerVerifier | None:
-        """Return the issuer that a token says it is from, or None if that is the auth service or unknown."""
+        """Return the issuer that a token names, or None if that is the auth service, or cannot be read.
+
+        Raises:
+            Unauthenticated: if it is neither the auth service nor one of the other issuers.
+        """
         try:
             _, claims = read_token(token, ISSUED_TYPES, _ALGORITHMS)
         except ValueError:
             return None
-        issuer = claims.get("iss")
-        return self._issuers.get(issuer) if isinstance(issuer, str) else None
+        issuer = claims.get("iss", self._settings.issuer)
+        if issuer == self._settings.issuer:
+            return None
+        found = self._issuers.get(issuer) if isinstance(issuer, str) else None
+        if found is None:
+            raise Unauthenticated("the token is not valid: Invalid issuer")
+        return found
 
-    async def _verify_own(self, token: str) -> tuple[Identity, float]:
+    async def _verify_own(self, token: str) -> tuple[Identity, float, "PyJWK"]:
         """Verify a token of the auth service. Raises like `verify`."""
+        key = await self._key_for(token)
         if not self._used:
             async with self._beginning:  # no token is accepted before the first answer, or its failure
                 if not self._used:
                     await self.learn_revocations()
                     self._used = True
-        found, left = self._decode(token, await self._key_for(token))
+        found, left = self._decode(token, key)
         if found.session in self._revoked:
             raise Unauthenticated("the session has ended")
-        return found, left
+        return found, left, key
 
     async def _own_keys(self) -> dict[str, "PyJWK"]:
         from jwt import PyJWK

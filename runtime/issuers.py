@@ -1,9 +1,11 @@
 """Issuers of access tokens beside the auth service, such as an OpenID Connect provider."""
 
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
+import msgspec
 from msgspec import Meta
 
 from runtime.clock import Clock
@@ -19,6 +21,8 @@ Algorithm = Literal["RS256", "ES256", "EdDSA"]
 
 ISSUED_TYPES = ("at+jwt", "jwt", "")
 """The accepted values of `typ` (RFC 9068, section 2.1): many providers write `JWT`, or nothing."""
+TRUSTED_URL = re.compile(r"^(https://|http://(localhost|127\.0\.0\.1|\[::1\])([:/][^@]*)?$)")
+"""URLs from which keys may come: over TLS, or from this machine."""
 _KEY_TYPES = {"RS256": "RSA", "ES256": "EC", "EdDSA": "OKP"}
 _CURVES = {"ES256": "P-256", "EdDSA": "Ed25519"}
 _LEAST_RSA_BITS = 2048
@@ -49,6 +53,11 @@ class Identity(Struct):
     scopes: tuple[str, ...] = ()
     issuer: str = ""
 
+    @property
+    def key(self) -> str:
+        """What no other user has: the id, or a JSON array of issuer and id."""
+        return self.subject if not self.issuer else msgspec.json.encode((self.issuer, self.subject)).decode()
+
 
 class IssuerSettings(Struct):
     """An issuer of access tokens whose users are accepted, and where its tokens say who they are."""
@@ -57,7 +66,7 @@ class IssuerSettings(Struct):
     """The claim `iss` of its tokens, such as `https://login.example.com/realms/rides`."""
     audience: Annotated[str, Meta(min_length=1)]
     """What their claim `aud` has to contain."""
-    jwks_url: Annotated[str, Meta(pattern=r"^(https://|http://(localhost|127\.0\.0\.1|\[::1\])[:/])")] | None = None
+    jwks_url: Annotated[str, Meta(pattern=TRUSTED_URL.pattern)] | None = None
     """The URL of its key set (RFC 7517). By default it is the one that `<issuer>/.well-known/openid-configuration` names."""
     jwks_file: str | None = None
     """A file with its key set, instead of a URL. It is read again when it changes."""
@@ -109,11 +118,11 @@ class IssuerVerifier:
         for jwk in await self._fetch():
             key = _usable(jwk, self._settings.algorithms)
             if key is not None:
-                found[str(jwk.get("kid", ""))] = key
+                found[_ring_key(str(jwk.get("kid", "")), key.algorithm_name)] = key
         return found
 
-    async def verify(self, token: str) -> tuple[Identity, float]:
-        """Return the identity in a token, and for how many seconds it is valid.
+    async def verify(self, token: str) -> tuple[Identity, float, "PyJWK"]:
+        """Return the identity in a token, for how many seconds it is valid, and the key that signed it.
 
         Raises:
             Unauthenticated: if it is not a valid token, or has expired.
@@ -126,19 +135,18 @@ class IssuerVerifier:
             header, _ = read_token(token, ISSUED_TYPES, settings.algorithms)
         except ValueError as error:
             raise Unauthenticated(f"the token is not valid: {error}") from None
-        kid = header.get("kid", "")
-        key = await self.keys.key(kid) if isinstance(kid, str) else None
-        if key is None and kid == "" and len(self.keys.keys) == 1:  # OpenID Connect Core 1.0, section 10.1
-            (kid, key), *_ = self.keys.keys.items()
+        kid, algorithm = header.get("kid", ""), str(header["alg"])
+        key = await self.keys.key(_ring_key(kid, algorithm)) if isinstance(kid, str) else None
+        if key is None and kid == "":  # OpenID Connect Core 1.0, section 10.1
+            fitting = [key for key in self.keys.keys.values() if key.algorithm_name == algorithm]
+            key = fitting[0] if len(fitting) == 1 else None
         if key is None:
             raise Unauthenticated("the token was signed with an unknown key")
-        if key.algorithm_name != header["alg"]:
-            raise Unauthenticated("the token was signed with another algorithm than its key has")
         try:
             claims = jwt.decode(
                 token,
                 key,
-                algorithms=[key.algorithm_name],
+                algorithms=[algorithm],
                 issuer=settings.issuer,
                 audience=settings.audience,
                 leeway=LEEWAY,
@@ -152,10 +160,15 @@ class IssuerVerifier:
             raise Unauthenticated(f"the token's claim {settings.subject_claim} is not a text")
         roles = _texts(claims, settings.role_claim, separator=None)
         scopes = _texts(claims, settings.scope_claim, separator=" ")
-        session, token_id = (str(claims.get(name, "")) for name in ("sid", "jti"))
+        session, token_id = (str(claims.get(name) or "") for name in ("sid", "jti"))
         expires = datetime.fromtimestamp(claims["exp"], UTC)
         role = roles[0] if roles else ""
-        return Identity(subject, role, session, token_id, expires, str(kid), roles, scopes, settings.issuer), left
+        return Identity(subject, role, session, token_id, expires, str(kid), roles, scopes, settings.issuer), left, key
+
+
+def _ring_key(kid: str, algorithm: str) -> str:
+    """Return what a key is found by: keys of different types may have one id (RFC 7517, section 4.5)."""
+    return f"{algorithm} {kid}"
 
 
 def _usable(jwk: Mapping[str, Any], algorithms: Sequence[Algorithm]) -> "PyJWK | None":

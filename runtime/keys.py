@@ -35,20 +35,32 @@ class KeyRing:
         self._clock = clock
         self._issuer = issuer
         self._fetch = fetch
+        self._accepted: set[bytes] = set()
         self._failure: ServiceError | None = None
         self._learning = asyncio.Lock()
 
     async def learn(self) -> None:
-        """Fetch the keys. One that is missing from the answer is no longer accepted."""
-        self._failure = Unreachable(self._issuer)  # if this is cancelled
+        """Fetch the keys, one request at a time. One that is missing from the answer is no longer accepted."""
+        async with self._learning:
+            await self._learn()
+
+    async def _learn(self) -> None:
         try:
-            self.keys = await self._fetch()
-            self._failure = None
+            found = await self._fetch()
         except ServiceError as error:
             self._failure = error
             raise
+        except BaseException:
+            self._failure = Unreachable(self._issuer)
+            raise
         finally:
             self.asked_at = self._clock.monotonic()
+        self.keys, self._failure = found, None
+        self._accepted = {fingerprint(key) for key in found.values()}
+
+    def accepts(self, fingerprint: bytes) -> bool:
+        """Return whether a key with this fingerprint is among the keys."""
+        return fingerprint in self._accepted
 
     async def key(self, kid: str) -> "PyJWK | None":
         """Return a key, or None if there is none with this id.
@@ -64,7 +76,15 @@ class KeyRing:
                 if kid not in self.keys:
                     pause = _PAUSE if self.keys else _PAUSE_WITHOUT_KEYS
                     if self._clock.monotonic() - self.asked_at >= pause:
-                        await self.learn()
+                        await self._learn()
                     elif self._failure is not None:
                         raise self._failure.with_traceback(None)
         return self.keys.get(kid)
+
+
+def fingerprint(key: "PyJWK") -> bytes:
+    """Return what identifies a public key, whatever its id."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    public: bytes = key.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return public

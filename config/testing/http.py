@@ -32,7 +32,7 @@ class Client(httpx.AsyncClient):
     """An HTTP client of the running project. `client.as_user("u1", roles="rider")` acts as a user."""
 
     def __init__(self, gateway: Gateway, sign: SignToken, scheme: str, auth: httpx.Auth | None = None) -> None:
-        super().__init__(base_url="http://project.test", transport=_InProcess(gateway.app), auth=auth)
+        super().__init__(base_url="https://project.test", transport=_InProcess(gateway.app), auth=auth)
         self._gateway = gateway
         self._sign = sign
         self._scheme = scheme

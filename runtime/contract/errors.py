@@ -329,7 +329,7 @@ class Unauthenticated(ServiceError):
 
     code: ClassVar[str] = "unauthenticated"
     status: ClassVar[int] = 401
-    detail: str = "an access token is needed, as `Authorization: Bearer …`"
+    detail: str = "an access token is needed in `Authorization`"
 
 
 class Forbidden(ServiceError):

@@ -16,7 +16,7 @@ import msgspec
 from runtime.contract.messages import Struct
 
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/([A-Za-z0-9!#$&^_.+-]+|\*)")
+_MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/([A-Za-z0-9!#$&^_.+-]+|\*)|\*/\*")
 _PATH = re.compile(r"/[\x21-\x3a\x3c-\x7e]*")
 _OURS_IN = frozenset(
     [
@@ -174,16 +174,27 @@ def bound_fields(cls: Any) -> Iterator[Bound]:
     """Yield the fields of a struct that are bound to parts of HTTP.
 
     Raises:
-        ValueError: if the part cannot have such a name, or a field is bound twice.
+        ValueError: if the part cannot have such a name, a field is bound twice, or one is bound where only a part of the value is.
     """
     if not (isinstance(cls, type) and issubclass(cls, msgspec.Struct)):
+        for variant in get_args(cls) if get_origin(cls) in (Union, types.UnionType) else ():
+            if next(bound_fields(get_origin(variant) or variant), None) is not None:
+                raise ValueError(
+                    f"{variant.__name__} has fields that are bound to parts of HTTP: then it has to be the whole type"
+                )
         return
     outside = dict(zip(cls.__struct_fields__, cls.__struct_encode_fields__, strict=True))
     seen: set[tuple[type[Any], str]] = set()
     for name, annotation in typing.get_type_hints(cls, include_extras=True).items():
-        found = list(_parts(annotation))
-        if name not in outside or not found:
+        if name not in outside:
             continue
+        found = list(_parts(annotation))
+        if len(list(_anywhere(annotation))) > len(found):
+            raise ValueError(f"{name}: a part of HTTP is bound to the whole field: Annotated[tuple[str, ...], Header(…)]")
+        if not found:
+            continue
+        if cls.__struct_config__.array_like:
+            raise ValueError(f"{name} is bound to {found[0]!r}, but {cls.__name__} is array_like: its fields need names")
         if len(found) > 1:
             raise ValueError(f"{name} is bound to {found[0]!r} and to {found[1]!r}: choose one")
         part = found[0]
@@ -197,6 +208,10 @@ def bound_fields(cls: Any) -> Iterator[Bound]:
 def _keys(name: str, part: Header | Cookie | Body) -> list[tuple[type[Any], str]]:
     if isinstance(part, Body):
         faulty = [given for given in part.media_types if not _MEDIA_TYPE.fullmatch(given)]
+        if MULTIPART in part.media_types:
+            raise ValueError(
+                f"{name}: {part!r}: the fields of a form are those of the message, and its files have the type Upload"
+            )
         if faulty or not part.media_types:
             raise ValueError(f"{name}: {part!r}: expected media types, as Body('image/png', 'image/jpeg')")
         return [(Body, "")]
@@ -239,7 +254,12 @@ def outputs_of(reply: Any) -> Iterator[Output]:
     Raises:
         ValueError: if one cannot be bound so.
     """
-    for field in bound_fields(get_origin(reply) or reply):
+    origin = get_origin(reply)
+    bound = list(bound_fields(origin if isinstance(origin, type) and issubclass(origin, msgspec.Struct) else reply))
+    has_body = any(isinstance(field.part, Body) for field in bound)
+    if has_body and (rest := [name for name in reply.__struct_fields__ if name not in {field.name for field in bound}]):
+        raise ValueError(f"{rest[0]} has no place in the response: another field is the whole body")
+    for field in bound:
         part = field.part
         if isinstance(part, Body):
             _require_body_type(field)
@@ -253,22 +273,48 @@ def outputs_of(reply: Any) -> Iterator[Output]:
             if _plain(field.type) is not str:
                 raise ValueError(f"{field.name}: a cookie that is set is a text")
             yield Output(field.outside, "cookie", part.name, part.attributes, part.max_age)
-        elif part.name.lower() in _OURS_OUT:
+        elif part.name.lower() == "content-type" and not has_body:
+            raise ValueError(f"{field.name}: the body is JSON, unless another field is bound to Body(…)")
+        elif part.name.lower() in _OURS_OUT or part.name.lower().startswith("access-control-"):
             raise ValueError(f"{field.name}: the gateway itself sends {part.name}")
         else:
             yield Output(field.outside, "header", part.name, is_date=_plain(field.type) is datetime)
 
 
 def uploads_of(message: type[Any]) -> dict[str, bool]:
-    """Return the outside names of the fields of a request that are files, and whether each takes several."""
+    """Return the outside names of the fields of a request that are files, and whether each takes several.
+
+    Raises:
+        ValueError: if a file is elsewhere than in such a field.
+    """
     outside = dict(zip(message.__struct_fields__, message.__struct_encode_fields__, strict=True))
     found: dict[str, bool] = {}
     for name, tp in typing.get_type_hints(message).items():
+        if name not in outside:
+            continue
         plain = _without_none(tp)
-        many = get_origin(plain) is tuple
-        if name in outside and (get_args(plain)[0] if many and get_args(plain) else plain) is Upload:
+        many = plain == tuple[Upload, ...]
+        if many or plain is Upload:
             found[outside[name]] = many
+        elif _contains_upload(tp):
+            raise ValueError(f"{name}: files are fields of the types Upload, Upload | None, or tuple[Upload, ...]")
     return found
+
+
+def _contains_upload(tp: Any) -> bool:
+    """Return whether a type is a file, or contains one, also in the fields of structs."""
+    stack, seen = [tp], list[Any]()
+    while stack:
+        found = stack.pop()
+        if found is Upload:
+            return True
+        if found in seen:
+            continue
+        seen.append(found)
+        stack += get_args(found)
+        if isinstance(found, type) and issubclass(found, msgspec.Struct):
+            stack += typing.get_type_hints(found).values()
+    return False
 
 
 def _require_body_type(field: Bound) -> None:
@@ -283,6 +329,13 @@ def _parts(annotation: Any) -> Iterator[Header | Cookie | Body]:
     elif get_origin(annotation) in (Union, types.UnionType):
         for variant in get_args(annotation):
             yield from _parts(variant)
+
+
+def _anywhere(annotation: Any) -> Iterator[Any]:
+    """Yield the parts in an annotation, also in those of its items."""
+    yield from (part for part in getattr(annotation, "__metadata__", ()) if isinstance(part, Header | Cookie | Body))
+    for argument in get_args(annotation) if get_origin(annotation) is not Annotated else get_args(annotation)[:1]:
+        yield from _anywhere(argument)
 
 
 def _plain(tp: Any) -> Any:

@@ -7,9 +7,10 @@ parameters as well.
 
 import re
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import inspect
@@ -36,8 +37,20 @@ _NAME = re.compile(r"[A-Za-z0-9._~-]+")
 _BODYLESS = ("GET", "DELETE")
 
 
-RestParts = tuple[tuple[str, ...], Params, Mapping[bytes, bytes]]
-"""The parts of a REST request that become parameters: the values of the path's, those of the query, and the header fields."""
+class RestParts(NamedTuple):
+    """The parts of a REST request beside its JSON.
+
+    Attributes:
+        values: the values of the path's parameters, in order.
+        query: the parameters of the query.
+        fields: the header fields, by their lower-case names.
+        convert: turns a body of another media type into JSON and the texts of a form; None if it is JSON.
+    """
+
+    values: tuple[str, ...]
+    query: Params
+    fields: Mapping[bytes, bytes]
+    convert: "Callable[[HttpBinding, bytes], tuple[bytes, Params]] | None" = None
 
 
 class HttpBinding(msgspec.Struct, frozen=True):
@@ -83,20 +96,21 @@ class HttpBinding(msgspec.Struct, frozen=True):
         """The shape as text, such as `GET /rides/{}`."""
         return " ".join(self.shape)
 
-    def params(self, values: tuple[str, ...], query: Params, fields: Mapping[bytes, bytes]) -> Params:
-        """Return the parameters of a request.
-
-        Args:
-            values: the values of the path's parameters, in order.
-            query: the parameters of the query, or the texts of a form.
-            fields: the header fields, by their lower-case names.
+    def read(self, parts: RestParts, body: bytes) -> tuple[Params, bytes]:
+        """Return the parameters and the JSON body of a request.
 
         Raises:
-            Invalid: if the query has a parameter that comes from elsewhere.
-            Malformed: if a header field is not UTF-8.
+            Invalid: if the query has a parameter that comes from elsewhere, or a form does not fit.
+            Malformed: if a header field is not UTF-8, or a form cannot be read.
         """
-        params = tuple(zip(self.path_fields, values, strict=True)) + query
-        return params + tuple(_given(self.inputs, query, fields)) if self.inputs else params
+        query = parts.query
+        if parts.convert is not None and self.media_types:
+            body, texts = parts.convert(self, body)
+            if self.form_fields and query:
+                raise Invalid(tuple(Violation(f"/{pointer_token(name)}", "unknown parameter") for name, _ in query))
+            query += texts
+        params = tuple(zip(self.path_fields, parts.values, strict=True)) + query
+        return params + tuple(_given(self.inputs, query, parts.fields)) if self.inputs else params, body
 
     @classmethod
     def parse(cls, where: str, route: str, status: int, message: type[Any], reply: Any = None) -> "HttpBinding":
@@ -124,6 +138,9 @@ class HttpBinding(msgspec.Struct, frozen=True):
         outside = dict(zip(message.__struct_fields__, message.__struct_encode_fields__, strict=True))
         in_path = tuple(_outside_name(where, route, message, outside, segment) for segment in segments if segment.startswith("{"))
         inputs, outputs, raw, uploads = cls._parts(where, route, message, reply)
+        elsewhere = {found.field for found in outputs}
+        if status == 204 and reply is not None and not (outputs and elsewhere >= set(reply.__struct_encode_fields__)):
+            raise DefinitionError(f"{where}: status=204: a response without a body, but the reply has one: use Request[None]")
         bound = tuple(found.field for found in inputs)
         raw_field = "" if raw is None else raw.field
         if taken := [name for name in in_path if name in (*bound, raw_field, *uploads)]:
@@ -175,11 +192,11 @@ class HttpBinding(msgspec.Struct, frozen=True):
 
 def shape_of(segment: str) -> str:
     """Return a segment of a route's path without the name of its parameter: `{}`, or `{*}` for the rest of the path."""
-    return segment if not segment.startswith("{") else "{*}" if segment.endswith(REST) else "{}"
+    return segment if not segment.startswith("{") or segment == "{*}" else "{*}" if segment.endswith(REST) else "{}"
 
 
 def _given(inputs: tuple[Input, ...], query: Params, fields: Mapping[bytes, bytes]) -> Iterator[tuple[str, str]]:
-    """Yield the parameters that a request's header fields and cookies are. Raises like `HttpBinding.params`."""
+    """Yield the parameters that a request's header fields and cookies are. Raises like `HttpBinding.read`."""
     elsewhere = {found.field for found in inputs}
     if wrong := [name for name, _ in query if name in elsewhere]:
         raise Invalid(tuple(Violation(f"/{pointer_token(name)}", "unknown parameter") for name in wrong))
@@ -200,15 +217,16 @@ def _given(inputs: tuple[Input, ...], query: Params, fields: Mapping[bytes, byte
             raise Malformed(f"the {found.kind} {found.name} is not UTF-8") from None
         if found.is_date:
             text = _date(text)
-        for part in text.split(",") if found.many else (text,):
-            yield found.field, part.strip()
+        for part in filter(None, map(str.strip, text.split(","))) if found.many else (text.strip(),):
+            yield found.field, part
 
 
 def _date(text: str) -> str:
-    """Return a time of HTTP (RFC 9110, section 5.6.7) as JSON has it; any other text as it is."""
+    """Return a time of HTTP (RFC 9110, section 5.6.7), which is in UTC, as JSON has it; any other text as it is."""
     try:
-        return parsedate_to_datetime(text).isoformat()
-    except ValueError:
+        found = parsedate_to_datetime(text)
+        return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).isoformat()
+    except (ValueError, OverflowError):
         return text
 
 

@@ -126,7 +126,7 @@ class Caller:
         endpoint = self.routes.get(service, _NOTHING).get(route)
         if endpoint is not None:
             assert endpoint.handler.http is not None
-            params = endpoint.handler.http.params(*parts)
+            params, body = endpoint.handler.http.read(parts, body)
             return endpoint.handler.http, await self._forward_locally(ctx, endpoint, params, body, key)
         wanted = _Wanted(service, route, route, _binding_and_body, None, parts)
         http, answer = await self._request_remotely(ctx, wanted, body, None, key, _nothing_known)
@@ -180,14 +180,17 @@ class Caller:
                     now = time()
                     continue
             info = None if announced is None else member.requests.get(announced)
-            request, params, http = wanted.request, None, None
+            request, params, http, sent = wanted.request, None, None, body
             if info is not None:
                 if wanted.parts is not None and info.http is not None:
-                    request, params, http = info.name, info.http.params(*wanted.parts), info.http
+                    request, http = info.name, info.http
+                    params, sent = info.http.read(wanted.parts, body)
+                    if sent is not body:
+                        self._checked_size(request, sent)
                 if info.once and key is None:
                     key = RETRY_KEY + environment.random.hex(32)
                 if info.key is not None and prefers is None:
-                    prefers = _preference(info, body, params)
+                    prefers = _preference(info, sent, params)
                     if prefers is not None:
                         continue
             cuts = exchange.cuts
@@ -200,7 +203,7 @@ class Caller:
                     token, client = origin.token, origin.client
                     fields = None if origin.trace_fields is None else ctx.trace_fields
                 envelope = Envelope(
-                    "request", environment.random.hex(32), request, body, "", host.address, deadline - now, token, ctx.trace, key,
+                    "request", environment.random.hex(32), request, sent, "", host.address, deadline - now, token, ctx.trace, key,
                     params, ctx.path, 0, None, client, fields,
                 )  # fmt: skip
                 answer = await exchange.send(member, envelope, now, deadline, host.name, known)

@@ -64,7 +64,7 @@ class OnceEndpoint(RequestEndpoint):
             raise await self.handle_failure(error, ctx) from None
 
     def _scope(self, ctx: Context, key: str) -> Scope:
-        return Scope(ctx.caller, "" if ctx.identity is None else ctx.identity.subject, self.name, key)
+        return Scope(ctx.caller, "" if ctx.identity is None else ctx.identity.key, self.name, key)
 
     def _fingerprint(self, ctx: Context, message: Any) -> Fingerprint:
         parts = ctx.received

@@ -246,7 +246,8 @@ def _check_routes(cls: type[Service], requests: dict[str, Handler]) -> None:
     for handler in requests.values():
         if handler.http is None:
             continue
-        other = routes.setdefault(handler.http.shape, handler.name)
+        method, path = handler.http.shape
+        other = routes.setdefault((method, path.replace("{*}", "{}")), handler.name)
         if other != handler.name:
             raise DefinitionError(
                 f"{cls.__qualname__}: {handler.http.method} {handler.http.path} is the route of {other} and {handler.name}: change one"

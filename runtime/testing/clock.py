@@ -1,7 +1,9 @@
 """A clock that a test moves, and that timers and timeouts follow."""
 
 import asyncio
+import math
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -10,7 +12,7 @@ from runtime.clock import Clock
 from runtime.contract.errors import UsageError
 
 _STEPS = 500
-"""The most steps in which time passes."""
+"""The most times that a timer runs which repeats."""
 
 
 class MovableClock(Clock):
@@ -23,6 +25,7 @@ class MovableClock(Clock):
     def __init__(self) -> None:
         self._offset = 0.0
         self._patched: Any = None
+        self._before: Callable[[], float] = time.monotonic
 
     async def __aenter__(self) -> Self:
         """Take over the time of the running event loop.
@@ -33,20 +36,20 @@ class MovableClock(Clock):
         loop: Any = asyncio.get_running_loop()
         if not isinstance(loop, asyncio.BaseEventLoop):
             raise UsageError(f"a movable clock needs asyncio's own event loop, got {type(loop).__module__}.{type(loop).__name__}")
-        real = loop.time
+        self._before = real = loop.time
         loop.time = lambda: real() + self._offset  # type: ignore[method-assign]
         self._patched = loop
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        del self._patched.time
+        self._patched.time = self._before
         self._patched = None
 
     def timestamp(self) -> float:
         return time.time() + self._offset
 
     async def advance(self, by: float | timedelta) -> None:
-        """Let time pass. Timers that come due meanwhile run in order, in at most 500 steps.
+        """Let time pass. Timers that come due meanwhile run in order; of those that repeat, at most 500 times.
 
         Args:
             by: the time, in seconds.
@@ -55,15 +58,18 @@ class MovableClock(Clock):
             UsageError: if it is negative, or the clock is used outside of its `async with` block.
         """
         seconds = by.total_seconds() if isinstance(by, timedelta) else float(by)
-        if seconds < 0 or self._patched is None:
-            raise UsageError(f"a movable clock is advanced forward, within its `async with` block: got {by!r}")
+        if not 0 <= seconds < math.inf or self._patched is None:
+            raise UsageError(f"a movable clock is advanced forward by a finite time, within its `async with` block: got {by!r}")
         loop = self._patched
         end = loop.time() + seconds
+        known = sorted(handle.when() for handle in loop._scheduled if not handle.cancelled())
         while (left := end - loop.time()) > 0:
             await self._settle()
             timers = [handle.when() for handle in loop._scheduled if not handle.cancelled()]
-            due = min(timers, default=end) - loop.time()
-            self._offset += min(max(due, seconds / _STEPS), left)
+            now = loop.time()
+            due = min(timers, default=end) - now
+            next_known = next((when for when in known if when > now), end) - now
+            self._offset += min(max(due, min(seconds / _STEPS, next_known)), left)
         await self._settle()
 
     async def _settle(self) -> None:

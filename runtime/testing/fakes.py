@@ -32,10 +32,10 @@ class FakeService(Service):
 
     async def publish(self, *messages: Event | Signal) -> None:
         """Publish events and signals of the contract, as the real service would."""
-        async with self.db.transaction() as tx:
-            for message in messages:
-                if isinstance(message, Event):
-                    await tx.publish(message)
+        if events := [message for message in messages if isinstance(message, Event)]:
+            async with self.db.transaction() as tx:
+                for event in events:
+                    await tx.publish(event)
         for message in messages:
             if isinstance(message, Signal):
                 await self._context.publish(message)
@@ -54,9 +54,15 @@ class FakeService(Service):
         answer = self.answers.get(kind)
         if answer is None:
             raise NotFaked(f"{self.contract.name}.{kind.__name__}")
-        takes_context = len(inspect.signature(answer).parameters) > 1
-        reply = answer(message, ctx) if takes_context else answer(message)
+        reply = answer(message, ctx) if _takes_context(answer) else answer(message)
         return await reply if inspect.isawaitable(reply) else reply
+
+
+def _takes_context(answer: Answer) -> bool:
+    """Return whether an answer has a second parameter that it needs."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(answer).parameters.values()
+    return sum(found.kind in kinds and found.default is inspect.Parameter.empty for found in parameters) > 1
 
 
 class NotFaked(ServiceError):

@@ -1,5 +1,6 @@
 """A project's own form of errors: in responses, and in the OpenAPI document."""
 
+import re
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Annotated
@@ -94,6 +95,15 @@ class Untyped(ErrorRenderer):
         return ShopError(Texts(()))
 
 
+class Waiting(ErrorRenderer):
+    async def render(self, error: ErrorReport) -> ShopError:  # type: ignore[override]
+        return ShopError(Texts(()))
+
+
+class Nameless(ShopErrors):
+    media_type = "json"
+
+
 class Demanding(ShopErrors):
     def __init__(self, needed: int) -> None:
         pass
@@ -119,12 +129,13 @@ def texts(answer: httpx.Response, status: int) -> list[str]:
 async def test_every_error_has_the_projects_form(client: httpx.AsyncClient) -> None:
     """Those of services, of validation, of authorization, of the gateway itself, and failures."""
     order = {"order": {"item": "a", "count": 0}}
-    assert texts(await client.post("/orders", json=order), 422) == ["order.count Expected `int` >= 1"]
+    assert texts(await client.post("/orders", json=order), 422) == ["order.count: Expected `int` >= 1"]
     assert texts(await client.post("/orders", json={"order": {"item": "a", "count": 1}}), 409) == [
         "There is none left {'item': 'a'}"
     ]
     (failure,) = texts(await client.post("/orders", json={"order": {"item": "bug", "count": 1}}), 500)
     assert "secret" not in failure
+    assert re.search(r"\([0-9a-f]{16}\)", failure), "the id under which the log has the details"
     assert texts(await client.post("/orders", content="{"), 415)
     assert texts(await client.post("/orders", content="{", headers={"Content-Type": "application/json"}), 400)
     refused = await client.get("/secrets")
@@ -168,6 +179,8 @@ def test_a_setting_names_the_class(tmp_path: Path) -> None:
         (f"{__name__}:Shop", "is not a subclass of ErrorRenderer"),
         (f"{__name__}:Demanding", "made without arguments"),
         (f"{__name__}:Untyped", "annotate the struct that it returns"),
+        (f"{__name__}:Waiting", "not `async def`"),
+        (f"{__name__}:Nameless", "media_type='json'"),
         ("errors", "expected package.module:Class"),
     ],
 )

@@ -138,7 +138,7 @@ def test_the_console_of_the_running_system_needs_no_login(
             client = Client(found, "", email, roles)
             client.log_in(as_operator=True)
             assert client.token is not None
-            verified, _ = asyncio.run(IssuerVerifier(issuer, Clock()).verify(client.token))
+            verified, *_ = asyncio.run(IssuerVerifier(issuer, Clock()).verify(client.token))
             assert (verified.subject, verified.roles) == (subject, expected)
         monkeypatch.setenv("CALLBOARD_TOKEN", "given")
         client = Client(found, "", None)

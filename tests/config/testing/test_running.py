@@ -2,11 +2,12 @@
 
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 
 from config.testing import running
-from runtime import ANYONE, Context, Contract, Request, Service, Struct, UsageError, handles, resource
+from runtime import ANYONE, Context, Contract, Cookie, Request, Service, Struct, UsageError, handles, resource
 from runtime.testing import FakeService, MovableClock, replaced
 
 mirror = Contract("mirror")
@@ -71,6 +72,43 @@ async def test_the_clock_of_a_broker_cannot_be_moved(tmp_path: Path, file: Path)
     with pytest.raises(UsageError, match="transport='memory'"):
         async with running(tmp_path / "data", file=file, transport="mqtt", clock=MovableClock()):
             pass
+
+
+class Session(Struct):
+    secret: Annotated[str, Cookie("session")]
+
+
+jar = Contract("jar")
+
+
+@jar.message
+class Open(Request[Session]):
+    pass
+
+
+@jar.message
+class See(Request[str]):
+    session: Annotated[str, Cookie("session")] = ""
+
+
+class Jar(Service):
+    contract = jar
+
+    @handles(http="POST /jar", allow=ANYONE)
+    async def open(self, message: Open, ctx: Context) -> Session:
+        return Session("s1")
+
+    @handles(http="GET /jar", allow=ANYONE)
+    async def see(self, message: See, ctx: Context) -> str:
+        return message.session
+
+
+async def test_the_client_keeps_cookies(tmp_path: Path) -> None:
+    file = tmp_path / "callboard.toml"
+    file.write_text(f'[services.jar]\nclass = "{__name__}:Jar"\n')
+    async with running(tmp_path / "data", file=file) as project:
+        await project.client.post("/jar")
+        assert (await project.client.get("/jar")).json() == "s1"
 
 
 async def test_events_are_streamed_to_the_client(tmp_path: Path, file: Path) -> None:

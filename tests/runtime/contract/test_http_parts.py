@@ -12,6 +12,10 @@ class Inner(Struct):
     number: int
 
 
+class Holder(Struct):
+    file: Upload
+
+
 def refused(http: str, text: str, request: Any, reply: Any = int) -> None:
     contract = Contract("faulty")
     with pytest.raises(DefinitionError, match=text):
@@ -46,6 +50,11 @@ class TwoBodies(Struct):
         ("POST /x", "expected media types", {"a": Annotated[bytes, Body("png")]}),
         ("GET /x", "cannot be made from", {"a": Annotated[Inner, Header("X-A")]}),
         ("GET /x/{a:path}/y", "only the last segment", {"a": str}),
+        ("GET /x", "bound to the whole field", {"a": tuple[Annotated[str, Header("X-A")], ...]}),
+        ("POST /x", "files are fields of the types", {"a": frozenset[Upload]}),
+        ("POST /x", "files are fields of the types", {"a": Upload | str}),
+        ("POST /x", "files are fields of the types", {"a": Holder}),
+        ("POST /x", "the fields of a form are those of the message", {"a": Annotated[bytes, Body("multipart/form-data")]}),
         ("GET /x/{a:int}", "the type comes from the field a", {"a": int}),
     ],
 )
@@ -61,9 +70,79 @@ class WithNumber(Struct):
     a: Annotated[int, Cookie("a")]
 
 
+class WithEtag(Struct):
+    a: int
+    etag: Annotated[str, Header("ETag")]
+
+
+class InAnArray(Struct, array_like=True):
+    etag: Annotated[str, Header("ETag")]
+
+
+class WithType(Struct):
+    a: int
+    kind: Annotated[str, Header("Content-Type")]
+
+
+class WithOrigin(Struct):
+    a: Annotated[str, Header("Access-Control-Allow-Origin")]
+
+
+class WithMore(Struct):
+    image: Annotated[bytes, Body("image/png")]
+    title: str
+
+
 @pytest.mark.parametrize(
     ("reply", "text"),
-    [(TwoBodies, "one media type"), (WithDate, "the gateway itself sends Date"), (WithNumber, "is a text")],
+    [
+        (TwoBodies, "one media type"),
+        (WithDate, "the gateway itself sends Date"),
+        (WithNumber, "is a text"),
+        (WithEtag | None, "the whole type"),
+        (InAnArray, "array_like"),
+        (WithType, "the body is JSON"),
+        (WithOrigin, "the gateway itself sends Access-Control-Allow-Origin"),
+        (WithMore, "title has no place"),
+    ],
 )
 def test_a_reply_that_cannot_be_sent_is_refused(reply: Any, text: str) -> None:
     refused("GET /x", text, {}, reply)
+
+
+@pytest.mark.parametrize("reply", [int, WithEtag])
+def test_a_status_without_a_body_is_refused_for_a_reply_that_has_one(reply: Any) -> None:
+    contract = Contract("faulty")
+    message = contract.message(types.new_class("Message", (Request[reply],)))
+
+    async def handle(self: Any, message: Any, ctx: Context) -> Any: ...
+
+    handle.__annotations__ = {"message": message, "ctx": Context, "return": reply}
+    with pytest.raises(DefinitionError, match="status=204"):
+        members = {"contract": contract, "handle": handles(http="GET /x", status=204, allow=ANYONE)(handle)}
+        type("Faulty", (Service,), members)
+
+
+def test_two_routes_that_openapi_cannot_tell_apart_are_refused() -> None:
+    own = Contract("faulty")
+
+    @own.message
+    class One(Request[int]):
+        a: str
+
+    @own.message
+    class Rest(Request[int]):
+        b: str
+
+    with pytest.raises(DefinitionError, match="is the route of one and rest"):
+
+        class Faulty(Service):
+            contract = own
+
+            @handles(http="GET /f/{a}", allow=ANYONE)
+            async def one(self, message: One, ctx: Context) -> int:
+                return 1
+
+            @handles(http="GET /f/{b:path}", allow=ANYONE)
+            async def rest(self, message: Rest, ctx: Context) -> int:
+                return 2

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime import ANYONE, Context, Contract, Node, NodeSettings, Request, Service, ServiceError, Struct, Transaction, handles
+from runtime.contract.rest import RestParts
 from runtime.node.proxy import Proxy
 from runtime.storage.sqlite import SqliteFolder
 from transports.memory import MemoryNetwork, MemorySettings, MemoryTransport
@@ -92,7 +93,7 @@ class Tills:
         ctx = proxy.context("id", None, None, 5)
         (route,) = [route for member in node.registry.members("till") for route in member.requests if " " in route]
         try:
-            http, text = await proxy.forward(ctx, "till", route, (path, query, {}), body, key)
+            http, text = await proxy.forward(ctx, "till", route, RestParts(path, query, {}), body, key)
         except ServiceError as error:
             return error.data()
         return http.status, text

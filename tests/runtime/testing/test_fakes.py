@@ -144,6 +144,27 @@ async def test_timers_and_timeouts_follow_a_movable_clock(tmp_path: Path) -> Non
     assert asyncio.get_running_loop().time() < began, "the loop has its own time again"
 
 
+async def test_timers_come_due_in_order_however_far_the_clock_moves() -> None:
+    async def nap() -> str:
+        async with asyncio.timeout(20):
+            await asyncio.sleep(10)
+        return "slept"
+
+    async with MovableClock() as outer, MovableClock() as clock:
+        napping = asyncio.create_task(nap())
+        await asyncio.sleep(0)
+        await clock.advance(86_400)
+        assert await napping == "slept"
+        for seconds in (float("inf"), float("nan")):
+            with pytest.raises(UsageError, match="finite"):
+                await outer.advance(seconds)
+
+
+async def test_an_answer_may_have_parameters_of_its_own(tmp_path: Path) -> None:
+    async with node(tmp_path, fake(bank, {Balance: lambda message, price=7, *, plus=1: price + plus})) as running:
+        assert await running.client("test", (desk,)).request(Ask("ada")) == 8
+
+
 async def test_a_clock_is_moved_forward_and_within_its_block() -> None:
     clock = MovableClock()
     with pytest.raises(UsageError, match="within"):
