@@ -59,7 +59,7 @@ soak: $(VENV)/.test tools  ## run the system under load for MINUTES (30), with t
 	@MINUTES=$(or $(MINUTES),30) $(BIN)/python -m tests.soak
 
 containers: $(VENV)/.run  ## create certificates, keys, and passwords for containers/compose.yaml
-	@$(BIN)/python -m config.provision containers/secrets
+	@$(BIN)/callboard provision containers/secrets
 	@chmod 644 containers/mosquitto/mosquitto.conf
 	@echo "start it with: docker compose -f containers/compose.yaml up --build     (then open http://127.0.0.1:8000/docs)"
 

@@ -1,20 +1,17 @@
 """Create the credentials of a containerised system: a certificate authority, and a certificate, key, and password per service.
 
-`make containers` runs this module. It can be run repeatedly: if all files exist, they are kept. If any file is missing, all
+`callboard provision` does this. It can be run repeatedly: if all files exist, they are kept. If any file is missing, all
 are created again, because the private key of the authority is not stored. Running containers must be recreated then.
 """
 
 import base64
-import os
 import secrets
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
-import rich_click as click
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -23,8 +20,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from config import compose
 from config.broker import DEVICES
-from config.load import load
 from config.settings import EXAMPLE_USERS, Settings
+from config.users import has_our_auth
 from runtime import CallboardError
 from transports.mqtt.access import access_list, device_access_list, password_file
 
@@ -60,7 +57,8 @@ def provision(folder: Path, settings: Settings) -> bool:
             _write(folder / name / "peer-key.json", key)
         _write(folder / "shared" / "peer-keys.json", public)
         _passwords(folder, names)
-        _users(folder)
+        if has_our_auth(settings):
+            _users(folder)
     namespace = settings.transport.mqtt.namespace
     _write(folder / _BROKER / "access", access_list(definitions, namespace))
     _write(folder / _BROKER / "device-access", device_access_list(DEVICES, namespace))
@@ -180,19 +178,3 @@ def _users(folder: Path) -> None:
     path = folder / "password"
     path.touch(mode=0o600)
     path.write_text(password + "\n", encoding="utf-8")
-
-
-def main() -> None:
-    """Create the credentials in the folder named on the command line."""
-    folder = Path(sys.argv[1])
-    try:
-        created = provision(folder, load(environment=os.environ).settings)
-    except CallboardError as error:
-        sys.exit(f"callboard: {error}")
-    outcome = "created certificates, keys, and passwords; recreate the running containers" if created else "all credentials exist"
-    click.echo(f"{folder}: {outcome}")
-    click.echo(f"log in as {', '.join(EXAMPLE_USERS)} with the password in {folder / 'password'}")
-
-
-if __name__ == "__main__":
-    main()

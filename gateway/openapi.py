@@ -64,7 +64,7 @@ def document(
     used = _used({"paths": paths}, schemas)
     return {
         "openapi": "3.1.0",
-        "info": {"title": title, "version": version, "description": form.description},
+        "info": {"title": title, "version": version, "description": form.description, "contact": {"name": title}},
         "servers": [{"url": "/"}],
         "tags": [{"name": service} for service in sorted(services)],
         "paths": dict(sorted(paths.items())),
@@ -152,9 +152,8 @@ def _operation(service: str, info: RequestInfo, http: HttpBinding, schemas: Json
     """Return an operation. The schemas of its errors are added to `schemas`."""
     properties: dict[str, Json] = info.request.get("properties", {})
     required = set(info.request.get("required", ()))
-    operation: Json = {"operationId": info.name, "tags": [service], "summary": info.summary}
-    if info.description:
-        operation["description"] = info.description
+    description = info.description or f"{info.summary}."
+    operation: Json = {"operationId": info.name, "tags": [service], "summary": info.summary, "description": description}
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": _in_path(_parameter(properties[name]))}
         for name in http.path_fields

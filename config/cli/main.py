@@ -17,6 +17,7 @@ _COMMANDS = {
     "openapi": "config.cli.show",
     "config": "config.cli.show",
     "up": "config.cli.up",
+    "provision": "config.cli.provision",
     "services": "config.cli.services",
     "call": "config.cli.call",
     "tail": "config.cli.tail",

@@ -21,15 +21,19 @@ from runtime.telemetry import logger
 
 
 @click.command("run")
-@click.argument("names", metavar="SERVICE…", nargs=-1, required=True)
+@click.argument("names", metavar="[SERVICE…]", nargs=-1)
+@click.option("--all", "every", is_flag=True, help="Run all services of the project, and the gateway.")
 @click.option("--leash", is_flag=True, hidden=True, help="Stop when standard input ends, because the parent process is gone.")
 @with_config
-def run_command(names: tuple[str, ...], leash: bool, config_file: Path | None) -> None:
+def run_command(names: tuple[str, ...], every: bool, leash: bool, config_file: Path | None) -> None:
     """Run one or more services in this process until SIGTERM, SIGHUP, or Ctrl-C.
 
     On the first signal, the services finish their work and stop. A second signal ends the process at once.
     """
     settings = loaded(config_file).settings
+    if bool(names) is every:
+        raise CallboardError("callboard run: expected names of services, or --all: `callboard config show` lists them")
+    names = names or tuple(compose.selected(settings, ()))
     services = compose.stateful(settings, names)
     set_up_logging(settings)
     with databases_locked(Path(settings.database.folder), services, f"callboard run {' '.join(names)}"):

@@ -25,7 +25,23 @@ from config.provision import provision
 from config.values import SettingsError
 from gateway.service import Gateway
 from gateway.settings import GatewaySettings, IdentitySettings
-from runtime import CallboardError, Clock, Identity, ManualClock, Node, TokenSettings, Unauthenticated, Unreachable
+from runtime import (
+    CallboardError,
+    Clock,
+    Context,
+    Contract,
+    Identity,
+    ManualClock,
+    Node,
+    Request,
+    Service,
+    TokenSettings,
+    Transaction,
+    Unauthenticated,
+    Unreachable,
+    handles,
+    roles,
+)
 from runtime.identity import Verifier
 from runtime.issuers import IssuerSettings
 from runtime.sockets import any_free_port
@@ -38,6 +54,27 @@ from tests.project import RENTAL, rental
 AUDIENCE = "rides"
 PAYLOAD = {"sub": "u1", "roles": ["rider", "editor"], "scope": "rides:read rides:write"}
 Sign = Callable[..., str]
+
+
+counter = Contract("counter")
+
+
+@counter.message
+class Count(Request[int]):
+    pass
+
+
+class Counter(Service):
+    contract = counter
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+
+    @handles(allow=roles("rider"), once=True)
+    async def count(self, message: Count, ctx: Context, tx: Transaction) -> int:
+        self.number += 1
+        return self.number
 
 
 async def never(_: object) -> Any:
@@ -59,7 +96,7 @@ class Provider:
             "ed": ("EdDSA", Ed25519PrivateKey.generate()),
         }
         self.url = self.ca_file = ""
-        self.requests = 0
+        self.requests = self.at_once = self.most_at_once = 0
         self.status = 200
         self.hidden: set[str] = set()
         self.more: list[dict[str, Any]] = []
@@ -87,6 +124,10 @@ class Provider:
 
     async def keys(self, request: web.Request) -> web.Response:
         self.requests += 1
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        await asyncio.sleep(0.01)  # others would overlap
+        self.at_once -= 1
         body = msgspec.json.encode({"keys": self.jwks()}) if self.body is None else self.body
         return web.Response(body=body, status=self.status, content_type="application/json")
 
@@ -303,6 +344,14 @@ async def test_a_file_has_the_keys(provider: Provider, tmp_path: Path) -> None:
     made = verifier(IssuerSettings("somebody", AUDIENCE, jwks_file=str(path)))
     assert (await made.verify(provider.token(iss="somebody"))).issuer == "somebody"
     assert provider.requests == 0
+    path.unlink()
+    (ring,) = made.other_keys()
+    with pytest.raises(Unreachable):
+        await ring.learn()
+    assert (await made.verify(provider.token("ec", iss="somebody"))).issuer == "somebody", "the known keys stay valid"
+    path.write_text('{"keys": [')
+    with pytest.raises(Unreachable):
+        await ring.learn()
 
 
 def test_issuers_are_settings(tmp_path: Path) -> None:
@@ -328,6 +377,8 @@ def test_issuers_are_settings(tmp_path: Path) -> None:
         ((IssuerSettings("callboard", "a", jwks_url="https://x.test/keys"),), "is the name of another issuer"),
         ((IssuerSettings("https://x.test", "a"), IssuerSettings("https://x.test", "b")), "is the name of another issuer"),
         ((IssuerSettings("x", "a"),), "expected jwks_url or jwks_file"),
+        ((IssuerSettings("http://localhost.evil.test/x", "a"),), "expected jwks_url or jwks_file"),
+        ((IssuerSettings("http://localhost@evil.test", "a"),), "expected jwks_url or jwks_file"),
         ((IssuerSettings("x", "a", jwks_file="none.json"),), "none.json cannot be read"),
         ((IssuerSettings("x", "a", jwks_file="x", jwks_url="https://x.test"),), "both set"),
         ((IssuerSettings("https://x.test", "a", ca_file="none.pem"),), "none.pem cannot be used"),

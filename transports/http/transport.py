@@ -79,7 +79,7 @@ class HttpTransport(Transport):
         own, others = self._settings.key, self._settings.peer_keys
         if own is None or others is None:
             raise StartError(
-                "transport.http.key and transport.http.peer_keys are needed: services prove who they are with them (`make containers` creates them)"
+                "transport.http.key and transport.http.peer_keys are needed: services prove who they are with them (`callboard provision secrets` creates them)"
             )
         self._signer = Signer(own if key is None else lambda: key() or own, self._clock)
         self._verifier = Verifier(others if peer_keys is None else lambda: peer_keys() or others, self._clock)
