@@ -31,7 +31,7 @@ class KeyRing:
 
     def __init__(self, clock: Clock, issuer: str, fetch: Callable[[], Awaitable[Mapping[str, "PyJWK"]]]) -> None:
         self.keys: Mapping[str, PyJWK] = {}
-        self.asked_at = float("-inf")
+        self.asked_at: float = float("-inf")
         self._clock = clock
         self._issuer = issuer
         self._fetch = fetch

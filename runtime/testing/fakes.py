@@ -68,7 +68,9 @@ def _takes_context(answer: Answer) -> bool:
 class NotFaked(ServiceError):
     """The fake has no answer to this request: add one to `fake(…)`."""
 
-    contract, code, status = "callboard", "not-faked", 501
+    contract: ClassVar[str] = "callboard"
+    code: ClassVar[str] = "not-faked"
+    status: ClassVar[int] = 501
     request: str
 
 
