@@ -33,12 +33,14 @@ class MovableClock(Clock):
         Raises:
             UsageError: if the loop is another one than asyncio's own.
         """
-        loop: Any = asyncio.get_running_loop()
-        if not isinstance(loop, asyncio.BaseEventLoop):
-            raise UsageError(f"a movable clock needs asyncio's own event loop, got {type(loop).__module__}.{type(loop).__name__}")
-        self._before = real = loop.time
-        loop.time = lambda: real() + self._offset  # type: ignore[method-assign]
-        self._patched = loop
+        running = asyncio.get_running_loop()
+        if not isinstance(running, asyncio.BaseEventLoop):
+            raise UsageError(
+                f"a movable clock needs asyncio's own event loop, got {type(running).__module__}.{type(running).__name__}"
+            )
+        self._before = real = running.time
+        self._patched = running
+        self._patched.time = lambda: real() + self._offset
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

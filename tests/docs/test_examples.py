@@ -73,13 +73,22 @@ async def test_the_example_answers_behind_the_gateway(example: Path) -> None:
         assert await running.ends(signal.SIGINT) == 0, running.output
 
 
-def test_the_tests_of_the_orders_pass(tmp_path: Path) -> None:
+@pytest.fixture
+def orders(tmp_path: Path) -> Path:
+    """A copy of the example whose tests use the pytest plugin."""
+    folder = ROOT / "docs" / "examples" / "orders"
+    return shutil.copytree(folder, tmp_path / "orders", ignore=shutil.ignore_patterns(".*", "__pycache__"))
+
+
+def test_the_tests_of_the_orders_pass(orders: Path) -> None:
     """Fakes, users, a moved clock, published events, another version of a contract, and a real broker."""
-    orders = ROOT / "docs" / "examples" / "orders"
-    folder = shutil.copytree(orders, tmp_path / "orders", ignore=shutil.ignore_patterns(".*", "__pycache__"))
-    assert "8 passed" in run(folder, "pytest", "-p", "no:cacheprovider", PYTHONPATH=str(ROOT))
+    assert "8 passed" in run(orders, "pytest", "-p", "no:cacheprovider", PYTHONPATH=str(ROOT))
+
+
+@pytest.mark.long
+def test_the_orders_are_fully_typed(orders: Path, tmp_path: Path) -> None:
     run(
-        folder,
+        orders,
         "mypy",
         "--follow-imports",
         "silent",

@@ -40,9 +40,13 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_it_passes_its_checks_and_tests(project: Path, tmp_path: Path) -> None:
+@pytest.mark.long
+def test_it_passes_its_checks(project: Path, tmp_path: Path) -> None:
     run(project, "ruff", "check", "--no-cache", "--extend-ignore", "I", ".")
     run(project, "mypy", "--follow-imports", "silent", "--cache-dir", str(tmp_path / "mypy"), ".", MYPYPATH=str(ROOT))
+
+
+def test_its_tests_pass(project: Path) -> None:
     assert "7 passed" in run(project, "pytest", "-p", "no:cacheprovider", PYTHONPATH=str(ROOT))
 
 

@@ -13,7 +13,11 @@ from config.cli.new import new_command
 from runtime import CallboardError
 from tests.system.process import ROOT, Callboard
 
-NAMES = ("shop", "x2", "post-office-of_a-large-town-30")
+NAMES = (
+    pytest.param("shop", marks=pytest.mark.long),
+    pytest.param("x2", marks=pytest.mark.long),
+    "post-office-of_a-large-town-30",
+)
 
 
 @pytest.fixture(autouse=True)
