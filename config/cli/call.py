@@ -173,7 +173,10 @@ def _find(operations: dict[str, Operation], request: str) -> Operation:
     of_service = [name for name in operations if name.startswith(f"{wanted}.")]
     if of_service:
         raise CallboardError(f"{request} is a service: choose from {', '.join(of_service)}")
-    near = get_close_matches(request.rpartition(".")[2], [name.partition(".")[2] for name in operations], 3)
+    names = {name.partition(".")[2]: name for name in operations}
+    near = [names[name] for name in get_close_matches(request.rpartition(".")[2], names, 3)]
+    if "." in request:
+        near = get_close_matches(request, operations, 3) or near
     meant = f"did you mean {' or '.join(near)}? " if near else ""
     raise CallboardError(f"there is no request {request} for clients: {meant}`callboard call` lists all requests")
 

@@ -67,7 +67,7 @@ def _check_name(name: str) -> None:
         )
     if len(name) > _LONGEST:
         raise CallboardError(f"{name!r} cannot be a name: expected at most {_LONGEST} characters")
-    if package in (*PACKAGES, "auth", "tests") or package in sys.stdlib_module_names or keyword.iskeyword(package):
+    if package in (*PACKAGES, "auth", "callboard", "tests") or package in sys.stdlib_module_names or keyword.iskeyword(package):
         raise CallboardError(
             f"{name!r} cannot be a name: Callboard or Python has a package or a word of that name: choose another one"
         )

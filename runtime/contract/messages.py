@@ -138,6 +138,8 @@ class Contract:
     def __init__(self, name: str, *, extends: "Contract | None" = None) -> None:
         if not _NAME.fullmatch(name):
             raise DefinitionError(f"contract name {name!r}: expected lower-case letters, digits, '_' and '-'")
+        if name == "callboard":
+            raise DefinitionError("contract name 'callboard': the errors of the runtime have this name: choose another one")
         if extends is not None and extends.name != name:
             raise DefinitionError(f"contract {name!r} cannot extend {extends.name!r}: the names must be the same")
         self.name = name

@@ -73,7 +73,22 @@ async def test_a_new_project_runs(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["Shop", "1shop", "sh op", "shop-", "a--b", "../shop", "config", "services", "json", "class", "auth", "tests", "a" * 31],
+    [
+        "Shop",
+        "1shop",
+        "sh op",
+        "shop-",
+        "a--b",
+        "../shop",
+        "config",
+        "services",
+        "json",
+        "class",
+        "auth",
+        "callboard",
+        "tests",
+        "a" * 31,
+    ],
 )
 def test_a_name_that_would_not_work_is_refused(name: str) -> None:
     with pytest.raises(CallboardError, match="cannot be a name: "):

@@ -20,6 +20,10 @@ def test_a_contract_name_must_fit_topics_and_paths(name: str) -> None:
     assert_refused(lambda: Contract(name), "expected lower-case letters")
 
 
+def test_the_name_of_the_runtimes_errors_is_refused() -> None:
+    assert_refused(lambda: Contract("callboard"), "choose another one")
+
+
 @pytest.mark.parametrize(
     "annotation", [list[int], dict[str, int], set[int], Any, bytearray, tuple[list[int], ...], Mutable, object]
 )
