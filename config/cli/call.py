@@ -173,10 +173,10 @@ def _find(operations: dict[str, Operation], request: str) -> Operation:
     of_service = [name for name in operations if name.startswith(f"{wanted}.")]
     if of_service:
         raise CallboardError(f"{request} is a service: choose from {', '.join(of_service)}")
-    names = {name.partition(".")[2]: name for name in operations}
-    near = [names[name] for name in get_close_matches(request.rpartition(".")[2], names, 3)]
-    if "." in request:
-        near = get_close_matches(request, operations, 3) or near
+    short = [name.partition(".")[2] for name in operations]
+    near = get_close_matches(request.rpartition(".")[2], dict.fromkeys(short), 3)
+    if any(short.count(name) > 1 for name in near):
+        near = [name for name in operations if name.partition(".")[2] in near]
     meant = f"did you mean {' or '.join(near)}? " if near else ""
     raise CallboardError(f"there is no request {request} for clients: {meant}`callboard call` lists all requests")
 
