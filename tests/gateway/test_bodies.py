@@ -28,7 +28,7 @@ from runtime import (
 from runtime.storage.sqlite import SqliteFolder
 from runtime.testing import FakeAuth, eventually
 from tests.gateway.environment import TOPOLOGIES, check_problem
-from tests.gateway.library import Library, library_client
+from tests.gateway.parts_service import Library, library_client
 from transports.memory import MemoryNetwork, MemorySettings, MemoryTransport
 
 

@@ -12,7 +12,7 @@ from runtime import (
     Upload,
 )
 from tests.gateway.environment import TOPOLOGIES, check_problem
-from tests.gateway.library import Library, PutArticle, Store, library, library_client
+from tests.gateway.parts_service import Library, PutArticle, Store, library, library_client
 from transports.memory import MemoryTransport
 
 

@@ -76,6 +76,8 @@ class HttpServer:
             self._looking.cancel()
         await asyncio.sleep(0)  # accepts the connections that are there already
         server.close()
+        for _ in range(3):
+            await asyncio.sleep(0)  # asyncio takes so many turns to hand over a connection that it has accepted
         self._serving.stopping = True
         for connection in list(self._serving.connections):
             connection.close_if_idle()
