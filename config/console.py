@@ -1,4 +1,4 @@
-"""The console credential of development: whoever can read the database folder may act as any user of the system that runs on it.
+"""The console credential of development: a user who can read the database folder may act as any user of the system that runs on it.
 
 `dev` and `up` accept tokens that are signed with a key in this folder, and the commands sign them. So they need no login, and work with
 any auth service or none. No other process accepts such tokens.

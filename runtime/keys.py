@@ -50,7 +50,7 @@ class KeyRing:
         except ServiceError as error:
             self._failure = error
             raise
-        except BaseException:
+        except BaseException:  # also a cancellation
             self._failure = Unreachable(self._issuer)
             raise
         finally:

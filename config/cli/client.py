@@ -43,7 +43,7 @@ def with_gateway(function: F) -> F:
         "--role",
         "roles",
         multiple=True,
-        help="Act as a user with this role instead of logging in, for the running `callboard dev` or `up` in this folder. May be repeated.",
+        help="Act as a user with this role, without a login. Works with the `callboard dev` or `up` that runs in this folder. May be repeated.",
     )
     return url(user(role(function)))
 

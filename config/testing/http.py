@@ -66,7 +66,7 @@ class _As(httpx.Auth):
 
 
 class _InProcess(httpx.AsyncBaseTransport):
-    """Connects each request with the gateway by a connection of its own."""
+    """Gives each request its own connection to the gateway."""
 
     def __init__(self, app: HttpApp) -> None:
         self.app = app
@@ -127,7 +127,7 @@ async def _next(http: h11.Connection, pipe: "_Pipe") -> Any:
 
 
 class _Pipe(asyncio.Transport):
-    """The client's end of a connection. What the gateway writes is read from here."""
+    """The client's end of a connection. It reads the bytes that the gateway writes."""
 
     def __init__(self, protocol: asyncio.Protocol) -> None:
         super().__init__({"peername": ("127.0.0.1", 0)})

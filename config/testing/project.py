@@ -104,7 +104,7 @@ class Project:
         return jwt.encode(claims, self._key, algorithm="EdDSA", headers={"kid": _ISSUER})
 
     def issuer(self) -> Issuer:
-        """Return who issues the tokens, for the nodes."""
+        """Return the issuer of the tokens, which the nodes accept."""
         x = base64.urlsafe_b64encode(self._key.public_key().public_bytes_raw()).decode().rstrip("=")
 
         async def keys() -> list[dict[str, Any]]:
@@ -129,7 +129,7 @@ async def running(
     Args:
         folder: an empty folder for the databases.
         services: the names of the services to run; by default all of them.
-        fakes: what stands in for services, such as a `fake`, or a class with `replaced` resources. Those that they replace do not run.
+        fakes: classes that replace services, such as a `fake`, or a class with `replaced` resources. The replaced services do not run.
         settings: further settings, by the names of their environment variables. Those of the process have no effect.
         transport: `memory` runs all services on one node, `mqtt` each on its own, with a private mosquitto between them.
         clock: the clock of all nodes. A `MovableClock` moves while the block lasts.
@@ -169,7 +169,7 @@ def _factories(settings: Settings, services: Sequence[str], fakes: Sequence[type
 
 
 def _faked(settings: Settings, fake: type[Service]) -> Factory:
-    """Return what makes a service that stands in for another one: with the settings of that one, if it takes any."""
+    """Return the factory of a class that replaces a service. It gets the settings of that service, if it takes any."""
     return fake if fake.Settings is None else partial(fake, compose.own_settings(settings, fake.contract.name))
 
 

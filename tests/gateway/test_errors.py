@@ -91,12 +91,12 @@ class ShopErrors(ErrorRenderer):
 
 
 class Untyped(ErrorRenderer):
-    def render(self, error: ErrorReport):  # type: ignore[no-untyped-def]
+    def render(self, error: ErrorReport):  # type: ignore[no-untyped-def]  # the mistake under test
         return ShopError(Texts(()))
 
 
 class Waiting(ErrorRenderer):
-    async def render(self, error: ErrorReport) -> ShopError:  # type: ignore[override]
+    async def render(self, error: ErrorReport) -> ShopError:  # type: ignore[override]  # the mistake under test
         return ShopError(Texts(()))
 
 

@@ -144,7 +144,7 @@ def test_a_message_has_one_handler_in_all_parts() -> None:
 
 def test_a_mistake_in_a_part_names_the_part() -> None:
     class Faulty(Part[Service]):
-        @handles(allow=ANYONE)  # type: ignore[type-var]
+        @handles(allow=ANYONE)  # type: ignore[type-var]  # the mistake under test
         def clear(self, message: Clear, ctx: Context) -> int:
             return 0
 
