@@ -91,7 +91,7 @@ def _error_form(errors: ErrorRenderer | None, schemas: Json) -> _ErrorForm:
     named = Schemas("errors")
     schema = errors.schema(named)
     schemas.update(named.named)
-    return _ErrorForm(inspect.cleandoc(type(errors).__doc__ or "Errors have a form of their own."), errors.media_type, schema)
+    return _ErrorForm(inspect.cleandoc(type(errors).__doc__ or "Errors have the form of this API."), errors.media_type, schema)
 
 
 def _security_schemes(identity: IdentitySettings) -> Json:

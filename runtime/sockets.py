@@ -108,14 +108,20 @@ async def until_listening(host: str, port: int, server: "asyncio.Task[None]") ->
         if server.done():
             server.result()
             raise StartError("the HTTP server ended at its start")
-        with socket.socket(socket.AF_INET6 if ":" in local else socket.AF_INET) as probe:
-            probe.setblocking(False)
-            try:
-                await asyncio.get_running_loop().sock_connect(probe, (local, port))
-            except OSError:
-                await asyncio.sleep(0.005)
-            else:
-                return
+        if await is_listening(local, port):
+            return
+        await asyncio.sleep(0.005)
+
+
+async def is_listening(host: str, port: int) -> bool:
+    """Return whether a server accepts connections on a port of an address."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_connect(probe, (host, port))
+        except OSError:
+            return False
+    return True
 
 
 def detect_cut_connection(sock: socket.socket, seconds: float) -> None:

@@ -23,6 +23,7 @@ from runtime import CallboardError, Clock, Node, Request, Service, UsageError
 from runtime.contract.messages import spec_of
 from runtime.issuers import Issuer, IssuerSettings
 from runtime.node.factory import Factory
+from runtime.sockets import is_listening
 from runtime.storage.sqlite import SqliteFolder
 from runtime.testing import MovableClock, eventually
 from transports.memory import MemoryNetwork, MemoryTransport
@@ -222,12 +223,7 @@ async def _broker_running(broker: PrivateBroker, url: str) -> AsyncGenerator[Non
     async def listens() -> bool:
         if process.returncode is not None:
             raise CallboardError(f"mosquitto has ended with the status {process.returncode}")
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-        except OSError:
-            return False
-        writer.close()
-        return True
+        return await is_listening("127.0.0.1", port)
 
     try:
         await eventually(listens, "the broker listens")

@@ -44,7 +44,7 @@ from runtime import (
 )
 from runtime.identity import Verifier
 from runtime.issuers import IssuerSettings
-from runtime.sockets import any_free_port
+from runtime.sockets import any_free_port, is_listening
 from runtime.telemetry import Metrics
 from runtime.testing import FakeAuth, eventually
 from tests.gateway.environment import check_problem
@@ -163,20 +163,11 @@ async def openid_connect_provider() -> AsyncGenerator[str, None]:
     command = ["-m", "oidc_provider_mock", "--port", str(port), "--user-claims", '{"sub": "alice", "groups": ["rider"]}']
     process = await asyncio.create_subprocess_exec(sys.executable, "-W", "ignore", *command, stderr=asyncio.subprocess.DEVNULL)
     try:
-        await eventually(lambda: is_listening(port), "the provider listens", 30)
+        await eventually(lambda: is_listening("127.0.0.1", port), "the provider listens", 30)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
         await process.wait()
-
-
-async def is_listening(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    return True
 
 
 async def test_a_login_at_an_openid_connect_provider_is_accepted() -> None:
