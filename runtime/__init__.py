@@ -31,6 +31,7 @@ from runtime.contract.errors import (
 )
 from runtime.contract.http_parts import Body, Cookie, Header, Upload
 from runtime.contract.messages import Contract, Event, Request, Secret, Signal, Struct
+from runtime.contract.time_formats import time_format
 from runtime.execution.environment import NodeSettings
 from runtime.execution.failures import HandlerAborted
 from runtime.identity import TokenSettings
@@ -112,4 +113,5 @@ __all__ = [
     "scopes",
     "services",
     "subscribes",
+    "time_format",
 ]

@@ -9,6 +9,7 @@ from msgspec import inspect
 from runtime.contract.decoding import decode_failure, invalid_json, with_integers
 from runtime.contract.errors import Invalid, UsageError, Violation
 from runtime.contract.json_values import Check, check_for, pointer_token
+from runtime.contract.time_formats import Misfit, TimeFields, time_fields
 
 to_json: Callable[[Any], bytes] = msgspec.json.Encoder().encode
 """Encodes any value as JSON text, unchecked."""
@@ -36,14 +37,20 @@ class Codec:
     Attributes:
         check: finds a value that JSON text cannot carry; None if every value of the type can be carried.
         convert: decodes JSON text, without the check and without translating errors.
+        text: encodes a value, without the check and without translating errors.
+        times: the fields that are times in a format of their own; None if there are none.
     """
 
-    __slots__ = ("check", "convert", "title")
+    __slots__ = ("check", "convert", "text", "times", "title")
 
     def __init__(self, tp: Any, title: str, *, int64: bool = False) -> None:
         self.title: str = title
         self.check: Check | None = check_for(inspect.type_info(tp), int64=int64)
         self.convert: Callable[[bytes | str], Any] = msgspec.json.Decoder(tp).decode
+        self.text: Callable[[Any], bytes] = to_json
+        self.times: TimeFields | None = time_fields(inspect.type_info(tp))
+        if self.times is not None:
+            self.convert, self.text = _with_times(self.times, self.convert)
 
     def __repr__(self) -> str:
         return f"<Codec {self.title}>"
@@ -60,7 +67,7 @@ class Codec:
             raise UsageError(f"{self.title}: {_shown(_locate(value, str(error)))}") from None
         if self.check is not None and (fault := self.fault(value)) is not None:
             raise UsageError(f"{self.title}: {_shown(fault)}")
-        return text
+        return text if self.times is None else self.times.write(text)
 
     def fault(self, value: Any) -> Violation | None:
         """Return the first part of a value that JSON text cannot carry, or None."""
@@ -91,6 +98,8 @@ class Codec:
         """
         try:
             value = self.convert(text)
+        except Misfit as misfit:
+            raise Invalid((Violation("".join(f"/{pointer_token(name)}" for name in misfit.path), str(misfit)),)) from None
         except msgspec.ValidationError as error:
             value = self._convert_again(text, str(error))
         except (UnicodeDecodeError, RecursionError, msgspec.DecodeError) as error:
@@ -111,6 +120,12 @@ class Codec:
             except msgspec.ValidationError as error:
                 reason = str(error)
         raise Invalid((decode_failure(reason),))
+
+
+def _with_times(
+    times: TimeFields, convert: Callable[[bytes | str], Any]
+) -> tuple[Callable[[bytes | str], Any], Callable[[Any], bytes]]:
+    return lambda text: convert(times.read(text)), lambda value: times.write(to_json(value))
 
 
 def _shown(fault: Violation) -> str:

@@ -14,8 +14,10 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Self, cast, dataclass_transform
 
 import msgspec
+from msgspec import inspect
 
 from runtime.contract.error_fields import own_fields, why_taken
+from runtime.contract.time_formats import Misfit, TimeFields, time_fields
 from runtime.source import calling_place, place_of
 
 
@@ -81,6 +83,7 @@ class ServiceError(Exception):
     retryable: ClassVar[bool] = False
     maybe_delivered: ClassVar[bool] = False
     _shadow: ClassVar[type[msgspec.Struct]]
+    _times: ClassVar[TimeFields | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -128,7 +131,7 @@ class ServiceError(Exception):
 
     def data(self) -> ErrorData:
         """Return the error as it crosses the wire."""
-        shadow = self.shadow()
+        text = msgspec.json.encode(self.shadow())
         return ErrorData(
             contract=self.contract,
             code=self.code,
@@ -136,7 +139,7 @@ class ServiceError(Exception):
             title=self.title(),
             retryable=self.retryable,
             maybe_delivered=self.maybe_delivered,
-            fields=msgspec.Raw(msgspec.json.encode(shadow)),
+            fields=msgspec.Raw(text if self._times is None else self._times.write(text)),
             type=f"urn:callboard:{self.contract}:{self.code}",
             detail=self.explained(),
         )
@@ -159,6 +162,11 @@ class ServiceError(Exception):
 _TAKEN = frozenset(dir(ServiceError))
 
 
+def take_times(cls: type[ServiceError]) -> None:
+    """Find the fields of an error that are times in a format of their own. Raises like `time_fields`."""
+    cls._times = time_fields(inspect.type_info(error_fields(cls)))  # pyright: ignore[reportPrivateUsage]  # the class's own module
+
+
 def error_fields(cls: type[ServiceError]) -> type[msgspec.Struct]:
     """Return the struct that carries the fields of an error class on the wire."""
     return cls._shadow  # pyright: ignore[reportPrivateUsage]  # the class's own module
@@ -173,8 +181,9 @@ def rebuild_error(data: ErrorData, known: KnownErrors) -> ServiceError:
     cls = _BUILT_IN.get(data.code) if data.contract == "callboard" else known(data.contract, data.code)
     if cls is not None:
         try:
-            shadow = msgspec.json.decode(data.fields, type=error_fields(cls))
-        except msgspec.DecodeError:
+            text = data.fields if cls._times is None else cls._times.read(bytes(data.fields))  # pyright: ignore[reportPrivateUsage]  # the class's own module
+            shadow = msgspec.json.decode(text, type=error_fields(cls))
+        except (msgspec.DecodeError, Misfit):
             pass  # the peer has another version of the class
         else:
             error = cls(*(getattr(shadow, name) for name in shadow.__struct_fields__))

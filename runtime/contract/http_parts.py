@@ -12,8 +12,10 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
+from msgspec import inspect
 
 from runtime.contract.messages import Struct
+from runtime.contract.time_formats import time_fields
 
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/([A-Za-z0-9!#$&^_.+-]+|\*)|\*/\*")
@@ -162,12 +164,13 @@ class Output(msgspec.Struct, frozen=True):
 
 
 class Bound(typing.NamedTuple):
-    """A field of a struct, with what it is bound to."""
+    """A field of a struct, with what it is bound to. `annotation` is its type with everything that is said of it."""
 
     name: str
     outside: str
     part: Header | Cookie | Body
     type: Any
+    annotation: Any
 
 
 def bound_fields(cls: Any) -> Iterator[Bound]:
@@ -202,7 +205,7 @@ def bound_fields(cls: Any) -> Iterator[Bound]:
             if key in seen:
                 raise ValueError(f"{name}: another field is bound to {part!r} too")
             seen.add(key)
-        yield Bound(name, outside[name], part, _without_none(annotation))
+        yield Bound(name, outside[name], part, _without_none(annotation), annotation)
 
 
 def _keys(name: str, part: Header | Cookie | Body) -> list[tuple[type[Any], str]]:
@@ -245,7 +248,7 @@ def inputs_of(message: type[Any]) -> Iterator[Input | RawBody]:
         if kind == "header" and field.part.name.lower() in _OURS_IN:
             raise ValueError(f"{field.name}: the gateway itself reads {field.part.name}: see ctx for what it says")
         plain = _plain(field.type)
-        yield Input(field.outside, kind, field.part.name, get_origin(plain) in (tuple, frozenset), plain is datetime)
+        yield Input(field.outside, kind, field.part.name, get_origin(plain) in (tuple, frozenset), _is_date(field))
 
 
 def outputs_of(reply: Any) -> Iterator[Output]:
@@ -278,7 +281,7 @@ def outputs_of(reply: Any) -> Iterator[Output]:
         elif part.name.lower() in _OURS_OUT or part.name.lower().startswith("access-control-"):
             raise ValueError(f"{field.name}: the gateway itself sends {part.name}")
         else:
-            yield Output(field.outside, "header", part.name, is_date=_plain(field.type) is datetime)
+            yield Output(field.outside, "header", part.name, is_date=_is_date(field))
 
 
 def uploads_of(message: type[Any]) -> dict[str, bool]:
@@ -320,6 +323,11 @@ def _contains_upload(tp: Any) -> bool:
 def _require_body_type(field: Bound) -> None:
     if _plain(field.type) not in (bytes, str):
         raise ValueError(f"{field.name}: {field.part!r} binds a field of the type bytes or str")
+
+
+def _is_date(field: Bound) -> bool:
+    """Return whether a field is a time, without a format of its own."""
+    return _plain(field.type) is datetime and time_fields(inspect.type_info(field.annotation)) is None
 
 
 def _parts(annotation: Any) -> Iterator[Header | Cookie | Body]:

@@ -25,7 +25,7 @@ import msgspec
 from msgspec import inspect
 
 from runtime.contract.codec import Codec
-from runtime.contract.errors import DefinitionError, ServiceError, error_fields
+from runtime.contract.errors import DefinitionError, ServiceError, error_fields, take_times
 from runtime.contract.json_values import struct_class
 from runtime.contract.multiples import take_over
 
@@ -191,13 +191,16 @@ class Contract:
             at = f" at {path}" if path else ""
             raise DefinitionError(f"the reply of {where} holds {found}{at}: replies are deeply immutable {_INSTEAD}")
         self._check_options(cls, kind, key, live)
+        try:
+            codecs = Codec(cls, where), Codec(reply, f"the reply of {where}")
+        except ValueError as error:
+            raise DefinitionError(f"{where}: {error}") from None
         spec = MessageSpec(
             self,
             cls.__name__,
             kind,
             cls,
-            Codec(cls, where),
-            Codec(reply, f"the reply of {where}"),
+            *codecs,
             reply,
             key,
             None if live is None else f"{self.name}.{live.__name__}",
@@ -260,6 +263,10 @@ class Contract:
         take_over(error_fields(cls))
         for path, found in mutable_parts(error_fields(cls)):
             raise DefinitionError(f"{self.name}.{cls.__name__}.{path} holds {found}: errors carry immutable fields")
+        try:
+            take_times(cls)
+        except ValueError as error:
+            raise DefinitionError(f"{self.name}.{cls.__name__}: {error}") from None
         self.errors[cls.code] = cls
         cls.contract = self.name
 

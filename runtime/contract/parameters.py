@@ -4,6 +4,7 @@ import enum
 import re
 import typing
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from msgspec import inspect
 from runtime.contract.decoding import decode_failure
 from runtime.contract.json_values import Check, check_for
 from runtime.contract.strict import first_fault
+from runtime.contract.time_formats import TimeFormat, format_of
 
 Params = tuple[tuple[str, str], ...]
 """The parameters of a path and a query: percent-decoded pairs of name and text, in their order."""
@@ -105,7 +107,8 @@ def parameter_fields(message: type[Any], names: tuple[str, ...]) -> dict[str, Pa
 def _reader(info: inspect.Type) -> tuple[_Read, bool] | None:
     """Return what reads a text of a type, and whether the type takes several; None if no text can become one."""
     if isinstance(info, inspect.Metadata):
-        return _reader(info.type)
+        form = format_of(info)
+        return _reader(info.type) if form is None else (partial(_time, form), False)
     if isinstance(info, inspect.UnionType):
         parts = [part for part in info.types if not isinstance(part, inspect.NoneType)]
         return _reader(parts[0]) if len(parts) == 1 else None
@@ -129,6 +132,14 @@ def _scalar(info: inspect.Type) -> _Read | None:
         values = {str(value): value for value in info.values}
         return _one_of(values) if len(values) == len(info.values) else None  # 1 and "1" look the same in a URL
     return str if isinstance(info, _TEXTS) else None
+
+
+def _time(form: TimeFormat, text: str) -> str:
+    try:
+        value = _integer(text) if form.schema["type"] == "integer" else text
+        return form.read(value).isoformat()
+    except (ValueError, OverflowError, TypeError):
+        raise ValueError(f"{form.expected}, got {text[:40]!r}") from None
 
 
 def _integer(text: str) -> int:

@@ -289,7 +289,7 @@ class RestDecoder:
             self._convert(params, values)
         if body or self._needs_body:
             decoded = self._body.decode(body)
-            check_text(body, decoded)
+            check_text(body, decoded, self._body.times)
             for name in self._body_fields:
                 values[name] = getattr(decoded, name)
         try:

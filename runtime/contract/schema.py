@@ -28,6 +28,7 @@ from runtime.contract.text_forms import (
     TextForm,
     base64_pattern,
 )  # fmt: skip
+from runtime.contract.time_formats import format_of, time_fields
 
 Schema = dict[str, Any]
 
@@ -77,7 +78,7 @@ class Schemas:
 
     def _any(self, info: inspect.Type) -> Schema:
         if isinstance(info, inspect.Metadata):
-            return self._any(info.type) | (info.extra_json_schema or {})
+            return self._annotated(info) | (info.extra_json_schema or {})
         if isinstance(info, inspect.StructType | inspect.EnumType):
             return {"$ref": f"#/components/schemas/{self._name_of(info)}"}
         if isinstance(info, inspect.UnionType):
@@ -89,6 +90,13 @@ class Schemas:
             schema: Schema = {"type": "array", "minItems": count, "maxItems": count}
             return schema | ({"prefixItems": [self._any(item) for item in info.item_types], "items": False} if count else {})
         return _scalar(info)
+
+    def _annotated(self, info: inspect.Metadata) -> Schema:
+        form = format_of(info)
+        if form is None:
+            return self._any(info.type)
+        nullable = isinstance(info.type, inspect.UnionType)
+        return {"anyOf": [form.schema, {"type": "null"}]} if nullable else form.schema
 
     def _name_of(self, info: inspect.StructType | inspect.EnumType) -> str:
         """Return the name of a named type, after adding its schema."""
@@ -126,7 +134,9 @@ class Schemas:
     def _field(self, field: inspect.Field) -> Schema:
         schema = self._any(field.type)
         if field.default is not msgspec.NODEFAULT and field.default is not msgspec.UNSET:
-            return schema | {"default": msgspec.to_builtins(field.default)}
+            times = time_fields(field.type)
+            default = msgspec.json.encode(field.default)
+            return schema | {"default": msgspec.json.decode(default if times is None else times.write(default))}
         return schema
 
     def _union(self, info: inspect.UnionType) -> Schema:

@@ -14,6 +14,7 @@ import msgspec
 from runtime.contract.errors import Invalid, Malformed, Violation
 from runtime.contract.json_values import pointer_token
 from runtime.contract.text_forms import text_fault
+from runtime.contract.time_formats import TimeFields
 
 _OTHER = "expected another type"
 """Said of an item of a set beside a value that comes from another item. A client never sees it."""
@@ -25,8 +26,11 @@ class _Number(str):
     __slots__ = ()
 
 
-def check_text(body: bytes, value: Any) -> None:
+def check_text(body: bytes, value: Any, times: TimeFields | None = None) -> None:
     """Check the JSON text that a value was decoded from.
+
+    Args:
+        times: the fields of the value that are times in a format of their own, which was checked when they were decoded.
 
     Raises:
         Malformed: if an object has the same name twice (RFC 8259, section 4).
@@ -34,6 +38,8 @@ def check_text(body: bytes, value: Any) -> None:
     """
     try:
         tree = json.loads(body, object_pairs_hook=_unique, parse_int=_Number, parse_float=_Number)
+        if times is not None:
+            tree = json.loads(times.read(body), parse_int=_Number, parse_float=_Number)
         fault = first_fault(value, tree)
     except RecursionError:
         raise Malformed("the body is nested too deeply") from None

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import msgspec
 
-from runtime.contract.codec import to_json, too_large
+from runtime.contract.codec import too_large
 from runtime.contract.errors import (
     DeadlineExceeded,
     Draining,
@@ -104,8 +104,8 @@ class Caller:
             return await self._forward_locally(ctx, endpoint, None, body, None)
         self._checked_size(request, body)
         wanted = _Wanted(service, request, request, _body_of)
-        answer = await self._request_remotely(ctx, wanted, body, None, None, _nothing_known)
-        return to_json(answer) if self._environment.transport.zero_copy else answer
+        answer: bytes = await self._request_remotely(ctx, wanted, body, None, None, _nothing_known)
+        return answer
 
     async def forward(
         self, ctx: Context, service: str, route: str, parts: RestParts, body: bytes, key: str | None
@@ -130,7 +130,7 @@ class Caller:
             return endpoint.handler.http, await self._forward_locally(ctx, endpoint, params, body, key)
         wanted = _Wanted(service, route, route, _binding_and_body, None, parts)
         http, answer = await self._request_remotely(ctx, wanted, body, None, key, _nothing_known)
-        return http, to_json(answer) if self._environment.transport.zero_copy else answer
+        return http, answer
 
     async def _forward_locally(
         self, ctx: Context, endpoint: RequestEndpoint, params: Params | None, body: bytes, key: str | None

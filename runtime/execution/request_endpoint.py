@@ -5,7 +5,7 @@ from typing import Any, get_origin
 
 import msgspec
 
-from runtime.contract.codec import Codec, to_json, too_large
+from runtime.contract.codec import Codec, too_large
 from runtime.contract.errors import (
     Forbidden,
     Invalid,
@@ -190,7 +190,7 @@ class RequestEndpoint(Endpoint):
             self.check_class(reply)
         codec = self._reply
         try:
-            text = to_json(reply)
+            text = codec.text(reply)
             if len(text) > self.transport.capabilities.max_body:
                 raise WrongReply(too_large(f"the reply to {self.name}", len(text), self.transport.capabilities.max_body))
             if codec.check is None:

@@ -179,7 +179,8 @@ class Inbound(Receiver):
             if codec is not None and envelope.params is None:
                 reply = await endpoint.enter(ctx, envelope.body, codec.decode, endpoint.reply_to_json)
             else:
-                encoder = None if codec is None else endpoint.reply_to_json
+                is_text = codec is not None or isinstance(envelope.body, bytes)  # JSON text is answered with JSON text
+                encoder = endpoint.reply_to_json if is_text else None
                 reply = await endpoint.enter(ctx, envelope, endpoint.message, encoder)
         except ServiceError as error:
             await self._reply_error(envelope, instance, error)
