@@ -15,7 +15,7 @@ import msgspec
 import multipart
 
 from gateway.problems import Headers, Response
-from runtime import Invalid, Malformed, Violation
+from runtime import ByteStream, Invalid, Malformed, Violation
 from runtime.contract.http_parts import MULTIPART, Output
 from runtime.contract.json_values import pointer_token
 from runtime.contract.rest import HttpBinding
@@ -50,8 +50,11 @@ def expected_types(bindings: Sequence[HttpBinding]) -> str:
     return " or ".join(dict.fromkeys(media for http in bindings for media in http.media_types or ("application/json",)))
 
 
-def to_json(content_type: bytes, http: HttpBinding, body: bytes) -> tuple[bytes, Params]:
+def to_json(content_type: bytes, stream: ByteStream | None, http: HttpBinding, body: bytes) -> tuple[bytes, Params]:
     """Return the JSON that a body of another media type becomes, and the texts of a form, which become parameters.
+
+    Args:
+        stream: the body, for a request that takes it as a stream.
 
     Raises:
         Malformed: if it is not the form or the text that it has to be.
@@ -59,8 +62,10 @@ def to_json(content_type: bytes, http: HttpBinding, body: bytes) -> tuple[bytes,
     """
     if MULTIPART in http.media_types:
         return _form(http, content_type.decode("latin-1"), body)
-    value: str
-    if http.raw_kind == "bytes":
+    value: str | ByteStream | None
+    if http.raw_kind == "stream":
+        value = stream
+    elif http.raw_kind == "bytes":
         value = base64.b64encode(body).decode()
     else:
         try:
@@ -138,6 +143,9 @@ def to_response(http: HttpBinding, reply: bytes) -> Response:
     body: bytes | None = None
     media_type = b""
     for output in http.outputs:
+        if output.kind == "stream":
+            body, media_type = b"", output.name.encode()  # which follows
+            continue
         raw = values.pop(output.field, None)
         value: Any = None if raw is None else msgspec.json.decode(raw)
         if output.kind in ("bytes", "text"):

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+from collections.abc import AsyncGenerator
 from functools import partial
 
 from gateway.bodies import accepts, expected_types, is_unchanged, to_json, to_response, unchanged
@@ -13,7 +14,9 @@ from gateway.manifests import Manifests
 from gateway.problems import Headers, Problem, Problems, Response, log_if_refused
 from gateway.routing import Route, Routes, query_params
 from gateway.settings import GatewaySettings
+from gateway.transfers import INCOMPLETE, TOO_SLOW, BodyStream, Streamed, too_large
 from runtime import Context, Forbidden, NoInstance, ServiceError, Unauthenticated
+from runtime.contract.byte_stream import stream_of
 from runtime.contract.rest import METHODS, RestParts
 from runtime.network import Params
 from runtime.node.proxy import Proxy
@@ -45,14 +48,18 @@ class Dispatcher:
         """Rebuild the routes. Those of a service that is away answer 503, not 404."""
         self.routes = self._manifests.routes()
 
-    async def __call__(self, exchange: Exchange) -> Response | None:
+    async def __call__(self, exchange: Exchange) -> Response | Streamed | None:
         """Answer one request. None if the client has gone."""
         headers = exchange.fields
         sent_id = headers.get(b"x-request-id")
         request_id = sent_id.decode() if sent_id is not None and _REQUEST_ID.fullmatch(sent_id) else self._proxy.new_id()
         try:
             self._limits.admit(exchange.source)
-            status, response_headers, body = await self._respond(exchange, headers, request_id)
+            response = await self._respond(exchange, headers, request_id)
+            if isinstance(response, Streamed):
+                response.headers.append((b"x-request-id", request_id.encode()))
+                return response
+            status, response_headers, body = response
         except Problem as problem:
             status, response_headers, body = self._problems.of_problem(problem, request_id)
         except ServiceError as error:
@@ -65,7 +72,7 @@ class Dispatcher:
             raise
         return status, [*response_headers, (b"x-request-id", request_id.encode())], body
 
-    async def _respond(self, exchange: Exchange, headers: dict[bytes, bytes], request_id: str) -> Response:
+    async def _respond(self, exchange: Exchange, headers: dict[bytes, bytes], request_id: str) -> Response | Streamed:
         token = bearer_token(headers)  # before the size is checked, so that a token that is too large is answered 401
         if len(exchange.raw_path) + len(exchange.query) > self._max_url or exchange.fields_size > self._max_header:
             self._check_size(exchange)
@@ -79,7 +86,11 @@ class Dispatcher:
         if route.takes_body and not route.allow.anyone:
             await self._authorize(route, token)
         query: Params = query_params(exchange.query) if exchange.query else ()
-        body = await self._read_body(exchange, route, headers) if route.takes_body else b""
+        if route.takes_only_stream:
+            self._check_body(route, headers, self._settings.max_stream)
+            body = b""
+        else:
+            body = await self._read_body(exchange, route, headers) if route.takes_body else b""
         trace, trace_fields = headers.get(b"traceparent"), None
         if b"tracestate" in headers or b"baggage" in headers:
             state, baggage = headers.get(b"tracestate", b""), headers.get(b"baggage", b"")
@@ -88,7 +99,7 @@ class Dispatcher:
             request_id,
             token,
             None if trace is None else trace.decode("latin-1"),
-            self._settings.request_timeout,
+            self._settings.stream_timeout if route.takes_stream else self._settings.request_timeout,
             exchange.source or None,
             trace_fields,
         )
@@ -97,7 +108,9 @@ class Dispatcher:
             raise Problem(400, "bad-idempotency-key", "An Idempotency-Key is one user's: send an access token, or no key.")
         exchange.cancel_if_gone()
         content_type = headers.get(b"content-type")
-        convert = None if content_type is None else partial(to_json, content_type)
+        if route.takes_stream:
+            return await self._forward_stream(exchange, route, ctx, RestParts(values, query, headers), body)
+        convert = None if content_type is None else partial(to_json, content_type, None)
         parts = RestParts(values, query, headers, convert)
         if not route.is_login:
             return await self._forward(route, ctx, parts, body, key)
@@ -115,7 +128,30 @@ class Dispatcher:
             log_refusal(self._proxy.repeats, "login", reason, service="gateway", client=client, message=request_id)
             raise
 
-    async def _forward(self, route: Route, ctx: Context, parts: RestParts, body: bytes, key: str | None) -> Response:
+    async def _forward_stream(
+        self, exchange: Exchange, route: Route, ctx: Context, parts: RestParts, body: bytes
+    ) -> Response | Streamed:
+        """Make a request whose body is a stream, for some versions of the service or for all: then it was not read yet."""
+        fields, client = parts.fields, exchange.source
+        coming = BodyStream(exchange, self._settings.max_stream, self._settings.body_timeout)
+        length = fields.get(b"content-length")
+        if not route.takes_only_stream:
+            stream = ctx.offer(_whole(body), len(body))
+        else:
+            stream = ctx.offer(coming.pieces(), None if length is None else int(length))
+        convert = partial(to_json, fields.get(b"content-type", b""), stream)
+        await self._limits.begin_body(client)
+        try:
+            return await self._forward(route, ctx, parts._replace(convert=convert, stream=stream), body, None)
+        except ServiceError:
+            if coming.problem is not None:
+                raise coming.problem from None
+            raise
+        finally:
+            self._limits.end_body(client)
+            await self._proxy.close_stream(stream)
+
+    async def _forward(self, route: Route, ctx: Context, parts: RestParts, body: bytes, key: str | None) -> Response | Streamed:
         self._limits.begin_request()
         try:
             http, reply = await self._proxy.forward(ctx, route.service, route.name, parts, body, key)
@@ -123,6 +159,10 @@ class Dispatcher:
             self._limits.end_request()
         if http.outputs and reply in (b"null", b""):  # the stored reply of a version that had none
             return 204, [], b""
+        if http.stream is not None and (stream := stream_of(http.stream.field, reply)) is not None:
+            status, headers, _ = to_response(http, reply)
+            chunks = self._running(ctx.read(stream))
+            return Streamed(status, headers, chunks, stream.size, self._settings.stream_patience)
         if http.outputs:
             response = to_response(http, reply)
             changed = http.method != "GET" or not is_unchanged(response[1], parts.fields.get(b"if-none-match"))
@@ -130,6 +170,16 @@ class Dispatcher:
         if http.status != 204:
             return http.status, _JSON, reply
         return (204, [], b"") if reply in (b"null", b"") else (200, _JSON, reply)  # the stored reply of a version that had one
+
+    async def _running(self, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        """Yield the pieces of a body. Meanwhile its request counts as running."""
+        self._limits.begin_request()
+        try:
+            async for chunk in chunks:
+                yield chunk
+        finally:
+            self._limits.end_request()
+            await chunks.aclose()
 
     def _is_repeatable(self, exchange: Exchange) -> bool:
         """Return whether a request that may have run may be made again: it is idempotent, or `once` and the client sent a key."""
@@ -185,11 +235,22 @@ class Dispatcher:
         except ServiceError:
             return None
 
+    def _check_body(self, route: Route, headers: dict[bytes, bytes], limit: int, *, is_empty: bool = False) -> None:
+        """Refuse a body by what the header fields say of it."""
+        length = headers.get(b"content-length", b"")
+        if length and int(length) > limit:
+            raise too_large(limit)
+        if headers.get(b"content-encoding", b"identity").strip().lower() not in (b"identity", b""):
+            accepted = [(b"accept-encoding", b"identity")]
+            raise Problem(415, "unsupported-media-type", "Expected a body without Content-Encoding.", accepted)
+        if not is_empty and not accepts(route.bindings, headers.get(b"content-type", b"")):
+            raise Problem(415, "unsupported-media-type", f"Expected a body with Content-Type: {expected_types(route.bindings)}.")
+
     async def _read_body(self, exchange: Exchange, route: Route, headers: dict[bytes, bytes]) -> bytes:
         limit = self._settings.max_body
         length = headers.get(b"content-length", b"")
         if length and int(length) > limit:
-            raise Problem(413, "too-large", f"The body is longer than {limit} bytes.", [(b"connection", b"close")])
+            raise too_large(limit)
         client = exchange.source
         await self._limits.begin_body(client)
         try:
@@ -197,14 +258,10 @@ class Dispatcher:
             if body is None:
                 body = await self._receive_body(exchange, limit)
             elif len(body) > limit:
-                raise Problem(413, "too-large", f"The body is longer than {limit} bytes.", [(b"connection", b"close")])
+                raise too_large(limit)
         finally:
             self._limits.end_body(client)
-        if headers.get(b"content-encoding", b"identity").strip().lower() not in (b"identity", b""):
-            accepted = [(b"accept-encoding", b"identity")]
-            raise Problem(415, "unsupported-media-type", "Expected a body without Content-Encoding.", accepted)
-        if (body or route.needs_body) and not accepts(route.bindings, headers.get(b"content-type", b"")):
-            raise Problem(415, "unsupported-media-type", f"Expected a body with Content-Type: {expected_types(route.bindings)}.")
+        self._check_body(route, headers, limit, is_empty=not (body or route.needs_body))
         return body
 
     async def _receive_body(self, exchange: Exchange, limit: int) -> bytes:
@@ -216,15 +273,19 @@ class Dispatcher:
                 while True:
                     message = await exchange.receive()
                     if message["type"] == "http.disconnect":
-                        raise Problem(400, "incomplete", "The body ended before it was complete.", [(b"connection", b"close")])
+                        raise Problem(400, "incomplete", INCOMPLETE, [(b"connection", b"close")])
                     size += len(message["body"])
                     if size > limit:
-                        raise Problem(413, "too-large", f"The body is longer than {limit} bytes.", [(b"connection", b"close")])
+                        raise too_large(limit)
                     chunks.append(message["body"])
                     if not message["more_body"]:
                         return b"".join(chunks)
         except TimeoutError:
-            raise Problem(408, "body-too-slow", "The body did not arrive in time.", [(b"connection", b"close")]) from None
+            raise Problem(408, "body-too-slow", TOO_SLOW, [(b"connection", b"close")]) from None
+
+
+async def _whole(body: bytes) -> AsyncGenerator[bytes, None]:
+    yield body
 
 
 def _idempotency_key(headers: dict[bytes, bytes]) -> str | None:

@@ -13,12 +13,13 @@ from gateway.exchange import Exchange
 from gateway.problems import Headers, Problem, Problems, Response
 from gateway.responses import respond
 from gateway.settings import GatewaySettings
+from gateway.transfers import Streamed, send
 from gateway.unread import Unread
 from runtime.contract.rest import RESERVED
 from runtime.node.proxy import Proxy
 from runtime.repeats import fault
 
-Api = Callable[[Exchange], Awaitable[Response | None]]
+Api = Callable[[Exchange], Awaitable[Response | Streamed | None]]
 """Answers a request of the API. It returns None if the client has gone."""
 
 _RESERVED = frozenset(name.encode() for name in RESERVED)
@@ -91,7 +92,17 @@ class HttpApp:
                     self._credentials.read(exchange)
                 if exchange.raw_path[1:].partition(b"/")[0] in _RESERVED:
                     await Page(exchange, cors).serve(self._pages)
-                elif (response := await self._api(exchange)) is not None:
+                elif isinstance(response := await self._api(exchange), Streamed):
+                    if (broken := await send(exchange, response, cors)) is not None:
+                        self._proxy.repeats.log(
+                            self._proxy.log,
+                            logging.WARNING,
+                            ("stream", exchange.raw_path),
+                            "the answer to %s is incomplete: %s",
+                            exchange,
+                            broken,
+                        )
+                elif response is not None:
                     respond(exchange, response, cors)
             except Problem as problem:
                 self._fail(exchange, problem, cors)

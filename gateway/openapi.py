@@ -247,7 +247,7 @@ def _success(info: RequestInfo, http: HttpBinding, schemas: Json) -> Json:
     content_type = headers.pop("Content-Type", None)  # which OpenAPI describes by the content
     if headers:
         success["headers"] = headers
-    whole = next((found for found in http.outputs if found.kind in ("bytes", "text")), None)
+    whole = next((found for found in http.outputs if found.kind in ("bytes", "text", "stream")), None)
     if whole is not None:
         success["content"] = {whole.name if content_type is None else "*/*": {"schema": _raw(whole.kind)}}
     elif http.status != 204:

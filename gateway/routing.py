@@ -41,6 +41,8 @@ class Route:
         "repeatable_with_key",
         "service",
         "takes_body",
+        "takes_only_stream",
+        "takes_stream",
         "template",
     )
 
@@ -68,6 +70,8 @@ class Route:
         if info.name not in self._requests:
             self._requests.append(info.name)
         self.bindings.append(info.http)
+        streams = [http.raw_kind == "stream" for http in self.bindings]
+        self.takes_stream, self.takes_only_stream = any(streams), all(streams)
         self.allow = self.allow | info.allow
         self.is_once = self.is_once or info.once
         required = info.request.get("required", ())

@@ -50,6 +50,11 @@ class GatewaySettings(Struct):
     """The time limit for reading a request body."""
     max_body: Annotated[int, Meta(ge=1)] = 1024 * 1024
     """The largest request body."""
+    max_stream: Annotated[int, Meta(ge=1)] = 1024 * 1024 * 1024
+    """The largest request body that a service takes as a `ByteStream`, which the gateway passes on in pieces."""
+    stream_timeout: Annotated[float, Meta(gt=0)] = 600.0
+    """The deadline of a request whose body is such a stream. For each piece, `body_timeout` applies, and `stream_patience` for the pieces of a
+    response."""
     max_header: Annotated[int, Meta(ge=1024)] = 16 * 1024
     """The largest total size of a request's header fields."""
     max_url: Annotated[int, Meta(ge=64)] = 8 * 1024

@@ -2,6 +2,7 @@
 
 from runtime.clock import Clock, ManualClock, Random
 from runtime.contract.access import ANYONE, SERVICES, Allow, roles, scopes, services
+from runtime.contract.byte_stream import ByteStream
 from runtime.contract.errors import (
     CallboardError,
     CallCycle,
@@ -23,6 +24,7 @@ from runtime.contract.errors import (
     RemoteError,
     ServiceError,
     StartError,
+    StreamBroken,
     Unauthenticated,
     UnknownRequest,
     Unreachable,
@@ -51,6 +53,7 @@ __all__ = [
     "SERVICES",
     "Allow",
     "Body",
+    "ByteStream",
     "CallCycle",
     "CallboardError",
     "Capabilities",
@@ -96,6 +99,7 @@ __all__ = [
     "Signal",
     "StartError",
     "StatementError",
+    "StreamBroken",
     "Struct",
     "TokenSettings",
     "Transaction",

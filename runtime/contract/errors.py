@@ -306,6 +306,13 @@ class DeadlineExceeded(MaybeDelivered):
     service: str
 
 
+class StreamBroken(MaybeDelivered):
+    """A stream of bytes ended before it was complete."""
+
+    code: ClassVar[str] = "stream-broken"
+    detail: str = ""
+
+
 class Violation(msgspec.Struct, frozen=True):
     """One fault in a message: where it is (a JSON Pointer, RFC 6901), and what was expected."""
 
@@ -401,5 +408,6 @@ _BUILT_IN: dict[str, type[ServiceError]] = {
     for cls in (
         NotDelivered, NoInstance, Overloaded, Draining, Unreachable, MaybeDelivered, InstanceLost, DeadlineExceeded, Invalid, Malformed,
         Unauthenticated, Forbidden, UnknownRequest, KeyReused, InProgress, CallCycle, DatabaseUnavailable, InternalError,
+        StreamBroken,
     )
 }  # fmt: skip

@@ -7,13 +7,14 @@ it is a field like any other.
 import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 from msgspec import inspect
 
+from runtime.contract.byte_stream import ByteStream
 from runtime.contract.messages import Struct
 from runtime.contract.time_formats import time_fields
 
@@ -118,7 +119,7 @@ class Cookie:
 
 
 class Body:
-    """Binds a field to the whole body: `bytes` to any, and `str` to text in UTF-8.
+    """Binds a field to the whole body: `bytes` to any, `str` to text in UTF-8, and `ByteStream` to one that is passed on in pieces.
 
     Args:
         media_types: what a request may have as `Content-Type`, such as `image/png` or `image/*`; of a reply, the one that it has.
@@ -156,7 +157,7 @@ class Output(msgspec.Struct, frozen=True):
     """
 
     field: str
-    kind: Literal["header", "cookie", "bytes", "text"]
+    kind: Literal["header", "cookie", "bytes", "text", "stream"]
     name: str
     attributes: str = ""
     max_age: int | None = None
@@ -225,11 +226,15 @@ def _keys(name: str, part: Header | Cookie | Body) -> list[tuple[type[Any], str]
     return [(type(part), part.name.lower() if isinstance(part, Header) else part.name)]
 
 
+BodyKind = Literal["bytes", "text", "stream"]
+"""What a field is that is the whole body."""
+
+
 class RawBody(typing.NamedTuple):
     """The field of a request that is the whole body. `field` is the name that it has outside."""
 
     field: str
-    kind: Literal["bytes", "text"]
+    kind: BodyKind
     media_types: tuple[str, ...]
 
 
@@ -241,8 +246,7 @@ def inputs_of(message: type[Any]) -> Iterator[Input | RawBody]:
     """
     for field in bound_fields(message):
         if isinstance(field.part, Body):
-            _require_body_type(field)
-            yield RawBody(field.outside, "text" if _plain(field.type) is str else "bytes", field.part.media_types)
+            yield RawBody(field.outside, _body_kind(field), field.part.media_types)
             continue
         kind: Literal["header", "cookie"] = "header" if isinstance(field.part, Header) else "cookie"
         if kind == "header" and field.part.name.lower() in _OURS_IN:
@@ -265,13 +269,13 @@ def outputs_of(reply: Any) -> Iterator[Output]:
     for field in bound:
         part = field.part
         if isinstance(part, Body):
-            _require_body_type(field)
+            kind = _body_kind(field)
             (media_type, *others) = part.media_types
             if others or media_type.endswith("*"):
                 raise ValueError(
                     f"{field.name}: {part!r}: a reply has one media type (another one goes into Header('Content-Type'))"
                 )
-            yield Output(field.outside, "text" if _plain(field.type) is str else "bytes", media_type)
+            yield Output(field.outside, kind, media_type)
         elif isinstance(part, Cookie):
             if _plain(field.type) is not str:
                 raise ValueError(f"{field.name}: a cookie that is set is a text")
@@ -320,9 +324,14 @@ def _contains_upload(tp: Any) -> bool:
     return False
 
 
-def _require_body_type(field: Bound) -> None:
-    if _plain(field.type) not in (bytes, str):
-        raise ValueError(f"{field.name}: {field.part!r} binds a field of the type bytes or str")
+def _body_kind(field: Bound) -> BodyKind:
+    kind = _BODY_KINDS.get(_plain(field.type))
+    if kind is None:
+        raise ValueError(f"{field.name}: {field.part!r} binds a field of the type bytes, str, or ByteStream")
+    return kind
+
+
+_BODY_KINDS: Mapping[Any, BodyKind] = {bytes: "bytes", str: "text", ByteStream: "stream"}
 
 
 def _is_date(field: Bound) -> bool:

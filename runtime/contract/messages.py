@@ -24,6 +24,7 @@ from typing import (
 import msgspec
 from msgspec import inspect
 
+from runtime.contract.byte_stream import contains_stream, stream_field
 from runtime.contract.codec import Codec
 from runtime.contract.errors import DefinitionError, ServiceError, error_fields, take_times
 from runtime.contract.json_values import struct_class
@@ -86,6 +87,8 @@ class MessageSpec(msgspec.Struct, frozen=True, eq=False):
         reply_codec: encodes and decodes the reply; of other messages, it only takes None.
         key: the name of the field that is the key of a signal.
         live: for a signal that clients follow live, the full name of the request that lists the news after a number.
+        stream: the field of a request that is a stream of bytes.
+        reply_stream: that of its reply.
     """
 
     contract: "Contract"
@@ -97,6 +100,8 @@ class MessageSpec(msgspec.Struct, frozen=True, eq=False):
     reply: Any = None
     key: str | None = None
     live: str | None = None
+    stream: str | None = None
+    reply_stream: str | None = None
 
     @property
     def full_name(self) -> str:
@@ -193,8 +198,13 @@ class Contract:
         self._check_options(cls, kind, key, live)
         try:
             codecs = Codec(cls, where), Codec(reply, f"the reply of {where}")
+            streams = stream_field(cls), stream_field(reply)
         except ValueError as error:
             raise DefinitionError(f"{where}: {error}") from None
+        if kind != "request" and streams[0] is not None:
+            raise DefinitionError(
+                f"{where}.{streams[0]} is a ByteStream, which nobody could read later: only requests and replies have one"
+            )
         spec = MessageSpec(
             self,
             cls.__name__,
@@ -204,6 +214,7 @@ class Contract:
             reply,
             key,
             None if live is None else f"{self.name}.{live.__name__}",
+            *streams,
         )
         self.messages[spec.name] = spec
         cls.__message__ = spec
@@ -263,6 +274,8 @@ class Contract:
         take_over(error_fields(cls))
         for path, found in mutable_parts(error_fields(cls)):
             raise DefinitionError(f"{self.name}.{cls.__name__}.{path} holds {found}: errors carry immutable fields")
+        if contains_stream(error_fields(cls)):
+            raise DefinitionError(f"{self.name}.{cls.__name__} contains a ByteStream: only requests and replies have one")
         try:
             take_times(cls)
         except ValueError as error:

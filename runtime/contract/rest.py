@@ -10,14 +10,15 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import inspect
 
+from runtime.contract.byte_stream import ByteStream, stream_field
 from runtime.contract.codec import Codec
 from runtime.contract.errors import DefinitionError, Invalid, Malformed, Violation
-from runtime.contract.http_parts import MULTIPART, Input, Output, RawBody, inputs_of, outputs_of, uploads_of
+from runtime.contract.http_parts import MULTIPART, BodyKind, Input, Output, RawBody, inputs_of, outputs_of, uploads_of
 from runtime.contract.json_values import pointer_token
 from runtime.contract.parameters import Params, parameter_fields
 from runtime.contract.strict import check_text
@@ -45,12 +46,14 @@ class RestParts(NamedTuple):
         query: the parameters of the query.
         fields: the header fields, by their lower-case names.
         convert: turns a body of another media type into JSON and the texts of a form; None if it is JSON.
+        stream: the body, for the versions of a request that take it as a stream.
     """
 
     values: tuple[str, ...]
     query: Params
     fields: Mapping[bytes, bytes]
     convert: "Callable[[HttpBinding, bytes], tuple[bytes, Params]] | None" = None
+    stream: ByteStream | None = None
 
 
 class HttpBinding(msgspec.Struct, frozen=True):
@@ -81,7 +84,7 @@ class HttpBinding(msgspec.Struct, frozen=True):
     inputs: tuple[Input, ...] = ()
     media_types: tuple[str, ...] = ()
     raw_field: str = ""
-    raw_kind: Literal["bytes", "text"] = "bytes"
+    raw_kind: BodyKind = "bytes"
     form_fields: tuple[str, ...] = ()
     many_files: tuple[str, ...] = ()
     outputs: tuple[Output, ...] = ()
@@ -90,6 +93,11 @@ class HttpBinding(msgspec.Struct, frozen=True):
     def shape(self) -> tuple[str, str]:
         """The method and the path without the names of its parameters. Two routes of one shape match the same requests."""
         return self.method, "/".join(map(shape_of, self.path.split("/")))
+
+    @property
+    def stream(self) -> Output | None:
+        """The field of the reply that is a stream of bytes."""
+        return next((found for found in self.outputs if found.kind == "stream"), None)
 
     @property
     def route(self) -> str:
@@ -138,6 +146,8 @@ class HttpBinding(msgspec.Struct, frozen=True):
         outside = dict(zip(message.__struct_fields__, message.__struct_encode_fields__, strict=True))
         in_path = tuple(_outside_name(where, route, message, outside, segment) for segment in segments if segment.startswith("{"))
         inputs, outputs, raw, uploads = cls._parts(where, route, message, reply)
+        _require_bound(where, route, message, "" if raw is None else raw.kind)
+        _require_bound(where, route, reply, next((found.kind for found in outputs if found.kind == "stream"), ""))
         elsewhere = {found.field for found in outputs}
         if status == 204 and reply is not None and not (outputs and elsewhere >= set(reply.__struct_encode_fields__)):
             raise DefinitionError(f"{where}: status=204: a response without a body, but the reply has one: use Request[None]")
@@ -188,6 +198,15 @@ class HttpBinding(msgspec.Struct, frozen=True):
             raise DefinitionError(f"{where}: http={route!r}: {what}.{error}") from None
         raw = next((given for given in found if isinstance(given, RawBody)), None)
         return tuple(given for given in found if isinstance(given, Input)), outputs, raw, uploads
+
+
+def _require_bound(where: str, route: str, cls: Any, body: str) -> None:
+    """Check that a stream of bytes is the body: JSON cannot contain it. Raises DefinitionError."""
+    name = stream_field(cls)
+    if name is not None and body != "stream":
+        raise DefinitionError(
+            f"{where}: http={route!r}: {cls.__name__}.{name} is a ByteStream, which is the whole body: Annotated[ByteStream, Body('image/*')]"
+        )
 
 
 def shape_of(segment: str) -> str:

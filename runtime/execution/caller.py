@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import msgspec
 
+from runtime.contract.byte_stream import ByteStream, stream_of
 from runtime.contract.codec import too_large
 from runtime.contract.errors import (
     DeadlineExceeded,
@@ -35,6 +36,7 @@ from runtime.execution.exchange import Exchange
 from runtime.execution.local import request_locally
 from runtime.execution.request_endpoint import RequestEndpoint
 from runtime.execution.retries import RetryBudget, Tries
+from runtime.execution.transfers import Transfers
 from runtime.network.envelope import Address, Envelope
 from runtime.network.manifest import RequestInfo
 from runtime.network.transport import TransportError
@@ -55,12 +57,14 @@ class Caller:
         local: the endpoints of the instances in this process, by service and by the name of the request.
         routes: the same endpoints, by service and by route.
         exchange: the requests to other nodes.
+        transfers: the streams of bytes in requests and replies.
     """
 
     def __init__(self, environment: Environment) -> None:
         self.local: dict[str, Mapping[str, RequestEndpoint]] = {}
         self.routes: dict[str, Mapping[str, RequestEndpoint]] = {}
         self.exchange: Exchange = Exchange(environment)
+        self.transfers: Transfers = Transfers(environment, self.exchange)
         self._environment = environment
         self._budgets: dict[str, RetryBudget] = {}
         self._wanted: dict[tuple[str, type[Any]], _Wanted] = {}
@@ -89,7 +93,8 @@ class Caller:
                 raise InternalError(self._environment.incident(("reply", name), message, service, name, error)) from None
 
         zero_copy, announced = self._environment.transport.zero_copy, name if spec.contract.name == service else None
-        return _Wanted(service, name, announced, _body_of if zero_copy else decode, None if zero_copy else spec.codec.encode)
+        finish, encode = _body_of if zero_copy else decode, None if zero_copy else spec.codec.encode
+        return _Wanted(service, name, announced, finish, encode, stream=spec.stream, reply_stream=spec.reply_stream)
 
     def _checked_size(self, request: str, body: bytes) -> bytes:
         limit = self._environment.transport.capabilities.max_body
@@ -151,6 +156,7 @@ class Caller:
         """Make a request to an instance that has it. Return what `wanted.finish` makes of its reply."""
         environment, exchange, host = self._environment, self.exchange, ctx.host
         service, announced, pick = wanted.service, wanted.announced, environment.registry.pick
+        stream: ByteStream | None = None if wanted.stream is None else getattr(body, wanted.stream)
         if wanted.encode is not None:
             body = self._checked_size(wanted.request, wanted.encode(body))
         time = environment.clock.loop.time
@@ -184,6 +190,7 @@ class Caller:
             if info is not None:
                 if wanted.parts is not None and info.http is not None:
                     request, http = info.name, info.http
+                    stream = wanted.parts.stream if http.raw_kind == "stream" else None
                     params, sent = info.http.read(wanted.parts, body)
                     if sent is not body:
                         self._checked_size(request, sent)
@@ -206,7 +213,10 @@ class Caller:
                     "request", environment.random.hex(32), request, sent, "", host.address, deadline - now, token, ctx.trace, key,
                     params, ctx.path, 0, None, client, fields,
                 )  # fmt: skip
-                answer = await exchange.send(member, envelope, now, deadline, host.name, known)
+                sending = exchange.send(member, envelope, now, deadline, host.name, known)
+                if stream is not None:
+                    sending = self.transfers.send(stream, member.address, envelope, host.name, deadline, sending)
+                answer = await sending
             except _FAILURES:
                 if member.failed(now, time(), environment.random):
                     environment.metrics.count("instances_ejected_total", service=service)
@@ -222,6 +232,8 @@ class Caller:
                 again = tries.may_have_run
                 alone = isinstance(error, Overloaded) and pick(service, now, without, request=announced) is None
                 safe = not error.maybe_delivered or (info is not None and (info.idempotent or info.once))
+                if stream is not None and not self.transfers.may_send_again(stream):
+                    raise tries.final_error(error) from None
                 gone = isinstance(error, InstanceLost) and not environment.registry.has_instance(member.manifest.instance)
                 cut = isinstance(error, InstanceLost) and exchange.cuts != cuts
                 if alone or not safe or now >= deadline or not tries.may_retry(error, gone=gone, cut=cut):
@@ -242,11 +254,25 @@ class Caller:
                 raise
             else:
                 member.succeeded()
-                return wanted.finish(http, answer)
+                found = wanted.finish(http, answer)
+                if wanted.reply_stream is not None or (http is not None and http.stream is not None):
+                    self._note_stream(wanted, http, answer, found, member.address)
+                return found
             await environment.clock.sleep(pause)
             now = time()
             if now >= deadline and environment.settings.deadlines:
                 raise DeadlineExceeded(service) if again else failed
+
+    def _note_stream(self, wanted: "_Wanted", http: HttpBinding | None, answer: Any, reply: Any, by: Address) -> None:
+        """Note where the stream of a reply comes from."""
+        if wanted.reply_stream is not None:
+            stream: ByteStream | None = getattr(reply, wanted.reply_stream)
+        else:
+            assert http is not None
+            assert http.stream is not None
+            stream = stream_of(http.stream.field, answer)
+        if stream is not None:
+            self.transfers.replied(stream, by)
 
     async def _discover(self, service: str, deadline: float) -> None:
         """Learn the instances of a service, before the first request to it."""
@@ -271,6 +297,8 @@ class _Wanted(msgspec.Struct, eq=False):
         finish: turns the binding of the instance's route, if any, and the body of the reply into the result.
         encode: encodes the message as the body; None if it is sent as it is.
         parts: the parts of a REST request that become parameters; None if there is no route.
+        stream: the field of the message that is a stream of bytes.
+        reply_stream: that of the reply.
     """
 
     service: str
@@ -279,6 +307,8 @@ class _Wanted(msgspec.Struct, eq=False):
     finish: Callable[[HttpBinding | None, Any], Any]
     encode: Callable[[Any], bytes] | None = None
     parts: RestParts | None = None
+    stream: str | None = None
+    reply_stream: str | None = None
 
 
 def _body_of(_: HttpBinding | None, answer: Any) -> Any:

@@ -1,7 +1,7 @@
 """The exchange: outgoing requests of a node, matched with the replies that arrive for them."""
 
 import asyncio
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -18,7 +18,6 @@ from runtime.contract.errors import (
 )
 from runtime.execution.environment import Environment
 from runtime.network.envelope import Address, Envelope
-from runtime.network.registry import Member
 from runtime.network.transport import LinkLost, TransportError, Unsendable
 
 _CANCEL_TIMEOUT = 1.0
@@ -33,6 +32,16 @@ _ROUNDING = 0.001
 
 _Batch = dict[str, "_Pending"]
 """Requests that were sent between two sweeps, by the ids of their envelopes."""
+
+
+class Target(Protocol):
+    """What a request is sent to: an instance in the registry, or one that is known otherwise."""
+
+    in_flight: int
+
+    @property
+    def address(self) -> Address: ...
+    def report(self, load: int, now: float) -> None: ...
 
 
 class _Pending(msgspec.Struct, eq=False):
@@ -89,7 +98,7 @@ class Exchange:
         """How many requests wait for a reply from another node."""
         return len(self._pending)
 
-    async def send(self, member: Member, envelope: Envelope, now: float, deadline: float, sender: str, known: KnownErrors) -> Any:
+    async def send(self, member: Target, envelope: Envelope, now: float, deadline: float, sender: str, known: KnownErrors) -> Any:
         """Send a request to an instance, and return the body of its reply.
 
         A caller that stops waiting cancels the callee.

@@ -1,10 +1,11 @@
 """An instance: one running copy of a service, with the endpoints of its handlers."""
 
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Coroutine
 from typing import Any, cast
 
 from runtime.clock import Clock, Random
+from runtime.contract.byte_stream import ByteStream
 from runtime.contract.errors import UsageError
 from runtime.contract.messages import Contract, MessageSpec, Signal, spec_of
 from runtime.durable.compensations import Compensations
@@ -21,6 +22,7 @@ from runtime.execution.mailbox import Mailbox
 from runtime.execution.once_endpoint import OnceEndpoint
 from runtime.execution.publisher import EventPublisher, SignalPublisher
 from runtime.execution.request_endpoint import RequestEndpoint
+from runtime.execution.transfers import request_key
 from runtime.execution.unit_of_work import Transactions
 from runtime.identity import Verifier
 from runtime.network.envelope import Address, Envelope
@@ -289,6 +291,17 @@ class Instance(Host):
         position = await subscription.position()
         assert isinstance(head, Position)
         return (position.epoch == head.epoch and position.seq >= head.seq) or head.seq == 0
+
+    def offer(self, ctx: Context, chunks: AsyncIterable[bytes], size: int | None) -> ByteStream:
+        return self.caller.transfers.offer(chunks, size, self.name, ctx.caller)
+
+    def read(self, ctx: Context, stream: ByteStream) -> AsyncGenerator[bytes, None]:
+        if ctx.work is not None and ctx.work.begun:
+            raise UsageError("ctx.read waits for other services: read the stream before the first statement")
+        envelope = ctx.envelope
+        is_remote = envelope is not None and envelope.kind == "request" and envelope.reply_to is not None
+        request = request_key(envelope, self.name) if envelope is not None and is_remote else None
+        return self.caller.transfers.read(stream, request, self.name)
 
     def new_id(self) -> str:
         return self.random.hex(32)

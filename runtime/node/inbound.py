@@ -16,6 +16,7 @@ from runtime.execution.event_endpoint import SignalEndpoint
 from runtime.execution.failures import HandlerAborted
 from runtime.execution.instance import Instance
 from runtime.execution.request_endpoint import RequestEndpoint
+from runtime.execution.transfers import TRANSFERS, RequestKey, request_key
 from runtime.network.envelope import Address, Envelope, EnvelopeKind, Head
 from runtime.network.manifest import Manifest
 from runtime.network.transport import Receiver, TransportError, Unsendable
@@ -25,13 +26,6 @@ from runtime.tasks import finish
 
 _FINAL_REPLY_TIMEOUT = 1.0
 """The seconds that a stopping node may take to send an error to each waiting caller."""
-
-_RequestKey = tuple[str, str, str, str]
-"""A request in progress: the calling service and its node, the called service, and the request's id."""
-
-
-def _request_key(envelope: Envelope, to: str) -> _RequestKey:
-    return envelope.caller, envelope.reply_to.node if envelope.reply_to is not None else "", to, envelope.id
 
 
 class Inbound(Receiver):
@@ -45,11 +39,12 @@ class Inbound(Receiver):
         self.instances: dict[str, Instance] = {}
         self._environment = environment
         self._exchange = caller.exchange
-        self._running: dict[_RequestKey, asyncio.Task[None]] = {}
+        self._transfers = caller.transfers
+        self._running: dict[RequestKey, asyncio.Task[None]] = {}
         self._signals: set[asyncio.Task[None]] = set()
-        self._cancelled: dict[_RequestKey, float] = {}
-        self._cancelling: set[_RequestKey] = set()
-        self._done: dict[_RequestKey, float] = {}
+        self._cancelled: dict[RequestKey, float] = {}
+        self._cancelling: set[RequestKey] = set()
+        self._done: dict[RequestKey, float] = {}
         self._stopping = False
         self._cut_off: set[str] = set()
         environment.metrics.gauge("requests_running", lambda: len(self._running))
@@ -154,6 +149,11 @@ class Inbound(Receiver):
             self._environment.spawn(self._reply_no_instance(envelope, to))
             return
         endpoint = instance.endpoints.get(envelope.subject)
+        if endpoint is None and envelope.subject in TRANSFERS:
+            key = request_key(envelope, to)
+            if key not in self._running and (not self._cancelled or self._cancelled.pop(key, None) is None):
+                self._running[key] = self._environment.clock.loop.create_task(self._handle_transfer(envelope, instance, key))
+            return
         if endpoint is None:
             self._environment.metrics.count("requests_refused_total", service=to, code=UnknownRequest.code)
             self._environment.spawn(self._reply_unknown(envelope, instance))
@@ -162,7 +162,7 @@ class Inbound(Receiver):
         if mailbox.running >= mailbox.limit and mailbox.full:
             self._refuse(envelope, instance, Draining(to) if mailbox.limit < 0 else Overloaded(to))
             return
-        key = _request_key(envelope, to)
+        key = request_key(envelope, to)
         if self._cancelled and self._cancelled.pop(key, None) is not None:
             return  # its cancel arrived first
         if key in self._running or key in self._done:
@@ -170,7 +170,7 @@ class Inbound(Receiver):
             return
         self._running[key] = self._environment.clock.loop.create_task(self._handle_request(envelope, instance, endpoint, key))
 
-    async def _handle_request(self, envelope: Envelope, instance: Instance, endpoint: RequestEndpoint, key: _RequestKey) -> None:
+    async def _handle_request(self, envelope: Envelope, instance: Instance, endpoint: RequestEndpoint, key: RequestKey) -> None:
         environment = self._environment
         budget = environment.settings.request_timeout if envelope.budget is None else envelope.budget
         ctx = Context(instance, None, envelope=envelope, fixed_deadline=environment.clock.loop.time() + budget)
@@ -200,13 +200,26 @@ class Inbound(Receiver):
         finally:
             self._ended(key)
 
-    def _ended(self, key: _RequestKey) -> None:
+    async def _handle_transfer(self, envelope: Envelope, instance: Instance, key: RequestKey) -> None:
+        """Handle a piece of a stream. It takes no slot in the mailbox: the handler that waits for it has one."""
+        try:
+            reply = await self._transfers.answer(envelope, instance.name, self._running.__contains__)
+        except ServiceError as error:
+            await self._reply_error(envelope, instance, error)
+        else:
+            await self._reply(envelope, instance, "reply", reply)
+        finally:
+            self._ended(key)
+
+    def _ended(self, key: RequestKey) -> None:
         """Forget a request once its handler and its compensations have ended. Calling it twice is harmless."""
         self._cancelling.discard(key)
+        if self._transfers.intakes:
+            self._transfers.ended(key)
         if self._running.pop(key, None) is not None and self._environment.transport.capabilities.duplicates:  # another copy
             self._remember(self._done, key)
 
-    def _remember(self, tombstones: dict[_RequestKey, float], key: _RequestKey) -> None:
+    def _remember(self, tombstones: dict[RequestKey, float], key: RequestKey) -> None:
         """Keep the key of a request for a while: a cancel that overtakes it, or a copy of it, arrives moments later."""
         now = self._environment.clock.monotonic()
         while tombstones and tombstones[oldest := next(iter(tombstones))] <= now:
@@ -215,7 +228,7 @@ class Inbound(Receiver):
             tombstones[key] = now + self._environment.settings.request_timeout
 
     def _cancel(self, envelope: Envelope, to: str) -> None:
-        key = _request_key(envelope, to)
+        key = request_key(envelope, to)
         task = self._running.get(key)
         if task is None:
             self._remember(self._cancelled, key)

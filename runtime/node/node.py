@@ -202,6 +202,7 @@ class Node:
                 self.environment.log.debug("%s had failed: %r", name, error)
         self._running.clear()
         await self.inbound.cancel_all()
+        await self.caller.transfers.close_all()
         await self.environment.settle()
         await self.environment.transport.close()
         self._stop_watching()
@@ -221,6 +222,7 @@ class Node:
         await asyncio.gather(*self._running.values(), return_exceptions=True)
         self._running.clear()
         await self.inbound.cancel_all()
+        await self.caller.transfers.close_all()
         await self.environment.settle()
         self._stop_watching()
 

@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from runtime.clock import Clock
+from runtime.contract.byte_stream import ByteStream
 from runtime.contract.errors import UsageError
 from runtime.contract.rest import HttpBinding, RestParts
 from runtime.durable.progress import Blocked
@@ -156,6 +157,10 @@ class Proxy:
         Raises `ServiceError`.
         """
         return self._instance.caller.forward(ctx, service, route, parts, body, key)
+
+    async def close_stream(self, stream: ByteStream) -> None:
+        """Close a stream that was offered for a client."""
+        await self._instance.caller.transfers.close(stream)
 
 
 class _Topics:

@@ -342,6 +342,7 @@ class Supervised:
             async with asyncio.timeout(environment.settings.drain_timeout):
                 await instance.mailbox.drain()
                 await instance.failures.settled()
+                await self._host.caller.transfers.drain(self.name)
         except TimeoutError:
             busy = ", ".join(of_methods(type(instance.service))) or f"{instance.mailbox.running} handlers"
             instance.log.warning(

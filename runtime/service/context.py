@@ -1,11 +1,12 @@
 """The context of a handler: its message's origin, requests to other services, and signals."""
 
 import logging
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, AsyncIterable, Coroutine
 from typing import Any, TypeVar
 
 import msgspec
 
+from runtime.contract.byte_stream import ByteStream
 from runtime.contract.errors import KnownErrors, Unauthenticated, UsageError
 from runtime.contract.messages import Contract, Request, Signal
 from runtime.issuers import Identity
@@ -110,6 +111,29 @@ class Context(msgspec.Struct, eq=False, gc=False):
         else:
             await self.host.publish(self, signal)
 
+    def offer(self, chunks: AsyncIterable[bytes], size: int | None = None) -> ByteStream:
+        """Return a stream of bytes as a field of this handler's reply, or of a request that it makes.
+
+        The bytes are taken from `chunks` as their reader asks for them, also after this handler has returned. `chunks` is closed
+        when all were read, when its reader has ended, or when nobody has read for `node.request_timeout` seconds.
+
+        Args:
+            chunks: yields the bytes, in pieces of any length.
+            size: their number, if it is known: a stream with another number is broken.
+        """
+        return self.host.offer(self, chunks, size)
+
+    def read(self, stream: ByteStream) -> AsyncGenerator[bytes, None]:
+        """Return the bytes of a stream that came with this handler's request, or with the reply to one of its own, in pieces.
+
+        They can be read once, while the handler runs. If the stream fails at the caller's side, the handler is cancelled, or gets `StreamBroken`.
+
+        Raises:
+            StreamBroken: if the stream ends before it is complete, or no piece comes for `node.request_timeout` seconds.
+            UsageError: if this handler's transaction has begun: read first, write afterwards.
+        """
+        return self.host.read(self, stream)
+
     def undo(self, request: Request[Any]) -> None:
         """Register a compensation: `request` is made if this handler fails or its transaction does not commit.
 
@@ -118,6 +142,9 @@ class Context(msgspec.Struct, eq=False, gc=False):
         idempotent or `once`. If the process is killed before it has stored one, or if the service has no database,
         its effect has to expire.
         """
+        spec = request.__message__
+        if spec is not None and spec.stream is not None:
+            raise UsageError(f"ctx.undo stores {spec.full_name}, and a ByteStream cannot be stored")
         if self.compensations is None:
             self.compensations = Registered(self.work)
             self.host.note_compensations(self.compensations)

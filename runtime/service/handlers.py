@@ -261,6 +261,8 @@ def _request_handler(
         raise DefinitionError(f"{where}: returns {_shown(returns)}, but {spec.full_name} is answered by {_shown(spec.reply)}")
     if mark.once and not takes_tx:
         raise DefinitionError(f"{where}: once=True needs `tx: Transaction`: the reply is stored in the handler's transaction")
+    if mark.once and (spec.stream or spec.reply_stream):
+        raise DefinitionError(f"{where}: once=True stores the request and its reply, and a ByteStream cannot be stored")
     if mark.key is not None and mark.key not in spec.cls.__struct_fields__:
         raise DefinitionError(f"{where}: key={mark.key!r} is not a field of {spec.full_name}")
     binding = None

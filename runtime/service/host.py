@@ -2,10 +2,11 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from runtime.clock import Clock, Random
+from runtime.contract.byte_stream import ByteStream
 from runtime.contract.messages import Contract, Request, Signal
 from runtime.network.envelope import Address
 
@@ -60,6 +61,14 @@ class Host(ABC):
     @abstractmethod
     async def caught_up(self, ctx: "Context", contract: Contract) -> bool:
         """Return whether this service has applied every event that the contract's service had committed."""
+
+    @abstractmethod
+    def offer(self, ctx: "Context", chunks: AsyncIterable[bytes], size: int | None) -> ByteStream:
+        """Offer a stream of bytes, to the caller or to whom a request with it goes."""
+
+    @abstractmethod
+    def read(self, ctx: "Context", stream: ByteStream) -> AsyncGenerator[bytes, None]:
+        """Read a stream of bytes. Raises like `Context.read`."""
 
     @abstractmethod
     def new_id(self) -> str:

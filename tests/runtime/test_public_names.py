@@ -87,6 +87,7 @@ ARGUMENTS: dict[str, Callable[[Path], tuple[Any, ...]]] = {
     "UnknownRequest": lambda _: ("wallet.Hold",),
     "Unreachable": lambda _: ("wallet",),
     "UnstorableValue": lambda _: (1, 2**63, "an integer of 65 bits"),
+    "ByteStream": lambda _: ("0123",),
     "Upload": lambda _: ("a.png", "image/png", b""),
     "Violation": lambda _: ("/cents", "expected an integer"),
 }

@@ -45,7 +45,7 @@ class TwoBodies(Struct):
         ("GET /x", "a GET has no body", {"a": Annotated[bytes, Body("image/png")]}),
         ("DELETE /x", "a DELETE has no body", {"a": Upload}),
         ("POST /x", "a is the whole body", {"a": Annotated[bytes, Body("image/png")], "b": int}),
-        ("POST /x", "bytes or str", {"a": Annotated[int, Body("image/png")]}),
+        ("POST /x", "bytes, str, or ByteStream", {"a": Annotated[int, Body("image/png")]}),
         ("POST /x", "expected media types", {"a": Annotated[bytes, Body()]}),
         ("POST /x", "expected media types", {"a": Annotated[bytes, Body("png")]}),
         ("GET /x", "cannot be made from", {"a": Annotated[Inner, Header("X-A")]}),

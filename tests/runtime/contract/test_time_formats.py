@@ -101,7 +101,9 @@ def test_a_time_survives_up_to_the_precision_of_its_format(form: str, when: date
 
 @given(
     st.sampled_from(FORMS),
-    st.one_of(st.text(), st.integers(), st.floats(allow_nan=False), st.none(), st.booleans(), st.lists(st.none())),
+    st.one_of(
+        st.text(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.none(), st.booleans(), st.lists(st.none())
+    ),
 )
 def test_anything_else_is_refused_with_an_example(form: str, value: Any) -> None:
     made = codec(form)

@@ -1,0 +1,583 @@
+"""Streams of bytes between handlers: what `ctx.offer` gives away, and `ctx.read` receives.
+
+In one process, the reader iterates over what was offered. Between nodes, everything goes from the node that makes the request:
+it pushes the pieces of the request's stream to the instance that it has sent the request to, and pulls those of the reply's stream from the
+instance that has replied. So a stream needs no other connection than the request, on any transport. There is one piece in flight at
+a time, and a limited number of bytes ahead of the reader.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine
+from typing import Any
+
+import msgspec
+
+from runtime.contract.byte_stream import ByteStream
+from runtime.contract.errors import (
+    DeadlineExceeded,
+    InstanceLost,
+    Invalid,
+    Malformed,
+    NotDelivered,
+    ServiceError,
+    StreamBroken,
+    UsageError,
+)
+from runtime.contract.messages import Contract, Request, Struct, spec_of
+from runtime.execution.environment import Environment
+from runtime.execution.exchange import Exchange
+from runtime.network.envelope import Address, Envelope
+from runtime.tasks import finish
+
+RequestKey = tuple[str, str, str, str]
+"""A request in progress: the calling service and its node, the called service, and the id of the request's envelope."""
+
+AHEAD = 256 * 1024
+"""The bytes that are kept ahead of a reader, and the largest piece."""
+_ROOM = 4096
+"""The bytes of a message that are not its piece."""
+_GRACE = 1.0
+"""The seconds by which a piece may come before its request, or the refusal of a piece before that of the request."""
+_STEP = 0.01
+_RETRY_INTERVAL = 0.2
+_DRAIN_INTERVAL = 0.05
+_LINGER = 5.0
+"""The seconds for which the last piece can be taken again."""
+
+bytes_contract: Contract = Contract("bytes")
+
+
+class Piece(Struct):
+    """A piece of a stream.
+
+    Attributes:
+        data: the bytes.
+        last: whether nothing follows.
+    """
+
+    data: bytes
+    last: bool = False
+
+
+@bytes_contract.message
+class Push(Request[None]):
+    """The next piece of the stream in a request, from its caller.
+
+    Attributes:
+        request: the id of the request's envelope.
+        at: the number of bytes before this piece.
+    """
+
+    request: str
+    at: int
+    piece: Piece
+
+
+@bytes_contract.message
+class Take(Request[Piece]):
+    """The next piece of the stream in a reply. The piece before can be taken again, as it may have been lost on the way.
+
+    Attributes:
+        stream: the id of the stream.
+        at: the number of bytes before this piece.
+    """
+
+    stream: str
+    at: int
+
+
+TRANSFERS = frozenset(spec.full_name for spec in bytes_contract.messages.values())
+"""The full names of the messages about streams."""
+
+
+def request_key(envelope: Envelope, to: str) -> RequestKey:
+    """Return the key of a request to a service on this node."""
+    return envelope.caller, envelope.reply_to.node if envelope.reply_to is not None else "", to, envelope.id
+
+
+class _Peer(msgspec.Struct, eq=False):
+    """The instance at the other end of a stream, for the exchange."""
+
+    address: Address
+    in_flight: int = 0
+
+    def report(self, load: int, now: float) -> None:
+        """Ignore a load: pieces are no requests of a service."""
+
+
+class _Pieces:
+    """Bytes on their way from a writer to a reader, with a limit for those that wait."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting: deque[bytes] = deque()
+        self._size = 0
+        self._ended = False
+        self._failure: Exception | None = None
+        self._changed: asyncio.Future[None] | None = None
+
+    async def put(self, data: bytes) -> None:
+        """Add bytes, as soon as there is room."""
+        while self._size >= AHEAD and self._failure is None:
+            await self._change()
+        self._waiting.append(data)
+        self._size += len(data)
+        self._notify()
+
+    def end(self, failure: Exception | None = None) -> None:
+        """Note that nothing follows, because of a failure if there is one. The first call counts."""
+        if not self._ended:
+            self._ended, self._failure = True, failure
+            self._notify()
+
+    async def take(self, most: int) -> Piece:
+        """Return what waits, up to so many bytes. Wait until there is something. Raises the failure that has ended the stream."""
+        while not self._waiting and not self._ended:
+            await self._change()
+        if self._failure is not None:
+            raise self._failure
+        found: list[bytes] = []
+        size = 0
+        while self._waiting and size < most:
+            data = self._waiting.popleft()
+            if size + len(data) > most:
+                self._waiting.appendleft(data[most - size :])
+                data = data[: most - size]
+            found.append(data)
+            size += len(data)
+        self._size -= size
+        self._notify()
+        return Piece(found[0] if len(found) == 1 else b"".join(found), self._ended and not self._waiting)
+
+    async def _change(self) -> None:
+        if self._changed is None:
+            self._changed = self._loop.create_future()
+        await asyncio.shield(self._changed)
+
+    def _notify(self) -> None:
+        changed, self._changed = self._changed, None
+        if changed is not None:
+            changed.set_result(None)
+
+
+class _Offer:
+    """A stream that a handler has offered.
+
+    Attributes:
+        reader: the service that may take it from another node.
+        owner: the service that offers it.
+        all_taken: whether its last piece was taken.
+    """
+
+    def __init__(self, chunks: AsyncIterable[bytes], size: int | None, owner: str, reader: str) -> None:
+        self.owner = owner
+        self.reader = reader
+        self.begun = self.all_taken = False
+        self.timer: asyncio.TimerHandle | None = None
+        self._chunks = chunks
+        self._size = size
+        self._pieces: _Pieces | None = None
+        self._filling: asyncio.Task[None] | None = None
+        self._at = 0
+        self._last = Piece(b"")
+        self._lock = asyncio.Lock()
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes, and check their number.
+
+        Raises:
+            StreamBroken: if what was offered fails, or has another size.
+        """
+        self.begun = True
+        count = 0
+        try:
+            async for chunk in self._chunks:
+                if not isinstance(chunk, bytes | bytearray | memoryview):  # pyright: ignore[reportUnnecessaryIsInstance]  # a handler may offer anything
+                    raise StreamBroken(f"expected bytes, got {type(chunk).__name__}")
+                count += len(chunk)
+                if self._size is not None and count > self._size:
+                    raise StreamBroken(f"there are more than the {self._size} bytes that were announced")
+                if chunk:
+                    yield bytes(chunk)
+        except StreamBroken:
+            raise
+        except Exception as error:
+            raise StreamBroken(f"its source failed: {type(error).__name__}") from error
+        finally:
+            await self._close_source()
+        if self._size is not None and count < self._size:
+            raise StreamBroken(f"there are {count} bytes, but {self._size} were announced")
+
+    async def _close_source(self) -> None:
+        close: Callable[[], Coroutine[Any, Any, None]] | None = getattr(self._chunks, "aclose", None)
+        if close is not None:
+            await close()
+
+    async def take(self, at: int, most: int, loop: asyncio.AbstractEventLoop) -> Piece:
+        """Return the piece that begins after `at` bytes: the next one, or the last one again. Raises `StreamBroken`."""
+        async with self._lock:
+            if at == self._at and self._last.data:
+                return self._last
+            if at != self._at + len(self._last.data):
+                raise StreamBroken(f"the bytes after {at} are gone: a stream is read once")
+            if self._pieces is None:
+                if self.begun:
+                    raise StreamBroken("it is being read already")
+                self._pieces = _Pieces(loop)
+                self._filling = loop.create_task(self._fill(self._pieces))
+            piece = await self._pieces.take(most)
+            self._at, self._last, self.all_taken = at, piece, piece.last
+            return piece
+
+    async def _fill(self, pieces: _Pieces) -> None:
+        try:
+            async for chunk in self.chunks():
+                await pieces.put(chunk)
+        except Exception as error:
+            pieces.end(error)
+        except asyncio.CancelledError:
+            pieces.end(StreamBroken("nobody has read it for too long"))
+            raise
+        else:
+            pieces.end()
+
+    def restart(self) -> bool:
+        """Return whether the stream can begin again, because no more than its first piece was taken."""
+        return self._at == 0 and (not self.begun or self._pieces is not None)
+
+    async def close(self) -> None:
+        """Close what was offered."""
+        if self.timer is not None:
+            self.timer.cancel()
+        if self._filling is not None:
+            self._filling.cancel()
+            await asyncio.wait((self._filling,))
+            if not self._filling.cancelled():
+                self._filling.exception()
+        elif not self.begun:
+            self.begun = True
+            await self._close_source()
+
+
+class Intake(_Pieces):
+    """The stream of a request that another node pushes. `claimed` is whether the handler reads it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.claimed = False
+        self._at = 0
+
+    async def push(self, at: int, piece: Piece) -> None:
+        """Take a piece. One that has come before is ignored. Raises `StreamBroken`."""
+        if at < self._at:
+            return
+        if at > self._at:
+            raise StreamBroken(f"the bytes between {self._at} and {at} are missing")
+        self._at += len(piece.data)
+        if piece.data:
+            await self.put(piece.data)
+        if piece.last:
+            self.end()
+
+
+class Transfers:
+    """The streams of bytes that a node gives and takes.
+
+    Attributes:
+        intakes: those that other nodes push, by the requests that they belong to.
+    """
+
+    def __init__(self, environment: Environment, exchange: Exchange) -> None:
+        self._environment = environment
+        self._exchange = exchange
+        self._offers: dict[str, _Offer] = {}
+        self.intakes: dict[RequestKey, Intake] = {}
+        self._sources: dict[str, Address | None] = {}
+        """The instances that have replied with a stream, by its id; None if it was read before."""
+        environment.metrics.gauge("streams_open", lambda: len(self._offers) + len(self.intakes))
+
+    def __repr__(self) -> str:
+        return f"<Transfers offers={len(self._offers)} intakes={len(self.intakes)} sources={len(self._sources)}>"
+
+    @property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        return self._environment.clock.loop
+
+    @property
+    def _patience(self) -> float:
+        """The seconds for which a stream waits for its reader."""
+        return self._environment.settings.request_timeout
+
+    @property
+    def _most(self) -> int:
+        return min(AHEAD, (self._environment.transport.capabilities.max_body - _ROOM) * 3 // 4)
+
+    # Offering
+
+    def offer(self, chunks: AsyncIterable[bytes], size: int | None, owner: str, reader: str) -> ByteStream:
+        """Keep a stream until it is read, or until nobody has read it for a while."""
+        stream = ByteStream(self._environment.random.hex(32), size)
+        offer = self._offers[stream.id] = _Offer(chunks, size, owner, reader)
+        self._keep(stream.id, offer)
+        return stream
+
+    def _keep(self, name: str, offer: _Offer) -> None:
+        """Wait again for the reader of a stream."""
+        if offer.timer is not None:
+            offer.timer.cancel()
+        seconds = min(_LINGER, self._patience) if offer.all_taken else self._patience
+        offer.timer = self._loop.call_later(seconds, self._forget, name)
+
+    def _forget(self, name: str) -> None:
+        offer = self._offers.pop(name, None)
+        if offer is not None:
+            self._environment.spawn(offer.close())
+
+    async def close(self, stream: ByteStream) -> None:
+        """Close a stream that was offered here, or that was to be read. Calling it twice is harmless."""
+        self._sources.pop(stream.id, None)
+        offer = self._offers.pop(stream.id, None)
+        if offer is not None:
+            await offer.close()
+
+    async def drain(self, owner: str) -> None:
+        """Wait until what a service has offered was read, or nobody has read it for a while."""
+        while any(offer.owner == owner and not offer.all_taken for offer in self._offers.values()):
+            await asyncio.sleep(_DRAIN_INTERVAL)
+
+    async def close_all(self) -> None:
+        """Close every stream."""
+        for intake in self.intakes.values():
+            intake.end(StreamBroken("the node is stopping"))
+        while self._offers:
+            _, offer = self._offers.popitem()
+            await offer.close()
+
+    # Making requests
+
+    async def send(
+        self, stream: ByteStream, to: Address, sent: Envelope, sender: str, deadline: float, request: Coroutine[Any, Any, Any]
+    ) -> Any:
+        """Make a request, and push its stream meanwhile. Return the answer.
+
+        Args:
+            sent: the envelope of the request.
+            request: makes the request.
+
+        Raises:
+            ServiceError: as the request.
+            StreamBroken: if the stream has failed. The request is cancelled.
+        """
+        offer = self._offers.get(stream.id)
+        if offer is None:
+            request.close()
+            raise UsageError("this ByteStream was not offered here, or nobody has read it for too long: make one with ctx.offer")
+        asking = self._loop.create_task(request)
+        pushing = self._loop.create_task(self._push(offer, to, sent.id, sender, deadline))
+        try:
+            await asyncio.wait((asking, pushing), return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done() and (refused := pushing.result()) is not None:
+                await asyncio.wait((asking,), timeout=_GRACE)  # its own outcome says more
+                if not asking.done():
+                    raise refused
+            return await asking
+        finally:
+            for task in (asking, pushing):
+                task.cancel()
+            await finish(asyncio.wait((asking, pushing)))
+            for task in (asking, pushing):
+                if not task.cancelled():
+                    task.exception()  # marks it as retrieved
+
+    async def _push(self, offer: _Offer, to: Address, request: str, sender: str, deadline: float) -> StreamBroken | None:
+        """Push a stream to its end, or until the instance refuses a piece. Raises `StreamBroken` if its source fails."""
+        if offer.timer is not None:
+            offer.timer.cancel()
+        at, peer = 0, _Peer(to)
+        while True:
+            piece = await offer.take(at, self._most, self._loop)
+            try:
+                await self._ask(peer, Push(request, at, piece), sender, deadline)
+            except NotDelivered as error:
+                if not self._is_there(to):
+                    return StreamBroken(f"{to} is gone: {error}")
+                await self._environment.clock.sleep(_RETRY_INTERVAL)
+                continue
+            except ServiceError as error:
+                return StreamBroken(f"{to} takes no more of it: {error}")
+            if piece.last:
+                return None
+            at += len(piece.data)
+
+    def may_send_again(self, stream: ByteStream) -> bool:
+        """Return whether a request with this stream can be made again, because its stream has hardly begun."""
+        offer = self._offers.get(stream.id)
+        return offer is not None and offer.restart()
+
+    def replied(self, stream: ByteStream, by: Address) -> None:
+        """Note which instance has replied with a stream."""
+        self._sources[stream.id] = by
+        self._loop.call_later(self._patience, self._sources.pop, stream.id, None)
+
+    async def _ask(self, peer: _Peer, message: Push | Take, sender: str, deadline: float) -> Any:
+        environment = self._environment
+        spec = spec_of(type(message))
+        zero_copy = environment.transport.zero_copy
+        now = self._loop.time()
+        envelope = Envelope(
+            "request", environment.random.hex(32), spec.full_name, message if zero_copy else spec.codec.encode(message),
+            reply_to=Address(sender, environment.node), budget=deadline - now,
+        )  # fmt: skip
+        answer = await self._exchange.send(peer, envelope, now, deadline, sender, _nothing_known)
+        if zero_copy:
+            return answer
+        try:
+            return spec.reply_codec.decode(answer)
+        except (Malformed, Invalid) as error:
+            raise StreamBroken(f"a piece of it cannot be read: {error}") from None
+
+    # Reading
+
+    def read(self, stream: ByteStream, request: RequestKey | None, reader: str) -> AsyncGenerator[bytes, None]:
+        """Return the bytes of a stream, in pieces.
+
+        Args:
+            request: the request that is being handled; None if it does not come from another node.
+            reader: the name of the reading service.
+
+        Raises:
+            StreamBroken: if it ends before it is complete, is unknown, or is being read already.
+        """
+        offer = self._offers.get(stream.id)
+        if offer is not None:
+            return self._read_here(stream.id, offer)
+        if stream.id in self._sources:
+            source, self._sources[stream.id] = self._sources[stream.id], None
+            if source is None:
+                raise StreamBroken("it was read before")
+            return self._pull(stream.id, source, reader)
+        if request is None:
+            raise StreamBroken("nobody offers it, or it was read before")
+        return self._receive(request)
+
+    def _is_there(self, address: Address) -> bool:
+        return any(member.address == address for member in self._environment.registry)
+
+    async def _read_here(self, name: str, offer: _Offer) -> AsyncGenerator[bytes, None]:
+        if offer.begun:
+            raise StreamBroken("it is being read already")
+        if offer.timer is not None:
+            offer.timer.cancel()
+        chunks = offer.chunks()
+        try:
+            async for chunk in chunks:
+                yield chunk
+        finally:
+            self._offers.pop(name, None)
+            await chunks.aclose()
+
+    async def _pull(self, name: str, source: Address, sender: str) -> AsyncGenerator[bytes, None]:
+        at, peer = 0, _Peer(source)
+        lost_at: float | None = None
+        while True:
+            cuts = self._exchange.cuts
+            try:
+                piece = await self._ask(peer, Take(name, at), sender, self._loop.time() + self._patience)
+            except StreamBroken:
+                raise
+            except (InstanceLost, NotDelivered) as error:
+                now = self._loop.time()
+                lost_at = lost_at or now
+                was_cut = self._exchange.cuts != cuts or isinstance(error, NotDelivered)
+                if not (was_cut and self._is_there(source)) or now - lost_at > self._patience:
+                    raise StreamBroken(f"{source} is gone: {error}") from error
+                await self._environment.clock.sleep(_RETRY_INTERVAL)  # the link was cut: the piece can be taken again
+                continue
+            except ServiceError as error:
+                what = "no piece came in time" if isinstance(error, DeadlineExceeded) else str(error)
+                raise StreamBroken(f"{source}: {what}") from error
+            lost_at = None
+            if piece.data:
+                yield piece.data
+            if piece.last:
+                return
+            at += len(piece.data)
+
+    async def _receive(self, request: RequestKey) -> AsyncGenerator[bytes, None]:
+        intake = self.intakes.get(request)
+        if intake is None:
+            intake = self.intakes[request] = Intake(self._loop)
+        if intake.claimed:
+            raise StreamBroken("it is being read already")
+        intake.claimed = True
+        while True:
+            try:
+                async with asyncio.timeout(self._patience):
+                    piece = await intake.take(AHEAD)
+            except TimeoutError:
+                raise StreamBroken("no piece came in time") from None
+            if piece.data:
+                yield piece.data
+            if piece.last:
+                return
+
+    def ended(self, request: RequestKey) -> None:
+        """Forget the stream of a request whose handler has ended."""
+        intake = self.intakes.pop(request, None)
+        if intake is not None:
+            intake.end(StreamBroken("its reader has ended"))
+
+    # Messages of other nodes
+
+    async def answer(self, envelope: Envelope, to: str, is_running: Callable[[RequestKey], bool]) -> Any:
+        """Handle the message of another node about a stream, and return the reply.
+
+        Args:
+            to: the service that it is for.
+            is_running: whether a request is being handled.
+
+        Raises:
+            ServiceError: the error that the other node receives.
+        """
+        spec = bytes_contract.messages[envelope.subject.partition(".")[2]]
+        message: Push | Take = spec.codec.decode(envelope.body) if isinstance(envelope.body, bytes) else envelope.body
+        reply: Piece | None = None
+        try:
+            async with asyncio.timeout(self._patience if envelope.budget is None else envelope.budget):
+                if isinstance(message, Push):
+                    node = "" if envelope.reply_to is None else envelope.reply_to.node
+                    await self._take_in((envelope.caller, node, to, message.request), message, is_running)
+                else:
+                    reply = await self._give_out(envelope.caller, message)
+        except TimeoutError:
+            raise DeadlineExceeded(to) from None
+        return reply if self._environment.transport.zero_copy else spec.reply_codec.encode(reply)
+
+    async def _take_in(self, key: RequestKey, message: Push, is_running: Callable[[RequestKey], bool]) -> None:
+        waited = 0.0
+        while not is_running(key):  # a piece may overtake its request
+            if waited >= _GRACE:
+                raise StreamBroken("its request is not being handled")
+            await asyncio.sleep(_STEP)
+            waited += _STEP
+        intake = self.intakes.get(key)
+        if intake is None:
+            intake = self.intakes[key] = Intake(self._loop)
+        await intake.push(message.at, message.piece)
+
+    async def _give_out(self, caller: str, message: Take) -> Piece:
+        offer = self._offers.get(message.stream)
+        if offer is None or offer.reader != caller:
+            raise StreamBroken("nobody offers it, or it has been read")
+        if offer.timer is not None:
+            offer.timer.cancel()
+        try:
+            piece = await offer.take(message.at, self._most, self._loop)
+        finally:
+            self._keep(message.stream, offer)
+        return piece
+
+
+def _nothing_known(contract: str, code: str) -> None:
+    """The errors about streams are the runtime's own."""
