@@ -11,7 +11,7 @@ through to its own caller, the error gets `maybe_delivered`, because this handle
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Self, cast, dataclass_transform
+from typing import Any, ClassVar, Self, dataclass_transform
 
 import msgspec
 from msgspec import inspect
@@ -194,18 +194,6 @@ def rebuild_error(data: ErrorData, known: KnownErrors) -> ServiceError:
 def is_answer(error: ServiceError) -> bool:
     """Return whether an error is a service's own final answer, which a retry would not change."""
     return not error.retryable and error.contract != "callboard"
-
-
-def answers_in(group: "ExceptionGroup[Exception]") -> list[ServiceError]:
-    """Return the errors in a task group's failure if all of them contain a `ServiceError`, else an empty list."""
-    found: list[ServiceError] = []
-    for error in group.exceptions:
-        inner = answers_in(cast("ExceptionGroup[Exception]", error)) if isinstance(error, ExceptionGroup) else [error]
-        services = [leaf for leaf in inner if isinstance(leaf, ServiceError)]
-        if not services:
-            return []
-        found += services
-    return found
 
 
 class RemoteError(ServiceError):

@@ -20,7 +20,6 @@ from runtime.contract.errors import (
     ServiceError,
     UsageError,
     Violation,
-    answers_in,
     error_fields,
     is_answer,
 )
@@ -168,7 +167,7 @@ class Failures:
         error = await self.compensated(error, ctx, title)
         if isinstance(error, ExceptionGroup):  # of a task group in the handler
             group = cast("ExceptionGroup[Exception]", error)
-            error = next(iter(answers_in(group)), group)
+            error = next(iter(_answers_in(group)), group)
         if isinstance(error, ServiceError) and error.contract != "callboard":
             error = _if_sendable(error, self._environment.transport.capabilities.max_body)
         if isinstance(error, ServiceError):
@@ -224,6 +223,18 @@ class Failures:
                 self._log, logging.WARNING, ("undo", spec.full_name, type(error)),
                 "%s could not be undone and is left to expire: %s", spec.full_name, error,
             )  # fmt: skip
+
+
+def _answers_in(group: "ExceptionGroup[Exception]") -> list[ServiceError]:
+    """Return the errors in a task group's failure if all of them contain a `ServiceError`, else an empty list."""
+    found: list[ServiceError] = []
+    for error in group.exceptions:
+        inner = _answers_in(cast("ExceptionGroup[Exception]", error)) if isinstance(error, ExceptionGroup) else [error]
+        services = [leaf for leaf in inner if isinstance(leaf, ServiceError)]
+        if not services:
+            return []
+        found += services
+    return found
 
 
 def _if_sendable(error: ServiceError, limit: int) -> ServiceError | UsageError:

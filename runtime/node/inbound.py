@@ -10,13 +10,14 @@ import msgspec
 
 from runtime.contract.codec import to_json
 from runtime.contract.errors import Draining, InstanceLost, InternalError, NoInstance, Overloaded, ServiceError, UnknownRequest
+from runtime.execution.byte_streams import TRANSFERS
 from runtime.execution.caller import Caller
 from runtime.execution.environment import Environment
 from runtime.execution.event_endpoint import SignalEndpoint
 from runtime.execution.failures import HandlerAborted
 from runtime.execution.instance import Instance
 from runtime.execution.request_endpoint import RequestEndpoint
-from runtime.execution.transfers import TRANSFERS, RequestKey, request_key
+from runtime.execution.transfers import RequestKey, request_key
 from runtime.network.envelope import Address, Envelope, EnvelopeKind, Head
 from runtime.network.manifest import Manifest
 from runtime.network.transport import Receiver, TransportError, Unsendable
