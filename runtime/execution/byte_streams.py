@@ -52,7 +52,7 @@ class Take(Request[Piece]):
     at: int
 
 
-TRANSFERS = frozenset(spec.full_name for spec in bytes_contract.messages.values())
+TRANSFERS: frozenset[str] = frozenset(spec.full_name for spec in bytes_contract.messages.values())
 """The full names of the messages about streams."""
 
 
@@ -123,7 +123,8 @@ class Offer:
     def __init__(self, chunks: AsyncIterable[bytes], size: int | None, owner: str, reader: str) -> None:
         self.owner = owner
         self.reader = reader
-        self.begun = self.all_taken = False
+        self.begun: bool = False
+        self.all_taken: bool = False
         self.timer: asyncio.TimerHandle | None = None
         self._chunks = chunks
         self._size = size
@@ -215,7 +216,7 @@ class Intake(_Pieces):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
-        self.claimed = False
+        self.claimed: bool = False
         self._at = 0
 
     async def push(self, at: int, piece: Piece) -> None:
