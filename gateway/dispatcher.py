@@ -86,8 +86,9 @@ class Dispatcher:
         if route.takes_body and not route.allow.anyone:
             await self._authorize(route, token)
         query: Params = query_params(exchange.query) if exchange.query else ()
+        has_body = b"content-type" in headers or b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
         if route.takes_only_stream:
-            self._check_body(route, headers, self._settings.max_stream)
+            self._check_body(route, headers, self._settings.max_stream, is_empty=not (has_body or route.needs_body))
             body = b""
         else:
             body = await self._read_body(exchange, route, headers) if route.takes_body else b""
@@ -108,8 +109,8 @@ class Dispatcher:
             raise Problem(400, "bad-idempotency-key", "An Idempotency-Key is one user's: send an access token, or no key.")
         exchange.cancel_if_gone()
         content_type = headers.get(b"content-type")
-        if route.takes_stream:
-            return await self._forward_stream(exchange, route, ctx, RestParts(values, query, headers), body)
+        if route.takes_stream and has_body:
+            return await self._forward_stream(exchange, route, ctx, RestParts(values, query, headers), body, key)
         convert = None if content_type is None else partial(to_json, content_type, None)
         parts = RestParts(values, query, headers, convert)
         if not route.is_login:
@@ -129,7 +130,7 @@ class Dispatcher:
             raise
 
     async def _forward_stream(
-        self, exchange: Exchange, route: Route, ctx: Context, parts: RestParts, body: bytes
+        self, exchange: Exchange, route: Route, ctx: Context, parts: RestParts, body: bytes, key: str | None
     ) -> Response | Streamed:
         """Make a request whose body is a stream, for some versions of the service or for all: then it was not read yet."""
         fields, client = parts.fields, exchange.source
@@ -140,16 +141,16 @@ class Dispatcher:
         else:
             stream = ctx.offer(coming.pieces(), None if length is None else int(length))
         convert = partial(to_json, fields.get(b"content-type", b""), stream)
-        await self._limits.begin_body(client)
-        try:
-            return await self._forward(route, ctx, parts._replace(convert=convert, stream=stream), body, None)
-        except ServiceError:
-            if coming.problem is not None:
-                raise coming.problem from None
-            raise
-        finally:
-            self._limits.end_body(client)
-            await self._proxy.close_stream(stream)
+        async with self._proxy.holding(stream):
+            await self._limits.begin_body(client)
+            try:
+                return await self._forward(route, ctx, parts._replace(convert=convert, stream=stream), body, key)
+            except ServiceError:
+                if coming.problem is not None:
+                    raise coming.problem from None
+                raise
+            finally:
+                self._limits.end_body(client)
 
     async def _forward(self, route: Route, ctx: Context, parts: RestParts, body: bytes, key: str | None) -> Response | Streamed:
         self._limits.begin_request()
@@ -160,9 +161,13 @@ class Dispatcher:
         if http.outputs and reply in (b"null", b""):  # the stored reply of a version that had none
             return 204, [], b""
         if http.stream is not None and (stream := stream_of(http.stream.field, reply)) is not None:
-            status, headers, _ = to_response(http, reply)
+            status, headers, _ = response = to_response(http, reply)
+            close = partial(self._proxy.close_stream, stream)
+            if http.method == "GET" and is_unchanged(headers, parts.fields.get(b"if-none-match")):
+                await close()
+                return unchanged(response[1])
             chunks = self._running(ctx.read(stream))
-            return Streamed(status, headers, chunks, stream.size, self._settings.stream_patience)
+            return Streamed(status, headers, chunks, stream.size, close, self._settings.stream_patience)
         if http.outputs:
             response = to_response(http, reply)
             changed = http.method != "GET" or not is_unchanged(response[1], parts.fields.get(b"if-none-match"))

@@ -1,7 +1,7 @@
 """Bodies that the gateway passes on in pieces, in both directions, with a limited number of bytes ahead of their readers."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import NamedTuple
 
 from gateway.exchange import Exchange
@@ -64,6 +64,7 @@ class Streamed(NamedTuple):
 
     Attributes:
         size: the number of bytes, if it is known.
+        close: closes the body, whether or not it was read.
         patience: how long the client may take to receive a piece, in seconds.
     """
 
@@ -71,6 +72,7 @@ class Streamed(NamedTuple):
     headers: Headers
     chunks: AsyncGenerator[bytes, None]
     size: int | None
+    close: Callable[[], Awaitable[None]]
     patience: float
 
 
@@ -97,4 +99,5 @@ async def send(exchange: Exchange, response: Streamed, cors: Headers) -> StreamB
             raise
     finally:
         await response.chunks.aclose()
+        await response.close()
     return None

@@ -67,7 +67,12 @@ class Codec:
             raise UsageError(f"{self.title}: {_shown(_locate(value, str(error)))}") from None
         if self.check is not None and (fault := self.fault(value)) is not None:
             raise UsageError(f"{self.title}: {_shown(fault)}")
-        return text if self.times is None else self.times.write(text)
+        if self.times is None:
+            return text
+        try:
+            return self.times.write(text)
+        except Misfit as misfit:
+            raise UsageError(f"{self.title}: {_shown(_of_misfit(misfit))}") from None
 
     def fault(self, value: Any) -> Violation | None:
         """Return the first part of a value that JSON text cannot carry, or None."""
@@ -99,7 +104,7 @@ class Codec:
         try:
             value = self.convert(text)
         except Misfit as misfit:
-            raise Invalid((Violation("".join(f"/{pointer_token(name)}" for name in misfit.path), str(misfit)),)) from None
+            raise Invalid((_of_misfit(misfit),)) from None
         except msgspec.ValidationError as error:
             value = self._convert_again(text, str(error))
         except (UnicodeDecodeError, RecursionError, msgspec.DecodeError) as error:
@@ -126,6 +131,10 @@ def _with_times(
     times: TimeFields, convert: Callable[[bytes | str], Any]
 ) -> tuple[Callable[[bytes | str], Any], Callable[[Any], bytes]]:
     return lambda text: convert(times.read(text)), lambda value: times.write(to_json(value))
+
+
+def _of_misfit(misfit: Misfit) -> Violation:
+    return Violation("".join(f"/{pointer_token(name)}" for name in misfit.path), str(misfit))
 
 
 def _shown(fault: Violation) -> str:

@@ -107,7 +107,8 @@ def _of_pattern(pattern: str) -> TimeFormat:
 
     def write(value: datetime) -> str:
         value = value if has_zone else value.astimezone(UTC)
-        return value.strftime(pattern.replace("%Y", f"{value.year:04}"))  # Linux does not pad years
+        # Linux does not pad years
+        return value.strftime(_DIRECTIVE.sub(lambda found: f"{value.year:04}" if found[1] == "Y" else found[0], pattern))
 
     def read(value: Any) -> datetime:
         found = datetime.strptime(value, pattern)  # noqa: DTZ007  # the pattern may have a zone
@@ -138,7 +139,10 @@ def _unix(per_second: int, what: str) -> TimeFormat:
     unit = timedelta(seconds=1) / per_second
 
     def write(value: datetime) -> int:
-        return (value - _EPOCH) // unit
+        number = (value - _EPOCH) // unit
+        if not _FIRST * per_second <= number < (_LAST + 1) * per_second:
+            raise OverflowError("date value out of range")
+        return number
 
     def read(value: Any) -> datetime:
         number = int(value) if isinstance(value, float) and value.is_integer() else value
@@ -200,7 +204,11 @@ class TimeFields:
         self._step = step
 
     def write(self, text: bytes) -> bytes:
-        """Return JSON text with each such time in its format, from text in which msgspec has written it."""
+        """Return JSON text with each such time in its format, from text in which msgspec has written it.
+
+        Raises:
+            Misfit: if one cannot be written in its format.
+        """
         return bytes(self._step(text, _written))
 
     def read(self, text: bytes | str) -> bytes:
@@ -224,7 +232,12 @@ def time_fields(info: inspect.Type) -> TimeFields | None:
 
 
 def _written(form: TimeFormat, text: Text) -> Text:
-    return msgspec.json.encode(form.write(msgspec.json.decode(text, type=datetime)))
+    try:
+        return msgspec.json.encode(form.write(msgspec.json.decode(text, type=datetime)))
+    except OverflowError:
+        raise Misfit(
+            f"{bytes(text).decode()} is outside of the years 1 to 9999 in UTC, and cannot be written as {form.expected[9:]}"
+        ) from None
 
 
 def _read(form: TimeFormat, text: Text) -> Text:
@@ -308,7 +321,8 @@ class _Builder:
         def rewrite(text: Text, leaf: _Leaf) -> Text:
             given: Any = _decoded(text, list[msgspec.Raw] if is_array else dict[str, msgspec.Raw])
             raw = None if not given else given[0] if is_array else given.get(field)
-            step = None if raw is None else steps.get(msgspec.json.decode(raw))
+            tag: Any = None if raw is None else msgspec.json.decode(raw)
+            step = steps.get(tag) if isinstance(tag, str | int) else None
             return text if step is None else step(text, leaf)
 
         return rewrite

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine
+from contextvars import copy_context
 from typing import Any
 
 from runtime.contract.errors import StreamBroken
@@ -10,6 +11,8 @@ from runtime.contract.messages import Contract, Request, Struct
 
 AHEAD = 256 * 1024
 """The bytes that are kept ahead of a reader, and the largest piece."""
+_TURN = 100
+"""The number of pieces from a source after which others get their turn."""
 bytes_contract: Contract = Contract("bytes")
 
 
@@ -31,12 +34,21 @@ class Push(Request[None]):
 
     Attributes:
         request: the id of the request's envelope.
+        stream: the id of the stream.
         at: the number of bytes before this piece.
     """
 
     request: str
+    stream: str
     at: int
     piece: Piece
+
+
+@bytes_contract.message
+class Drop(Request[None]):
+    """The rest of the stream in a reply is not wanted."""
+
+    stream: str
 
 
 @bytes_contract.message
@@ -133,6 +145,7 @@ class Offer:
         self._at = 0
         self._last = Piece(b"")
         self._lock = asyncio.Lock()
+        self._context = copy_context()
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield the bytes, and check their number.
@@ -176,15 +189,19 @@ class Offer:
                 if self.begun:
                     raise StreamBroken("it is being read already")
                 self._pieces = _Pieces(loop)
-                self._filling = loop.create_task(self._fill(self._pieces))
+                self._filling = loop.create_task(self._fill(self._pieces), context=self._context)
             piece = await self._pieces.take(most)
             self._at, self._last, self.all_taken = at, piece, piece.last
             return piece
 
     async def _fill(self, pieces: _Pieces) -> None:
+        count = 0
         try:
             async for chunk in self.chunks():
                 await pieces.put(chunk)
+                count += 1
+                if count % _TURN == 0:  # many small pieces that are there at once
+                    await asyncio.sleep(0)
         except Exception as error:
             pieces.end(error)
         except asyncio.CancelledError:
@@ -212,15 +229,22 @@ class Offer:
 
 
 class Intake(_Pieces):
-    """The stream of a request that another node pushes. `claimed` is whether the handler reads it."""
+    """The stream of a request that another node pushes.
+
+    Attributes:
+        stream: the id of the stream; None before its first piece.
+        claimed: whether the handler reads it.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
+        self.stream: str | None = None
         self.claimed: bool = False
         self._at = 0
 
-    async def push(self, at: int, piece: Piece) -> None:
+    async def push(self, stream: str, at: int, piece: Piece) -> None:
         """Take a piece. One that has come before is ignored. Raises `StreamBroken`."""
+        self.stream = stream
         if at < self._at:
             return
         if at > self._at:

@@ -6,6 +6,7 @@ It has the registry pick the instance, passes on the rest of the deadline, and r
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import nullcontext
 from typing import Any, cast
 
 import msgspec
@@ -76,10 +77,24 @@ class Caller:
         wanted = self._wanted.get((service, message.__class__))
         if wanted is None:
             wanted = self._wanted[service, message.__class__] = self._wanted_for(service, spec_of(message.__class__))
+        if wanted.stream is not None:
+            return self._request_with_stream(ctx, wanted, message, timeout, key, known)
         endpoint = self.local.get(service, _NOTHING).get(wanted.request)
         if endpoint is not None:
             return request_locally(endpoint, known, ctx, message, timeout, key)
         return self._request_remotely(ctx, wanted, message, timeout, key, known)
+
+    async def _request_with_stream(
+        self, ctx: Context, wanted: "_Wanted", message: Any, timeout: float | None, key: str | None, known: KnownErrors
+    ) -> Any:
+        """Make a request whose message has a stream, which is closed with its answer. Raises like `Context.request`."""
+        assert wanted.stream is not None
+        stream: ByteStream | None = getattr(message, wanted.stream)
+        endpoint = self.local.get(wanted.service, _NOTHING).get(wanted.request)
+        async with nullcontext() if stream is None else self.transfers.held(stream):
+            if endpoint is not None:
+                return await request_locally(endpoint, known, ctx, message, timeout, key)
+            return await self._request_remotely(ctx, wanted, message, timeout, key, known)
 
     def _wanted_for(self, service: str, spec: MessageSpec) -> "_Wanted":
         """Return what an instance of a service is wanted for by a message."""
@@ -256,14 +271,16 @@ class Caller:
                 member.succeeded()
                 found = wanted.finish(http, answer)
                 if wanted.reply_stream is not None or (http is not None and http.stream is not None):
-                    self._note_stream(wanted, http, answer, found, member.address)
+                    self._note_stream(wanted, http, answer, found, member.address, host.name)
                 return found
             await environment.clock.sleep(pause)
             now = time()
             if now >= deadline and environment.settings.deadlines:
                 raise DeadlineExceeded(service) if again else failed
 
-    def _note_stream(self, wanted: "_Wanted", http: HttpBinding | None, answer: Any, reply: Any, by: Address) -> None:
+    def _note_stream(
+        self, wanted: "_Wanted", http: HttpBinding | None, answer: Any, reply: Any, by: Address, reader: str
+    ) -> None:
         """Note where the stream of a reply comes from."""
         if wanted.reply_stream is not None:
             stream: ByteStream | None = getattr(reply, wanted.reply_stream)
@@ -272,7 +289,7 @@ class Caller:
             assert http.stream is not None
             stream = stream_of(http.stream.field, answer)
         if stream is not None:
-            self.transfers.replied(stream, by)
+            self.transfers.replied(stream, by, reader)
 
     async def _discover(self, service: str, deadline: float) -> None:
         """Learn the instances of a service, before the first request to it."""

@@ -227,6 +227,8 @@ class Instance(Host):
         """Make the requests of this instance to another one in this process directly."""
         if target.name in self._known:
             for endpoint in target.endpoints.values():
+                if endpoint.handler.spec.stream is not None:
+                    continue  # its stream is closed with the answer
                 self.local_calls[endpoint.handler.spec.cls] = local_call(endpoint, self.definition.known_error)
                 self._called[endpoint.handler.spec.cls] = endpoint
 
@@ -301,7 +303,7 @@ class Instance(Host):
         envelope = ctx.envelope
         is_remote = envelope is not None and envelope.kind == "request" and envelope.reply_to is not None
         request = request_key(envelope, self.name) if envelope is not None and is_remote else None
-        return self.caller.transfers.read(stream, request, self.name)
+        return self.caller.transfers.read(stream, request)
 
     def new_id(self) -> str:
         return self.random.hex(32)

@@ -8,6 +8,7 @@ a time, and a limited number of bytes ahead of the reader.
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -24,7 +25,7 @@ from runtime.contract.errors import (
     UsageError,
 )
 from runtime.contract.messages import spec_of
-from runtime.execution.byte_streams import AHEAD, Intake, Offer, Piece, Push, Take, bytes_contract
+from runtime.execution.byte_streams import AHEAD, Drop, Intake, Offer, Piece, Push, Take, bytes_contract
 from runtime.execution.environment import Environment
 from runtime.execution.exchange import Exchange
 from runtime.network.envelope import Address, Envelope
@@ -40,6 +41,7 @@ _GRACE = 1.0
 _STEP = 0.01
 _RETRY_INTERVAL = 0.2
 _DRAIN_INTERVAL = 0.05
+_TOO_LATE = "no piece came in time"
 _LINGER = 5.0
 """The seconds for which the last piece can be taken again."""
 
@@ -64,6 +66,7 @@ class Transfers:
 
     Attributes:
         intakes: those that other nodes push, by the requests that they belong to.
+        is_running: returns whether a request of another node is being handled.
     """
 
     def __init__(self, environment: Environment, exchange: Exchange) -> None:
@@ -71,8 +74,9 @@ class Transfers:
         self._exchange = exchange
         self._offers: dict[str, Offer] = {}
         self.intakes: dict[RequestKey, Intake] = {}
-        self._sources: dict[str, Address | None] = {}
-        """The instances that have replied with a stream, by its id; None if it was read before."""
+        self.is_running: Callable[[RequestKey], bool] = lambda _: False
+        self._sources: dict[str, tuple[Address, str] | None] = {}
+        """By the id of a stream in a reply: the instance that has replied, and the service that has asked; None if it was read before."""
         environment.metrics.gauge("streams_open", lambda: len(self._offers) + len(self.intakes))
 
     def __repr__(self) -> str:
@@ -112,9 +116,30 @@ class Transfers:
         if offer is not None:
             self._environment.spawn(offer.close())
 
+    @asynccontextmanager
+    async def held(self, stream: ByteStream) -> AsyncGenerator[None, None]:
+        """Keep a stream that was offered here as long as the `async with` block runs, in which a request with it is made, and close it then.
+
+        Raises:
+            UsageError: if it was not offered here, or has been closed.
+        """
+        offer = self._offers.get(stream.id)
+        if offer is None:
+            raise UsageError(
+                "this ByteStream was not offered here, or was sent before, or nobody has read it for too long: make one with ctx.offer"
+            )
+        if offer.timer is not None:
+            offer.timer.cancel()
+        try:
+            yield
+        finally:
+            await finish(self.close(stream))
+
     async def close(self, stream: ByteStream) -> None:
         """Close a stream that was offered here, or that was to be read. Calling it twice is harmless."""
-        self._sources.pop(stream.id, None)
+        if (source := self._sources.get(stream.id)) is not None:
+            self._sources[stream.id] = None
+            self._environment.spawn(self._drop(stream.id, *source))
         offer = self._offers.pop(stream.id, None)
         if offer is not None:
             await offer.close()
@@ -147,12 +172,9 @@ class Transfers:
             ServiceError: as the request.
             StreamBroken: if the stream has failed. The request is cancelled.
         """
-        offer = self._offers.get(stream.id)
-        if offer is None:
-            request.close()
-            raise UsageError("this ByteStream was not offered here, or nobody has read it for too long: make one with ctx.offer")
+        offer = self._offers[stream.id]
         asking = self._loop.create_task(request)
-        pushing = self._loop.create_task(self._push(offer, to, sent.id, sender, deadline))
+        pushing = self._loop.create_task(self._push(stream.id, offer, to, sent.id, sender, deadline))
         try:
             await asyncio.wait((asking, pushing), return_when=asyncio.FIRST_COMPLETED)
             if not asking.done() and (refused := pushing.result()) is not None:
@@ -168,15 +190,15 @@ class Transfers:
                 if not task.cancelled():
                     task.exception()  # marks it as retrieved
 
-    async def _push(self, offer: Offer, to: Address, request: str, sender: str, deadline: float) -> StreamBroken | None:
+    async def _push(
+        self, name: str, offer: Offer, to: Address, request: str, sender: str, deadline: float
+    ) -> StreamBroken | None:
         """Push a stream to its end, or until the instance refuses a piece. Raises `StreamBroken` if its source fails."""
-        if offer.timer is not None:
-            offer.timer.cancel()
         at, peer = 0, _Peer(to)
         while True:
             piece = await offer.take(at, self._most, self._loop)
             try:
-                await self._ask(peer, Push(request, at, piece), sender, deadline)
+                await self._ask(peer, Push(request, name, at, piece), sender, deadline)
             except NotDelivered as error:
                 if not self._is_there(to):
                     return StreamBroken(f"{to} is gone: {error}")
@@ -193,12 +215,12 @@ class Transfers:
         offer = self._offers.get(stream.id)
         return offer is not None and offer.restart()
 
-    def replied(self, stream: ByteStream, by: Address) -> None:
-        """Note which instance has replied with a stream."""
-        self._sources[stream.id] = by
+    def replied(self, stream: ByteStream, by: Address, reader: str) -> None:
+        """Note which instance has replied with a stream to a service on this node."""
+        self._sources[stream.id] = by, reader
         self._loop.call_later(self._patience, self._sources.pop, stream.id, None)
 
-    async def _ask(self, peer: _Peer, message: Push | Take, sender: str, deadline: float) -> Any:
+    async def _ask(self, peer: _Peer, message: Push | Take | Drop, sender: str, deadline: float) -> Any:
         environment = self._environment
         spec = spec_of(type(message))
         zero_copy = environment.transport.zero_copy
@@ -217,12 +239,11 @@ class Transfers:
 
     # Reading
 
-    def read(self, stream: ByteStream, request: RequestKey | None, reader: str) -> AsyncGenerator[bytes, None]:
+    def read(self, stream: ByteStream, request: RequestKey | None) -> AsyncGenerator[bytes, None]:
         """Return the bytes of a stream, in pieces.
 
         Args:
             request: the request that is being handled; None if it does not come from another node.
-            reader: the name of the reading service.
 
         Raises:
             StreamBroken: if it ends before it is complete, is unknown, or is being read already.
@@ -231,13 +252,10 @@ class Transfers:
         if offer is not None:
             return self._read_here(stream.id, offer)
         if stream.id in self._sources:
-            source, self._sources[stream.id] = self._sources[stream.id], None
-            if source is None:
-                raise StreamBroken("it was read before")
-            return self._pull(stream.id, source, reader)
+            return self._pull(stream.id)
         if request is None:
             raise StreamBroken("nobody offers it, or it was read before")
-        return self._receive(request)
+        return self._receive(stream.id, request)
 
     def _is_there(self, address: Address) -> bool:
         return any(member.address == address for member in self._environment.registry)
@@ -247,15 +265,44 @@ class Transfers:
             raise StreamBroken("it is being read already")
         if offer.timer is not None:
             offer.timer.cancel()
-        chunks = offer.chunks()
+        at = 0
         try:
-            async for chunk in chunks:
-                yield chunk
+            while True:
+                try:
+                    async with asyncio.timeout(self._patience):
+                        piece = await offer.take(at, AHEAD, self._loop)
+                except TimeoutError:
+                    raise StreamBroken(_TOO_LATE) from None
+                if piece.data:
+                    yield piece.data
+                if piece.last:
+                    return
+                at += len(piece.data)
         finally:
             self._offers.pop(name, None)
-            await chunks.aclose()
+            await offer.close()
 
-    async def _pull(self, name: str, source: Address, sender: str) -> AsyncGenerator[bytes, None]:
+    async def _pull(self, name: str) -> AsyncGenerator[bytes, None]:
+        found = self._sources.get(name)
+        if found is None:
+            raise StreamBroken("it was read before")
+        self._sources[name] = None
+        source, sender = found
+        try:
+            async for data in self._taken(name, source, sender):
+                yield data
+        except BaseException:  # its reader has ended early, too
+            self._environment.spawn(self._drop(name, source, sender))
+            raise
+
+    async def _drop(self, name: str, source: Address, sender: str) -> None:
+        """Tell an instance that the rest of its stream is not wanted, as far as that is possible."""
+        try:
+            await self._ask(_Peer(source), Drop(name), sender, self._loop.time() + _GRACE)
+        except ServiceError as error:
+            self._environment.log.debug("%s was not told that its stream is not wanted: %s", source, error)
+
+    async def _taken(self, name: str, source: Address, sender: str) -> AsyncGenerator[bytes, None]:
         at, peer = 0, _Peer(source)
         lost_at: float | None = None
         while True:
@@ -273,7 +320,7 @@ class Transfers:
                 await self._environment.clock.sleep(_RETRY_INTERVAL)  # the link was cut: the piece can be taken again
                 continue
             except ServiceError as error:
-                what = "no piece came in time" if isinstance(error, DeadlineExceeded) else str(error)
+                what = _TOO_LATE if isinstance(error, DeadlineExceeded) else str(error)
                 raise StreamBroken(f"{source}: {what}") from error
             lost_at = None
             if piece.data:
@@ -282,7 +329,9 @@ class Transfers:
                 return
             at += len(piece.data)
 
-    async def _receive(self, request: RequestKey) -> AsyncGenerator[bytes, None]:
+    async def _receive(self, name: str, request: RequestKey) -> AsyncGenerator[bytes, None]:
+        if not self.is_running(request):
+            raise StreamBroken("the handler of its request has ended: read it before")
         intake = self.intakes.get(request)
         if intake is None:
             intake = self.intakes[request] = Intake(self._loop)
@@ -294,7 +343,9 @@ class Transfers:
                 async with asyncio.timeout(self._patience):
                     piece = await intake.take(AHEAD)
             except TimeoutError:
-                raise StreamBroken("no piece came in time") from None
+                raise StreamBroken(_TOO_LATE) from None
+            if intake.stream != name:
+                raise StreamBroken("nobody offers it, or it was read before")
             if piece.data:
                 yield piece.data
             if piece.last:
@@ -308,33 +359,39 @@ class Transfers:
 
     # Messages of other nodes
 
-    async def answer(self, envelope: Envelope, to: str, is_running: Callable[[RequestKey], bool]) -> Any:
+    async def answer(self, envelope: Envelope, to: str) -> Any:
         """Handle the message of another node about a stream, and return the reply.
 
         Args:
             to: the service that it is for.
-            is_running: whether a request is being handled.
 
         Raises:
             ServiceError: the error that the other node receives.
         """
         spec = bytes_contract.messages[envelope.subject.partition(".")[2]]
-        message: Push | Take = spec.codec.decode(envelope.body) if isinstance(envelope.body, bytes) else envelope.body
+        message: Push | Take | Drop = spec.codec.decode(envelope.body) if isinstance(envelope.body, bytes) else envelope.body
         reply: Piece | None = None
         try:
             async with asyncio.timeout(self._patience if envelope.budget is None else envelope.budget):
                 if isinstance(message, Push):
                     node = "" if envelope.reply_to is None else envelope.reply_to.node
-                    await self._take_in((envelope.caller, node, to, message.request), message, is_running)
+                    await self._take_in((envelope.caller, node, to, message.request), message)
+                elif isinstance(message, Drop):
+                    self._give_up(envelope.caller, message)
                 else:
                     reply = await self._give_out(envelope.caller, message)
         except TimeoutError:
             raise DeadlineExceeded(to) from None
         return reply if self._environment.transport.zero_copy else spec.reply_codec.encode(reply)
 
-    async def _take_in(self, key: RequestKey, message: Push, is_running: Callable[[RequestKey], bool]) -> None:
+    def _give_up(self, caller: str, message: Drop) -> None:
+        offer = self._offers.get(message.stream)
+        if offer is not None and offer.reader == caller:
+            self._forget(message.stream)
+
+    async def _take_in(self, key: RequestKey, message: Push) -> None:
         waited = 0.0
-        while not is_running(key):  # a piece may overtake its request
+        while not self.is_running(key):  # a piece may overtake its request
             if waited >= _GRACE:
                 raise StreamBroken("its request is not being handled")
             await asyncio.sleep(_STEP)
@@ -342,7 +399,7 @@ class Transfers:
         intake = self.intakes.get(key)
         if intake is None:
             intake = self.intakes[key] = Intake(self._loop)
-        await intake.push(message.at, message.piece)
+        await intake.push(message.stream, message.at, message.piece)
 
     async def _give_out(self, caller: str, message: Take) -> Piece:
         offer = self._offers.get(message.stream)

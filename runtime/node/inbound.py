@@ -47,6 +47,7 @@ class Inbound(Receiver):
         self._cancelling: set[RequestKey] = set()
         self._done: dict[RequestKey, float] = {}
         self._stopping = False
+        self._transfers.is_running = self._running.__contains__
         self._cut_off: set[str] = set()
         environment.metrics.gauge("requests_running", lambda: len(self._running))
 
@@ -204,7 +205,7 @@ class Inbound(Receiver):
     async def _handle_transfer(self, envelope: Envelope, instance: Instance, key: RequestKey) -> None:
         """Handle a piece of a stream. It takes no slot in the mailbox: the handler that waits for it has one."""
         try:
-            reply = await self._transfers.answer(envelope, instance.name, self._running.__contains__)
+            reply = await self._transfers.answer(envelope, instance.name)
         except ServiceError as error:
             await self._reply_error(envelope, instance, error)
         else:

@@ -158,8 +158,12 @@ class Proxy:
         """
         return self._instance.caller.forward(ctx, service, route, parts, body, key)
 
+    def holding(self, stream: ByteStream) -> AbstractAsyncContextManager[None]:
+        """Keep a stream that was offered for a client until the `async with` block ends, and close it then."""
+        return self._instance.caller.transfers.held(stream)
+
     async def close_stream(self, stream: ByteStream) -> None:
-        """Close a stream that was offered for a client."""
+        """Close the stream of a reply that is not read to its end."""
         await self._instance.caller.transfers.close(stream)
 
 

@@ -84,6 +84,29 @@ class Double(Request[Film]):
     content: Annotated[ByteStream, Body("video/*")]
 
 
+@films.message
+class Mix(Request[int]):
+    """Reads the stream of another reply, after a while, and not its own."""
+
+    seconds: float
+    content: Annotated[ByteStream, Body("video/*")]
+
+
+@films.message
+class Echo(Request[Film]):
+    content: Annotated[ByteStream, Body("video/*")]
+
+
+@films.message
+class PutMaybe(Request[str]):
+    content: Annotated[ByteStream | None, Body("video/*")] = None
+
+
+@films.message
+class GetSmall(Request[Film]):
+    pass
+
+
 @cinema.message
 class Copy(Request[Stored]):
     name: str
@@ -146,6 +169,29 @@ class Films(Service):
                 yield bytes([number]) * (128 * 1024)
         finally:
             self.closed += 1
+
+    @handles(http="POST /mix/{seconds}", allow=ANYONE)
+    async def mix(self, message: Mix, ctx: Context) -> int:
+        chunks = [chunk async for chunk in ctx.read(ByteStream("of something else"))]
+        return len(chunks)
+
+    @handles(http="POST /echo", allow=ANYONE)
+    async def echo(self, message: Echo, ctx: Context) -> Film:
+        return Film(ctx.offer(ctx.read(message.content)))
+
+    @handles(http="PUT /maybe", allow=ANYONE)
+    async def maybe(self, message: PutMaybe, ctx: Context) -> str:
+        if message.content is None:
+            return "nothing"
+        return (b"".join([chunk async for chunk in ctx.read(message.content)])).decode()
+
+    @handles(http="GET /small", allow=ANYONE)
+    async def small(self, message: GetSmall, ctx: Context) -> Film:
+        async def lines() -> AsyncIterator[bytes]:
+            for number in range(50_000):
+                yield b"%06d\n" % number
+
+        return Film(ctx.offer(lines()))
 
     @handles(http="POST /doubles", allow=ANYONE)
     async def double(self, message: Double, ctx: Context) -> Film:
@@ -332,7 +378,7 @@ async def test_a_client_that_disconnects_ends_the_handler(deployed: Deployed, se
 async def test_a_reader_that_disconnects_closes_the_source(deployed: Deployed, service: Films) -> None:
     async with deployed.client.stream("GET", "/films/f") as answer:
         await anext(answer.aiter_bytes(1000))
-    await eventually(lambda: service.closed == 1 and open_streams(deployed) == 0, "the source is closed", 10.0)
+    await eventually(lambda: service.closed == 1 and open_streams(deployed) == 0, "the source is closed", 2.0)
 
 
 @pytest.mark.parametrize("name", ["broken", "short"])
@@ -342,6 +388,64 @@ async def test_a_reply_that_breaks_off_is_seen_to(deployed: Deployed, name: str)
     problem = check_problem(await deployed.client.post("/shows", json={"name": name}), 502, "stream-broken")
     assert problem["detail"]
     assert (await deployed.client.get("/films/f")).status_code == 200
+
+
+async def test_only_the_own_stream_of_a_request_can_be_read(deployed: Deployed) -> None:
+    problem = check_problem(await deployed.client.post("/mix/0", content=pieces(3), headers=FILM), 502, "stream-broken")
+    assert "nobody offers it" in problem["detail"]
+
+
+async def test_nothing_is_left_of_streams_between_services(deployed: Deployed) -> None:
+    for _ in range(3):
+        await deployed.client.post("/copies", json={"name": "f", "size": 300})
+        await deployed.client.post("/copies", json={"name": "part", "size": 3000})
+    await eventually(lambda: open_streams(deployed) == 0, "nothing is left", 2.0)
+
+
+async def test_a_stream_cannot_be_read_after_its_request(deployed: Deployed) -> None:
+    with pytest.raises(httpx.TransportError):
+        await deployed.client.post("/echo", content=pieces(10), headers=FILM, timeout=2.0)
+    await eventually(lambda: open_streams(deployed) == 0, "nothing is left", 2.0)
+
+
+async def test_head_and_a_known_etag_close_the_source(deployed: Deployed) -> None:
+    await deployed.client.head("/films/f")
+    answer = await deployed.client.get("/films/f", headers={"If-None-Match": '"1"'})
+    assert (answer.status_code, answer.content) == (304, b"")
+    await eventually(lambda: open_streams(deployed) == 0, "nothing is left", 2.0)
+
+
+async def test_a_stream_may_be_left_out(deployed: Deployed) -> None:
+    assert (await deployed.client.put("/maybe")).json() == "nothing"
+    assert (await deployed.client.put("/maybe", content=b"", headers=FILM)).json() == ""
+    assert (await deployed.client.put("/maybe", content=b"abc", headers=FILM)).json() == "abc"
+    check_problem(await deployed.client.put("/maybe", content=b"abc"), 415)
+    check_problem(await deployed.client.put("/films/f"), 415)
+
+
+async def test_small_pieces_are_joined(deployed: Deployed) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", deployed.gateway.port)
+    writer.write(b"GET /small HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    received = await reader.read(-1)
+    writer.close()
+    assert 350_000 < len(received) < 400_000, "a chunk is longer than a piece"
+    answer = await deployed.client.get("/small")
+    assert answer.content == b"".join(b"%06d\n" % number for number in range(50_000))
+
+
+@pytest.mark.parametrize("kind", ["one-node-zero-copy", "apart", "mqtt"])
+async def test_a_stream_waits_for_its_turn(kind: str, tmp_path: Path) -> None:
+    class Serial(Films):
+        concurrency = 1
+
+    service = Serial()
+    async with behind_gateway(kind, tmp_path, lambda: service, request_timeout=0.5) as deployed:
+        service.may_read.clear()
+        putting = [asyncio.create_task(deployed.client.put(f"/films/{at}", content=pieces(2), headers=FILM)) for at in range(2)]
+        await eventually(lambda: service.reading == 1, "one handler reads")
+        await asyncio.sleep(1)
+        service.may_read.set()
+        assert [(await one).json()["size"] for one in putting] == [200_000, 200_000]
 
 
 async def test_a_stream_is_read_once(deployed: Deployed) -> None:

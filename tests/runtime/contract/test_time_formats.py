@@ -166,6 +166,27 @@ def test_the_field_that_does_not_fit_is_named(text: str, pointer: str) -> None:
     assert [violation.pointer for violation in caught.value.violations] == [pointer]
 
 
+@pytest.mark.parametrize("tag", ["[]", "{}", "1.5", "null", '"zz"'])
+def test_a_tag_that_is_none_is_refused(tag: str) -> None:
+    text = f'{{"plainAt": "2026-02-18T03:22:56Z", "either": {{"type": {tag}, "at": 5}}}}'
+    with pytest.raises(Invalid):
+        Codec(Deep, "deep").decode(text.encode())
+
+
+def test_a_percent_sign_is_one() -> None:
+    assert codec("%%Y %Y%m%d").encode(WHEN) == b'"%Y 20260218"'
+
+
+def test_a_time_that_no_format_can_write_is_named() -> None:
+    first = datetime.min.replace(tzinfo=timezone(timedelta(hours=5)))
+    for form in FORMS:
+        if "%z" not in form:
+            with pytest.raises(UsageError, match="outside of the years"):
+                codec(form).encode(first)
+    with pytest.raises(UsageError, match=r"deep: /createdAt: .*outside"):
+        Codec(Deep, "deep").encode(Deep(WHEN, first))
+
+
 def test_a_time_without_offset_cannot_be_sent() -> None:
     for form in FORMS:
         with pytest.raises(UsageError, match="UTC offset"):
