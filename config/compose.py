@@ -16,7 +16,7 @@ from config.settings import Settings
 from config.values import MissingSetting, SettingsError, Values
 from gateway.errors import ErrorRenderer
 from gateway.service import Gateway
-from runtime import CallboardError, Database, Node, Service, Struct, Transport
+from runtime import CallboardError, Database, Node, Service, StartError, Struct, Transport, UsageError
 from runtime.contract.schema import Schemas
 from runtime.network import Address, Manifest
 from runtime.node.factory import Factory
@@ -195,8 +195,9 @@ def replicas(settings: Settings, name: str) -> int:
 
 
 def stateful(settings: Settings, names: Sequence[str]) -> list[str]:
-    """Return those of the named services, or of all services, that have a database."""
-    return [name for name, cls in selected(settings, names).items() if cls.definition.needs_database]
+    """Return those of the named services, or of all services, that have a database file, which one process has to itself."""
+    chosen = selected(settings, names).items()
+    return [name for name, cls in chosen if cls.definition.needs_database and database_url(settings, name) is None]
 
 
 def node(settings: Settings, names: Sequence[str] = (), *, name: str = "node") -> Node:
@@ -274,6 +275,9 @@ def databases(settings: Settings) -> Callable[[str], Database]:
     """Return a function that returns the database of a service, given the name of the service."""
 
     def database(service: str) -> Database:
+        url = database_url(settings, service)
+        if url is not None:
+            return _postgres(settings, service, url)
         from runtime.storage.sqlite import SqliteFolder
 
         file = database_file(settings, service)
@@ -282,11 +286,34 @@ def databases(settings: Settings) -> Callable[[str], Database]:
     return database
 
 
+def _postgres(settings: Settings, service: str, url: str) -> Database:
+    try:
+        from runtime.storage.postgres import PostgresDatabase
+    except ImportError as error:
+        raise StartError(
+            f"the database of {service} is on PostgreSQL, which needs the extra callboard[postgres]: {error}"
+        ) from None
+    try:
+        return PostgresDatabase(url, service, pooled=settings.database.pooled)
+    except UsageError as error:
+        raise StartError(f"the database of {service}: {error}") from None
+
+
 def database_file(settings: Settings, service: str) -> Path:
-    """Return the file of a service's database."""
-    found = _services(settings).get(service)
-    given = None if found is None else settings.services[found[0]].database
+    """Return the file of a service's database, if it has one."""
+    given = _own_database(settings, service)
     return Path(settings.database.folder) / f"{service}.sqlite" if given is None else Path(given)
+
+
+def database_url(settings: Settings, service: str) -> str | None:
+    """Return the URL of a service's database; None if it is a file."""
+    given = _own_database(settings, service)
+    return settings.database.url if given is None else given if "://" in given else None
+
+
+def _own_database(settings: Settings, service: str) -> str | None:
+    found = _services(settings).get(service)
+    return None if found is None else settings.services[found[0]].database
 
 
 def definitions(settings: Settings, names: Sequence[str] = ()) -> list[Definition]:

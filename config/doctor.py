@@ -77,8 +77,10 @@ async def examine(loaded: Loaded, names: Sequence[str]) -> AsyncGenerator[Findin
             yield _fault(f"settings of {definition.contract.name}", str(error))
     yield _limits()
     for definition in definitions:
+        name = definition.contract.name
         if definition.needs_database:
-            yield _database(settings, definition.contract.name)
+            has_file = compose.database_url(settings, name) is None
+            yield _database(settings, name) if has_file else await _server(settings, name)
     needs = sorted({name for definition in definitions for name in definition.needs} - set(names))
     kind = settings.transport.kind
     if kind == "memory":
@@ -165,6 +167,27 @@ def _database(settings: Settings, service: str) -> Finding:
     if result != "ok":
         return _fault(what, f"{path} is damaged ({result}): stop {service} and restore a backup")
     return _ok(what, f"{path}, {path.stat().st_size / 1e6:.1f} MB, intact; {free / 1e9:.1f} GB free")
+
+
+async def _server(settings: Settings, service: str) -> Finding:
+    """Check the database of a service on PostgreSQL."""
+    what = f"database of {service}"
+    try:
+        database = compose.databases(settings)(service)
+        await database.open()
+    except CallboardError as error:
+        return _fault(what, f"{error}: check {variable_name('database.url')} and the server")
+    try:
+        [row] = await database.fetch("SELECT current_setting('server_version') AS version, pg_is_in_recovery() AS standby")
+    except CallboardError as error:
+        return _fault(what, str(error))
+    finally:
+        await database.close()
+    if row["standby"]:
+        return _fault(
+            what, f"{database} is a standby, which takes no writes: name the primary, or all hosts with commas between them"
+        )
+    return _ok(what, f"{database}, PostgreSQL {row['version']}")
 
 
 # Checks of the HTTP transport

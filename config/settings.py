@@ -23,6 +23,11 @@ class DatabaseSettings(Struct):
 
     folder: str = ".callboard"
     """The directory of the database files. The file of a service is `<folder>/<service>.sqlite`."""
+    url: Annotated[Secret[str], Meta(pattern=r"^postgres(ql)?://")] | None = None
+    """A PostgreSQL database in which each service has a schema of its name, such as `postgresql://user:password@host:5432/callboard`. Without
+    it, services use files. Several hosts, with commas between them, are tried in turn until one takes writes."""
+    pooled: bool = False
+    """Whether a pooler such as PgBouncer may give each transaction another connection to PostgreSQL (its transaction mode)."""
     durable: bool = True
     """Whether a committed transaction survives a power failure. If false, it survives only the end of the process."""
 
@@ -67,8 +72,9 @@ class ServiceSettings(Struct, rename={"class_": "class"}):
     """Its class, as `package.module:Class`."""
     replicas: Annotated[int, Meta(ge=1)] = 1
     """How many processes `callboard up` runs it in."""
-    database: Annotated[str, Meta(pattern=r"\.sqlite$")] | None = None
-    """The file of its database, whose name ends in `.sqlite`. By default it is `<database.folder>/<service>.sqlite`."""
+    database: Annotated[Secret[str], Meta(pattern=r"(\.sqlite|^postgres(ql)?://.+)$")] | None = None
+    """Its own database: a file whose name ends in `.sqlite`, or a URL as `database.url`. By default it is in `database.url`, or else in
+    `<database.folder>/<service>.sqlite`."""
     settings: Any = None
     """Its own settings: an instance of its `Settings`, or what is to become one."""
 

@@ -19,6 +19,7 @@ from services.auth.service import AuthSettings, SeedUser
 from services.devices.service import DeviceSettings
 from tests.broker import Broker
 from tests.http_peers import HttpPeers
+from tests.postgres import shared_postgres
 from tests.project import rental
 from tests.system.process import Callboard
 from transports.memory import MemoryNetwork, MemorySettings, MemoryTransport
@@ -86,11 +87,18 @@ def settings(folder: Path, *, zero_copy: bool = False, auth: dict[str, Any] | No
     )
 
 
+def on_postgres(folder: Path) -> DatabaseSettings:
+    """Return settings for a new database on PostgreSQL, whose URL `consistency.query` finds in the folder."""
+    url = shared_postgres().new_database()
+    (folder / "postgres.url").write_text(url, encoding="utf-8")
+    return DatabaseSettings(folder=str(folder), durable=False, url=url)
+
+
 @asynccontextmanager
 async def open_system(
-    settings: Settings, *, separate_nodes: bool = False, clock: Clock | None = None
+    settings: Settings, *, separate_nodes: bool = False, replicas: int = 1, clock: Clock | None = None
 ) -> AsyncGenerator[System, None]:
-    """Run the whole system on one node, or each service on a separate node."""
+    """Run the whole system on one node, or each service on separate nodes, with several replicas of all but the gateway."""
     factories = list(compose.chosen(settings, ()).values())
     network = MemoryNetwork()
     peers = HttpPeers(list(compose.catalogue(settings)))
@@ -110,7 +118,11 @@ async def open_system(
                     databases=compose.databases(settings), settings=settings.node, clock=clock,
                 )
             )
-            for group in ([[factory] for factory in factories] if separate_nodes else [factories])
+            for group in (
+                [*[[factory] for factory in factories[:-1] for _ in range(replicas)], factories[-1:]]
+                if separate_nodes
+                else [factories]
+            )
         ]  # fmt: skip
         gateway = nodes[-1].service(Gateway)
         assert gateway is not None
@@ -124,7 +136,7 @@ async def open_system(
 IN_PROCESS = (
     "serialized",
     "zero-copy",
-    "separate-nodes",
+    "postgres-separate-nodes",
     "mqtt",
     "mqtt-separate-nodes",
     "http-separate-nodes",
@@ -132,8 +144,8 @@ IN_PROCESS = (
 )
 """The deployments in this process.
 
-One node on the in-memory transport, with encoding and without; each service on a separate node of that transport; one node on
-a broker; and each service on a separate node that speaks MQTT, HTTP, or both.
+One node on the in-memory transport, with encoding and without; each service on a separate node of that transport, with its
+database on PostgreSQL; one node on a broker; and each service on a separate node that speaks MQTT, HTTP, or both.
 """
 WITH_SIGNALS = tuple(name for name in IN_PROCESS if name != "http-separate-nodes")
 """The deployments in this process whose transport carries signals."""
@@ -152,6 +164,8 @@ async def open_deployment(name: str, folder: Path, *, clock: Clock | None = None
             yield system
         return
     chosen = settings(folder, zero_copy=name == "zero-copy")
+    if name.startswith("postgres"):
+        chosen = msgspec.structs.replace(chosen, database=on_postgres(folder))
     async with AsyncExitStack() as stack:
         transport = msgspec.convert(
             {"kind": kind if (kind := name.removesuffix("-separate-nodes")) in _NETWORKED else "memory"}, TransportSettings

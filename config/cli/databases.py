@@ -16,7 +16,7 @@ async def database_of(settings: Settings, service: str) -> AsyncGenerator[Databa
         CallboardError: if there is no such database here.
     """
     file = compose.database_file(settings, service)
-    if not file.exists():
+    if compose.database_url(settings, service) is None and not file.exists():
         raise CallboardError(f"{file} does not exist: run this command where {service} runs, with its settings")
     database = compose.databases(settings)(service)
     await database.open()

@@ -100,7 +100,7 @@ def _counts(replicas: str, settings: Settings, chosen: list[str]) -> dict[str, i
         if counts[name] > 1:
             stateless = [other for other in chosen if other not in stateful]
             raise CallboardError(
-                f"{name}={counts[name]}: {name} keeps its state in an SQLite file, which its replicas cannot share: {', '.join(stateless)} can have several"
+                f"{name}={counts[name]}: {name} keeps its state in an SQLite file, which its replicas cannot share: give it a database on PostgreSQL (CALLBOARD_DATABASE__URL); {', '.join(stateless)} can have several"
             )
     return counts
 

@@ -30,7 +30,7 @@ from runtime.execution.environment import Environment
 from runtime.repeats import fault
 from runtime.service.context import Context, Registered
 from runtime.service.handlers import Handler
-from runtime.storage.database import DatabaseError, StatementError, Superseded
+from runtime.storage.database import CommitUnknown, DatabaseError, StatementError, Superseded
 from runtime.storage.values import UnstorableValue
 from runtime.tasks import SimulatedCrash, finish
 
@@ -183,7 +183,8 @@ class Failures:
             failed = ("database", title, type(error))
             self._environment.repeats.log(self._log, logging.ERROR, failed, "%s: the database failed: %s", title, error)
             metrics.count("database_errors_total", service=self._service)
-            return DatabaseUnavailable(self._service)
+            unavailable = DatabaseUnavailable(self._service)
+            return unavailable.may_have_run() if isinstance(error, CommitUnknown) else unavailable
         metrics.count("incidents_total", service=self._service)
         key = ("incident", title, fault(error))
         return InternalError(self._environment.incident(key, "%s failed: %r", title, error, log=self._log, exc_info=error))

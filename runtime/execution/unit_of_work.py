@@ -10,7 +10,7 @@ from runtime.durable.idempotency import Claim, Once, Scope, StoredReply, derived
 from runtime.execution.failures import Failures, HandlerAborted, name_field
 from runtime.service.context import Context
 from runtime.service.host import Work
-from runtime.storage.database import Database, Guard, Statement, Transaction
+from runtime.storage.database import CommitUnknown, Conflict, Database, Guard, Statement, Transaction
 from runtime.storage.values import UnstorableValue
 from runtime.trace import as_stored
 
@@ -41,6 +41,10 @@ class UnitOfWork(Work):
 
     def track(self, name: str, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
         return self._tx.made.track(name, work, callers=3)  # the handler called the context, which called this
+
+
+_CONFLICTS = 5
+"""How often a handler that makes no requests runs, if its transaction is in the way of others."""
 
 
 class EventWork(UnitOfWork):
@@ -103,6 +107,27 @@ class Transactions:
             final: makes the last statement from the reply.
             claim: the claim that determines the keys of the handler's requests.
         """
+        for attempt in range(_CONFLICTS):
+            try:
+                return await self._run(method, message, ctx, check, guard, final, claim)
+            except Conflict:
+                if attempt + 1 == _CONFLICTS or self._makes_requests:
+                    raise
+            except CommitUnknown:
+                ctx.compensations = None  # it may have been committed, and then nothing is to be undone; otherwise it expires
+                raise
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _run(
+        self,
+        method: Method,
+        message: Any,
+        ctx: Context,
+        check: Callable[[Any], None] | None,
+        guard: Guard | None,
+        final: Callable[[Any], Statement] | None,
+        claim: Claim | None,
+    ) -> Any:
         tx: Transaction | None = None
         work: UnitOfWork | None = None
         try:

@@ -53,6 +53,14 @@ class DatabaseError(CallboardError):
     """The database refused or failed: locked, full, broken, or unreachable. The transaction was rolled back."""
 
 
+class Conflict(DatabaseError):
+    """The transaction was in the way of another one, such as in a deadlock, and was rolled back. It may be run again."""
+
+
+class CommitUnknown(DatabaseError):
+    """The connection was lost during a commit, and the server could not be asked whether it has happened."""
+
+
 class StatementError(DatabaseError):
     """A statement is wrong (its syntax, a name, the type of a parameter), so that a retry would fail, too.
 

@@ -59,6 +59,7 @@ async def migrate(database: Database, folder: Path, group: str) -> int:
             )
             if again is None:
                 raise MigrationError(f"{path}: {error}") from error
+            continue  # another process has applied it
         count += 1
     return count
 

@@ -59,10 +59,15 @@ class Store:
             The ids of users whose canonical address belongs to another user already.
         """
         clashing: list[str] = []
+        rows: list[Row] = []
+
+        def note(row: Row) -> bool:
+            if not row["email"].isascii() or "xn--" in row["email"]:
+                rows.append(row)
+            return True
+
+        await self._db.scan(note, "SELECT id, email FROM users")
         async with self._db.transaction() as tx:
-            rows = await tx.fetch(
-                "SELECT id, email FROM users WHERE length(email) <> length(CAST(email AS BLOB)) OR email LIKE '%xn--%'"
-            )
             for row in rows:
                 canonical = canonical_email(row["email"])
                 if canonical != row["email"] and not await tx.execute(

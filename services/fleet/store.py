@@ -25,7 +25,7 @@ _IN_BOX = (
 """The free scooters in a box, with the square of their distance in degrees. Each band takes one short range scan of the index."""
 
 NEAR = _IN_BOX + "SELECT * FROM boxed WHERE away <= $8 ORDER BY away, id LIMIT $9"
-COUNT = _IN_BOX + "SELECT count(*) AS count FROM (SELECT 1 FROM boxed WHERE away <= $8 LIMIT $9) AS some"
+COUNT = _IN_BOX + "SELECT count(*) AS count FROM (SELECT 1 FROM boxed WHERE away <= $8 LIMIT $9) AS found"
 
 _INITIAL_RADIUS = 250.0
 """The first radius to try, in metres."""

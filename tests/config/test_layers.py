@@ -8,7 +8,7 @@ import grimp
 import pytest
 
 ALLOWED: dict[str, set[str]] = {
-    "runtime": {"anyio", "msgspec", "jwt", "cryptography", "aiosqlite"},
+    "runtime": {"asyncpg", "anyio", "msgspec", "jwt", "cryptography", "aiosqlite"},
     "transports": {"httptools", "jwt", "msgspec", "mqtt5", "yarl"},
     "services": {"anyio", "msgspec", "jwt", "cryptography", "argon2", "idna"},
     "gateway": {"anyio", "msgspec", "litestar", "multipart", "swagger_ui"},

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
+import pytest
 
 from gateway.service import Gateway
 from gateway.settings import GatewaySettings
@@ -19,7 +20,14 @@ from transports.memory import MemoryNetwork, MemorySettings, MemoryTransport
 from transports.mqtt.settings import MqttSettings
 from transports.mqtt.transport import MqttTransport
 
-KINDS = ("one-node-zero-copy", "one-node-serialized", "apart-zero-copy", "apart", "mqtt", "http")
+KINDS = (
+    "one-node-zero-copy",
+    pytest.param("one-node-serialized", marks=pytest.mark.long),
+    pytest.param("apart-zero-copy", marks=pytest.mark.long),
+    "apart",
+    "mqtt",
+    "http",
+)
 
 
 class Deployed(NamedTuple):

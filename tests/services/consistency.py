@@ -1,13 +1,24 @@
 """Consistency checks across the databases of wallet, fleet, rides, and notices."""
 
+import json
 import sqlite3
+import subprocess
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 
 def query(folder: Path, service: str, sql: str) -> list[dict[str, Any]]:
-    """Return the rows that a query finds in a service's database file, read from outside the service."""
+    """Return the rows that a query finds in a service's database, read from outside the service.
+
+    With a file `postgres.url` in the folder, the databases are schemas there.
+    """
+    url = folder / "postgres.url"
+    if url.exists():
+        command = ["psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", url.read_text(encoding="utf-8")]
+        text = f"SET search_path TO {service}; SELECT coalesce(json_agg(found), '[]') FROM ({sql}) AS found"
+        rows: list[dict[str, Any]] = json.loads(subprocess.run([*command, "-c", text], check=True, capture_output=True).stdout)
+        return rows
     with closing(sqlite3.connect(folder / f"{service}.sqlite", timeout=10)) as connection:
         connection.row_factory = sqlite3.Row
         return [dict(row) for row in connection.execute(sql)]

@@ -12,7 +12,7 @@ import aiohttp
 import httpx
 import pytest
 
-from runtime.testing import eventually
+from runtime.testing import ConformanceError, eventually
 from runtime.testing.expectations import WAIT
 from services.fleet.service import Fleet
 from services.rides.service import price
@@ -42,11 +42,16 @@ async def start(system: System, headers: Headers, scooter_id: str, **more: str) 
 
 async def wait_until_consistent(system: System, seconds: float = WAIT) -> None:
     """Wait until every service has applied all events and the databases are consistent."""
-    await eventually(
-        lambda: not consistency.violations(system.folder),
-        f"the databases are consistent: {consistency.violations(system.folder)}",
-        seconds,
-    )
+    found: list[str] = []
+
+    async def is_consistent() -> bool:
+        found[:] = await asyncio.to_thread(consistency.violations, system.folder)
+        return not found
+
+    try:
+        await eventually(is_consistent, "the databases are consistent", seconds)
+    except ConformanceError:
+        assert found == []
 
 
 async def open_timed(topology: str, folder: Path) -> AsyncGenerator[tuple[System, QuickClock], None]:
@@ -326,13 +331,13 @@ async def test_two_hundred_riders_share_twenty_scooters_without_conflict(timed_d
         if one["scooter_id"] == next_one["scooter_id"]:
             assert one["ended_at"] <= next_one["started_at"], "no scooter has two riders at once"
     money = [{"cents": RIDERS * 700 - len(rode) * 120, "held": 0}]
+    sums = "SELECT SUM(balance_cents) AS cents, SUM(held_cents) AS held FROM accounts"
+
+    async def is_paid() -> bool:
+        return await asyncio.to_thread(consistency.query, deployment.folder, "wallet", sums) == money
+
     await eventually(
-        lambda: (
-            consistency.query(
-                deployment.folder, "wallet", "SELECT SUM(balance_cents) AS cents, SUM(held_cents) AS held FROM accounts"
-            )
-            == money
-        ),
+        is_paid,
         "every ride is paid for, and every other hold is released",
         60,
     )

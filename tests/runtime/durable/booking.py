@@ -20,8 +20,8 @@ from runtime import (
     Transaction,
     handles,
 )
-from runtime.storage.sqlite import SqliteDatabase
 from runtime.testing import CrashingDatabase, CrashPoints
+from tests.databases import databases
 from transports.memory import MemoryNetwork, MemoryTransport
 
 payments = Contract("payments")
@@ -77,13 +77,16 @@ class Payments(Service):
     async def on_start(self, ctx: Context) -> None:
         async with self.db.transaction() as tx:
             await tx.execute(
-                "CREATE TABLE IF NOT EXISTS payments (number INTEGER PRIMARY KEY AUTOINCREMENT, cents INT, refunded INT DEFAULT 0)"
+                "CREATE TABLE IF NOT EXISTS payments (number INTEGER PRIMARY KEY, cents INT, refunded INT DEFAULT 0)"
             )
 
     @handles(allow=ANYONE, once=True, raises=(Rejected,))
     async def pay(self, message: Pay, ctx: Context, tx: Transaction) -> Receipt:
         ran = self.runs[message.behaviour] = self.runs.get(message.behaviour, 0) + 1
-        rows = await tx.fetch("INSERT INTO payments (cents) VALUES ($1) RETURNING number", message.cents)
+        rows = await tx.fetch(
+            "INSERT INTO payments (number, cents) VALUES ((SELECT coalesce(max(number), 0) + 1 FROM payments), $1) RETURNING number",
+            message.cents,
+        )
         match message.behaviour:
             case "reject":
                 raise Rejected(message.cents)
@@ -135,22 +138,21 @@ class Bookings(Service):
 
 
 class BookingServices:
-    """Both services, with database files that outlive their nodes.
+    """Both services, with databases that outlive their nodes.
 
     Attributes:
         clock: the clock of all nodes that start later.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, engine: str = "sqlite") -> None:
+        self._databases = databases(engine, folder)
         self.crash_points = {"payments": CrashPoints(), "bookings": CrashPoints()}
         self.network = MemoryNetwork()
         self.nodes: list[Node] = []
         self.clock = Clock()
 
     def database(self, service: str) -> Database:
-        inner = SqliteDatabase(self.folder / f"{service}.sqlite", durable=False)
-        return CrashingDatabase(inner, self.crash_points[service])
+        return CrashingDatabase(self._databases(service), self.crash_points[service])
 
     async def start(self, *classes: type[Service]) -> Node:
         """Start a node that hosts the classes; by default, both services."""
@@ -184,7 +186,7 @@ class BookingServices:
         )
 
     async def rows(self, service: str, sql: str) -> list[Any]:
-        database = SqliteDatabase(self.folder / f"{service}.sqlite")
+        database = self._databases(service)
         await database.open()
         try:
             return [next(iter(row.values())) if len(row) == 1 else dict(row) for row in await database.fetch(sql)]

@@ -5,12 +5,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.databases import ENGINES
 from tests.runtime.durable.replicas import BatchingSubscriber, Replicas, Subscriber
 
 
+@pytest.fixture(params=[ENGINES[0], pytest.param(ENGINES[1], marks=pytest.mark.long)])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Each database engine in turn. The modules for which it matters most run on both every time."""
+    chosen: str = request.param
+    return chosen
+
+
 @pytest.fixture
-async def replicas(tmp_path: Path) -> AsyncGenerator[Replicas, None]:
-    created = Replicas(tmp_path)
+async def replicas(tmp_path: Path, engine: str) -> AsyncGenerator[Replicas, None]:
+    created = Replicas(tmp_path, engine)
     Subscriber.failures.clear()
     Subscriber.ids.clear()
     Subscriber.times.clear()

@@ -24,9 +24,10 @@ from runtime import (
 from runtime.durable.stream import Stream
 from runtime.durable.subscription import Subscription
 from runtime.identity import TokenSettings
-from runtime.storage.sqlite import SqliteDatabase
+from runtime.storage.postgres import PostgresDatabase
 from runtime.testing import CrashingDatabase, CrashPoints
 from runtime.testing.expectations import WAIT
+from tests.databases import databases
 from transports.memory import MemoryNetwork, MemoryTransport
 
 publisher = Contract("publisher")
@@ -60,17 +61,21 @@ class WordApplied(Event):
     word: str
 
 
+APPLY = "INSERT INTO applied (number, word) VALUES ((SELECT coalesce(max(number), 0) + 1 FROM applied), $1)"
+WRITE = "INSERT INTO published (number, word) VALUES ((SELECT coalesce(max(number), 0) + 1 FROM published), $1)"
+
+
 class Publisher(Service):
     contract = publisher
 
     async def on_start(self, ctx: Context) -> None:
         async with self.db.transaction() as tx:
-            await tx.execute("CREATE TABLE IF NOT EXISTS published (word TEXT)")
+            await tx.execute("CREATE TABLE IF NOT EXISTS published (number INTEGER PRIMARY KEY, word TEXT)")
 
     @handles(allow=ANYONE)
     async def publish_words(self, message: PublishWords, ctx: Context, tx: Transaction) -> None:
         for word in message.words:
-            await tx.execute("INSERT INTO published VALUES ($1)", word)
+            await tx.execute(WRITE, word)
             await tx.publish(AsidePublished(word) if word.startswith("(") else WordPublished(word))
         if message.fail:
             raise RuntimeError("after everything was written")
@@ -94,13 +99,13 @@ class Subscriber(Service):
 
     async def on_start(self, ctx: Context) -> None:
         async with self.db.transaction() as tx:
-            await tx.execute("CREATE TABLE IF NOT EXISTS applied (number INTEGER PRIMARY KEY AUTOINCREMENT, word TEXT)")
+            await tx.execute("CREATE TABLE IF NOT EXISTS applied (number INTEGER PRIMARY KEY, word TEXT)")
 
     @subscribes(attempts=3)
     async def on_word_published(self, event: WordPublished, ctx: Context, tx: Transaction) -> None:
         self.ids.append((event.word, ctx.message_id))
         self.times.append(self.clock.timestamp())
-        await tx.execute("INSERT INTO applied (word) VALUES ($1)", event.word)
+        await tx.execute(APPLY, event.word)
         await tx.publish(WordApplied(event.word))
         if event.word in self.failures:
             raise self.failures[event.word]()
@@ -117,7 +122,7 @@ class NewerSubscriber(Subscriber):
 
     @subscribes
     async def on_aside_published(self, event: AsidePublished, ctx: Context, tx: Transaction) -> None:
-        await tx.execute("INSERT INTO applied (word) VALUES ($1)", event.word)
+        await tx.execute(APPLY, event.word)
 
 
 def overloaded() -> Overloaded:
@@ -153,14 +158,15 @@ class SkippingClock(Clock):
 
 
 class Replicas:
-    """Replicas of both services, each on a separate node, with database files that outlive the nodes.
+    """Replicas of both services, each on a separate node, with databases that outlive the nodes.
 
     Attributes:
         clock: the clock of all nodes that start later.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, engine: str = "sqlite") -> None:
         self.folder = folder
+        self._databases = databases(engine, folder)
         self.network = MemoryNetwork()
         self.points = {"publisher": CrashPoints(), "subscriber": CrashPoints()}
         self.nodes: dict[str, Node] = {}
@@ -168,7 +174,7 @@ class Replicas:
         self.clock = SkippingClock()
 
     def database(self, service: str) -> Database:
-        inner = SqliteDatabase(self.folder / f"{service}.sqlite", durable=False)
+        inner = self._databases(service)
         return CrashingDatabase(inner, self.points[service]) if service in self.points else inner
 
     async def start(self, *services: type[Service], name: str = "") -> Node:
@@ -180,6 +186,16 @@ class Replicas:
             await node.__aenter__()
             self.nodes[name or service.contract.name] = node
         return self.nodes[name or services[-1].contract.name]
+
+    async def lose(self, service: str) -> None:
+        """Delete the database of a service that is not running."""
+        for path in self.folder.glob(f"{service}.sqlite*"):
+            path.unlink()
+        database = self._databases(service)
+        if isinstance(database, PostgresDatabase):
+            await database.open()
+            await database.script(f"DROP SCHEMA {service} CASCADE")
+            await database.close()
 
     async def crash(self, name: str) -> None:
         """End a node as `kill -9` would."""
@@ -203,8 +219,8 @@ class Replicas:
         await node.client("test", (publisher,)).request(PublishWords(words, fail))
 
     async def rows(self, service: str, sql: str) -> list[Any]:
-        """Return the rows that a new connection to a service's file finds; of rows with one column, the values."""
-        database = SqliteDatabase(self.folder / f"{service}.sqlite")
+        """Return the rows that a new connection to a service's database finds; of rows with one column, the values."""
+        database = self._databases(service)
         await database.open()
         try:
             return [next(iter(row.values())) if len(row) == 1 else dict(row) for row in await database.fetch(sql)]

@@ -10,6 +10,7 @@ import pytest
 from runtime import DeadlineExceeded, InProgress, InternalError, KeyReused, ManualClock, Node, Overloaded, ServiceError
 from runtime.durable.idempotency import RETRY_KEY
 from runtime.testing import Crash, eventually
+from tests.databases import ENGINES
 from tests.runtime.durable.booking import (
     Book,
     Bookings,
@@ -26,9 +27,16 @@ from tests.runtime.durable.booking import (
 from transports.memory import MemoryTransport
 
 
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    """Each database engine in turn."""
+    chosen: str = request.param
+    return chosen
+
+
 @pytest.fixture
-async def services(tmp_path: Path) -> AsyncGenerator[BookingServices, None]:
-    created = BookingServices(tmp_path)
+async def services(tmp_path: Path, engine: str) -> AsyncGenerator[BookingServices, None]:
+    created = BookingServices(tmp_path, engine)
     Payments.runs, Bookings.runs = {}, {}
     Bookings.gate = asyncio.Event()
     try:

@@ -7,6 +7,7 @@ import pytest
 from runtime import Context, Contract, Event, Transaction, subscribes
 from runtime.durable.cursor import Cursors, digest_of
 from tests.runtime.durable.replicas import (
+    APPLY,
     BatchingSubscriber,
     NewerSubscriber,
     Publisher,
@@ -37,7 +38,7 @@ class OlderSubscriber(BatchingSubscriber):
 
     @subscribes(attempts=3)
     async def on_word_published(self, event: WordPublished, ctx: Context, tx: Transaction) -> None:  # type: ignore[override]
-        await tx.execute("INSERT INTO applied (word) VALUES ($1)", event.word)
+        await tx.execute(APPLY, event.word)
 
 
 class OlderSubscriberOneByOne(OlderSubscriber):

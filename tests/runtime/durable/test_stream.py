@@ -12,7 +12,15 @@ from runtime.durable.stream import Position, Pull, Stream
 from runtime.storage.database import Row
 from runtime.storage.sqlite import SqliteDatabase
 from runtime.testing import Crash
+from tests.databases import ENGINES
 from tests.runtime.durable.replicas import Publisher, Replicas, Subscriber, wait_until, wait_until_applied
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    """Each database engine in turn."""
+    chosen: str = request.param
+    return chosen
 
 
 async def test_events_are_numbered_without_gaps_in_commit_order(replicas: Replicas) -> None:
@@ -26,7 +34,7 @@ async def test_events_are_numbered_without_gaps_in_commit_order(replicas: Replic
 
     await asyncio.gather(*(publish(number) for number in range(60)))
     rows = await replicas.rows("publisher", "SELECT seq, body FROM callboard_stream ORDER BY seq")
-    published = await replicas.rows("publisher", "SELECT word FROM published ORDER BY rowid")
+    published = await replicas.rows("publisher", "SELECT word FROM published ORDER BY number")
     assert [row["seq"] for row in rows] == list(range(1, 81))
     assert [row["body"] for row in rows] == [f'{{"word":"{word}"}}' for word in published]
 
@@ -70,13 +78,14 @@ async def test_a_publisher_that_crashes_before_or_after_a_commit_publishes_what_
     await replicas.publish("after")
     expected = ["before", "after"] if place == "before commit" else ["before", "during", "after"]
     await wait_until_applied(replicas, expected)
-    assert await replicas.rows("publisher", "SELECT word FROM published ORDER BY rowid") == expected
+    assert await replicas.rows("publisher", "SELECT word FROM published ORDER BY number") == expected
 
 
 async def test_a_pull_reads_no_more_than_it_answers_with(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
     node = await replicas.start(Publisher)
     await replicas.publish(*("x" * 400_000 for _ in range(6)), "(another type)", "small")
     stream, database = replicas.stream(), node.inbound.instances["publisher"].database
+    unpatched = database.scan
     read: list[int] = []
 
     async def scan(each: Callable[[Row], bool], sql: str, *params: Any) -> None:
@@ -84,7 +93,7 @@ async def test_a_pull_reads_no_more_than_it_answers_with(replicas: Replicas, mon
             read.append(row["seq"])
             return each(row)
 
-        await SqliteDatabase.scan(database._inner, note, sql, *params)  # type: ignore[attr-defined]
+        await unpatched(note, sql, *params)
 
     monkeypatch.setattr(database, "scan", scan)
     position, found = Position("", 0), list[list[int]]()
@@ -110,8 +119,7 @@ async def test_a_subscriber_stops_when_its_publisher_has_lost_events(replicas: R
     await replicas.publish("one", "two")
     await wait_until_applied(replicas, ["one", "two"])
     await replicas.stop("publisher")
-    for name in ("publisher.sqlite", "publisher.sqlite-wal", "publisher.sqlite-shm"):
-        (replicas.folder / name).unlink(missing_ok=True)
+    await replicas.lose("publisher")
     await replicas.start(Publisher)
     await replicas.publish("new history")
     metrics = replicas.nodes["subscriber"].metrics

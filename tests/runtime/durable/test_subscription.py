@@ -12,6 +12,7 @@ from runtime.network import Envelope, Head
 from runtime.storage import DatabaseError
 from runtime.testing.expectations import WAIT
 from tests.runtime.durable.replicas import (
+    APPLY,
     WORDS,
     BatchingSubscriber,
     NewerSubscriber,
@@ -237,7 +238,7 @@ class Busy(BatchingSubscriber):
     async def on_word_published(self, event: WordPublished, ctx: Context, tx: Transaction) -> None:
         await super().on_word_published(event, ctx, tx)
         if event.word == WORDS[2]:
-            own = self.db.execute("INSERT INTO applied (word) VALUES ('own')")
+            own = self.db.execute(APPLY, "own")
             self.own = contextvars.Context().run(asyncio.create_task, own)
             await wait_until(lambda: self.db.contended)
 

@@ -1,0 +1,236 @@
+"""A transaction of PostgreSQL, on the service's writing connection and under the service's lock."""
+
+import asyncio
+import math
+from collections.abc import Sequence
+from contextvars import Token
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from runtime.contract.errors import UsageError
+from runtime.storage.database import DatabaseError, Guard, Holder, Row, StatementError, Superseded, Transaction
+from runtime.storage.postgres_connection import ConnectionGone, PostgresConnection
+from runtime.tasks import finish
+
+if TYPE_CHECKING:
+    from runtime.storage.postgres import PostgresDatabase
+
+_APPEND = (
+    "WITH head AS (UPDATE callboard_stream_head SET seq = seq + $1 WHERE one = 1 RETURNING seq), "
+    "rows AS (SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[]) "
+    "WITH ORDINALITY AS given (id, type, body, at, trace, ordinal)), "
+    "appended AS (INSERT INTO callboard_stream (seq, id, type, body, at, trace) "
+    "SELECT head.seq - $1 + rows.ordinal, rows.id, rows.type, rows.body, rows.at, rows.trace FROM head, rows) "
+    "SELECT seq, pg_current_xact_id()::text AS xid FROM head"
+)
+"""Appends events to the stream. It is the last statement, so that the row of the head is locked as briefly as possible."""
+_XID = "SELECT pg_current_xact_id_if_assigned()::text AS xid"
+_LONGEST = 3600.0
+"""The seconds of a statement without a deadline."""
+
+
+class _Ran(NamedTuple):
+    """A statement that has run in this transaction, and what it returned."""
+
+    sql: str
+    params: Sequence[Any]
+    fetches: bool
+    result: Any
+
+
+class PostgresTransaction(Transaction):
+    """A transaction, as the context manager that commits it.
+
+    PostgreSQL gives up the whole transaction when a statement fails. The port promises that only the statement is undone. So the
+    statements before are run again, which is checked to have the same results. That costs nothing where nothing fails; a savepoint
+    would take a round trip for each statement.
+    """
+
+    ended: bool
+    committed: bool
+    head: int
+
+    def __init__(self, database: "PostgresDatabase", guard: Guard | None, holder: Holder) -> None:
+        super().__init__()
+        self._database = database
+        self._guard = guard
+        self._holder = holder
+        self._connection: PostgresConnection | None = None
+        self._one_at_a_time = asyncio.Lock()
+        self._ran: list[_Ran] = []
+        self._lost: DatabaseError | Superseded | None = None
+        self._expiry: asyncio.TimerHandle | None = None
+        self._token: Token[Transaction | None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<PostgresTransaction {self._holder.title} [{'ENDED' if self.ended else 'BEGUN' if self.begun else 'NEW'}]>"
+
+    async def __aenter__(self) -> Transaction:
+        if self._database.running() is not None:
+            raise UsageError(
+                "this task is in a transaction on this database already: use the handler's tx instead of self.db.transaction()"
+            )
+        self._token = self._database.current.set(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        database = self._database
+        try:
+            if error is None:
+                try:
+                    self.require_finished()
+                    if self.events:
+                        database.append(self)
+                except BaseException:  # of the checks and of `before_commit`, which is not ours
+                    await finish(self._roll_back())
+                    raise
+                await finish(self._commit())
+            else:
+                await finish(self._roll_back())
+        finally:
+            self.made.close()
+            assert self._token is not None
+            database.current.reset(self._token)
+            if self.committed and self.events and database.after_commit is not None:
+                database.after_commit(self)
+
+    @property
+    def begun(self) -> bool:
+        return self._connection is not None
+
+    # Statements
+
+    async def _execute(self, sql: str, params: Sequence[Any]) -> int:
+        found: int = await self._run(sql, params, fetches=False)
+        return found
+
+    async def _fetch(self, sql: str, params: Sequence[Any]) -> list[Row]:
+        found: list[Row] = await self._run(sql, params, fetches=True)
+        return found
+
+    async def _run(self, sql: str, params: Sequence[Any], *, fetches: bool) -> Any:
+        async with self._one_at_a_time:  # tasks of one handler may race
+            if self.ended:
+                raise UsageError("this transaction has ended: it lives as long as the handler that was given it")
+            if self._lost is not None:
+                raise self._lost
+            try:
+                if self._connection is None:
+                    await self._begin()
+                assert self._connection is not None
+                ran = await self._one(self._connection, sql, params, fetches=fetches)
+            except StatementError as error:
+                if not isinstance(error.__cause__, ValueError | type(None)) and self._connection is not None:
+                    await self._again(self._connection)
+                raise
+            except (DatabaseError, Superseded) as error:
+                self._lost = self._lost or error
+                raise self._lost from error.__cause__
+            except asyncio.CancelledError:
+                self._lost = DatabaseError("a statement of the transaction was cancelled")
+                raise
+            self._ran.append(ran)
+            return ran.result
+
+    async def _one(self, connection: PostgresConnection, sql: str, params: Sequence[Any], *, fetches: bool) -> _Ran:
+        run = connection.fetch if fetches else connection.execute
+        return _Ran(sql, params, fetches, await run(sql, params, self._seconds))
+
+    @property
+    def _seconds(self) -> float:
+        """The seconds until the deadline."""
+        deadline = self._holder.deadline
+        return _LONGEST if deadline == math.inf else max(deadline - asyncio.get_running_loop().time(), 0.001)
+
+    async def _begin(self) -> None:
+        """Wait for the turn, begin, and run the guard."""
+        loop = asyncio.get_running_loop()
+        connection = await self._database.begin(self._holder, self._seconds)
+        if self.ended:  # the handler has returned, but left a task behind
+            await finish(self._database.end(connection, roll_back=True))
+            raise UsageError("this transaction has ended while a statement waited for its turn")
+        self._connection = connection
+        if self._holder.deadline != math.inf:
+            self._expiry = loop.call_at(self._holder.deadline, self._expire)
+        if self._guard is not None:
+            ran = await self._one(connection, self._guard.sql, self._guard.params, fetches=False)
+            if ran.result != 1:
+                raise Superseded("another transaction has done this work")
+            self._ran.append(ran)
+
+    async def _again(self, connection: PostgresConnection) -> None:
+        """Run the statements before the one that has failed again, in a new transaction."""
+        try:
+            await self._database.begin_again(connection, self._seconds)
+            for ran in self._ran:
+                again = await self._one(connection, ran.sql, ran.params, fetches=ran.fetches)
+                if again.result != ran.result:
+                    raise DatabaseError(
+                        f"after a statement had failed, {ran.sql!r:.100} had another result than before: the transaction was rolled back"
+                    )
+        except DatabaseError as error:
+            self._lost = error if not isinstance(error, StatementError) else DatabaseError(str(error))
+
+    def _expire(self) -> None:
+        """Roll the transaction back, because its deadline has passed."""
+        if self.ended:
+            return  # a commit is completed even after the deadline
+        self._lost = DatabaseError(f"the transaction of {self._holder.title} took longer than its deadline, and was rolled back")
+        self._database.log.error("%s has held the write transaction until its deadline: it is rolled back", self._holder.title)
+        if self._connection is not None:
+            self._connection.terminate()
+            self._database.pass_on(self._connection)
+
+    # The end
+
+    async def _commit(self) -> None:
+        """Commit. A transaction that ran no statement and has nothing to write costs nothing."""
+        async with self._one_at_a_time:
+            self.ended = True
+            if self._lost is not None:
+                await self._leave(roll_back=True)
+                raise self._lost
+            if not (self.begun or self._guard is not None or self.final or self.appends):
+                self.committed = True
+                return
+            try:
+                await self._write()
+            except BaseException:
+                await self._leave(roll_back=True)
+                raise
+            self.committed = True
+            await self._leave(roll_back=False)
+
+    async def _write(self) -> None:
+        if self._connection is None:
+            self.ended = False
+            await self._begin()
+            self.ended = True
+        connection = self._connection
+        assert connection is not None
+        seconds = max(self._seconds, 1.0)
+        for sql, params in self.final:
+            await connection.execute(sql, params, seconds)
+        if self.appends:
+            [row] = await connection.append(_APPEND, self.appends, seconds)
+            self.head = row["seq"]
+        else:
+            [row] = await connection.fetch(_XID, (), seconds)
+        try:
+            await connection.run("COMMIT", seconds)
+        except ConnectionGone as error:
+            if row["xid"] is not None and not await self._database.has_committed(row["xid"]):
+                raise DatabaseError(f"the connection was lost before the commit: {error}") from error
+
+    async def _roll_back(self) -> None:
+        self.ended = True
+        async with self._one_at_a_time:
+            await self._leave(roll_back=True)
+
+    async def _leave(self, *, roll_back: bool) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+        if self._connection is not None:
+            await self._database.end(self._connection, roll_back=roll_back)
