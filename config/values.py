@@ -179,7 +179,8 @@ class Values:
             inside = name.removeprefix(setting)
             where = f"{source} {inside}".rstrip() if source.startswith(PREFIX) else f"{source or 'settings'}: {name}"
             field = self.fields.get(setting)
-            if field is not None and (field.secret or holds_secret(field.type)) and "'" in text:  # it shows the value
+            shows_value = "'" in text and not text.startswith("Expected `str` matching regex ")
+            if field is not None and (field.secret or holds_secret(field.type)) and shows_value:
                 raise SettingsError(f"{where}: the value, which is secret, is not one of those that are expected") from None
             expected = msgspec.inspect.type_info(None if field is None else field.type)
             choices = expected.values if isinstance(expected, msgspec.inspect.LiteralType) else ()
