@@ -84,7 +84,7 @@ class Postgres:
         while not self._answers():
             assert self._process.poll() is None, (self.folder / "log").read_text(encoding="utf-8", errors="replace")[-2000:]
             assert time.monotonic() < ends, "PostgreSQL does not answer"
-            time.sleep(0.02)
+            time.sleep(0.02)  # the server is started before the event loop has work
 
     def _answers(self) -> bool:
         with socket.socket() as probe:

@@ -26,24 +26,24 @@ def stream_field(cls: Any) -> str | None:
     """
     struct = get_origin(cls) or cls
     if not (isinstance(struct, type) and issubclass(struct, msgspec.Struct)) or struct is ByteStream:
-        if contains_stream(cls):
+        if contains(cls, ByteStream):
             raise ValueError("a ByteStream is a field of a struct, not in a tuple or a union")
         return None
     hints = {name: tp for name, tp in typing.get_type_hints(struct).items() if name in struct.__struct_fields__}
     found = [name for name, tp in hints.items() if set(get_args(tp) or (tp,)) - {type(None)} == {ByteStream}]
-    if other := [name for name, tp in hints.items() if name not in found and contains_stream(tp)]:
+    if other := [name for name, tp in hints.items() if name not in found and contains(tp, ByteStream)]:
         raise ValueError(f"{other[0]}: a ByteStream is a field of the message or the reply itself, not of a part of it")
     if len(found) > 1:
         raise ValueError(f"{found[1]}: {found[0]} is a ByteStream already: a message has one")
     return found[0] if found else None
 
 
-def contains_stream(tp: Any) -> bool:
-    """Return whether a type is a stream of bytes, or contains one, also in the fields of structs."""
+def contains(tp: Any, wanted: type[Any]) -> bool:
+    """Return whether a type is a class, or contains it, also in the fields of structs."""
     stack, seen = [tp], list[Any]()
     while stack:
         found = stack.pop()
-        if found is ByteStream:
+        if found is wanted:
             return True
         if found in seen:
             continue

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import msgspec
 from msgspec import inspect
 
-from runtime.contract.byte_stream import ByteStream
+from runtime.contract.byte_stream import ByteStream, contains
 from runtime.contract.messages import Struct
 from runtime.contract.time_formats import time_fields
 
@@ -303,25 +303,9 @@ def uploads_of(message: type[Any]) -> dict[str, bool]:
         many = plain == tuple[Upload, ...]
         if many or plain is Upload:
             found[outside[name]] = many
-        elif _contains_upload(tp):
+        elif contains(tp, Upload):
             raise ValueError(f"{name}: files are fields of the types Upload, Upload | None, or tuple[Upload, ...]")
     return found
-
-
-def _contains_upload(tp: Any) -> bool:
-    """Return whether a type is a file, or contains one, also in the fields of structs."""
-    stack, seen = [tp], list[Any]()
-    while stack:
-        found = stack.pop()
-        if found is Upload:
-            return True
-        if found in seen:
-            continue
-        seen.append(found)
-        stack += get_args(found)
-        if isinstance(found, type) and issubclass(found, msgspec.Struct):
-            stack += typing.get_type_hints(found).values()
-    return False
 
 
 def _body_kind(field: Bound) -> BodyKind:

@@ -24,7 +24,7 @@ from typing import (
 import msgspec
 from msgspec import inspect
 
-from runtime.contract.byte_stream import contains_stream, stream_field
+from runtime.contract.byte_stream import ByteStream, contains, stream_field
 from runtime.contract.codec import Codec
 from runtime.contract.errors import DefinitionError, ServiceError, error_fields, take_times
 from runtime.contract.json_values import struct_class
@@ -274,7 +274,7 @@ class Contract:
         take_over(error_fields(cls))
         for path, found in mutable_parts(error_fields(cls)):
             raise DefinitionError(f"{self.name}.{cls.__name__}.{path} holds {found}: errors carry immutable fields")
-        if contains_stream(error_fields(cls)):
+        if contains(error_fields(cls), ByteStream):
             raise DefinitionError(f"{self.name}.{cls.__name__} contains a ByteStream: only requests and replies have one")
         try:
             take_times(cls)

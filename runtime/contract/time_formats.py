@@ -178,6 +178,8 @@ def _write_http(value: datetime) -> str:
 
 def _read_http(value: str) -> datetime:
     _, day, month, year, time, _ = value.split(" ")
+    if month not in _NUMBERS:
+        raise ValueError
     return datetime.fromisoformat(f"{year}-{_NUMBERS[month]:02}-{day}T{time}+00:00")
 
 

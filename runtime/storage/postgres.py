@@ -73,7 +73,7 @@ class PostgresDatabase(Database):
                 exists = await self._writer.fetch("SELECT 1 FROM pg_namespace WHERE nspname = $1", (self._schema,), _READ_TIMEOUT)
                 if not exists:
                     await self._locked(self._writer, f"CREATE SCHEMA IF NOT EXISTS {_quoted(self._schema)}")
-        except BaseException:
+        except BaseException:  # also a cancellation
             await self.close()
             raise
 
@@ -131,7 +131,7 @@ class PostgresDatabase(Database):
         except TimeoutError:
             self._turn.release()
             raise DatabaseError(f"{self} did not answer before the deadline of {holder.title}") from None
-        except BaseException:
+        except BaseException:  # also a cancellation
             self._turn.release()
             raise
         self._held_by = connection
@@ -145,7 +145,7 @@ class PostgresDatabase(Database):
                 await writer.run(self._begin(seconds), seconds)
             except ConnectionGone:
                 pass
-            except BaseException:
+            except BaseException:  # also a cancellation
                 writer.terminate()
                 raise
             else:
@@ -155,7 +155,7 @@ class PostgresDatabase(Database):
         made = self._writer = await self._connect()
         try:
             await made.run(self._begin(seconds), seconds)
-        except BaseException:
+        except BaseException:  # also a cancellation
             made.terminate()
             raise
         return made
@@ -251,7 +251,7 @@ class PostgresDatabase(Database):
         connection = await self.begin(holder, _SCRIPT_TIMEOUT)
         try:
             await connection.run(f"{statements}\n;COMMIT", _SCRIPT_TIMEOUT)
-        except BaseException:
+        except BaseException:  # also a cancellation
             await self.end(connection, roll_back=True)
             raise
         self._known.clear()

@@ -197,7 +197,7 @@ class PostgresTransaction(Transaction):
                 return
             try:
                 await self._write()
-            except BaseException:
+            except BaseException:  # also a cancellation
                 await self._leave(roll_back=True)
                 raise
             self.committed = True

@@ -173,6 +173,14 @@ def test_a_tag_that_is_none_is_refused(tag: str) -> None:
         Codec(Deep, "deep").decode(text.encode())
 
 
+@pytest.mark.parametrize(
+    "text", ["     ", "Wed, 18 Foo 2026 03:22:56 GMT", "Thu, 18 Feb 2026 03:22:56 GMT", "Wed, 18 Feb 2026 03:22:56 UTC"]
+)
+def test_a_date_of_http_has_one_form(text: str) -> None:
+    with pytest.raises(Invalid, match="expected a time such as"):
+        codec("http").decode(json.dumps(text).encode())
+
+
 def test_a_percent_sign_is_one() -> None:
     assert codec("%%Y %Y%m%d").encode(WHEN) == b'"%Y 20260218"'
 
