@@ -54,6 +54,8 @@ def _page(node: Node, path: str) -> tuple[int, str, bytes]:
             answer: dict[str, Any] = {"status": "not ready", "waits_for": missing} if missing else {"status": "ready"}
             if blocked := node.blocked():  # events wait: another instance would do no better, so that this one stays ready
                 answer["blocked"] = blocked
+            if streams := node.streams():
+                answer["streams"] = streams
             return 503 if missing else 200, _JSON, msgspec.json.encode(answer)
         case "/metrics":
             return 200, "text/plain; version=0.0.4", node.metrics.text().encode()

@@ -6,13 +6,14 @@ from typing import Any
 
 import anyio
 import msgspec
-from litestar import Litestar, MediaType, Request, Response, asgi, get
+from litestar import Litestar, MediaType, Request, Response, asgi, get, post
 from litestar.exceptions import HTTPException, NotFoundException
 from litestar.handlers import ASGIRouteHandler
 
+from gateway import console
 from gateway.asgi import App, exchange_of
 from gateway.client import known_user
-from gateway.console import instances, require_operator
+from gateway.console import require_operator
 from gateway.manifests import Manifests
 from gateway.problems import Problem, Problems, log_if_refused
 from runtime import Context, InternalError, ServiceError
@@ -111,6 +112,8 @@ def create_app(
         }
         if blocked := proxy.blocked():
             body["blocked"] = blocked
+        if streams := proxy.streams():
+            body["streams"] = streams
         return Response(msgspec.json.encode(body), status_code=503 if missing or stopping else 200, media_type=MediaType.JSON)
 
     @get("/metrics", sync_to_thread=False)
@@ -120,7 +123,20 @@ def create_app(
     @get("/console/services")
     async def console_services(request: Request[Any, Any, Any]) -> Response[bytes]:
         await require_operator(proxy, dict(request.scope["headers"]))
-        return Response(msgspec.json.encode({"items": instances(proxy)}), media_type=MediaType.JSON)
+        return Response(msgspec.json.encode({"items": console.instances(proxy)}), media_type=MediaType.JSON)
+
+    @post("/console/services/{service:str}/{name:str}", status_code=200)
+    async def console_request(request: Request[Any, Any, Any]) -> Response[bytes]:
+        operator, _ = await require_operator(proxy, dict(request.scope["headers"]))
+        service, name = request.path_params["service"], request.path_params["name"]
+        reply = await console.ask(proxy, operator, service, name, await request.body())
+        return Response(reply, media_type=MediaType.JSON)
+
+    @post("/console/nodes/{node:str}/drain", status_code=202)
+    async def console_drain(request: Request[Any, Any, Any]) -> Response[bytes]:
+        operator, _ = await require_operator(proxy, dict(request.scope["headers"]))
+        await console.drain(proxy, operator, request.path_params["node"])
+        return Response(b"{}", media_type=MediaType.JSON)
 
     @get("/.well-known/jwks.json")
     async def jwks() -> Response[bytes]:
@@ -190,6 +206,8 @@ def create_app(
             readyz,
             metrics,
             console_services,
+            console_request,
+            console_drain,
             jwks,
             asset,
             *(stream(path, app) for path, app in streams.items()),

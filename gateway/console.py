@@ -1,13 +1,17 @@
-"""Access to the console for operators and admins, and its list of instances."""
+"""The console: what operators and admins see of a running system, and what they repair."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from gateway.client import bearer_token, require_token
+from gateway.problems import Problem
 from runtime import Forbidden
+from runtime.durable.console import console
 from runtime.issuers import Identity
 from runtime.node.proxy import Proxy
 
+_SECONDS = 30.0
+"""The seconds that a service may take to answer an operator."""
 _ROLES = frozenset({"operator", "admin"})
 
 
@@ -46,3 +50,36 @@ def instances(proxy: Proxy) -> list[dict[str, Any]]:
             }
         )
     return sorted(found, key=lambda row: (row["service"], row["node"]))
+
+
+async def ask(proxy: Proxy, operator: Identity, service: str, name: str, body: bytes) -> bytes:
+    """Make a request of the console to a service. Return the JSON text of its reply.
+
+    Args:
+        name: the name of the request.
+        body: its JSON text; empty for a request without fields.
+
+    Raises:
+        Problem: if there is no such request or no such service (404).
+        ServiceError: if the body does not fit, and what the service answers.
+    """
+    spec = console.messages.get(name)
+    if spec is None or spec.kind != "request" or spec.full_name == "console.Drain":
+        raise Problem(404, "not-found", f"The console has no request {name!r:.100}.")
+    if not proxy.registry.members(service):
+        raise Problem(404, "no-instance", f"No instance of a service {service!r:.100} is running.")
+    message = spec.codec.decode(body or b"{}")
+    proxy.log.info("%s asks %s for %s", operator.subject, service, spec.full_name)
+    return spec.reply_codec.encode(await proxy.ask_service(service, message, _SECONDS))
+
+
+async def drain(proxy: Proxy, operator: Identity, node: str) -> None:
+    """Let a node finish its work and stop.
+
+    Raises:
+        Problem: if there is no such node (404).
+        ServiceError: if it cannot be reached.
+    """
+    proxy.log.warning("%s drains the node %s", operator.subject, node)
+    if not await proxy.drain(node, _SECONDS):
+        raise Problem(404, "no-node", f"No node {node!r:.100} is running.")

@@ -138,11 +138,8 @@ class _TailSubscriber(Subscriber):
         """Return the next batch of a publisher's stream. The first call starts at the end of the stream."""
         position = self._positions.get(publisher)
         if position is None:
-            head = await self.proxy.ask_stream(publisher, StreamHead())
-            assert isinstance(head, Position)
-            position = self._positions[publisher] = head
-        batch = await self.proxy.ask_stream(publisher, Pull(position, types, peek=True))
-        assert isinstance(batch, Batch)
+            position = self._positions[publisher] = await self.proxy.ask_service(publisher, StreamHead())
+        batch = await self.proxy.ask_service(publisher, Pull(position, types, peek=True))
         self._positions[publisher] = batch.scanned
         return batch
 

@@ -21,9 +21,15 @@ _COMMANDS = {
     "services": "config.cli.services",
     "call": "config.cli.call",
     "tail": "config.cli.tail",
+    "streams": "config.cli.streams",
     "resume": "config.cli.resume",
+    "dead-letters": "config.cli.dead_letters",
     "compensations": "config.cli.compensations",
     "subscribers": "config.cli.subscribers",
+    "backup": "config.cli.backups",
+    "restore": "config.cli.backups",
+    "keys": "config.cli.keys",
+    "drain": "config.cli.drain",
     "devices": "config.cli.devices",
     "doctor": "config.cli.doctor",
     "bench": "config.cli.bench",
@@ -48,7 +54,7 @@ class _LazyGroup(click.RichGroup):
         if module is None:
             return None
         try:
-            command: click.Command = getattr(importlib.import_module(module), f"{cmd_name}_command")
+            command: click.Command = getattr(importlib.import_module(module), f"{cmd_name.replace('-', '_')}_command")
         except ModuleNotFoundError as error:
             extra = None if error.name is None else extra_for(error.name)
             if error.name is None or extra is None:

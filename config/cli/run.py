@@ -93,12 +93,12 @@ async def _stop_at_end_of_input(stop: asyncio.Event) -> None:
 
 
 async def wait_for_stop(node: Node, stop: asyncio.Event) -> None:
-    """Wait until `stop` is set or the node has stopped.
+    """Wait until `stop` is set, an operator drains the node, or the node has stopped.
 
     Raises:
         NodeFailed: if the node has stopped for another reason.
     """
-    waiting = [asyncio.create_task(stop.wait()), asyncio.create_task(node.wait())]
+    waiting = [asyncio.create_task(work) for work in (stop.wait(), node.drained(), node.wait())]
     done, rest = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     for task in rest:
         task.cancel()
@@ -107,5 +107,5 @@ async def wait_for_stop(node: Node, stop: asyncio.Event) -> None:
             task.result()
         except CallboardError as error:
             raise NodeFailed(str(error)) from error
-    if not stop.is_set():
+    if not stop.is_set() and not node.environment.drained.is_set():
         raise NodeFailed("the node has ended, although nothing has stopped it")

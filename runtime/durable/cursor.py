@@ -35,6 +35,7 @@ class Cursor(msgspec.Struct, frozen=True):
         accepted: the digest of the version that an operator lets continue without the events that it cannot decode, or None.
         failed: the event whose handler has failed last, or None.
         set_aside: the number of the event that an operator makes a dead letter, or None.
+        diverged: whether it was stopped because the publisher does not know the position.
     """
 
     position: Position
@@ -43,6 +44,7 @@ class Cursor(msgspec.Struct, frozen=True):
     accepted: str | None
     failed: Failed | None
     set_aside: int | None = None
+    diverged: bool = False
 
 
 class Cursors:
@@ -60,7 +62,7 @@ class Cursors:
     async def read(self) -> Cursor | None:
         """Return the committed cursor, or None if the subscription is new."""
         row = await self._database.fetch_one(
-            "SELECT c.epoch, c.seq, c.event_id, c.types, c.stopped, c.accepted, c.set_aside, "
+            "SELECT c.epoch, c.seq, c.event_id, c.types, c.stopped, c.accepted, c.set_aside, c.diverged, "
             "a.epoch AS failed_epoch, a.seq AS failed_seq, a.attempts, a.retry_at "
             "FROM callboard_cursors c LEFT JOIN callboard_attempts a ON a.publisher = c.publisher WHERE c.publisher = $1",
             self._publisher,
@@ -69,7 +71,7 @@ class Cursors:
             return None
         types = msgspec.json.decode(row["types"], type=dict[str, int])
         position = Position(row["epoch"], row["seq"], row["event_id"])
-        return Cursor(position, types, row["stopped"], row["accepted"], _failed(row), row["set_aside"])
+        return Cursor(position, types, row["stopped"], row["accepted"], _failed(row), row["set_aside"], bool(row["diverged"]))
 
     async def create(self, types: Mapping[str, int]) -> None:
         """Create the cursor of a new subscription, which begins at the oldest retained event."""
@@ -116,11 +118,11 @@ class Cursors:
             )
         return after
 
-    async def stop(self, at: Position, reason: str) -> None:
+    async def stop(self, at: Position, reason: str, *, diverged: bool) -> None:
         """Stop the subscription until an operator resumes it."""
         await self._database.execute(
-            "UPDATE callboard_cursors SET stopped = $2 WHERE publisher = $1 AND epoch = $3 AND seq = $4 AND stopped IS NULL",
-            self._publisher, reason, at.epoch, at.seq,
+            "UPDATE callboard_cursors SET stopped = $2, diverged = $5 WHERE publisher = $1 AND epoch = $3 AND seq = $4 AND stopped IS NULL",
+            self._publisher, reason, at.epoch, at.seq, diverged,
         )  # fmt: skip
 
     async def resume(self, position: Position, types: Mapping[str, int]) -> bool:
@@ -128,7 +130,7 @@ class Cursors:
         async with self._database.transaction() as tx:
             await tx.execute("DELETE FROM callboard_attempts WHERE publisher = $1", self._publisher)
             found = await tx.execute(
-                "UPDATE callboard_cursors SET epoch = $2, seq = $3, event_id = $4, types = $5, stopped = NULL, set_aside = NULL WHERE publisher = $1",
+                "UPDATE callboard_cursors SET epoch = $2, seq = $3, event_id = $4, types = $5, stopped = NULL, diverged = FALSE, set_aside = NULL WHERE publisher = $1",
                 self._publisher, position.epoch, position.seq, position.event_id, _text(types),
             )  # fmt: skip
         return bool(found)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 from runtime.contract.errors import CallboardError
+from runtime.contract.messages import Struct
 from runtime.durable.stream import StreamEvent
 from runtime.storage.database import Database, Guard, Statement, Superseded, Transaction
 
@@ -41,7 +42,7 @@ def pause_before_next(attempts: int, of: int) -> float:
     return LAST_PAUSE / 6.0 ** max(of - 1 - attempts, 0)
 
 
-class DeadLetter(msgspec.Struct, frozen=True):
+class DeadLetter(Struct):
     """An event whose handler kept failing, with the last error."""
 
     publisher: str
@@ -54,6 +55,14 @@ class DeadLetter(msgspec.Struct, frozen=True):
     trace: str
     attempts: int
     error: str
+
+
+async def count_dead_letters(database: Database, publisher: str) -> int:
+    """Return how many dead letters of a publisher's events there are, of at most 10,000."""
+    row = await database.fetch_one(
+        "SELECT count(*) AS n FROM (SELECT 1 FROM callboard_dead_letters WHERE publisher = $1 LIMIT 10000) AS found", publisher
+    )
+    return 0 if row is None else row["n"]
 
 
 class DeadLetters:
@@ -136,6 +145,13 @@ class DeadLetters:
                     letter.type, letter.seq, letter.publisher,
                 )  # fmt: skip
         return applied
+
+    async def failed_again(self, letter: DeadLetter, error: Exception) -> None:
+        """Store the error of a retry."""
+        await self._database.execute(
+            "UPDATE callboard_dead_letters SET attempts = attempts + 1, error = $4 WHERE publisher = $1 AND epoch = $2 AND seq = $3",
+            letter.publisher, letter.epoch, letter.seq, repr(error)[:2000],
+        )  # fmt: skip
 
     async def retry(self, letter: DeadLetter) -> None:
         """Apply a dead letter again: its effects and its removal commit together.

@@ -65,6 +65,22 @@ class Blocked(msgspec.Struct, frozen=True, omit_defaults=True):
     seconds: float = 0.0
 
 
+class StreamStatus(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How far a service has applied the events of a publisher, for the details of readiness.
+
+    Attributes:
+        service: the subscriber.
+        lag: how many events it is known not to have applied yet.
+        dead_letters: how many of the events are dead letters.
+    """
+
+    service: str
+    publisher: str
+    state: str
+    lag: int = 0
+    dead_letters: int = 0
+
+
 class _Held:
     """The next event, which could not be applied."""
 
@@ -82,6 +98,10 @@ class Progress:
     Args:
         service: the name of the subscribing service.
         publisher: the name of the publisher.
+
+    Attributes:
+        reason: why it is in its state.
+        dead_letters: how many there are, as counted last.
     """
 
     def __init__(self, service: str, publisher: str, clock: Clock, metrics: Metrics, log: logging.Logger) -> None:
@@ -91,20 +111,25 @@ class Progress:
         self._clock = clock
         self._metrics = metrics
         self._log = log
-        self._reason = ""
+        self.reason: str = ""
+        self.dead_letters: int = 0
+        self._applied = 0
+        self._head = 0
         self._held: _Held | None = None
         labels = {"service": service, "publisher": publisher}
         metrics.gauge("subscription_blocked", lambda: self.state in _BLOCKED, **labels)
         metrics.gauge("subscription_held_seconds", lambda: self._held_seconds, **labels)
+        metrics.gauge("subscription_lag_events", lambda: self.lag, **labels)
+        metrics.gauge("dead_letters_waiting", lambda: self.dead_letters, **labels)
 
     def __repr__(self) -> str:
-        return f"{self.state.value}: {self._reason}" if self._reason else self.state.value
+        return f"{self.state.value}: {self.reason}" if self.reason else self.state.value
 
     def enter(self, state: SubscriptionState, reason: str = "") -> None:
         """Change the state. The states that need an operator or a newer version are logged, once for each reason."""
-        if (state, reason) == (self.state, self._reason):
+        if (state, reason) == (self.state, self.reason):
             return
-        self.state, self._reason = state, reason
+        self.state, self.reason = state, reason
         publisher = self._publisher
         if state is SubscriptionState.STOPPED:
             self._log.error("the stream of %s stopped: %s; resume it when its cause is known", publisher, reason)
@@ -118,12 +143,32 @@ class Progress:
                 publisher, reason, self._service, publisher,
             )  # fmt: skip
 
+    @property
+    def lag(self) -> int:
+        """How many events are known not to have been applied yet."""
+        return max(self._head - self._applied, 0)
+
+    def reached(self, seq: int, head: int | None = None) -> None:
+        """Record the number of the last event that was applied, and that of the publisher's last event if it is known."""
+        self._applied = seq
+        self._head = max(self._head, seq) if head is None else head
+
+    def hinted(self, head: int) -> None:
+        """Record the number of the publisher's last event, as a hint has it."""
+        self._head = head
+
+    def status(self) -> StreamStatus | None:
+        """Return how far the subscription is, or None if nothing waits and nothing is left."""
+        if not (self.lag or self.dead_letters or self.state in _BLOCKED):
+            return None
+        return StreamStatus(self._service, self._publisher, self.state.value, self.lag, self.dead_letters)
+
     def too_large(self, error: EventTooLarge) -> None:
         """Enter the state in which the next event is larger than the network carries."""
         if self.state is not SubscriptionState.EVENT_TOO_LARGE:
             self._metrics.count("events_too_large_total", service=self._service, publisher=self._publisher)
         said = f"{error.event} {error.seq} has {error.size:,} bytes, more than the {error.limit:,} that the network carries"
-        if (self.state, self._reason) != (SubscriptionState.EVENT_TOO_LARGE, said):
+        if (self.state, self.reason) != (SubscriptionState.EVENT_TOO_LARGE, said):
             self._log.error(
                 "the stream of %s waits: %s; %s%s",
                 self._publisher, said,
@@ -173,5 +218,5 @@ class Progress:
                 self._service, self._publisher, self.state.value, held.error, held.event.type, held.event.seq, round(seconds)
             )  # fmt: skip
         if self.state in _BLOCKED:
-            return Blocked(self._service, self._publisher, self.state.value, self._reason)
+            return Blocked(self._service, self._publisher, self.state.value, self.reason)
         return None

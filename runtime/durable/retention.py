@@ -21,6 +21,13 @@ FORGET_SECONDS = 30 * 24 * 3600
 """The hard age: the seconds of silence after which a subscriber is forgotten."""
 
 
+_SKEW = 60.0
+"""Seconds by which the clocks of two instances may differ. What was heard later than that was stored while a clock was ahead."""
+
+
+_HEARD_LATER = "callboard_readers.heard > $3 AND callboard_readers.heard <= $4"
+
+
 class KnownSubscriber(msgspec.Struct, frozen=True):
     """A subscriber for which a stream retains events.
 
@@ -40,13 +47,18 @@ class Retention:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._pulled: dict[str, int] = {}
-        """The subscribers that have pulled since they were stored last, with their positions."""
+        self._pulled: dict[str, tuple[int, float]] = {}
+        """The subscribers that have pulled since they were stored last, with their highest position, and when they had it."""
         self._stored_at: float | None = None
 
     def pulled(self, subscriber: str, seq: int) -> None:
-        """Record that a subscriber has applied everything up to an event."""
-        self._pulled[subscriber] = seq
+        """Record that a subscriber has applied everything up to an event.
+
+        Of several, the highest counts: an instance of the subscriber may have read the position before another one advanced it.
+        """
+        known = self._pulled.get(subscriber)
+        if known is None or known[0] <= seq:
+            self._pulled[subscriber] = seq, self._clock.steady()
 
     async def subscribers(self) -> list[KnownSubscriber]:
         """Return the known subscribers as of the last pruning, the one that is furthest behind first."""
@@ -59,20 +71,30 @@ class Retention:
         return bool(await self._database.execute("DELETE FROM callboard_readers WHERE subscriber = $1", subscriber))
 
     async def _store(self) -> None:
-        now = self._clock.monotonic()
+        now, latest = self._clock.monotonic(), self._clock.steady() + _SKEW
         passed = 0.0 if self._stored_at is None else now - self._stored_at
         pulled = dict(self._pulled)
         async with self._database.transaction() as tx:
-            await tx.execute("UPDATE callboard_readers SET silent = silent + $1", passed)
-            for subscriber, seq in pulled.items():
+            # each instance adds the time that it has run, but nobody is silent for longer than since it was heard
+            await tx.execute(
+                "UPDATE callboard_readers SET silent = CASE WHEN heard > 0 AND heard <= $2 AND silent + $1 > $2 - heard "
+                "THEN $2 - heard ELSE silent + $1 END",
+                passed,
+                latest,
+            )
+            for subscriber, (seq, heard) in pulled.items():  # another instance may have stored what it has heard later
                 await tx.execute(
-                    "INSERT INTO callboard_readers (subscriber, seq, silent) VALUES ($1, $2, 0) "
-                    "ON CONFLICT (subscriber) DO UPDATE SET seq = $2, silent = 0",
+                    "INSERT INTO callboard_readers (subscriber, seq, silent, heard) VALUES ($1, $2, 0, $3) "
+                    "ON CONFLICT (subscriber) DO UPDATE SET silent = 0, "
+                    f"seq = CASE WHEN {_HEARD_LATER} THEN callboard_readers.seq ELSE $2 END, "
+                    f"heard = CASE WHEN {_HEARD_LATER} THEN callboard_readers.heard ELSE $3 END",
                     subscriber,
                     seq,
+                    heard,
+                    latest,
                 )
         self._stored_at = now
-        self._pulled = {name: seq for name, seq in self._pulled.items() if pulled.get(name) != seq}  # others came meanwhile
+        self._pulled = {name: found for name, found in self._pulled.items() if pulled.get(name) != found}  # others came meanwhile
 
     async def prune(
         self,

@@ -6,7 +6,7 @@ order. A hint announces the head of the stream; subscribers request the events w
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, NamedTuple
 from uuid import UUID
 
 from msgspec import Meta
@@ -132,6 +132,49 @@ class EventTooLarge(ServiceError):
     limit: int
 
 
+class History(NamedTuple):
+    """The epochs of a stream.
+
+    Attributes:
+        epochs: those that its events belong to, in order, each with the last number of the one before that is part of its history.
+        branches: those that a restore has cut off, each with the last number that is also part of this history.
+        head: the number of the last event.
+    """
+
+    epochs: tuple[tuple[str, int], ...]
+    branches: dict[str, int]
+    head: int
+
+    def cut_off_by(self, other: "History") -> dict[str, int]:
+        """Return the epochs that a stream which takes the place of this one does not have, with the last number that both share.
+
+        Nothing is known of a stream that has no epoch in common with this one.
+        """
+        common = 0
+        while self.epochs[common : common + 1] == other.epochs[common : common + 1] != ():
+            common += 1
+        if common == 0:
+            return {}
+        parted = min(
+            [other.head, *(begins for _, begins in (*self.epochs[common : common + 1], *other.epochs[common : common + 1]))]
+        )
+        found = {epoch: parted for epoch, _ in self.epochs[common:]}
+        found |= {epoch: min(shared, parted) for epoch, shared in self.branches.items()}
+        known = {epoch for epoch, _ in other.epochs} | other.branches.keys()
+        return {epoch: shared for epoch, shared in found.items() if epoch not in known}
+
+
+async def read_history(database: Database | Transaction) -> History:
+    """Read the epochs of a service's stream."""
+    rows = await database.fetch("SELECT epoch, begins, shared FROM callboard_epochs ORDER BY ordinal")
+    head = await database.fetch_one("SELECT seq FROM callboard_stream_head")
+    return History(
+        tuple((row["epoch"], row["begins"]) for row in rows if row["shared"] is None),
+        {row["epoch"]: row["shared"] for row in rows if row["shared"] is not None},
+        0 if head is None else head["seq"],
+    )
+
+
 class _Page:
     """Collects the events of one batch, row by row.
 
@@ -187,28 +230,47 @@ class Stream:
         self._random = random
         self._max_body = max_body
         self._epochs: list[tuple[str, int]] = []
+        self._branches: dict[str, int] = {}
+        """Epochs that a restore has cut off, each with the last number that is also part of this history."""
         self._second = -1
         self._second_text = ""
         self.retention: Retention = Retention(database, clock)
 
     async def open(self) -> None:
         """Read the epochs of the stream; in a new database, begin the first."""
-        rows = await self._database.fetch("SELECT epoch, begins FROM callboard_epochs ORDER BY ordinal")
-        if not rows:
+        history = await read_history(self._database)
+        if not history.epochs:
             await self._database.execute(
                 "INSERT INTO callboard_epochs (epoch, ordinal, begins) VALUES ($1, 1, 0) ON CONFLICT DO NOTHING",
                 self._random.hex(16),
             )
-            rows = await self._database.fetch("SELECT epoch, begins FROM callboard_epochs ORDER BY ordinal")
-        self._epochs = [(row["epoch"], row["begins"]) for row in rows]
+            history = await read_history(self._database)
+        self.enter(history)
 
-    async def fork(self) -> str:
-        """Begin a new epoch, after the database was restored from a backup. Return its name."""
+    def enter(self, history: "History") -> None:
+        """Take a history as the stream's own."""
+        self._epochs, self._branches = list(history.epochs), history.branches
+
+    async def fork(self, replaced: "History | None" = None) -> str:
+        """Begin a new epoch, after the database was restored from a backup. Return its name.
+
+        Args:
+            replaced: the history of the database that the backup replaces, whose later epochs subscribers may have reached.
+        """
         epoch = self._random.hex(16)
-        await self._database.execute(
-            "INSERT INTO callboard_epochs (epoch, ordinal, begins) SELECT $1, (SELECT max(ordinal) + 1 FROM callboard_epochs), seq FROM callboard_stream_head",
-            epoch,
-        )
+        async with self._database.transaction() as tx:
+            own = await read_history(tx)
+            for branch, shared in ({} if replaced is None else replaced.cut_off_by(own)).items():
+                await tx.execute(
+                    "INSERT INTO callboard_epochs (epoch, ordinal, begins, shared) "
+                    "SELECT $1, (SELECT max(ordinal) + 1 FROM callboard_epochs), $2, $2 FROM callboard_stream_head",
+                    branch,
+                    shared,
+                )
+            await tx.execute(
+                "INSERT INTO callboard_epochs (epoch, ordinal, begins) SELECT $1, (SELECT max(ordinal) + 1 FROM callboard_epochs), seq FROM callboard_stream_head",
+                epoch,
+            )
         await self.open()
         return epoch
 
@@ -295,13 +357,9 @@ class Stream:
         """Return the position to read from, and the position where the caller's branch parts from this one, if it does."""
         pruned: int = limits["pruned"]
         if not after.epoch:
-            return Position(self.epoch, max(pruned, after.seq)), None
+            return Position(self.epoch, max(pruned, min(after.seq, limits["seq"]))), None
         forked_at = None
-        names = [epoch for epoch, _ in self._epochs]
-        if after.epoch not in names:
-            raise Diverged(self.epoch, limits["seq"])
-        later = self._epochs[names.index(after.epoch) + 1 :]
-        begins = min((begins for _, begins in later), default=None)
+        begins = self.shared_with(after.epoch, limits["seq"])
         if begins is not None and after.seq > begins:
             forked_at = after = Position(self.epoch, begins, await self._id_at(begins) or "")
         if after.seq > limits["seq"]:
@@ -313,6 +371,19 @@ class Stream:
             raise Diverged(self.epoch, limits["seq"])
         return Position(self.epoch, after.seq, after.event_id), forked_at
 
+    def shared_with(self, epoch: str, head: int) -> int | None:
+        """Return the last number of an epoch that is part of this history; None for the current epoch.
+
+        Raises:
+            Diverged: if the epoch is unknown.
+        """
+        names = [name for name, _ in self._epochs]
+        if epoch in names:
+            return min((begins for _, begins in self._epochs[names.index(epoch) + 1 :]), default=None)
+        if epoch not in self._branches:
+            raise Diverged(self.epoch, head)
+        return self._branches[epoch]
+
     async def _id_at(self, seq: int) -> str | None:
         row = await self._database.fetch_one("SELECT id FROM callboard_stream WHERE seq = $1", seq)
         return None if row is None else row["id"]
@@ -320,8 +391,11 @@ class Stream:
     async def _limits(self, seq: int) -> Row:
         """Return the numbers of the last event and of the last one that was pruned, and the id of the event with a number."""
         row = await self._database.fetch_one(
-            "SELECT seq, pruned, (SELECT id FROM callboard_stream WHERE seq = $1) AS id FROM callboard_stream_head WHERE one = 1",
+            "SELECT seq, pruned, (SELECT id FROM callboard_stream WHERE seq = $1) AS id, "
+            "(SELECT epoch FROM callboard_epochs ORDER BY ordinal DESC LIMIT 1) AS epoch FROM callboard_stream_head WHERE one = 1",
             seq,
         )
         assert row is not None, "the migration inserts it"
+        if row["epoch"] != self.epoch:
+            await self.open()  # the database was restored while this instance was running
         return row

@@ -7,15 +7,24 @@ over from the new cursor. This compare-and-set is the whole exactly-once argumen
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeVar, cast
 
 import msgspec
 
 from runtime.clock import Clock, Random
 from runtime.contract.errors import CallboardError, DeadlineExceeded, ServiceError
+from runtime.contract.messages import Request
 from runtime.durable.cursor import Cursor, Cursors, digest_of
-from runtime.durable.dead_letters import LAST_PAUSE, Apply, DeadLetters, NeedsNewerVersion, Source, pause_before_next
+from runtime.durable.dead_letters import (
+    LAST_PAUSE,
+    Apply,
+    DeadLetters,
+    NeedsNewerVersion,
+    Source,
+    count_dead_letters,
+    pause_before_next,
+)
 from runtime.durable.progress import Progress, SubscriptionState
 from runtime.durable.stream import (
     MOST_ROWS,
@@ -33,6 +42,8 @@ from runtime.storage.database import Database, DatabaseError, Statement, Stateme
 from runtime.tasks import Backoff, wait_for_event
 from runtime.telemetry import Metrics
 
+T = TypeVar("T")
+
 POLL_SECONDS = 10.0
 """The longest time between two pulls, in seconds: for hints that were lost."""
 
@@ -40,12 +51,16 @@ _TRANSIENT_BACKOFF = Backoff(0.05, 30.0)
 """After an error that says nothing about the event."""
 _FEW_ROWS = 100
 """The number of events to look at in one pull if each needs its own transaction: after a failure the rest is pulled again."""
+_COUNT_SECONDS = 30.0
+"""After so many seconds the dead letters are counted again: another instance may have written some, or an operator dropped them."""
 _SELDOM = 60
 """After how many looks at an event that needs a newer version it is logged again."""
 
 
-Ask = Callable[[str, Pull | StreamHead], Awaitable[Batch | Position]]
-"""Makes a request to a publisher, by its name. Raises `ServiceError`."""
+class Ask(Protocol):
+    """Makes a request to a service, by its name. Raises `ServiceError`."""
+
+    async def __call__(self, service: str, message: Request[T], /) -> T: ...
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -119,13 +134,16 @@ class Subscription:
         self._hint = asyncio.Event()
         self._failures = 0
         self._looks = 0
+        self._count_at = 0.0
         self.progress: Progress = Progress(service, publisher, clock, metrics, log)
 
     def __repr__(self) -> str:
         return f"<Subscription of {self._service} to {self.publisher} [{self.progress!r}]>"
 
-    def hint(self) -> None:
-        """Pull now instead of at the next poll: there may be new events."""
+    def hint(self, head: int | None = None) -> None:
+        """Pull now instead of at the next poll: there may be new events, up to the one with the number `head`."""
+        if head is not None:
+            self.progress.hinted(head)
         self._hint.set()
 
     async def run(self) -> None:
@@ -154,12 +172,14 @@ class Subscription:
             if not more:
                 if self.progress.state is SubscriptionState.PULLING:
                     self.progress.enter(SubscriptionState.WAITING)
+                await self._count_dead_letters()
                 await wait_for_event(self._hint, self._random.jitter(POLL_SECONDS))
                 self._hint.clear()
 
     async def _step(self) -> bool:
         """Pull once and apply the events. Return True if more events are waiting."""
         cursor = await self._cursor()
+        self.progress.reached(cursor.position.seq)
         if cursor.stopped is not None:
             self.progress.enter(SubscriptionState.STOPPED, cursor.stopped)
             return False
@@ -180,6 +200,7 @@ class Subscription:
             return await self._stop(
                 cursor,
                 f"{self.publisher} does not know event {cursor.position.seq} of epoch {cursor.position.epoch} (its head is {error.head})",
+                diverged=True,
             )
         except PositionPruned as error:
             return await self._stop(
@@ -188,7 +209,6 @@ class Subscription:
             )
         except EventTooLarge as error:
             return await self._meet_too_large(cursor, error)
-        assert isinstance(batch, Batch)
         position = cursor.position
         if batch.forked_at is not None:
             self._log.error(
@@ -200,6 +220,7 @@ class Subscription:
             cursor = await self._cursor()
         await self._apply(position, batch, cursor)
         self.progress.advance()
+        self.progress.reached(batch.scanned.seq, batch.head)
         self.progress.enter(SubscriptionState.PULLING)
         return batch.scanned.seq < batch.head
 
@@ -326,7 +347,6 @@ class Subscription:
         new = self._taken.keys() - cursor.types.keys()
         if new:
             head = await self._ask(self.publisher, StreamHead())
-            assert isinstance(head, Position)
             await self._cursors.replace_types(cursor.types, cursor.types | dict.fromkeys(new, head.seq))
 
     async def position(self) -> Position:
@@ -342,7 +362,6 @@ class Subscription:
         position = Position("", 0)
         if skip:
             head = await self._ask(self.publisher, StreamHead())
-            assert isinstance(head, Position)
             position = head
         await self._cursors.resume(position, dict.fromkeys(self._taken, 0))
         self.hint()
@@ -355,8 +374,8 @@ class Subscription:
             assert cursor is not None
         return cursor
 
-    async def _stop(self, cursor: Cursor, reason: str) -> bool:
-        await self._cursors.stop(cursor.position, reason)
+    async def _stop(self, cursor: Cursor, reason: str, *, diverged: bool = False) -> bool:
+        await self._cursors.stop(cursor.position, reason, diverged=diverged)
         self._count("streams_stopped_total")
         self.progress.enter(SubscriptionState.STOPPED, reason)
         return False
@@ -368,11 +387,21 @@ class Subscription:
     ) -> None:
         async with self._database.transaction(self._cursors.guard(position, target)) as tx:
             await self.dead_letters.add(tx, target.epoch, event, attempts, error)
+        self.progress.dead_letters += 1
         self._count("dead_letters_total")
         self._repeats.log(
             self._log, logging.ERROR, (self.publisher, event.type, "dead letter"),
             "%s %d of %s is a dead letter after %d attempts: %r", event.type, event.seq, self.publisher, attempts, error,
         )  # fmt: skip
+
+    async def _count_dead_letters(self) -> None:
+        now = self._clock.monotonic()
+        if now >= self._count_at:
+            self._count_at = now + _COUNT_SECONDS
+            try:
+                self.progress.dead_letters = await count_dead_letters(self._database, self.publisher)
+            except DatabaseError as error:
+                self._log.debug("dead letters cannot be counted: %s", error)
 
     async def _back_off(self, error: Exception) -> None:
         self._failures += 1

@@ -33,7 +33,7 @@ from runtime.contract.parameters import Params
 from runtime.contract.rest import HttpBinding, RestParts
 from runtime.durable.idempotency import RETRY_KEY
 from runtime.execution.environment import Environment
-from runtime.execution.exchange import Exchange
+from runtime.execution.exchange import Exchange, nothing_known
 from runtime.execution.local import request_locally
 from runtime.execution.request_endpoint import RequestEndpoint
 from runtime.execution.retries import RetryBudget, Tries
@@ -124,7 +124,7 @@ class Caller:
             return await self._forward_locally(ctx, endpoint, None, body, None)
         self._checked_size(request, body)
         wanted = _Wanted(service, request, request, _body_of)
-        answer: bytes = await self._request_remotely(ctx, wanted, body, None, None, _nothing_known)
+        answer: bytes = await self._request_remotely(ctx, wanted, body, None, None, nothing_known)
         return answer
 
     async def forward(
@@ -149,7 +149,7 @@ class Caller:
             params, body = endpoint.handler.http.read(parts, body)
             return endpoint.handler.http, await self._forward_locally(ctx, endpoint, params, body, key)
         wanted = _Wanted(service, route, route, _binding_and_body, None, parts)
-        http, answer = await self._request_remotely(ctx, wanted, body, None, key, _nothing_known)
+        http, answer = await self._request_remotely(ctx, wanted, body, None, key, nothing_known)
         return http, answer
 
     async def _forward_locally(
@@ -334,10 +334,6 @@ def _body_of(_: HttpBinding | None, answer: Any) -> Any:
 
 def _binding_and_body(http: HttpBinding | None, answer: Any) -> tuple[HttpBinding | None, Any]:
     return http, answer
-
-
-def _nothing_known(contract: str, code: str) -> None:
-    return None
 
 
 def _preference(info: RequestInfo, body: Any, params: Params | None) -> str | None:

@@ -10,7 +10,7 @@ from msgspec import Meta
 from runtime.clock import Clock, Random
 from runtime.contract.errors import CallboardError
 from runtime.contract.messages import Struct
-from runtime.durable.progress import Blocked
+from runtime.durable.progress import Blocked, Progress, StreamStatus
 from runtime.execution.deadlines import Deadlines
 from runtime.identity import TokenSettings
 from runtime.network.registry import Registry
@@ -64,7 +64,9 @@ class Environment:
         """Why the node has to stop."""
         self.observer: Callable[[Any], None] | None = None
         """Called with every event that was committed, and every signal that was published."""
-        self._subscriptions: dict[tuple[str, str], Callable[[], Blocked | None]] = {}
+        self.drained: asyncio.Event = asyncio.Event()
+        """Set when an operator lets the node finish its work and stop."""
+        self._subscriptions: dict[tuple[str, str], Progress] = {}
         self._watching: dict[str | None, asyncio.Task[None]] = {}
         self._watched: set[str | None] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -96,13 +98,17 @@ class Environment:
             self.repeats.log(log or self.log, logging.ERROR, key, message, incident, *args, exc_info=exc_info, tag=incident)
         return incident
 
-    def add_subscription(self, service: str, publisher: str, blocked: Callable[[], Blocked | None]) -> None:
-        """Include a subscription in `blocked`. That of an earlier instance of the service is replaced."""
-        self._subscriptions[service, publisher] = blocked
+    def add_subscription(self, service: str, publisher: str, progress: Progress) -> None:
+        """Include a subscription in `blocked` and `streams`. That of an earlier instance of the service is replaced."""
+        self._subscriptions[service, publisher] = progress
 
     def blocked(self) -> list[Blocked]:
         """Return the streams whose events are not applied on this node, with what each waits for."""
-        return [found for read in self._subscriptions.values() if (found := read()) is not None]
+        return [found for progress in self._subscriptions.values() if (found := progress.blocked()) is not None]
+
+    def streams(self) -> list[StreamStatus]:
+        """Return the subscriptions of this node that lag behind, are blocked, or have dead letters."""
+        return [found for progress in self._subscriptions.values() if (found := progress.status()) is not None]
 
     async def watch(self, service: str | None) -> None:
         """Keep the members of a service in the registry from now on; of every service, for None.

@@ -1,7 +1,7 @@
 """The exchange: outgoing requests of a node, matched with the replies that arrive for them."""
 
 import asyncio
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -16,9 +16,12 @@ from runtime.contract.errors import (
     Violation,
     rebuild_error,
 )
+from runtime.contract.messages import Request, spec_of
 from runtime.execution.environment import Environment
 from runtime.network.envelope import Address, Envelope
 from runtime.network.transport import LinkLost, TransportError, Unsendable
+
+T = TypeVar("T")
 
 _CANCEL_TIMEOUT = 1.0
 """The seconds that sending a cancel to an instance may take."""
@@ -159,6 +162,24 @@ class Exchange:
             raise rebuild_error(self._error(reply, to), known)
         return reply.body
 
+    async def ask(self, target: Target, message: Request[T], deadline: float, sender: str) -> T:
+        """Make a request to one instance, which has to be that one, and return its reply.
+
+        Raises:
+            ServiceError: like `send`.
+            Malformed, Invalid: also if the reply cannot be decoded.
+        """
+        environment = self._environment
+        spec, zero_copy = spec_of(type(message)), environment.transport.zero_copy
+        now = environment.clock.loop.time()
+        envelope = Envelope(
+            "request", environment.random.hex(32), spec.full_name, message if zero_copy else spec.codec.encode(message),
+            reply_to=Address(sender, environment.node), budget=deadline - now,
+        )  # fmt: skip
+        answer = await self.send(target, envelope, now, deadline, sender, nothing_known)
+        reply: T = answer if zero_copy else spec.reply_codec.decode(answer)
+        return reply
+
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         self._sweeping = False
         batch, self._new = self._new, {}
@@ -222,3 +243,7 @@ class Exchange:
         self.cuts += 1
         for pending in self._pending.values():
             pending.lose()
+
+
+def nothing_known(contract: str, code: str) -> None:
+    """Know no error classes of a service: for callers that expect only the runtime's own errors, or pass all of them on."""

@@ -2,13 +2,16 @@
 
 import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Coroutine
-from typing import Any, cast
+from functools import partial
+from typing import Any, TypeVar, cast
 
 from runtime.clock import Clock, Random
+from runtime.contract.access import Allow
 from runtime.contract.byte_stream import ByteStream
-from runtime.contract.errors import UsageError
-from runtime.contract.messages import Contract, MessageSpec, Signal, spec_of
+from runtime.contract.errors import ServiceError, UsageError
+from runtime.contract.messages import Contract, MessageSpec, Request, Signal, spec_of
 from runtime.durable.compensations import Compensations
+from runtime.durable.console import Console, Drain
 from runtime.durable.idempotency import Once
 from runtime.durable.stream import Batch, Position, Pull, Stream, StreamHead
 from runtime.durable.subscription import Subscription, Taken
@@ -33,6 +36,13 @@ from runtime.service.service import Definition, Service
 from runtime.storage.database import Database
 from runtime.telemetry import Metrics, logger
 from runtime.trace import new_trace
+
+T = TypeVar("T")
+
+_OPERATORS = 8
+"""How many requests of operators may run at once."""
+_HEAD_SECONDS = 2.0
+"""The seconds that another service may take to tell an operator how many events it has."""
 
 
 class Instance(Host):
@@ -97,6 +107,8 @@ class Instance(Host):
                 spec = spec_of(message)
                 handler = Handler(spec.name, method, spec, False, idempotent=True)
                 self.endpoints[spec.full_name] = self._request_endpoint(handler, method, transactions)
+        self._consoled = Mailbox(self.name, _OPERATORS, _OPERATORS)
+        self._add_console(Drain, self._drain)
         self.signals: dict[str, SignalEndpoint] = {
             name: SignalEndpoint(handler, service.method(handler), self, self.mailbox, self.failures, environment, transactions)
             for name, handler in definition.signals.items()
@@ -109,6 +121,11 @@ class Instance(Host):
             for timer in definition.timers
         ]
         self.subscriptions: dict[str, Subscription] = {} if transactions is None else self._subscriptions(transactions)
+        if database is not None:
+            events = {publisher: definition.events_of(publisher) for publisher in self.subscriptions}
+            console = Console(self.name, database, events, self.clock, self.log, self._head_of, self.subscriptions)
+            for message, answer in console.answers.items():
+                self._add_console(message, answer)
 
     def __repr__(self) -> str:
         return f"<Instance {self.address} {self.mailbox!r}>"
@@ -121,13 +138,17 @@ class Instance(Host):
         return self._database
 
     def _request_endpoint(
-        self, handler: Handler, method: Callable[..., Awaitable[Any]], transactions: Transactions | None
+        self,
+        handler: Handler,
+        method: Callable[..., Awaitable[Any]],
+        transactions: Transactions | None,
+        mailbox: Mailbox | None = None,
     ) -> RequestEndpoint:
         return (OnceEndpoint if handler.once else RequestEndpoint)(
             handler,
             method,
             self,
-            self.mailbox,
+            mailbox or self.mailbox,
             self.failures,
             self.environment.deadlines,
             verifier=self.verifier,
@@ -135,6 +156,12 @@ class Instance(Host):
             transport=self.environment.transport,
             repeats=self.environment.repeats,
         )
+
+    def _add_console(self, message: type[Request[Any]], answer: Callable[[Any], Awaitable[Any]]) -> None:
+        """Add an endpoint for operators, for whom the gateway asks. It takes no slot of the service's own mailbox."""
+        spec, method = spec_of(message), partial(_answered, answer)
+        handler = Handler(spec.name, method, spec, False, allow=Allow(services=("gateway",)))
+        self.endpoints[spec.full_name] = self._request_endpoint(handler, method, None, self._consoled)
 
     def _bind_database(self, database: Database) -> Transactions:
         self.stream = Stream(database, self.clock, self.random, lambda: self.environment.transport.capabilities.max_body)
@@ -206,7 +233,7 @@ class Instance(Host):
             for publisher, types in taken.items()
         }
         for publisher, subscription in subscriptions.items():
-            self.environment.add_subscription(self.name, publisher, subscription.progress.blocked)
+            self.environment.add_subscription(self.name, publisher, subscription.progress)
         return subscriptions
 
     async def prune(self) -> None:
@@ -291,7 +318,6 @@ class Instance(Host):
             raise UsageError("ctx.caught_up asks another service: call it before the first statement")
         head = await self.ask(contract.name, StreamHead())
         position = await subscription.position()
-        assert isinstance(head, Position)
         return (position.epoch == head.epoch and position.seq >= head.seq) or head.seq == 0
 
     def offer(self, ctx: Context, chunks: AsyncIterable[bytes], size: int | None) -> ByteStream:
@@ -313,10 +339,20 @@ class Instance(Host):
 
     # Streams
 
-    async def ask(self, publisher: str, message: Pull | StreamHead) -> Batch | Position:
-        """Make a request about a publisher's stream. Raises `ServiceError`."""
-        answer: Batch | Position = await self._request(self.context(), publisher, message, None, None)
+    async def ask(self, service: str, message: Request[T], timeout: float | None = None) -> T:
+        """Make a request that every service answers: about its stream, or for the console. Raises `ServiceError`."""
+        answer: T = await self._request(self.context(), service, message, timeout, None)
         return answer
+
+    async def _head_of(self, publisher: str) -> int | None:
+        try:
+            return (await self.ask(publisher, StreamHead(), _HEAD_SECONDS)).seq
+        except ServiceError:
+            return None
+
+    async def _drain(self, message: Drain) -> None:
+        self.log.warning("an operator lets this node finish its work and stop")
+        self.environment.drained.set()
 
     async def _pull(self, message: Pull, ctx: Context) -> Batch:
         assert self.stream is not None
@@ -325,3 +361,7 @@ class Instance(Host):
     async def _stream_head(self, message: StreamHead, ctx: Context) -> Position:
         assert self.stream is not None
         return await self.stream.position()
+
+
+async def _answered(answer: Callable[[Any], Awaitable[Any]], message: Any, ctx: Context) -> Any:
+    return await answer(message)

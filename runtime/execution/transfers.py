@@ -24,7 +24,6 @@ from runtime.contract.errors import (
     StreamBroken,
     UsageError,
 )
-from runtime.contract.messages import spec_of
 from runtime.execution.byte_streams import AHEAD, Drop, Intake, Offer, Piece, Push, Take, bytes_contract
 from runtime.execution.environment import Environment
 from runtime.execution.exchange import Exchange
@@ -221,19 +220,8 @@ class Transfers:
         self._loop.call_later(self._patience, self._sources.pop, stream.id, None)
 
     async def _ask(self, peer: _Peer, message: Push | Take | Drop, sender: str, deadline: float) -> Any:
-        environment = self._environment
-        spec = spec_of(type(message))
-        zero_copy = environment.transport.zero_copy
-        now = self._loop.time()
-        envelope = Envelope(
-            "request", environment.random.hex(32), spec.full_name, message if zero_copy else spec.codec.encode(message),
-            reply_to=Address(sender, environment.node), budget=deadline - now,
-        )  # fmt: skip
-        answer = await self._exchange.send(peer, envelope, now, deadline, sender, _nothing_known)
-        if zero_copy:
-            return answer
         try:
-            return spec.reply_codec.decode(answer)
+            return await self._exchange.ask(peer, message, deadline, sender)
         except (Malformed, Invalid) as error:
             raise StreamBroken(f"a piece of it cannot be read: {error}") from None
 
@@ -412,7 +400,3 @@ class Transfers:
         finally:
             self._keep(message.stream, offer)
         return piece
-
-
-def _nothing_known(contract: str, code: str) -> None:
-    """The errors about streams are the runtime's own."""

@@ -131,8 +131,7 @@ class Inbound(Receiver):
             return
         text: bytes | None = None if isinstance(envelope.body, Head) else envelope.body
         try:
-            if text is not None:
-                msgspec.json.decode(text, type=Head)
+            head = envelope.body if text is None else msgspec.json.decode(text, type=Head)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self._environment.metrics.count("hints_malformed_total")
             self._environment.repeats.log(
@@ -140,7 +139,7 @@ class Inbound(Receiver):
                 "a hint about the stream of %s cannot be decoded, and is dropped; it begins with %r", envelope.caller, (text or b"")[:64],
             )  # fmt: skip
             return
-        subscription.hint()  # the publisher is asked for the true head, so a wrong hint costs one pull
+        subscription.hint(head.seq)  # the publisher is asked for the true head, so a wrong hint costs one pull
 
     # Requests
 

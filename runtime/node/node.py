@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 from runtime.clock import Clock, Random
 from runtime.contract.errors import DefinitionError
 from runtime.contract.messages import Contract
-from runtime.durable.progress import Blocked
+from runtime.durable.progress import Blocked, StreamStatus
 from runtime.execution.caller import Caller
 from runtime.execution.environment import Environment, NodeSettings
 from runtime.execution.instance import Instance
@@ -183,6 +183,14 @@ class Node:
     def blocked(self) -> list[Blocked]:
         """Return the streams whose events are not applied on this node, with what each waits for."""
         return self.environment.blocked()
+
+    def streams(self) -> list[StreamStatus]:
+        """Return the subscriptions of this node that lag behind, are blocked, or have dead letters."""
+        return self.environment.streams()
+
+    async def drained(self) -> None:
+        """Wait until an operator lets the node finish its work and stop (`callboard drain`)."""
+        await self.environment.drained.wait()
 
     def _note_services(self) -> None:
         self._seen.update(member.manifest.service for member in self.registry)

@@ -9,14 +9,15 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from runtime.clock import Clock
 from runtime.contract.byte_stream import ByteStream
 from runtime.contract.errors import UsageError
+from runtime.contract.messages import Request
 from runtime.contract.rest import HttpBinding, RestParts
-from runtime.durable.progress import Blocked
-from runtime.durable.stream import Batch, Position, Pull, StreamHead
+from runtime.durable.console import Drain
+from runtime.durable.progress import Blocked, StreamStatus
 from runtime.execution.instance import Instance
 from runtime.issuers import Identity
 from runtime.network.envelope import Envelope, Topic
@@ -27,6 +28,8 @@ from runtime.service.context import Context
 from runtime.tasks import finish
 from runtime.telemetry import Metrics
 from runtime.trace import TraceFields
+
+T = TypeVar("T")
 
 Listener = Callable[[Envelope], None]
 """Called for each envelope, in the event loop. It returns immediately and never raises."""
@@ -91,6 +94,10 @@ class Proxy:
         """Return the streams whose events are not applied on this node, with what each waits for."""
         return self._environment.blocked()
 
+    def streams(self) -> list[StreamStatus]:
+        """Return the subscriptions of this node that lag behind, are blocked, or have dead letters."""
+        return self._environment.streams()
+
     @property
     def log(self) -> logging.Logger:
         """The service's logger."""
@@ -141,9 +148,21 @@ class Proxy:
         """
         return self._topics.listening(topic, listener)
 
-    async def ask_stream(self, publisher: str, message: Pull | StreamHead) -> Batch | Position:
-        """Make a request about a publisher's stream. Raises `ServiceError`."""
-        return await self._instance.ask(publisher, message)
+    async def ask_service(self, service: str, message: Request[T], timeout: float | None = None) -> T:
+        """Make a request that every service answers: about its stream, or for the console. Raises `ServiceError`."""
+        return await self._instance.ask(service, message, timeout)
+
+    async def drain(self, node: str, timeout: float) -> bool:
+        """Let a node finish its work and stop. Return whether there is such a node. Raises `ServiceError`."""
+        if node == self._environment.node:
+            self._environment.drained.set()
+            return True
+        for member in self.registry:
+            if member.address.node == node:
+                deadline = self._environment.clock.loop.time() + timeout
+                await self._instance.caller.exchange.ask(member, Drain(), deadline, self._instance.name)
+                return True
+        return False
 
     async def ask(self, ctx: Context, service: str, request: str, body: bytes) -> bytes:
         """Make a request by its full name, with JSON text in and out. Raises `ServiceError`."""

@@ -61,6 +61,13 @@ class PostgresUrl:
     def __repr__(self) -> str:
         return f"postgresql://{','.join(self.hosts)}/{self.database}"  # without the user's password
 
+    def without_password(self) -> tuple[str, str | None]:
+        """Return the URL without the password, and the password, for programs that get it elsewhere."""
+        user, separator, password = self._user.partition(":")
+        hosts = ",".join(self.hosts)
+        netloc = f"{user}@{hosts}" if user else hosts
+        return urlunsplit(self._parts._replace(netloc=netloc)), unquote(password) if separator else None
+
     def of_host(self, host: str) -> str:
         """Return the URL with only this host."""
         netloc = f"{self._user}@{host}" if self._user else host

@@ -1,14 +1,17 @@
 """The publisher's side of durable events: numbering, hints, pruning, and restored copies."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from runtime import Clock, InternalError, Random
-from runtime.durable.stream import Position, Pull, Stream
+from runtime.durable.stream import History, Position, Pull, Stream, read_history
 from runtime.storage.database import Row
 from runtime.storage.sqlite import SqliteDatabase
 from runtime.testing import Crash
@@ -170,6 +173,91 @@ async def test_a_subscriber_moves_to_a_fork_unaided_and_reports_the_range(
     await wait_until_applied(replicas, ["one", "two", "three", "four", "three, again"])
     assert "its events 3 to 4 of epoch" in caplog.text
     assert node.metrics.value("events_published_total", service="publisher") == 1
+
+
+async def restore(replicas: Replicas, backup: list[Row]) -> None:
+    """Restore the publisher from a copy of the stream, which was made in its first epoch."""
+    await replicas.stop("publisher")
+    database = replicas.database("publisher")
+    await database.open()
+    try:
+        replaced = await read_history(database)
+        await database.execute("DELETE FROM callboard_stream")
+        for row in backup:
+            await database.execute("INSERT INTO callboard_stream VALUES ($1, $2, $3, $4, $5, $6)", *row.values())
+        await database.execute("UPDATE callboard_stream_head SET seq = $1", len(backup))
+        await database.execute("DELETE FROM callboard_epochs WHERE ordinal > 1")
+        await Stream(database, Clock(), Random(Clock()), lambda: 0).fork(replaced)
+    finally:
+        await database.close()
+    await replicas.start(Publisher)
+
+
+async def test_a_subscriber_follows_a_publisher_that_is_restored_again_and_again(
+    replicas: Replicas, caplog: pytest.LogCaptureFixture
+) -> None:
+    await replicas.start(Publisher, Subscriber)
+    words = ["one", "two", "three", "four"]
+    await replicas.publish(*words)
+    await wait_until_applied(replicas, words)
+    written = await replicas.rows("publisher", "SELECT seq, id, type, body, at, trace FROM callboard_stream ORDER BY seq")
+    for seq, again in ((2, []), (3, ["three"]), (1, [])):  # after its event 3 was cut off, a backup brings it back
+        await restore(replicas, written[:seq])
+        words += [*again, f"after {seq}"]
+        await replicas.publish(words[-1])
+        await wait_until_applied(replicas, words)
+    assert [re.findall(r"its events (\d+) to (\d+)", line)[0] for line in caplog.messages if "was restored" in line] == [
+        ("3", "4"), ("3", "3"), ("2", "4"),
+    ]  # fmt: skip
+
+
+async def test_an_instance_notices_that_the_database_was_restored_while_it_ran(replicas: Replicas) -> None:
+    await replicas.start(Publisher)
+    await replicas.publish("one")
+    stream = replicas.stream()
+    database = replicas.database("publisher")
+    await database.open()
+    restored = Stream(database, Clock(), Random(Clock()), lambda: 0)
+    await restored.fork()
+    await database.close()
+    before = stream.epoch
+    assert before != restored.epoch
+    assert (await stream.position()).epoch == restored.epoch
+    assert (
+        await stream.pull(Pull(Position(before, 1), ("publisher.WordPublished",)), "subscriber")
+    ).scanned.epoch == restored.epoch
+
+
+@given(st.data())
+def test_a_position_of_any_branch_leads_to_where_the_histories_part(data: st.DataObject) -> None:
+    """Histories are lists of (epoch, event). A position leads to the longest prefix that both have."""
+    log: list[int] = []
+    now = History((("e0", 0),), {}, 0)
+    backups: list[tuple[History, list[int]]] = []
+    reached: list[tuple[str, list[int]]] = [("e0", [])]
+    for step in range(data.draw(st.integers(1, 12))):
+        match data.draw(st.sampled_from(("append", "back up", "restore"))):
+            case "append":
+                log = [*log, step]
+                now = now._replace(head=len(log))
+            case "back up":
+                backups.append((now, log))
+            case "restore" if backups:
+                restored, log = data.draw(st.sampled_from(backups))
+                now = History(
+                    (*restored.epochs, (f"e{step + 1}", restored.head)),
+                    restored.branches | now.cut_off_by(restored),
+                    restored.head,
+                )
+        reached.append((now.epochs[-1][0], log))
+    stream = Stream(SqliteDatabase("unused"), Clock(), Random(Clock()), lambda: 0)
+    stream.enter(now)
+    for epoch, then in reached:
+        common = next(
+            (at for at, (one, other) in enumerate(zip(then, log, strict=False)) if one != other), min(len(then), len(log))
+        )
+        shared = stream.shared_with(epoch, now.head)
+        assert common == (len(then) if shared is None else min(shared, len(then)))
 
 
 async def test_an_event_has_the_time_of_day_to_the_microsecond(replicas: Replicas) -> None:

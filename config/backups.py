@@ -1,0 +1,317 @@
+"""Backups of a service's database, and their return as a new epoch of its stream.
+
+A service that is put back has lost events that others have applied. So a restore begins a new epoch, in which subscribers
+find the place where the histories part. What is replaced is kept under another name.
+"""
+
+import asyncio
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Generator
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from config import compose
+from config.folder_locks import databases_locked
+from config.settings import Settings
+from runtime import CallboardError, Clock, Database, Random
+from runtime.durable.stream import History, Stream, read_history
+from runtime.service.service import Definition
+from runtime.storage import StatementError
+from runtime.storage.migrations import SCHEMA, migrate
+from runtime.storage.sqlite import SqliteDatabase
+
+
+class Made(NamedTuple):
+    """A backup that was made.
+
+    Attributes:
+        size: its bytes.
+        head: the number of the last event in it.
+    """
+
+    size: int
+    head: int
+
+
+class Restored(NamedTuple):
+    """A backup that was put back.
+
+    Attributes:
+        head: the number of the last event in it.
+        lost: the number of the last event that was in the database which it replaces; None if there was none.
+        kept: where that database is now; None if there was none.
+    """
+
+    head: int
+    lost: int | None
+    kept: str | None
+
+
+async def back_up(settings: Settings, service: str, file: Path) -> Made:
+    """Write a backup of a service's database to a new file. The service may be running.
+
+    Raises:
+        CallboardError: if there is no database here, or if it cannot be read or written to the file.
+    """
+    _require_new(file)
+    url = compose.database_url(settings, service)
+    with _replaced_at_end(file) as part:
+        if url is None:
+            head = await asyncio.to_thread(_copy_sqlite, _existing(settings, service), part)
+        else:
+            database = compose.databases(settings)(service)
+            head = (await _history(database) or History((), {}, 0)).head
+            await _run(
+                url,
+                "pg_dump",
+                "--format=custom",
+                f"--schema={_quoted(service)}",
+                "--no-owner",
+                "--no-privileges",
+                f"--file={part}",
+            )
+    return Made(os.stat(file).st_size, head)
+
+
+async def restore(settings: Settings, service: str, file: Path) -> Restored:
+    """Put a backup back, as a new epoch. The service must not be running.
+
+    Raises:
+        CallboardError: if it is not a backup of this service, or of a newer version, or if the service is running.
+    """
+    _require_file(file, service)
+    [definition] = compose.definitions(settings, [service])
+    if compose.database_url(settings, service) is not None:
+        return await _restore_postgres(settings, definition, file)
+    with databases_locked(Path(settings.database.folder), [service], f"callboard restore {service}"):
+        return await _restore_sqlite(settings, definition, file)
+
+
+def _require_new(file: Path) -> None:
+    if file.exists():
+        raise CallboardError(f"{file} exists already: choose a new file, so that no backup is overwritten")
+
+
+def _require_file(file: Path, service: str) -> None:
+    if not file.is_file():
+        raise CallboardError(f"{file} does not exist: expected a file that `callboard backup {service} FILE` has written")
+
+
+def _existing(settings: Settings, service: str) -> Path:
+    path = compose.database_file(settings, service)
+    if not path.exists():
+        raise CallboardError(f"{path} does not exist: run this command where {service} runs, with its settings")
+    return path
+
+
+@contextmanager
+def _replaced_at_end(file: Path) -> Generator[Path, None, None]:
+    """A file beside another one, whose place it takes if the `with` block succeeds."""
+    part = file.with_name(f".{file.name}.part")
+    try:
+        os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600))
+        yield part
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        part.replace(file)
+    except OSError as error:
+        raise CallboardError(f"{file}: cannot be written: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+async def _prepare(database: Database, definition: Definition, replaced: History | None) -> int:
+    """Bring a database up to this version, and begin a new epoch. Return the number of its last event."""
+    clock = Clock()
+    stream = Stream(database, clock, Random(clock), lambda: 0)
+    await database.open()
+    try:
+        await migrate(database, SCHEMA, "callboard")
+        if definition.migrations is not None:
+            await migrate(database, Path(definition.migrations), definition.contract.name)
+        await stream.open()
+        await stream.fork(replaced)
+        return (await stream.head()).seq
+    finally:
+        await database.close()
+
+
+async def _history(database: Database) -> History | None:
+    """Return the epochs of a stream, or None if the database cannot be read."""
+    try:
+        await database.open()
+        try:
+            return await read_history(database)
+        except StatementError:  # an earlier version has written it
+            await migrate(database, SCHEMA, "callboard")
+            return await read_history(database)
+    except CallboardError:
+        return None
+    finally:
+        await database.close()
+
+
+# SQLite
+
+
+def _copy_sqlite(source: Path, to: Path) -> int:
+    """Copy a database into one file, as it is at one moment. Return the number of the last event in its stream."""
+    try:
+        with (
+            closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as read,
+            closing(sqlite3.connect(to)) as written,
+        ):
+            read.backup(written)
+            written.execute("PRAGMA journal_mode=DELETE")  # all of it in one file
+            (result,) = written.execute("PRAGMA quick_check(1)").fetchone()
+            if result != "ok":
+                raise CallboardError(f"{source} is damaged ({result}): use an earlier backup")
+            row = written.execute("SELECT seq FROM callboard_stream_head").fetchone()
+    except sqlite3.Error as error:
+        raise CallboardError(f"{source} is not a database of a service: {error}") from error
+    return 0 if row is None else int(row[0])
+
+
+def _check_owner(path: Path, source: Path, service: str) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        owners = {row[0] for row in connection.execute("SELECT DISTINCT grp FROM callboard_migrations")} - {"callboard"}
+    if owners - {service}:
+        raise CallboardError(f"{source} is a backup of {' and '.join(sorted(owners))}: expected one of {service}")
+
+
+async def _restore_sqlite(settings: Settings, definition: Definition, file: Path) -> Restored:
+    service = definition.contract.name
+    path = compose.database_file(settings, service)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    replaced = await _history(SqliteDatabase(path)) if path.exists() else None
+    with _replaced_at_end(path.with_name(f"{path.stem}.restored.sqlite")) as part:
+        await asyncio.to_thread(_copy_sqlite, file, part)
+        _check_owner(part, file, service)
+        head = await _prepare(SqliteDatabase(part), definition, replaced)
+    kept = _keep(path) if path.exists() else None
+    path.with_name(f"{path.stem}.restored.sqlite").replace(path)
+    _sync_folder(path.parent)
+    return Restored(head, None if replaced is None else replaced.head, None if kept is None else str(kept))
+
+
+def _keep(path: Path) -> Path:
+    """Give a database a second name, with everything in one file. The first name stays until another file takes it."""
+    try:
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA journal_mode=DELETE")
+    except sqlite3.Error:
+        pass  # it is damaged, and kept as it is
+    kept = path.with_name(f"{path.stem}.{_stamp()}.replaced.sqlite")
+    for suffix in ("-wal", "-shm"):
+        beside = path.with_name(path.name + suffix)
+        if beside.exists():
+            beside.rename(kept.with_name(kept.name + suffix))
+    os.link(path, kept)
+    return kept
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _stamp() -> str:
+    return f"{Clock().now():%Y%m%dt%H%M%S%f}"
+
+
+# PostgreSQL
+
+
+async def _restore_postgres(settings: Settings, definition: Definition, file: Path) -> Restored:
+    service = definition.contract.name
+    url = compose.database_url(settings, service)
+    assert url is not None
+    make = partial(compose.databases(settings), service)
+    await _refuse_if_in_use(make(), service)
+    replaced = await _history(make())
+    kept = f"{service}_{_stamp()}_replaced"
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "restore.sql"
+        await _run(
+            url,
+            "pg_restore",
+            "--no-owner",
+            "--no-privileges",
+            f"--schema={service}",
+            f"--file={script}",
+            str(file),
+            connects=False,
+        )
+        text = script.read_text()
+        if (
+            f"CREATE TABLE {_quoted(service)}.callboard_migrations" not in text
+            and f"CREATE TABLE {service}.callboard_migrations" not in text
+        ):
+            raise CallboardError(
+                f"{file} is not a backup of {service}: expected a file that `callboard backup {service} FILE` has written"
+            )
+        begin = f"ALTER SCHEMA {_quoted(service)} RENAME TO {_quoted(kept)}; CREATE SCHEMA {_quoted(service)}"
+        await _run(
+            url,
+            "psql",
+            "--quiet",
+            "--no-psqlrc",
+            "--single-transaction",
+            "--set=ON_ERROR_STOP=1",
+            f"--command={begin}",
+            f"--file={script}",
+        )
+    head = await _prepare(make(), definition, replaced)
+    return Restored(head, None if replaced is None else replaced.head, f"the schema {kept}")
+
+
+async def _refuse_if_in_use(database: Database, service: str) -> None:
+    await database.open()
+    try:
+        users = await database.fetch(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1 AND pid <> pg_backend_pid() "
+            "AND backend_start < now() - interval '1 second'",
+            f"callboard {service}",
+        )
+    finally:
+        await database.close()
+    if users:
+        raise CallboardError(f"{database} is in use by {service}: stop all its instances first")
+
+
+async def _run(url: str, program: str, *arguments: str, connects: bool = True) -> None:
+    """Run a program of PostgreSQL. The password is passed in its environment, where other users do not see it."""
+    from runtime.storage.postgres_connection import PostgresUrl
+
+    found = shutil.which(program)
+    if found is None:
+        raise CallboardError(
+            f"{program} is not installed here: install PostgreSQL's client programs (Debian: apt-get install postgresql-client)"
+        )
+    address, password = PostgresUrl(url).without_password()
+    environment = {**os.environ, **({} if password is None else {"PGPASSWORD": password})}
+    given = [f"--dbname={address}", *arguments] if connects else list(arguments)
+    process = await asyncio.create_subprocess_exec(
+        found,
+        *given,
+        env=environment,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, errors = await process.communicate()
+    if process.returncode:
+        lines = errors.decode(errors="replace").strip().splitlines() or ["no reason was given"]
+        raise CallboardError(f"{program} has failed: {lines[0]}")
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

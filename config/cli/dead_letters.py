@@ -1,0 +1,183 @@
+"""`callboard dead-letters`: show the events whose handlers kept failing, and apply them again or drop them."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import rich_click as click
+
+from config.cli.common import F, with_json
+from config.cli.operator import Operator, chosen_services, operator_for, with_operator
+from config.cli.output import json_text, table
+from runtime import CallboardError
+from runtime.durable.console import (
+    MOST_LETTERS,
+    DeadLetterInfo,
+    DropDeadLetters,
+    ListDeadLetters,
+    RetryDeadLetter,
+    ShowDeadLetter,
+)
+
+
+@click.group("dead-letters")
+def dead_letters_command() -> None:
+    """Show the events whose handlers kept failing, and apply them again or drop them.
+
+    If `dev` or `up` runs in this folder, or a gateway is named, the running services are asked. Otherwise the databases in
+    this folder are read.
+
+    Examples: `callboard dead-letters list`, `callboard dead-letters retry wallet --all`
+    """
+
+
+def _filters(function: F) -> F:
+    publisher = click.option("--publisher", default="", metavar="SERVICE", help="Only the events of this publisher.")
+    type_ = click.option(
+        "--type", "type_", default="", metavar="EVENT", help="Only events of this type, such as rides.RideEnded."
+    )
+    return publisher(type_(function))
+
+
+def _selection(function: F) -> F:
+    ids = click.argument("ids", metavar="[ID…]", nargs=-1)
+    every = click.option("--all", "every", is_flag=True, help="All dead letters of the service.")
+    return ids(every(_filters(function)))
+
+
+@dead_letters_command.command("list")
+@click.argument("names", metavar="[SERVICE…]", nargs=-1)
+@_filters
+@with_json
+@with_operator
+def list_command(
+    names: tuple[str, ...],
+    publisher: str,
+    type_: str,
+    as_json: bool,
+    url: str,
+    email: str | None,
+    roles: tuple[str, ...],
+    config_file: Path | None,
+) -> None:
+    """Show the dead letters of the named services, or of all services, the oldest first.
+
+    Example: `callboard dead-letters list wallet --type rides.RideEnded`
+    """
+    operator = operator_for(config_file, url, email, roles)
+    rows = [
+        {"service": name, **{key: str(value) for key, value in msgspec.structs.asdict(letter).items()}}
+        for name in chosen_services(operator, names)
+        for letter in _letters(operator, name, publisher, type_)
+    ]
+    if not as_json:
+        rows = [row | {"error": row["error"][:80]} for row in rows]
+    table(rows, as_json)
+    if not rows and not as_json:
+        click.echo("There are no dead letters.")
+
+
+def _letters(operator: Operator, service: str, publisher: str, type_: str) -> Iterator[DeadLetterInfo]:
+    after = ""
+    while True:
+        page = operator.ask(service, ListDeadLetters(publisher, type_, after))
+        yield from page.items
+        if not page.next:
+            return
+        after = page.next
+
+
+@dead_letters_command.command("show")
+@click.argument("service")
+@click.argument("id_", metavar="ID")
+@with_json
+@with_operator
+def show_command(
+    service: str, id_: str, as_json: bool, url: str, email: str | None, roles: tuple[str, ...], config_file: Path | None
+) -> None:
+    """Show a dead letter with its body and the last error of its handler.
+
+    Example: `callboard dead-letters show wallet 01980f2e-6a1c-7c3e-9d54-0a4c6b1f2e77`
+    """
+    letter = operator_for(config_file, url, email, roles).ask(service, ShowDeadLetter(id_))
+    click.echo(json_text(letter, indent=not as_json))
+
+
+@dead_letters_command.command("retry")
+@click.argument("service")
+@_selection
+@with_operator
+def retry_command(
+    service: str,
+    ids: tuple[str, ...],
+    every: bool,
+    publisher: str,
+    type_: str,
+    url: str,
+    email: str | None,
+    roles: tuple[str, ...],
+    config_file: Path | None,
+) -> None:
+    """Apply dead letters of SERVICE again, the oldest first. Each is applied exactly once, or stays a dead letter.
+
+    The service has to be running. The exit status is 1 if a handler fails again.
+
+    Examples: `callboard dead-letters retry wallet 01980f2e-6a1c-7c3e-9d54-0a4c6b1f2e77`,
+    `callboard dead-letters retry wallet --all`, `callboard dead-letters retry wallet --type rides.RideEnded`
+    """
+    operator = operator_for(config_file, url, email, roles)
+    chosen = _chosen(operator, service, ids, every, publisher, type_)
+    failed = 0
+    for id_ in chosen:
+        error = operator.ask(service, RetryDeadLetter(id_)).error
+        failed += bool(error)
+        click.echo(f"{id_} stays a dead letter: {_one_line(error)}" if error else f"{id_} was applied")
+    click.echo(f"{len(chosen) - failed} applied, {failed} failed")
+    if failed:
+        sys.exit(1)
+
+
+@dead_letters_command.command("drop")
+@click.argument("service")
+@_selection
+@with_operator
+def drop_command(
+    service: str,
+    ids: tuple[str, ...],
+    every: bool,
+    publisher: str,
+    type_: str,
+    url: str,
+    email: str | None,
+    roles: tuple[str, ...],
+    config_file: Path | None,
+) -> None:
+    """Delete dead letters of SERVICE. Their events are never applied.
+
+    Examples: `callboard dead-letters drop wallet 01980f2e-6a1c-7c3e-9d54-0a4c6b1f2e77`,
+    `callboard dead-letters drop wallet --publisher rides`
+    """
+    operator = operator_for(config_file, url, email, roles)
+    chosen = _chosen(operator, service, ids, every, publisher, type_)
+    dropped = sum(
+        operator.ask(service, DropDeadLetters(tuple(chosen[at : at + MOST_LETTERS]))).count
+        for at in range(0, len(chosen), MOST_LETTERS)
+    )
+    click.echo(f"{dropped} dropped")
+
+
+def _chosen(operator: Operator, service: str, ids: tuple[str, ...], every: bool, publisher: str, type_: str) -> list[str]:
+    """Return the ids that a command names, or those of the dead letters that its options select."""
+    selects = every or bool(publisher or type_)
+    if bool(ids) is selects:
+        raise CallboardError("which dead letters? expected ids, or else --all, --publisher, or --type")
+    if not ids:
+        return [letter.id for letter in _letters(operator, service, publisher, type_)]
+    for id_ in ids:
+        operator.ask(service, ShowDeadLetter(id_))  # names one that does not exist, before anything is changed
+    return list(ids)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,138 @@
+"""How operators' commands ask a service: through the gateway of a running system, or else in the service's database here."""
+
+import os
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import msgspec
+import rich_click as click
+
+from config import compose
+from config.cli.client import Client, describe_problem, with_gateway
+from config.cli.common import F, loaded, run_loop, with_config
+from config.cli.databases import database_of
+from config.cli.output import progress
+from config.folder_locks import running_url
+from config.settings import Settings
+from runtime import CallboardError, Clock, Request, ServiceError
+from runtime.contract.messages import spec_of
+from runtime.durable.console import Console, Refused
+from runtime.durable.stream import read_history
+from runtime.telemetry import logger
+
+T = TypeVar("T")
+
+
+def with_operator(function: F) -> F:
+    """Add the options that say which system a command is for."""
+    return with_gateway(with_config(function))
+
+
+def operator_for(config_file: Path | None, url: str, email: str | None, roles: tuple[str, ...]) -> "Operator":
+    """Return the operator that the options of a command name."""
+    return Operator(loaded(config_file).settings, url, email, roles)
+
+
+class Operator:
+    """Asks the services of one system.
+
+    A gateway is asked if one is named, or if `dev` or `up` runs in this folder. Otherwise the databases are opened here.
+
+    Raises:
+        CallboardError: if the gateway cannot be reached or refuses the login.
+    """
+
+    def __init__(self, settings: Settings, url: str = "", email: str | None = None, roles: tuple[str, ...] = ()) -> None:
+        self.settings = settings
+        self._client: Client | None = None
+        if url or os.environ.get("CALLBOARD_URL") or running_url(Path(settings.database.folder)) or email or roles:
+            self._client = Client(settings, url, email, roles)
+            with progress("asking the gateway"):
+                self._client.log_in(as_operator=True)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the gateway of a running system is asked."""
+        return self._client is not None
+
+    @property
+    def client(self) -> Client:
+        """The client of the gateway.
+
+        Raises:
+            CallboardError: if no system runs here and no gateway is named.
+        """
+        if self._client is None:
+            raise CallboardError(
+                "no system runs here: name the gateway of one with --url or CALLBOARD_URL, or run this where `dev` or `up` runs"
+            )
+        return self._client
+
+    def instances(self) -> list[dict[str, Any]]:
+        """Return the instances of the running system, as the gateway sees them."""
+        self.client.log_in(as_operator=True)
+        status, answer = self.client.ask("GET", "/console/services")
+        if status != 200 or not isinstance(answer.get("items"), list):
+            raise CallboardError(describe_problem(status, answer))
+        return cast(list[dict[str, Any]], answer["items"])
+
+    def services(self) -> list[str]:
+        """Return the services that can be asked about their streams."""
+        if self.is_remote:
+            return sorted({str(row.get("service")) for row in self.instances()} - {"gateway"})
+        names = [one.contract.name for one in compose.definitions(self.settings) if one.needs_database]
+        return [name for name in names if self._has_database(name)]
+
+    def _has_database(self, service: str) -> bool:
+        return compose.database_url(self.settings, service) is not None or compose.database_file(self.settings, service).exists()
+
+    def ask(self, service: str, message: Request[T]) -> T:
+        """Make a request of the console.
+
+        Raises:
+            CallboardError: if it is refused, or nobody answers it.
+        """
+        if self.is_remote:
+            return self._ask_gateway(service, message)
+        compose.definitions(self.settings, [service])  # names a service that does not exist
+        answer: T = run_loop(self._answer_here(service, message))
+        return answer
+
+    def _ask_gateway(self, service: str, message: Request[T]) -> T:
+        spec = spec_of(type(message))
+        self.client.log_in(as_operator=True)
+        status, answer = self.client.ask_any("POST", f"/console/services/{service}/{spec.name}", spec.codec.encode(message))
+        if status != 200:
+            reason = cast(dict[str, Any], answer).get("reason") if isinstance(answer, dict) else None
+            raise CallboardError(
+                str(reason) if reason is not None and status == Refused.status else describe_problem(status, answer)
+            )
+        reply: T = spec.reply_codec.decode(msgspec.json.encode(answer))
+        return reply
+
+    async def _answer_here(self, service: str, message: Request[Any]) -> Any:
+        [definition] = compose.definitions(self.settings, [service])
+        publishers = {handler.spec.contract.name for handler in definition.events.values()}
+        events = {publisher: definition.events_of(publisher) for publisher in sorted(publishers)}
+        async with database_of(self.settings, service) as database:
+            console = Console(service, database, events, Clock(), logger(service), self._head, {})
+            try:
+                return await console.answers[type(message)](message)
+            except ServiceError as error:
+                raise CallboardError(str(error)) from error
+
+    async def _head(self, publisher: str) -> int | None:
+        """Return the head of another service's stream, if its database is here."""
+        known = compose.catalogue(self.settings)
+        if publisher not in known or not known[publisher].definition.needs_database or not self._has_database(publisher):
+            return None
+        async with database_of(self.settings, publisher) as database:
+            return (await read_history(database)).head
+
+
+def chosen_services(operator: Operator, names: tuple[str, ...]) -> list[str]:
+    """Return the named services, or all that can be asked."""
+    found = list(names) or operator.services()
+    if not found:
+        click.echo("No service has a database here.", err=True)
+    return found

@@ -1,0 +1,143 @@
+"""`callboard streams`: show how far each service has applied the events of the others, and repair what has stopped."""
+
+from pathlib import Path
+
+import rich_click as click
+
+from config.cli.common import with_json
+from config.cli.operator import Operator, chosen_services, operator_for, with_operator
+from config.cli.output import json_text, table
+from config.cli.resume import resume_command
+from config.cli.subscribers import shown_age
+from runtime.durable.console import ForgetReader, ShowStreams, StreamReport
+
+
+@click.group("streams", invoke_without_command=True)
+@click.option("--service", "names", multiple=True, metavar="SERVICE", help="Show only this service. May be repeated.")
+@with_json
+@with_operator
+@click.pass_context
+def streams_command(
+    ctx: click.Context,
+    names: tuple[str, ...],
+    as_json: bool,
+    url: str,
+    email: str | None,
+    roles: tuple[str, ...],
+    config_file: Path | None,
+) -> None:
+    """Show the stream of every service, its readers, and how far each service has applied the streams of the others.
+
+    `lag` is the number of events that were published and not applied yet. A reader is `gone` if no instance of it runs: its
+    events are retained until it comes back or is forgotten.
+
+    If `dev` or `up` runs in this folder, or a gateway is named, the running services are asked. Otherwise the databases in
+    this folder are read.
+
+    Examples: `callboard streams`, `callboard streams --service wallet --json`,
+    `callboard streams resume wallet rides --skip-to 120`, `callboard streams forget rides billing`
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    operator = operator_for(config_file, url, email, roles)
+    reports = [operator.ask(name, ShowStreams()) for name in chosen_services(operator, names)]
+    running = _running(operator)
+    if as_json:
+        for report in reports:
+            click.echo(json_text(_document(report, running)))
+        return
+    table([row for report in reports for row in _stream_rows(report, running)], as_json=False)
+    subscriptions = [row for report in reports for row in _subscription_rows(report)]
+    if reports and subscriptions:
+        click.echo()
+    table(subscriptions, as_json=False)
+
+
+def _running(operator: Operator) -> set[str] | None:
+    """Return the services that run, or None if that is not known."""
+    return {str(row.get("service")) for row in operator.instances()} if operator.is_remote else None
+
+
+def _document(report: StreamReport, running: set[str] | None) -> dict[str, object]:
+    readers = [
+        {
+            "reader": one.reader,
+            "seq": one.seq,
+            "behind": one.behind,
+            "silent": round(one.silent, 1),
+            "gone": None if running is None else one.reader not in running,
+        }
+        for one in report.readers
+    ]
+    subscriptions = [
+        {
+            "publisher": one.publisher,
+            "epoch": one.epoch,
+            "seq": one.seq,
+            "head": one.head,
+            "lag": one.lag,
+            "state": one.state,
+            "reason": one.reason,
+            "dead_letters": one.dead_letters,
+        }
+        for one in report.subscriptions
+    ]
+    return {
+        "service": report.service,
+        "epoch": report.epoch,
+        "head": report.head,
+        "oldest": report.oldest,
+        "readers": readers,
+        "subscriptions": subscriptions,
+    }
+
+
+def _stream_rows(report: StreamReport, running: set[str] | None) -> list[dict[str, str]]:
+    stream = {"stream": report.service, "head": str(report.head), "oldest": str(report.oldest)}
+    if not report.readers:
+        return [stream | {"reader": "-", "applied": "-", "behind": "-", "silent": "-", "": ""}]
+    return [
+        stream
+        | {
+            "reader": one.reader,
+            "applied": str(one.seq),
+            "behind": str(one.behind),
+            "silent": shown_age(one.silent),
+            "": "gone" if running is not None and one.reader not in running else "",
+        }
+        for one in report.readers
+    ]
+
+
+def _subscription_rows(report: StreamReport) -> list[dict[str, str]]:
+    return [
+        {
+            "subscriber": report.service,
+            "publisher": one.publisher,
+            "applied": str(one.seq),
+            "head": "?" if one.head is None else str(one.head),
+            "lag": "?" if one.lag is None else str(one.lag),
+            "dead letters": str(one.dead_letters),
+            "state": one.state or "-",
+            "reason": one.reason,
+        }
+        for one in report.subscriptions
+    ]
+
+
+@streams_command.command("forget")
+@click.argument("service")
+@click.argument("reader")
+@with_operator
+def forget_command(
+    service: str, reader: str, url: str, email: str | None, roles: tuple[str, ...], config_file: Path | None
+) -> None:
+    """Let SERVICE retain no more events for READER, which was removed. If READER pulls again, it is known again.
+
+    Example: `callboard streams forget rides billing`
+    """
+    operator_for(config_file, url, email, roles).ask(service, ForgetReader(reader))
+    click.echo(f"{service} retains no more events for {reader}.")
+
+
+streams_command.add_command(resume_command)

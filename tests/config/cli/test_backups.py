@@ -1,0 +1,217 @@
+"""`callboard backup` and `callboard restore` on each engine, and what they refuse."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from config.cli.backups import backup_command, restore_command
+from config.packages import ROOT
+from runtime import CallboardError, Clock, Database, Random
+from runtime.durable.stream import Stream, read_history
+from runtime.storage.migrations import SCHEMA, migrate
+from runtime.storage.postgres import PostgresDatabase
+from runtime.storage.sqlite import SqliteDatabase
+from services.wallet.service import Wallet
+from tests.databases import ENGINES
+from tests.postgres import shared_postgres
+from tests.project import RENTAL_SERVICES
+
+
+class Place:
+    """Where the wallet's database is."""
+
+    def __init__(self, engine: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("CALLBOARD_DATABASE__FOLDER", str(folder / "data"))
+        monkeypatch.setenv("CALLBOARD_SERVICES", RENTAL_SERVICES)
+        (folder / "data").mkdir()
+        self.url = shared_postgres().new_database() if engine == "postgres" else None
+        if self.url is not None:
+            monkeypatch.setenv("CALLBOARD_DATABASE__URL", self.url)
+
+    def database(self, service: str = "wallet") -> Database:
+        if self.url is not None:
+            return PostgresDatabase(self.url, service)
+        return SqliteDatabase(self.folder / "data" / f"{service}.sqlite")
+
+    def run(self, *statements: str, service: str = "wallet") -> list[Any]:
+        """Run statements in the database, which gets its tables. Return the rows of the last one."""
+
+        async def run() -> list[Any]:
+            database = self.database(service)
+            await database.open()
+            try:
+                await migrate(database, SCHEMA, "callboard")
+                assert Wallet.definition.migrations is not None
+                if service == "wallet":
+                    await migrate(database, Path(Wallet.definition.migrations), "wallet")
+                await Stream(database, Clock(), Random(Clock()), lambda: 0).open()
+                rows: list[Any] = []
+                for statement in statements:
+                    if statement.startswith("SELECT"):
+                        rows = [tuple(row.values()) for row in await database.fetch(statement)]
+                    else:
+                        await database.execute(statement)
+                return rows
+            finally:
+                await database.close()
+
+        return asyncio.run(run())
+
+    def epochs(self) -> tuple[list[str], set[str]]:
+        async def read() -> tuple[list[str], set[str]]:
+            database = self.database()
+            await database.open()
+            try:
+                history = await read_history(database)
+            finally:
+                await database.close()
+            return [epoch for epoch, _ in history.epochs], set(history.branches)
+
+        return asyncio.run(read())
+
+
+@pytest.fixture(params=ENGINES)
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    return Place(request.param, tmp_path, monkeypatch)
+
+
+def command(chosen: Any, *arguments: object) -> str:
+    result = CliRunner().invoke(chosen, [str(argument) for argument in arguments])
+    if isinstance(result.exception, CallboardError):
+        raise result.exception
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.output
+
+
+ACCOUNT = "INSERT INTO accounts VALUES ('{0}', 0, 0)"
+EVENT = "INSERT INTO callboard_stream VALUES ({0}, 'id-{0}', 't', '{{}}', '2026-11-30T00:00:00.000000Z', '')"
+HEAD = "UPDATE callboard_stream_head SET seq = {0}"
+
+
+def test_a_backup_is_put_back_as_a_new_epoch(place: Place) -> None:
+    place.run(ACCOUNT.format("before"), EVENT.format(1), HEAD.format(1))
+    file = place.folder / "wallet.backup"
+    assert command(backup_command, "wallet", file).endswith("with its events up to 1.\n")
+    assert file.stat().st_mode & 0o077 == 0, "nobody else reads it"
+    place.run(ACCOUNT.format("after"), EVENT.format(2), EVENT.format(3), HEAD.format(3))
+    [first], _ = place.epochs()
+    said = command(restore_command, "wallet", file)
+    assert said.startswith("wallet has lost its events 2 to 3, which others may have applied.\n")
+    assert "wallet is restored, with its events up to 1. A new epoch begins. What was there before is kept in " in said
+    assert place.run("SELECT user_id FROM accounts") == [("before",)]
+    assert place.run("SELECT seq FROM callboard_stream_head") == [(1,)]
+    (one, second), branches = place.epochs()
+    assert (one, branches) == (first, set())
+    place.run(EVENT.format(2), HEAD.format(2))
+    command(restore_command, "wallet", file)
+    (one, third), branches = place.epochs()
+    assert (one, branches) == (first, {second}), "subscribers that have reached the second epoch find their way"
+    assert third not in (first, second)
+
+
+def test_what_a_restore_replaces_is_kept(place: Place) -> None:
+    place.run(ACCOUNT.format("before"))
+    file = place.folder / "wallet.backup"
+    command(backup_command, "wallet", file)
+    place.run(ACCOUNT.format("after"))
+    kept = command(restore_command, "wallet", file).rpartition(" is kept in ")[2].strip().rstrip(".")
+    if place.url is not None:
+        schema = kept.removeprefix("the schema ")
+        assert place.run(f"SELECT count(*) FROM {schema}.accounts") == [(2,)]
+    else:
+        assert Path(kept).exists()
+        assert sorted(path.name for path in (place.folder / "data").glob("*.sqlite*")) == sorted(
+            ["wallet.sqlite", Path(kept).name]
+        )
+
+
+def test_a_database_that_is_gone_is_restored(place: Place) -> None:
+    place.run(ACCOUNT.format("before"))
+    file = place.folder / "wallet.backup"
+    command(backup_command, "wallet", file)
+    if place.url is None:
+        for path in (place.folder / "data").glob("wallet.sqlite*"):
+            path.unlink()
+    else:
+        place.run("DROP SCHEMA wallet CASCADE", service="rides")
+    assert command(restore_command, "wallet", file).startswith("wallet is restored, with its events up to 0.")
+    assert place.run("SELECT user_id FROM accounts") == [("before",)]
+
+
+def test_a_damaged_database_is_replaced_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Place("sqlite", tmp_path, monkeypatch)
+    place.run(ACCOUNT.format("before"))
+    file = tmp_path / "wallet.backup"
+    command(backup_command, "wallet", file)
+    (tmp_path / "data" / "wallet.sqlite").write_bytes(b"not a database" * 1000)
+    kept = Path(command(restore_command, "wallet", file).rpartition(" is kept in ")[2].strip().rstrip("."))
+    assert kept.read_bytes().startswith(b"not a database")
+    assert place.run("SELECT user_id FROM accounts") == [("before",)]
+
+
+def test_nothing_is_overwritten_or_restored_from_what_is_no_backup(place: Place) -> None:
+    place.run(ACCOUNT.format("before"))
+    place.run("SELECT 1", service="rides")
+    file = place.folder / "wallet.backup"
+    command(backup_command, "wallet", file)
+    with pytest.raises(CallboardError, match="exists already: choose a new file"):
+        command(backup_command, "wallet", file)
+    with pytest.raises(CallboardError, match="does not exist: expected a file that `callboard backup wallet FILE`"):
+        command(restore_command, "wallet", place.folder / "nothing")
+    with pytest.raises(CallboardError, match="did you mean wallet"):
+        command(backup_command, "walet", place.folder / "other")
+    with pytest.raises(CallboardError, match="cannot be written: No such file or directory"):
+        command(backup_command, "wallet", place.folder / "no" / "folder")
+    with pytest.raises(CallboardError, match=r"is a backup of wallet: expected one of rides|is not a backup of rides"):
+        command(restore_command, "rides", file)
+    (place.folder / "text").write_text("no database", encoding="utf-8")
+    with pytest.raises(CallboardError, match=r"is not a database of a service|pg_restore has failed"):
+        command(restore_command, "wallet", place.folder / "text")
+    assert place.run("SELECT user_id FROM accounts") == [("before",)], "all of them have changed nothing"
+    assert not list(place.folder.rglob("*.part*"))
+
+
+def test_a_service_that_is_running_is_not_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Place("postgres", tmp_path, monkeypatch)
+    place.run(ACCOUNT.format("before"))
+    command(backup_command, "wallet", tmp_path / "wallet.backup")
+
+    async def restore_while_it_runs() -> None:
+        database = place.database()
+        await database.open()
+        try:
+            await asyncio.sleep(1.1)  # connections of the last second may be ending
+            await asyncio.to_thread(command, restore_command, "wallet", tmp_path / "wallet.backup")
+        finally:
+            await database.close()
+
+    with pytest.raises(CallboardError, match="is in use by wallet: stop all its instances first"):
+        asyncio.run(restore_while_it_runs())
+
+
+def test_the_file_of_a_service_that_is_running_is_not_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Place("sqlite", tmp_path, monkeypatch)
+    place.run(ACCOUNT.format("before"))
+    command(backup_command, "wallet", tmp_path / "wallet.backup")
+    code = f"from pathlib import Path; from config.folder_locks import databases_locked\nwith databases_locked(Path({str(tmp_path / 'data')!r}), ['wallet'], 'callboard run wallet'): print('locked', flush=True); input()"
+
+    async def restore_while_it_runs() -> None:
+        other = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=ROOT
+        )
+        assert other.stdout is not None
+        try:
+            assert await other.stdout.readline() == b"locked\n"
+            await asyncio.to_thread(command, restore_command, "wallet", tmp_path / "wallet.backup")
+        finally:
+            other.kill()
+            await other.wait()
+
+    with pytest.raises(CallboardError, match=r"in use by process \d+ \(`callboard run wallet`\)"):
+        asyncio.run(restore_while_it_runs())
