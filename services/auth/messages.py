@@ -112,6 +112,45 @@ class UpdateUser(Request[User]):
     disabled: bool | None = None
 
 
+class SigningKey(Struct):
+    """A key that signs access tokens.
+
+    Attributes:
+        kid: its id, which is in the header of every token that it signs.
+        state: whether it signs, is published and signs later, or signs no more and stays valid until it retires.
+        signs_from: when it signs first.
+        retires: from when on its tokens are refused; None if no other key has been published since.
+    """
+
+    kid: str
+    state: Literal["published", "signs", "retiring"]
+    signs_from: datetime
+    retires: datetime | None
+
+
+class SigningKeyList(Struct):
+    """The keys that have not retired, the oldest first."""
+
+    items: tuple[SigningKey, ...]
+
+
+@auth.message
+class ListSigningKeys(Request[SigningKeyList]):
+    """The keys that sign access tokens."""
+
+
+@auth.message
+class RotateSigningKeys(Request[SigningKeyList]):
+    """Publish a new key, which takes over from the one that signs once every service knows it."""
+
+
+@auth.message
+class RetireSigningKey(Request[None]):
+    """Retire a key at once, because it has become known. Its tokens are refused within half a minute."""
+
+    kid: str
+
+
 @auth.message
 class UserRegistered(Event):
     """A user has registered."""
@@ -162,3 +201,10 @@ class UnknownUser(ServiceError):
     """There is no such user."""
 
     code, status = "unknown-user", 404
+
+
+@auth.message
+class UnknownSigningKey(ServiceError):
+    """There is no such signing key, or it has retired."""
+
+    code, status = "unknown-signing-key", 404

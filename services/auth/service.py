@@ -29,14 +29,19 @@ from services.auth.messages import (
     ChangePassword,
     EmailTaken,
     GetMe,
+    ListSigningKeys,
     Login,
     Logout,
     Refresh,
     Register,
+    RetireSigningKey,
     Role,
+    RotateSigningKeys,
     SessionEnded,
+    SigningKeyList,
     Tokens,
     TooManyAttempts,
+    UnknownSigningKey,
     UnknownUser,
     UpdateUser,
     User,
@@ -192,7 +197,7 @@ class Auth(Service):
         await self.store.record_source(tx, user.id, source)
         self.login_throttle.reset(email, source)
         sid, refresh_token = session
-        return self._tokens(Session(sid, user), refresh_token)
+        return await self._tokens(Session(sid, user), refresh_token)
 
     @handles(http="POST /sessions/refresh", status=201, allow=ANYONE, raises=(SessionEnded,))
     async def refresh(self, message: Refresh, ctx: Context) -> Tokens:
@@ -209,7 +214,7 @@ class Auth(Service):
                 client=_source(ctx),
             )
             raise SessionEnded
-        return self._tokens(*renewed)
+        return await self._tokens(*renewed)
 
     @handles(http="DELETE /sessions/current", status=204, allow=roles(*ROLES))
     async def logout(self, message: Logout, ctx: Context, tx: Transaction) -> None:
@@ -227,7 +232,7 @@ class Auth(Service):
         """Log a refused login. The e-mail address is left out, because people type passwords into its field."""
         log_refusal(self.repeats, "login", reason, service=self.name, user=user_id, client=source)
 
-    def _tokens(self, session: Session, refresh_token: str) -> Tokens:
+    async def _tokens(self, session: Session, refresh_token: str) -> Tokens:
         now = int(self.clock.timestamp())
         self.clock.possible()  # remembers this time of day: the token stays valid if the clock is set next
         lifetime = min(self.settings.access_seconds, MAX_LIFETIME)
@@ -241,7 +246,27 @@ class Auth(Service):
             "iat": now,
             "exp": now + lifetime,
         }
+        await self.keys.refresh()
         return Tokens(self.keys.sign(claims), refresh_token, "Bearer", lifetime)
+
+    # Signing keys
+
+    @handles(http="GET /signing-keys", allow=roles("admin"))
+    async def list_signing_keys(self, message: ListSigningKeys, ctx: Context) -> SigningKeyList:
+        await self.keys.refresh()
+        return SigningKeyList(self.keys.shown())
+
+    @handles(http="POST /signing-keys", status=201, allow=roles("admin"))
+    async def rotate_signing_keys(self, message: RotateSigningKeys, ctx: Context) -> SigningKeyList:
+        await self.keys.rotate()
+        self.log.warning("%s has published a new signing key", ctx.user.subject)
+        return SigningKeyList(self.keys.shown())
+
+    @handles(http="DELETE /signing-keys/{kid}", status=204, allow=roles("admin"), raises=(UnknownSigningKey,))
+    async def retire_signing_key(self, message: RetireSigningKey, ctx: Context) -> None:
+        if not await self.keys.retire(message.kid):
+            raise UnknownSigningKey
+        self.log.warning("%s has retired the signing key %s", ctx.user.subject, message.kid)
 
     # Requests of the runtime
 
@@ -250,6 +275,7 @@ class Auth(Service):
 
     @handles(allow=ANYONE, idempotent=True)
     async def key_set(self, message: KeySet, ctx: Context) -> Keys:
+        await self.keys.refresh()
         return self.keys.published()
 
     @handles(allow=SERVICES, idempotent=True)
