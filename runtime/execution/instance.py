@@ -13,6 +13,7 @@ from runtime.contract.messages import Contract, MessageSpec, Request, Signal, sp
 from runtime.durable.compensations import Compensations
 from runtime.durable.console import Console, Drain
 from runtime.durable.idempotency import Once
+from runtime.durable.leases import TimerLease
 from runtime.durable.stream import Batch, Position, Pull, Stream, StreamHead
 from runtime.durable.subscription import Subscription, Taken
 from runtime.execution.caller import Caller
@@ -30,7 +31,7 @@ from runtime.execution.unit_of_work import Transactions
 from runtime.identity import Verifier
 from runtime.network.envelope import Address, Envelope
 from runtime.service.context import Context, Registered
-from runtime.service.handlers import Handler
+from runtime.service.handlers import Handler, Timer
 from runtime.service.host import Host, LocalCall
 from runtime.service.service import Definition, Service
 from runtime.storage.database import Database
@@ -52,7 +53,7 @@ class Instance(Host):
         endpoints: the endpoints of its requests, by their full names.
         routes: those with a route, by their routes.
         signals: the endpoints of its signals, by their full names.
-        timers: the endpoints of its `@every` methods, with their intervals in seconds.
+        timers: the endpoints of its `@every` methods, with their intervals in seconds, and their leases if instances share them.
         subscriptions: its subscriptions, by publisher.
         stream: its stream of events; None without a database.
         compensations: those that nobody has answered yet; None without a database.
@@ -113,10 +114,11 @@ class Instance(Host):
             name: SignalEndpoint(handler, service.method(handler), self, self.mailbox, self.failures, environment, transactions)
             for name, handler in definition.signals.items()
         }
-        self.timers: list[tuple[TimerEndpoint, float]] = [
+        self.timers: list[tuple[TimerEndpoint, float, TimerLease | None]] = [
             (
                 TimerEndpoint(self, f"{self.name}.{timer.name}", self.mailbox, self.failures, service.method(timer)),
                 timer.seconds,
+                None if database is None or not database.is_shared or timer.each else self._lease(database, timer),
             )
             for timer in definition.timers
         ]
@@ -175,7 +177,7 @@ class Instance(Host):
             self.clock,
             self.random,
             self.id,
-            lambda owner: owner == self.id or self.environment.registry.has_instance(owner),
+            self._is_alive,
             self.log,
             self.environment.repeats,
         )
@@ -186,6 +188,26 @@ class Instance(Host):
             makes_requests=bool(self.definition.calls),
             committed=self._signals.publish_later,
         )
+
+    def _is_alive(self, instance: str) -> bool:
+        """Return whether the instance of this service with an id is known to run."""
+        return instance == self.id or self.environment.registry.has_instance(instance)
+
+    def _lease(self, database: Database, timer: Timer) -> TimerLease:
+        return TimerLease(
+            database,
+            timer.name,
+            timer.seconds,
+            owner=self.id,
+            alive=self._is_alive,
+            clock=self.clock,
+            missed=partial(self.count_missed, timer.name),
+            log=self.log,
+        )
+
+    def count_missed(self, timer: str, ticks: int) -> None:
+        """Count ticks at which a timer did not run."""
+        self.metrics.count("timer_ticks_missed_total", ticks, service=self.name, timer=timer)
 
     def _compensations(self, database: Database) -> Compensations:
         undo_timeout = self.environment.settings.undo_timeout

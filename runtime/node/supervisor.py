@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from runtime.contract.errors import CallboardError, DefinitionError, ServiceError, StartError, UsageError
+from runtime.durable.leases import TimerLease
 from runtime.execution.caller import Caller
 from runtime.execution.endpoint import HookEndpoint, TimerEndpoint
 from runtime.execution.environment import Environment
@@ -352,8 +353,8 @@ class Supervised:
             await instance.failures.cut_off()
         self._host.unlink(instance)
 
-    async def _repeat(self, instance: Instance, endpoint: TimerEndpoint, seconds: float) -> None:
-        await self._cancellable(instance, endpoint.title, repeat(instance, endpoint, seconds, self._stopping))
+    async def _repeat(self, instance: Instance, endpoint: TimerEndpoint, seconds: float, lease: TimerLease | None) -> None:
+        await self._cancellable(instance, endpoint.title, repeat(instance, endpoint, seconds, lease, self._stopping))
 
     async def _cancellable(self, instance: Instance, title: str, work: Coroutine[Any, Any, None]) -> None:
         """Await a coroutine that runs handlers. One that does not end when it is cancelled is left behind, and reported."""

@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 from runtime.contract.errors import ServiceError
+from runtime.durable.leases import TimerLease
 from runtime.durable.subscription import is_transient
 from runtime.execution.endpoint import TimerEndpoint
 from runtime.execution.instance import Instance
@@ -17,8 +19,12 @@ _SOONEST, _LATEST = 10.0, 600.0
 """The seconds within which a run is first reported that has not ended: after the interval of its timer, between these two."""
 
 
-async def repeat(instance: Instance, endpoint: TimerEndpoint, seconds: float, stopping: asyncio.Event) -> None:
+async def repeat(
+    instance: Instance, endpoint: TimerEndpoint, seconds: float, lease: TimerLease | None, stopping: asyncio.Event
+) -> None:
     """Run a timer until `stopping` is set: the interval lies between the end of one run and the start of the next.
+
+    With a lease, it runs when this instance gets the lease.
 
     A run that has not ended for long is reported, and then again whenever its time has doubled. It does not end at `stopping`:
     it holds a slot in the mailbox, and the drain waits for it.
@@ -28,11 +34,22 @@ async def repeat(instance: Instance, endpoint: TimerEndpoint, seconds: float, st
     labels = {"service": instance.name, "timer": endpoint.title.rpartition(".")[2]}
     instance.metrics.gauge("timer_run_seconds", lambda: clock.monotonic() - started if started else 0.0, **labels)
     limit = min(max(seconds, _SOONEST), _LATEST)
-    while not await _pause(instance, seconds, stopping):
-        started = clock.monotonic()
+    pause = seconds if lease is None else 0.0
+    while True:
+        due = clock.monotonic() + pause
+        if await _pause(instance, pause, stopping):
+            return
+        pause = seconds
+        late = int((clock.monotonic() - due) // seconds)
+        if late and lease is None:
+            instance.count_missed(labels["timer"], late)
         try:
+            if lease is not None and (pause := await lease.take()):
+                continue
+            pause, started = seconds if lease is None else 0.0, clock.monotonic()
             with watching(partial(_report, instance, endpoint, limit), limit):
-                await endpoint.tick(instance.context())
+                async with nullcontext() if lease is None else lease.held():
+                    await endpoint.tick(instance.context())
         except (ServiceError, DatabaseError) as error:
             if not is_transient(error):
                 raise

@@ -37,6 +37,7 @@ class _Subscribes(msgspec.Struct, frozen=True):
 
 class _Every(msgspec.Struct, frozen=True):
     seconds: float
+    each: bool
 
 
 class Handler(msgspec.Struct, frozen=True, eq=False):
@@ -68,12 +69,14 @@ class Timer(msgspec.Struct, frozen=True, eq=False):
     Attributes:
         seconds: the pause between the end of one run and the start of the next.
         part: like that of a handler.
+        each: whether every instance runs it.
     """
 
     name: str
     function: Callable[..., Awaitable[None]]
     seconds: float
     part: type[Any] | None = None
+    each: bool = False
 
 
 def handles(
@@ -155,10 +158,13 @@ def subscribes(function: Any = None, /, *, allow: Allow | None = None, broadcast
     return mark if function is None else mark(function)
 
 
-def every(function: Any = None, /, *, seconds: float = 0) -> Callable[[F], F]:
+def every(function: Any = None, /, *, seconds: float = 0, each: bool = False) -> Callable[[F], F]:
     """Run a method `async def name(self, ctx: Context) -> None` periodically: `seconds` after it last returned.
 
     A run takes a slot in the mailbox, like a message. It has no deadline.
+
+    If instances share a database, one of them runs it at each tick, by a lease in the database. When that instance is lost,
+    another one takes over. With `each=True`, and in a service without a database, every instance runs it.
 
     Raises:
         DefinitionError: if `seconds` is not positive.
@@ -167,7 +173,7 @@ def every(function: Any = None, /, *, seconds: float = 0) -> Callable[[F], F]:
     def mark(function: F) -> F:
         if seconds <= 0:
             raise DefinitionError(f"{function.__qualname__}: seconds={seconds}: expected more than 0, as @every(seconds=30)")
-        setattr(function, _MARK, _Every(seconds))
+        setattr(function, _MARK, _Every(seconds, each))
         return function
 
     if function is not None:
@@ -196,7 +202,7 @@ def handler_of(cls: type, name: str, function: Any) -> Handler | Timer | None:
     if isinstance(mark, _Every):
         if types != [Context]:
             raise DefinitionError(f"{where}: @every expects (self, ctx: Context)")
-        return Timer(name, function, mark.seconds)
+        return Timer(name, function, mark.seconds, each=mark.each)
     if len(types) not in (2, 3) or types[1] is not Context or types[2:] not in ([], [Transaction]):
         raise DefinitionError(f"{where}: expected (self, message: SomeMessage, ctx: Context), and tx: Transaction if it writes")
     spec = _spec(where, types[0])

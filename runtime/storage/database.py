@@ -213,7 +213,10 @@ class Database(ABC):
         transaction_timeout: how long a transaction outside of a handler with a deadline may take, in seconds. With None,
             no transaction has a deadline.
         log: the log of the service.
+        is_shared: whether several instances of the service may use it at once.
     """
+
+    is_shared: bool = False
 
     def __init__(self) -> None:
         self.current: ContextVar[Transaction | None] = ContextVar("current", default=None)

@@ -23,6 +23,9 @@ _SCRIPT_TIMEOUT = 600.0
 """The seconds that a migration may take, with the wait for others that are being applied."""
 _RESOLVE_SECONDS = 10.0
 """The seconds for which the outcome of a commit is asked for after its connection was lost."""
+_IDLE_SECONDS = 5.0
+"""The seconds between two statements of a transaction after which the server ends it: a process that is frozen, or whose machine is
+gone, must not keep the service's lock from the other instances."""
 _READERS = 8
 """The connections that read at once."""
 _CACHED = 200
@@ -41,6 +44,8 @@ class PostgresDatabase(Database):
     Raises:
         UsageError: if the URL is none.
     """
+
+    is_shared: bool = True
 
     def __init__(self, url: str, schema: str | None = None, *, pooled: bool = False) -> None:
         super().__init__()
@@ -165,7 +170,9 @@ class PostgresDatabase(Database):
     def _begin(self, seconds: float) -> str:
         """Return the statements that begin a transaction, as one message."""
         path = "" if self._schema is None or not self._pooled else f"SET LOCAL search_path TO {_quoted(self._schema)};"
-        return f"BEGIN;SET LOCAL statement_timeout={max(int(seconds * 1000), 1)};{path}SELECT pg_advisory_xact_lock({self._lock})"
+        statement, idle = max(int(seconds * 1000), 1), max(int(min(seconds, _IDLE_SECONDS) * 1000), 1)
+        limits = f"SET LOCAL statement_timeout={statement};SET LOCAL idle_in_transaction_session_timeout={idle};"
+        return f"BEGIN;{limits}{path}SELECT pg_advisory_xact_lock({self._lock})"
 
     async def begin_again(self, connection: PostgresConnection, seconds: float) -> None:
         """Roll back, and begin again. Another process may have had its turn in between. Raises `DatabaseError`."""

@@ -171,6 +171,7 @@ class CrashingDatabase(Database):
     def __init__(self, inner: Database, points: Points) -> None:
         super().__init__()
         self.current: ContextVar[Transaction | None] = inner.current
+        self.is_shared: bool = inner.is_shared
         self._inner = inner
         self._points = points
 

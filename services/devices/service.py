@@ -1,5 +1,6 @@
 """The devices service: it simulates scooters where there are no real ones, as in `callboard dev`."""
 
+import hashlib
 import math
 from typing import Annotated
 
@@ -12,6 +13,9 @@ from services.fleet.messages import METRES_PER_DEGREE, AddScooter, Latitude, Loc
 
 _STEP = 1.0
 """Seconds that each step of the simulation covers."""
+_FORGOTTEN_SECONDS = 3600.0
+_GONE_SECONDS = 5.0
+"""Seconds after which an instance that has not been heard of has no share any more."""
 
 
 class DeviceSettings(Struct):
@@ -41,16 +45,45 @@ class Devices(Service):
     def __init__(self, settings: DeviceSettings | None = None) -> None:
         super().__init__(settings)
         self.scooters: dict[str, Scooter] = {}
+        self._sharing: frozenset[str] = frozenset()
+        """The instances that shared the scooters when this one took its share last, and how many scooters there were then."""
+        self._shared = -1
 
     async def on_start(self, ctx: Context) -> None:
-        rows = await self.db.fetch("SELECT * FROM devices ORDER BY key")
-        for row in rows[: self.settings.count]:
-            if row["scooter_id"] is not None:
-                self._add(row["scooter_id"], row["lat"], row["lon"], row["battery"], locked=bool(row["locked"]))
+        self._id = str(self.random.uuid7())
+        await self.db.execute("DELETE FROM simulators WHERE seen < $1", self.clock.steady() - _FORGOTTEN_SECONDS)
+        await self._take_share()
         try:
             await self._enrol(ctx)
         except NotDelivered as error:
             self.log.info("the fleet is not reachable yet: %s", error)
+
+    async def on_stop(self, ctx: Context) -> None:
+        await self.db.execute("DELETE FROM simulators WHERE id = $1", self._id)
+
+    async def _take_share(self) -> None:
+        """Simulate the scooters whose keys prefer this instance to all others that run."""
+        sharing = frozenset((self._id,))
+        if self.db.is_shared:
+            now = self.clock.steady()
+            await self.db.execute(
+                "INSERT INTO simulators (id, seen) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET seen = $2", self._id, now
+            )
+            rows = await self.db.fetch("SELECT id FROM simulators WHERE seen > $1", now - _GONE_SECONDS)
+            sharing |= {row["id"] for row in rows}
+        [row] = await self.db.fetch("SELECT count(*) AS n FROM devices WHERE scooter_id IS NOT NULL")
+        if (sharing, row["n"]) == (self._sharing, self._shared):
+            return
+        self._sharing, self._shared = sharing, row["n"]
+        rows = await self.db.fetch(
+            "SELECT * FROM devices WHERE scooter_id IS NOT NULL ORDER BY key LIMIT $1", self.settings.count
+        )
+        mine = {row["scooter_id"]: row for row in rows if max(sharing, key=lambda one: _weight(one, row["key"])) == self._id}
+        for scooter_id in self.scooters.keys() - mine.keys():
+            del self.scooters[scooter_id]
+        for scooter_id in mine.keys() - self.scooters.keys():
+            row = mine[scooter_id]
+            self._add(scooter_id, row["lat"], row["lon"], row["battery"], locked=bool(row["locked"]))
 
     def _add(self, scooter_id: str, lat: float, lon: float, battery: float, *, locked: bool) -> None:
         self.scooters[scooter_id] = Scooter(scooter_id, lat, lon, battery, locked=locked)
@@ -65,10 +98,11 @@ class Devices(Service):
         if signal.scooter_id in self.scooters:
             self.scooters[signal.scooter_id].obey(locked=True)
 
-    @every(seconds=_STEP)
+    @every(seconds=_STEP, each=True)
     async def step(self, ctx: Context) -> None:
-        """Advance every scooter by one second, and store and publish the reports that are due."""
+        """Advance every scooter of this instance by one second, and store and publish the reports that are due."""
         await self._enrol(ctx)
+        await self._take_share()
         reports = [report for scooter in self.scooters.values() if (report := scooter.step(_STEP, self.random)) is not None]
         if not reports:
             return
@@ -84,26 +118,29 @@ class Devices(Service):
     async def _enrol(self, ctx: Context) -> None:
         """Request the missing scooters from the fleet.
 
-        The idempotency key of each request is stored first. So a request that is repeated after a crash adds no second scooter.
+        The idempotency key of each request is stored first. So a request that is repeated after a crash, or by another instance,
+        adds no second scooter.
         """
-        if len(self.scooters) >= self.settings.count:
+        if self._shared >= self.settings.count:
             return
-        rows = await self.db.fetch("SELECT key, lat, lon, battery FROM devices WHERE scooter_id IS NULL")
-        missing = [(row["key"], AddScooter(row["lat"], row["lon"], row["battery"])) for row in rows]
-        while len(self.scooters) + len(missing) < self.settings.count:
-            key, new = str(self.random.uuid7()), somewhere(self.settings, self.random)
-            await self.db.execute(
-                "INSERT INTO devices (key, lat, lon, battery, locked) VALUES ($1, $2, $3, $4, 1)",
-                key,
-                new.lat,
-                new.lon,
-                new.battery,
-            )
-            missing.append((key, new))
-        for key, new in missing:
-            scooter = await ctx.request(new, key=key)
-            await self.db.execute("UPDATE devices SET scooter_id = $2 WHERE key = $1", key, scooter.id)
-            self._add(scooter.id, new.lat, new.lon, new.battery, locked=True)
+        async with self.db.transaction() as tx:
+            row = await tx.fetch_one("SELECT count(*) AS n FROM devices")
+            for _ in range(self.settings.count - (0 if row is None else row["n"])):
+                new = somewhere(self.settings, self.random)
+                await tx.execute(
+                    "INSERT INTO devices (key, lat, lon, battery, locked) VALUES ($1, $2, $3, $4, 1)",
+                    str(self.random.uuid7()), new.lat, new.lon, new.battery,
+                )  # fmt: skip
+        rows = await self.db.fetch("SELECT key, lat, lon, battery FROM devices WHERE scooter_id IS NULL ORDER BY key")
+        for row in rows:
+            scooter = await ctx.request(AddScooter(row["lat"], row["lon"], row["battery"]), key=row["key"])
+            await self.db.execute("UPDATE devices SET scooter_id = $2 WHERE key = $1", row["key"], scooter.id)
+        await self._take_share()
+
+
+def _weight(instance: str, key: str) -> bytes:
+    """Return how much a scooter prefers an instance (rendezvous hashing): few scooters move when an instance comes or goes."""
+    return hashlib.sha256(f"{instance} {key}".encode()).digest()
 
 
 def somewhere(settings: DeviceSettings, random: Random) -> AddScooter:

@@ -127,13 +127,9 @@ class Fleet(Service):
     async def on_still_hearing(self, signal: StillHearing, ctx: Context) -> None:
         self.heard_at = self.clock.steady()
 
-    @every(seconds=1)
-    async def mark_silent_scooters_lost(self, ctx: Context) -> None:
-        """Mark the scooters as lost that have not reported for `silent_seconds`.
-
-        Only time in which this service could receive reports counts. A process that is paused receives none, and neither does one
-        whose connection to the broker is down.
-        """
+    @every(seconds=1, each=True)
+    async def listen(self, ctx: Context) -> None:
+        """Note since when this instance can receive reports: not while its process is paused or cut off from the broker."""
         now = self.clock.steady()
         if now - min(self.looked_at, self.heard_at) > _MAX_GAP:
             self.listening_since = now
@@ -141,6 +137,16 @@ class Fleet(Service):
         if now - self.sent_at >= _SIGNAL_INTERVAL:
             self.sent_at = now
             await ctx.publish(StillHearing())
+
+    @every(seconds=1)
+    async def mark_silent_scooters_lost(self, ctx: Context) -> None:
+        """Mark the scooters as lost that have not reported for `silent_seconds`.
+
+        Only time in which this instance could receive reports counts. It has them in common with the others, in the database.
+        """
+        now = self.clock.steady()
+        if now - min(self.looked_at, self.heard_at) > _MAX_GAP:
+            return  # it has been paused or cut off, and `listen` has not noted that yet
         silent_since = now - self.settings.silent_seconds
         silent = await self.store.silent_since(silent_since)
         if silent and silent_since >= self.listening_since:

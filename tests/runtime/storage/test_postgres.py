@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Iterator
@@ -438,3 +439,48 @@ async def test_pgbouncer_may_give_each_transaction_another_connection() -> None:
             for made in (one, other):
                 assert await made.fetch("SELECT max(id) AS last FROM notes") == [{"last": 30}]
     shutil.rmtree(folder)
+
+
+_FREEZES = """
+import asyncio, sys
+from runtime import DatabaseError
+from runtime.storage.postgres import PostgresDatabase
+
+async def main():
+    database = PostgresDatabase(sys.argv[1], sys.argv[2])
+    await database.open()
+    try:
+        async with database.transaction() as tx:
+            await tx.execute("INSERT INTO notes VALUES (1, 'frozen')")
+            print("holds the lock", flush=True)
+            await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+    except DatabaseError as error:
+        print(type(error).__name__, flush=True)
+    await database.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.long
+async def test_a_process_that_is_frozen_does_not_keep_the_lock_of_the_service(url: str) -> None:
+    schema = f"s{time.monotonic_ns()}"
+    async with opened(url, schema) as database:
+        await database.script(TABLE)
+        frozen = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", _FREEZES, url, schema, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )
+        assert frozen.stdout is not None
+        assert frozen.stdin is not None
+        try:
+            assert await frozen.stdout.readline() == b"holds the lock\n"
+            frozen.send_signal(signal.SIGSTOP)
+            async with database.transaction() as tx:
+                await tx.execute("INSERT INTO notes VALUES (1, 'another')")
+            frozen.send_signal(signal.SIGCONT)
+            frozen.stdin.write(b"\n")
+            assert await frozen.stdout.readline() != b"", "its transaction has failed"
+            assert await database.fetch("SELECT text FROM notes") == [{"text": "another"}]
+        finally:
+            frozen.kill()
+            await frozen.wait()
