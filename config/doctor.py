@@ -2,20 +2,18 @@
 
 import asyncio
 import os
-import shutil
-import sqlite3
 import ssl
-import tempfile
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from config import compose
+from config.database_checks import TIMEOUT, check_file, check_server, check_streams
+from config.finding import Finding, fault, ok
 from config.load import Loaded
 from config.settings import Settings
 from config.values import SettingsError, variable_name
@@ -26,37 +24,12 @@ from runtime.service.service import Definition
 if TYPE_CHECKING:
     from transports.mqtt.transport import MqttTransport
 
-_TIMEOUT = 5.0
-"""Seconds that each step of a check may take."""
 _MIN_FILES = 1024
 """The smallest acceptable limit of open files."""
-_MIN_FREE_BYTES = 100 * 1024 * 1024
 _EXPIRES_SOON = 14 * 24 * 3600
 """Seconds before a certificate expires from which on the doctor warns."""
 _MAX_CLOCK_SKEW = 5.0
 """Seconds by which two clocks may differ. Tokens and assertions tolerate less than twice as much."""
-
-
-class Finding(NamedTuple):
-    """The result of one check.
-
-    Attributes:
-        what: the subject of the check.
-        state: the result. Only a fault makes `callboard doctor` fail.
-        said: details, with advice if the state is not ok.
-    """
-
-    what: str
-    state: Literal["ok", "warning", "fault"]
-    said: str
-
-
-def _ok(what: str, said: str) -> Finding:
-    return Finding(what, "ok", said)
-
-
-def _fault(what: str, said: str) -> Finding:
-    return Finding(what, "fault", said)
 
 
 async def examine(loaded: Loaded, names: Sequence[str]) -> AsyncGenerator[Finding, None]:
@@ -74,17 +47,20 @@ async def examine(loaded: Loaded, names: Sequence[str]) -> AsyncGenerator[Findin
         try:
             compose.factory(settings, definition.contract.name)
         except SettingsError as error:
-            yield _fault(f"settings of {definition.contract.name}", str(error))
+            yield fault(f"settings of {definition.contract.name}", str(error))
     yield _limits()
     for definition in definitions:
         name = definition.contract.name
         if definition.needs_database:
             has_file = compose.database_url(settings, name) is None
-            yield _database(settings, name) if has_file else await _server(settings, name)
+            found = check_file(settings, name) if has_file else await check_server(settings, name)
+            yield found
+            if found.state == "ok":
+                yield await check_streams(settings, name)
     needs = sorted({name for definition in definitions for name in definition.needs} - set(names))
     kind = settings.transport.kind
     if kind == "memory":
-        yield _ok(
+        yield ok(
             "transport",
             f"memory: all services run in the same process ({variable_name('transport.kind')} selects another transport)",
         )
@@ -125,69 +101,22 @@ def _settings(loaded: Loaded, definitions: Sequence[Definition]) -> Finding:
     names = ", ".join(definition.contract.name for definition in definitions)
     sources = sorted({"the environment" if source.startswith("CALLBOARD_") else source for source in loaded.sources.values()})
     origin = f" in {' and '.join(sources)}" if sources else ""
-    return _ok("settings", f"{len(loaded.sources)} set{origin}; checking {names}")
+    return ok("settings", f"{len(loaded.sources)} set{origin}; checking {names}")
 
 
 def _limits() -> Finding:
     try:
         import resource
     except ImportError:
-        return _ok("limits", "the platform has none")
+        return ok("limits", "the platform has none")
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = "any number of" if hard == resource.RLIM_INFINITY else f"{hard:,}"
     if hard != resource.RLIM_INFINITY and hard < _MIN_FILES:
-        return _fault(
+        return fault(
             "limits",
             f"{limit} open files: fewer than {_MIN_FILES:,}; raise the limit (docker: --ulimit nofile=4096, shell: ulimit -n)",
         )
-    return _ok("limits", f"{limit} open files")
-
-
-def _database(settings: Settings, service: str) -> Finding:
-    path = compose.database_file(settings, service)
-    what, folder = f"database of {service}", path.parent
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        return _fault(
-            what,
-            f"{folder} cannot be written to by user {os.getuid()}: {error.strerror}: mount a volume there that this user owns, or choose another folder with {variable_name('database.folder')}",
-        )
-    free = shutil.disk_usage(folder).free
-    if free < _MIN_FREE_BYTES:
-        return _fault(what, f"{free // 1_000_000} MB are free in {folder}: free some space")
-    if not path.exists():
-        return Finding(what, "warning", f"{path} does not exist yet: it is created when {service} starts")
-    try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=_TIMEOUT)) as connection:
-            (result,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    except sqlite3.Error as error:
-        result = str(error)
-    if result != "ok":
-        return _fault(what, f"{path} is damaged ({result}): stop {service} and restore a backup")
-    return _ok(what, f"{path}, {path.stat().st_size / 1e6:.1f} MB, intact; {free / 1e9:.1f} GB free")
-
-
-async def _server(settings: Settings, service: str) -> Finding:
-    """Check the database of a service on PostgreSQL."""
-    what = f"database of {service}"
-    try:
-        database = compose.databases(settings)(service)
-        await database.open()
-    except CallboardError as error:
-        return _fault(what, f"{error}: check {variable_name('database.url')} and the server")
-    try:
-        [row] = await database.fetch("SELECT current_setting('server_version') AS version, pg_is_in_recovery() AS standby")
-    except CallboardError as error:
-        return _fault(what, str(error))
-    finally:
-        await database.close()
-    if row["standby"]:
-        return _fault(
-            what, f"{database} is a standby, which takes no writes: name the primary, or all hosts with commas between them"
-        )
-    return _ok(what, f"{database}, PostgreSQL {row['version']}")
+    return ok("limits", f"{limit} open files")
 
 
 # Checks of the HTTP transport
@@ -207,11 +136,11 @@ def _keys(settings: Settings, names: Sequence[str]) -> list[Finding]:
         for name in names:
             verifier.caller(signer.assertion(name, "doctor"), "doctor")
     except (StartError, ValueError) as error:
-        found.append(_fault("keys", f"{error}"))
+        found.append(fault("keys", f"{error}"))
     except Refused as error:
-        found.append(_fault("keys", f"{error}: its public key is not in transport.http.peer_keys"))
+        found.append(fault("keys", f"{error}: its public key is not in transport.http.peer_keys"))
     else:
-        found.append(_ok("keys", f"{', '.join(names)} can authenticate to other services"))
+        found.append(ok("keys", f"{', '.join(names)} can authenticate to other services"))
     if http.certificate_file is not None:
         found.append(_certificate(http.certificate_file, http.private_key_file or "", http.ca_file))
     return found
@@ -224,18 +153,18 @@ def _certificate(file: str, key: str, ca_file: str | None) -> Finding:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(file, key)
         certificate = x509.load_pem_x509_certificate(Path(file).read_bytes())
     except (OSError, ValueError) as error:
-        return _fault("certificate", f"{file} and {key} cannot be used together: {error}")
+        return fault("certificate", f"{file} and {key} cannot be used together: {error}")
     left = (certificate.not_valid_after_utc - datetime.now(UTC)).total_seconds()
     until = f"{certificate.not_valid_after_utc:%Y-%m-%d}"
     if left < 0 or certificate.not_valid_before_utc > datetime.now(UTC):
-        return _fault(
+        return fault(
             "certificate",
             f"{file} is valid from {certificate.not_valid_before_utc:%Y-%m-%d} to {until}: create a new one, or correct the clock",
         )
     try:
         refused = None if ca_file is None else _refusal_by(ca_file, file, key)
     except OSError as error:
-        return _fault("certificate", f"{ca_file}, which verifies other services, cannot be used: {error.strerror or error}")
+        return fault("certificate", f"{ca_file}, which verifies other services, cannot be used: {error.strerror or error}")
     if refused is not None:
         return Finding(
             "certificate", "warning", f"a client that trusts only the authorities in {ca_file} refuses {file}: {refused}"
@@ -271,28 +200,28 @@ async def _peers(settings: Settings, needs: Sequence[str]) -> AsyncGenerator[Fin
     skews: list[float] = []
     for service in needs:
         try:
-            probed = await probe(settings.transport.http, service, Clock(), _TIMEOUT)
+            probed = await probe(settings.transport.http, service, Clock(), TIMEOUT)
         except (StartError, ValueError) as error:
-            yield _fault(f"peer {service}", str(error))
+            yield fault(f"peer {service}", str(error))
             continue
         found = [one for one in probed if one.node]
         skews += [one.seconds_ahead for one in found]
         if found:
-            yield _ok(f"peer {service}", ", ".join(f"{one.node} at {one.location}" for one in found))
+            yield ok(f"peer {service}", ", ".join(f"{one.node} at {one.location}" for one in found))
         elif probed:
             errors = "; ".join(f"{one.location}: {one.error}" for one in probed)
-            yield _fault(f"peer {service}", f"{errors}: start it, or read its log")
+            yield fault(f"peer {service}", f"{errors}: start it, or read its log")
         else:
-            yield _fault(
+            yield fault(
                 f"peer {service}", f"its address is unknown: add {service}=http://… to {variable_name('transport.http.peers')}"
             )
     worst = max(skews, key=abs, default=None)
     if worst is None:
         yield _clock_without_peers()
     elif abs(worst) > _MAX_CLOCK_SKEW:
-        yield _fault("clock", f"a peer's clock differs from ours by {worst:+.0f} s: synchronise them (NTP)")
+        yield fault("clock", f"a peer's clock differs from ours by {worst:+.0f} s: synchronise them (NTP)")
     else:
-        yield _ok("clock", f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC; within {max(1, round(abs(worst)))} s of every peer's")
+        yield ok("clock", f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC; within {max(1, round(abs(worst)))} s of every peer's")
 
 
 # Checks of the MQTT transport
@@ -323,31 +252,31 @@ async def _one_broker(settings: Settings, url: str, names: Sequence[str], needs:
     from transports.mqtt.transport import MqttTransport
 
     own, members = settings.transport.mqtt, Members()
-    chosen = msgspec.structs.replace(own, urls=(url,), connect_timeout=min(own.connect_timeout, 0.8 * _TIMEOUT))
+    chosen = msgspec.structs.replace(own, urls=(url,), connect_timeout=min(own.connect_timeout, 0.8 * TIMEOUT))
     transport, started = MqttTransport(chosen), time.monotonic()
     name = f"doctor-{os.getpid()}-{time.time_ns() % 1_000_000_007}"
     try:
-        async with asyncio.timeout(_TIMEOUT):
+        async with asyncio.timeout(TIMEOUT):
             await transport.open(name, members)
     except TimeoutError:
         variable = variable_name("transport.mqtt.urls" if settings.transport.mqtt.urls else "transport.mqtt.url")
-        said = transport.attempts.last_error or f"{url} cannot be reached: no answer within {_TIMEOUT:g} s"
-        yield _fault("broker", f"{said}: start it, or correct {variable}")
+        said = transport.attempts.last_error or f"{url} cannot be reached: no answer within {TIMEOUT:g} s"
+        yield fault("broker", f"{said}: start it, or correct {variable}")
         return
     except CallboardError as error:
-        yield _fault("broker", str(error))
+        yield fault("broker", str(error))
         return
     try:
         milliseconds = (time.monotonic() - started) * 1000
         user = chosen.username or "an anonymous user"
-        yield _ok("broker", f"{url} accepts {user} ({milliseconds:.0f} ms)")
+        yield ok("broker", f"{url} accepts {user} ({milliseconds:.0f} ms)")
         for restriction in transport.link.limits.restrictions():
             yield Finding("broker", "warning", f"{url}: {restriction}")
         other = next(known for known in compose.catalogue(settings) if known not in names) if len(names) == 1 else "nobody"
         yield await _access_list(transport, chosen.namespace, Address(other, name), user)
         retained = transport.link.limits.retain and len(settings.transport.mqtt.brokers) == 1
         patience = 0 if retained else transport.settling
-        async with asyncio.timeout(_TIMEOUT + patience):
+        async with asyncio.timeout(TIMEOUT + patience):
             for service in needs:
                 await transport.watch(service)
             complete_at = time.monotonic() + patience
@@ -356,11 +285,11 @@ async def _one_broker(settings: Settings, url: str, names: Sequence[str], needs:
         for service in needs:
             nodes = members.nodes.get(service)
             if nodes:
-                yield _ok(f"peer {service}", ", ".join(nodes))
+                yield ok(f"peer {service}", ", ".join(nodes))
             else:
-                yield _fault(f"peer {service}", "no node has announced it: start it, or read its log")
+                yield fault(f"peer {service}", "no node has announced it: start it, or read its log")
     except (TimeoutError, TransportError) as error:
-        yield _fault("broker", f"the connection was lost: {error or 'no answer'}")
+        yield fault("broker", f"the connection was lost: {error or 'no answer'}")
     finally:
         await transport.close()
 
@@ -372,16 +301,16 @@ async def _access_list(transport: "MqttTransport", namespace: str, forged: Addre
     if not transport.link.limits.acknowledges:
         return Finding("access list", "warning", "cannot be checked, because the broker takes QoS 0 only")
     try:
-        async with asyncio.timeout(_TIMEOUT):
+        async with asyncio.timeout(TIMEOUT):
             await transport.link.publish_acknowledged(Topics(namespace).presence(forged), b"")
     except TransportError:
-        return _ok("access list", f"the broker does not let {user} publish as {forged.service}")
+        return ok("access list", f"the broker does not let {user} publish as {forged.service}")
     except TimeoutError:
-        return _fault("access list", "the broker does not acknowledge messages")
-    return _fault(
+        return fault("access list", "the broker does not acknowledge messages")
+    return fault(
         "access list", f"the broker lets {user} publish as {forged.service}: set acl_file, and create a user for each service"
     )
 
 
 def _clock_without_peers() -> Finding:
-    return _ok("clock", f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC; not compared with other clocks")
+    return ok("clock", f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC; not compared with other clocks")

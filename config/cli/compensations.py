@@ -7,8 +7,8 @@ import rich_click as click
 
 from config import compose
 from config.cli.common import loaded, run_loop, with_config, with_json
-from config.cli.databases import database_of
 from config.cli.output import table
+from config.databases import database_of
 from config.settings import Settings
 from runtime import CallboardError
 from runtime.durable.compensations import Compensation, all_compensations, drop_compensation

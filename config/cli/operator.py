@@ -10,15 +10,13 @@ import rich_click as click
 from config import compose
 from config.cli.client import Client, describe_problem, with_gateway
 from config.cli.common import F, loaded, run_loop, with_config
-from config.cli.databases import database_of
 from config.cli.output import progress
+from config.databases import answer_here, has_database
 from config.folder_locks import running_url
 from config.settings import Settings
-from runtime import CallboardError, Clock, Request, ServiceError
+from runtime import CallboardError, Request, ServiceError
 from runtime.contract.messages import spec_of
-from runtime.durable.console import Console, Refused
-from runtime.durable.stream import read_history
-from runtime.telemetry import logger
+from runtime.durable.console import Refused
 
 T = TypeVar("T")
 
@@ -81,10 +79,7 @@ class Operator:
         if self.is_remote:
             return sorted({str(row.get("service")) for row in self.instances()} - {"gateway"})
         names = [one.contract.name for one in compose.definitions(self.settings) if one.needs_database]
-        return [name for name in names if self._has_database(name)]
-
-    def _has_database(self, service: str) -> bool:
-        return compose.database_url(self.settings, service) is not None or compose.database_file(self.settings, service).exists()
+        return [name for name in names if has_database(self.settings, name)]
 
     def ask(self, service: str, message: Request[T]) -> T:
         """Make a request of the console.
@@ -95,8 +90,10 @@ class Operator:
         if self.is_remote:
             return self._ask_gateway(service, message)
         compose.definitions(self.settings, [service])  # names a service that does not exist
-        answer: T = run_loop(self._answer_here(service, message))
-        return answer
+        try:
+            return run_loop(answer_here(self.settings, service, message))
+        except ServiceError as error:
+            raise CallboardError(str(error)) from error
 
     def _ask_gateway(self, service: str, message: Request[T]) -> T:
         spec = spec_of(type(message))
@@ -109,25 +106,6 @@ class Operator:
             )
         reply: T = spec.reply_codec.decode(msgspec.json.encode(answer))
         return reply
-
-    async def _answer_here(self, service: str, message: Request[Any]) -> Any:
-        [definition] = compose.definitions(self.settings, [service])
-        publishers = {handler.spec.contract.name for handler in definition.events.values()}
-        events = {publisher: definition.events_of(publisher) for publisher in sorted(publishers)}
-        async with database_of(self.settings, service) as database:
-            console = Console(service, database, events, Clock(), logger(service), self._head, {})
-            try:
-                return await console.answers[type(message)](message)
-            except ServiceError as error:
-                raise CallboardError(str(error)) from error
-
-    async def _head(self, publisher: str) -> int | None:
-        """Return the head of another service's stream, if its database is here."""
-        known = compose.catalogue(self.settings)
-        if publisher not in known or not known[publisher].definition.needs_database or not self._has_database(publisher):
-            return None
-        async with database_of(self.settings, publisher) as database:
-            return (await read_history(database)).head
 
 
 def chosen_services(operator: Operator, names: tuple[str, ...]) -> list[str]:

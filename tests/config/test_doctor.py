@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from config.doctor import Finding, examine
+from config.doctor import examine
+from config.finding import Finding
 from config.load import load
 from config.provision import provision
+from runtime.storage.migrations import SCHEMA, migrate
+from runtime.storage.sqlite import SqliteDatabase
 from tests.broker import Broker
-from tests.project import RENTAL
+from tests.project import RENTAL, RENTAL_SERVICES
 from tests.transports.mqtt.test_limits import answering, silent
 from tests.transports.mqtt.test_link_state import played
 
@@ -79,7 +82,7 @@ async def test_what_a_broker_cannot_do_is_a_warning(tmp_path: Path) -> None:
 
 
 async def test_a_broker_that_does_not_speak_mqtt_5_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("config.doctor._TIMEOUT", 0.3)
+    monkeypatch.setattr("config.doctor.TIMEOUT", 0.3)
     for serve in (answering(b"\x20\x02\x00\x01"), answering(b""), silent):
         async with played(serve) as url:
             ((state, said),) = await examine_broker(tmp_path, url=url, connect_timeout="0.1")
@@ -92,3 +95,33 @@ async def test_every_broker_of_a_cluster_is_checked(tmp_path: Path) -> None:
         first, second = await examine_broker(tmp_path, urls=f"{old},{broker.url}", heartbeat="0.1")
         assert first[0] == "fault"
         assert (second[0], second[1].startswith(broker.url)) == ("ok", True)
+
+
+EVENT_5 = (
+    "INSERT INTO callboard_cursors (publisher, epoch, seq, event_id, types, stopped) VALUES ('rides', 'e', 5, 'id', '{{}}', {0})"
+)
+LETTER = "INSERT INTO callboard_dead_letters VALUES ('rides', 'e', 3, 'id', 'rides.RideEnded', '{}', '', '', 5, 'KeyError()')"
+
+
+@pytest.mark.parametrize(
+    ("statements", "state", "said"),
+    [
+        ([], "ok", "9 events of rides wait"),
+        ([EVENT_5.format("NULL")], "ok", "4 events of rides wait"),
+        ([EVENT_5.format("NULL"), LETTER], "warning", "1 dead letters: `callboard dead-letters list fleet` shows them; 4 events of rides wait"),
+        ([EVENT_5.format("'pruned'"), LETTER], "fault", "stopped: that of rides: pruned: `callboard streams resume fleet rides` lets it continue"),
+    ],
+)  # fmt: skip
+async def test_streams_that_have_stopped_lag_or_left_dead_letters_are_shown(
+    tmp_path: Path, statements: list[str], state: str, said: str
+) -> None:
+    for service, own in (("rides", ["UPDATE callboard_stream_head SET seq = 9"]), ("fleet", statements)):
+        database = SqliteDatabase(tmp_path / f"{service}.sqlite")
+        await database.open()
+        await migrate(database, SCHEMA, "callboard")
+        for statement in own:
+            await database.execute(statement)
+        await database.close()
+    chosen = {"CALLBOARD_DATABASE__FOLDER": str(tmp_path), "CALLBOARD_SERVICES": RENTAL_SERVICES}
+    found = [finding async for finding in examine(load(None, chosen), ["fleet"]) if finding.what == "streams of fleet"]
+    assert found == [Finding("streams of fleet", state, said)]  # type: ignore[arg-type]
