@@ -18,6 +18,8 @@ _COMMANDS = {
     "config": "config.cli.show",
     "up": "config.cli.up",
     "provision": "config.cli.provision",
+    "deploy": "config.cli.deploy",
+    "migrate": "config.cli.migrate",
     "services": "config.cli.services",
     "call": "config.cli.call",
     "tail": "config.cli.tail",

@@ -81,6 +81,7 @@ class Instance(Host):
         self.caller: Caller = caller
         self.verifier: Verifier = verifier
         self.mailbox: Mailbox = Mailbox(self.name, service.concurrency, service.capacity)
+        environment.metrics.gauge("instance_load", lambda: self.mailbox.load, service=self.name)
         self.compensations: Compensations | None = None if database is None else self._compensations(database)
         self.failures: Failures = Failures(self.name, environment, self.log, self.context, self.compensations)
         self.local_calls: dict[type[Any], LocalCall] = {}

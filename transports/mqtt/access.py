@@ -1,4 +1,4 @@
-"""Access rules for mosquitto: an access list and a password file, derived from what the services declare.
+"""Access rules for brokers, derived from what the services declare: access lists and password files of mosquitto, and rules of EMQX.
 
 Each service is a user of the broker, named after its contract. It may publish to the services that it calls and that call it,
 and only under its own name; in this way the broker authenticates `ctx.caller`. A device is a user named after its key, and may
@@ -13,6 +13,9 @@ import base64
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import msgspec
 
 from runtime import Struct
 from runtime.identity import identity
@@ -23,6 +26,11 @@ _ITERATIONS = 101
 """The default of mosquitto_passwd. More are not needed, because these passwords are random."""
 
 
+_MOSQUITTO = {"publish": "write", "subscribe": "read"}
+_COMMON = "every-service"
+"""The role of every service, in the dynamic security plugin."""
+
+
 class DeviceRights(Struct):
     """The signals that a device may publish (`says`) and receive (`hears`) under its own key: full names, such as `fleet.Telemetry`."""
 
@@ -30,27 +38,97 @@ class DeviceRights(Struct):
     hears: tuple[str, ...] = ()
 
 
-def access_list(
-    definitions: Sequence[Definition],
-    namespace: str,
-    *,
-    proxies: Sequence[str] = ("gateway",),
-) -> str:
-    """Return the text of the `acl_file` of the services' listener. The broker refuses everything that it does not name.
+class Rule(NamedTuple):
+    """What a user may do: publish to a topic, or subscribe to a topic filter. `%u` is the user's name, and `%c` the client id."""
+
+    action: Literal["publish", "subscribe"]
+    topic: str
+
+
+def service_rules(
+    definitions: Sequence[Definition], namespace: str, *, proxies: Sequence[str] = ("gateway",)
+) -> dict[str, list[Rule]]:
+    """Return the rules of each service, by its name. What they do not name is refused.
 
     Args:
         definitions: The definitions of all services.
         proxies: The services that may call every service and receive every multicast, such as a gateway.
     """
     root = f"{namespace}/{VERSION}"
-    lines = [f"pattern read {root}/inbox/%u/%c/+", f"pattern read {root}/inbox/runtime/%c/+", f"pattern write {root}/gone/%c"]
     peers = _peers(definitions, proxies)
+    rules: dict[str, list[Rule]] = {}
     for definition in definitions:
         user = definition.contract.name
-        lines += ["", f"user {user}"]
-        lines += [f"topic read {root}/{topic}" for topic in _readable(definition, everything=user in proxies)]
-        lines += [f"topic write {root}/{topic}" for topic in _writable(definition, definitions, sorted(peers[user]))]
+        readable = _readable(definition, everything=user in proxies)
+        writable = _writable(definition, definitions, sorted(peers[user]))
+        rules[user] = [
+            *(Rule("subscribe", f"{root}/{topic}") for topic in readable),
+            *(Rule("publish", f"{root}/{topic}") for topic in writable),
+        ]
+    return rules
+
+
+def common_rules(namespace: str) -> list[Rule]:
+    """Return the rules of every service: its own inboxes, and its Will."""
+    root = f"{namespace}/{VERSION}"
+    return [
+        Rule("subscribe", f"{root}/inbox/%u/%c/+"),
+        Rule("subscribe", f"{root}/inbox/runtime/%c/+"),
+        Rule("publish", f"{root}/gone/%c"),
+    ]
+
+
+def access_list(definitions: Sequence[Definition], namespace: str, *, proxies: Sequence[str] = ("gateway",)) -> str:
+    """Return the text of the `acl_file` of the services' listener. The broker refuses everything that it does not name.
+
+    Takes the same arguments as `service_rules`.
+    """
+    lines = [f"pattern {_MOSQUITTO[rule.action]} {rule.topic}" for rule in common_rules(namespace)]
+    for user, rules in service_rules(definitions, namespace, proxies=proxies).items():
+        lines += ["", f"user {user}", *(f"topic {_MOSQUITTO[rule.action]} {rule.topic}" for rule in rules)]
     return "\n".join(lines) + "\n"
+
+
+def dynamic_security(definitions: Sequence[Definition], namespace: str, passwords: Mapping[str, str]) -> str:
+    """Return the text of the `config_file` of mosquitto's dynamic security plugin, with the same rules as `access_list`.
+
+    Args:
+        passwords: the password of each service. Only their hashes are in the text.
+    """
+
+    def acls(rules: Iterable[Rule]) -> list[dict[str, Any]]:
+        kinds = {"publish": ("publishClientSend",), "subscribe": ("subscribePattern", "publishClientReceive")}
+        return [
+            {"acltype": kind, "topic": rule.topic, "priority": 0, "allow": True} for rule in rules for kind in kinds[rule.action]
+        ]
+
+    clients: list[dict[str, Any]] = []
+    roles = [{"rolename": _COMMON, "acls": acls(common_rules(namespace))}]
+    for user, rules in service_rules(definitions, namespace).items():
+        roles.append({"rolename": user, "acls": acls(rules)})
+        salt = hashlib.sha256(f"salt {passwords[user]}".encode()).digest()[:12]  # the same each time; the password is random
+        clients.append(
+            {
+                "username": user,
+                "password": base64.b64encode(_digest(passwords[user], salt)).decode(),
+                "salt": base64.b64encode(salt).decode(),
+                "iterations": _ITERATIONS,
+                "roles": [{"rolename": _COMMON}, {"rolename": user}],
+            }
+        )
+    refused = {"publishClientSend": False, "publishClientReceive": False, "subscribe": False, "unsubscribe": True}
+    document = {"defaultACLAccess": refused, "clients": clients, "roles": roles}
+    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+
+
+def emqx_rules(definitions: Sequence[Definition], namespace: str) -> str:
+    """Return the text of EMQX's `acl.conf`, with the same rules as `access_list`. Its users are in another place of EMQX."""
+    lines = ["%% Set authorization.no_match to deny, and let only users that EMQX has authenticated connect."]
+    for user, rules in service_rules(definitions, namespace).items():
+        for rule in [*common_rules(namespace), *rules]:
+            topic = rule.topic.replace("%u", "${username}").replace("%c", "${clientid}")
+            lines.append(f'{{allow, {{username, "{user}"}}, {rule.action}, ["{topic}"]}}.')
+    return "\n".join([*lines, "{deny, all}."]) + "\n"
 
 
 def device_access_list(rights: DeviceRights, namespace: str) -> str:
@@ -114,5 +192,9 @@ def password_file(passwords: Mapping[str, str]) -> str:
 
 def _hashed(password: str) -> str:
     salt = os.urandom(12)
-    digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, _ITERATIONS, 64)
+    digest = _digest(password, salt)
     return f"$7${_ITERATIONS}${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"
+
+
+def _digest(password: str, salt: bytes) -> bytes:
+    return hashlib.pbkdf2_hmac("sha512", password.encode(), salt, _ITERATIONS, 64)

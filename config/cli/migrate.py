@@ -1,0 +1,42 @@
+"""`callboard migrate`: bring the databases of services up to the installed version, before the services start."""
+
+from pathlib import Path
+
+import rich_click as click
+
+from config import compose
+from config.cli.common import loaded, run_loop, with_config
+from config.settings import Settings
+from runtime.service.service import Definition
+from runtime.storage.migrations import SCHEMA, migrate
+
+
+@click.command("migrate")
+@click.argument("names", metavar="[SERVICE…]", nargs=-1)
+@with_config
+def migrate_command(names: tuple[str, ...], config_file: Path | None) -> None:
+    """Apply the new migrations of the named services, or of all services, to their databases.
+
+    A service does so itself when it starts. With this command it happens once, before any instance of the new version runs.
+    Running it twice, or twice at once, does no harm.
+
+    Example: `callboard migrate wallet`
+    """
+    settings = loaded(config_file).settings
+    for definition in compose.definitions(settings, names):
+        if definition.needs_database:
+            count = run_loop(_migrate(settings, definition))
+            click.echo(f"{definition.contract.name}: {count} new migrations were applied.")
+
+
+async def _migrate(settings: Settings, definition: Definition) -> int:
+    name = definition.contract.name
+    database = compose.databases(settings)(name)
+    await database.open()
+    try:
+        count = await migrate(database, SCHEMA, "callboard")
+        if definition.migrations is not None:
+            count += await migrate(database, Path(definition.migrations), name)
+        return count
+    finally:
+        await database.close()
