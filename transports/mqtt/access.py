@@ -27,8 +27,6 @@ _ITERATIONS = 101
 
 
 _MOSQUITTO = {"publish": "write", "subscribe": "read"}
-_COMMON = "every-service"
-"""The role of every service, in the dynamic security plugin."""
 
 
 class DeviceRights(Struct):
@@ -92,20 +90,16 @@ def access_list(definitions: Sequence[Definition], namespace: str, *, proxies: S
 def dynamic_security(definitions: Sequence[Definition], namespace: str, passwords: Mapping[str, str]) -> str:
     """Return the text of the `config_file` of mosquitto's dynamic security plugin, with the same rules as `access_list`.
 
+    The plugin does not know `%u` and `%c`, and wants the filter of a shared group as a client sends it.
+
     Args:
         passwords: the password of each service. Only their hashes are in the text.
     """
-
-    def acls(rules: Iterable[Rule]) -> list[dict[str, Any]]:
-        kinds = {"publish": ("publishClientSend",), "subscribe": ("subscribePattern", "publishClientReceive")}
-        return [
-            {"acltype": kind, "topic": rule.topic, "priority": 0, "allow": True} for rule in rules for kind in kinds[rule.action]
-        ]
-
     clients: list[dict[str, Any]] = []
-    roles = [{"rolename": _COMMON, "acls": acls(common_rules(namespace))}]
+    roles: list[dict[str, Any]] = []
     for user, rules in service_rules(definitions, namespace).items():
-        roles.append({"rolename": user, "acls": acls(rules)})
+        acls = [acl for rule in [*common_rules(namespace), *rules] for acl in _dynamic(rule, user)]
+        roles.append({"rolename": user, "acls": acls})
         salt = hashlib.sha256(f"salt {passwords[user]}".encode()).digest()[:12]  # the same each time; the password is random
         clients.append(
             {
@@ -113,12 +107,20 @@ def dynamic_security(definitions: Sequence[Definition], namespace: str, password
                 "password": base64.b64encode(_digest(passwords[user], salt)).decode(),
                 "salt": base64.b64encode(salt).decode(),
                 "iterations": _ITERATIONS,
-                "roles": [{"rolename": _COMMON}, {"rolename": user}],
+                "roles": [{"rolename": user}],
             }
         )
-    refused = {"publishClientSend": False, "publishClientReceive": False, "subscribe": False, "unsubscribe": True}
-    document = {"defaultACLAccess": refused, "clients": clients, "roles": roles}
+    otherwise = {"publishClientSend": False, "publishClientReceive": True, "subscribe": False, "unsubscribe": True}
+    document = {"defaultACLAccess": otherwise, "groups": [], "clients": clients, "roles": roles}
     return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+
+
+def _dynamic(rule: Rule, user: str) -> Iterator[dict[str, Any]]:
+    topic = rule.topic.replace("%u", user).replace("%c", "+")
+    kind = "publishClientSend" if rule.action == "publish" else "subscribePattern"
+    shared = rule.action == "subscribe" and topic.split("/")[2] in ("request", "signal")
+    for one in (topic, f"$share/{user}/{topic}") if shared else (topic,):
+        yield {"acltype": kind, "topic": one, "priority": 0, "allow": True}
 
 
 def emqx_rules(definitions: Sequence[Definition], namespace: str) -> str:
