@@ -48,7 +48,17 @@ def secret_variables(environment: Mapping[str, str], services: Iterable[str], *,
         if name.upper() in names
         or name.upper().removesuffix("_FILE") in names
         or ((own := own_setting(name, services)) is not None and own[0] != except_service)
+        or ((owner := _database_of(name)) is not None and named(owner, services) != except_service)
     }
+
+
+def _database_of(variable: str) -> str | None:
+    """Return the service, as in the variable, whose database a variable names, or None."""
+    match variable.upper().removesuffix("_FILE").removeprefix(PREFIX).lower().split("__"):
+        case ["services", service, "database"]:
+            return service
+        case _:
+            return None
 
 
 def own_setting(variable: str, services: Iterable[str]) -> tuple[str, str] | None:

@@ -131,6 +131,8 @@ def _services(
             }
         )
         environment.pop("CALLBOARD_TRANSPORT__MQTT__PASSWORD", None)
+        if (url := compose.database_url(settings, name)) is not None:
+            environment["CALLBOARD_DATABASE__URL"] = url
         if name == Auth.contract.name and has_our_auth(settings):
             for variable in [one for one in environment if one.startswith(("CALLBOARD_AUTH__USERS", f"{_AUTH}__USERS"))]:
                 del environment[variable]
