@@ -11,11 +11,12 @@ import sqlite3
 import tempfile
 from collections.abc import Generator
 from contextlib import closing, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 from config import compose
+from config.databases import migrate_all, stateful
 from config.folder_locks import databases_locked
 from config.settings import Settings
 from runtime import CallboardError, Clock, Database, Random
@@ -24,6 +25,12 @@ from runtime.service.service import Definition
 from runtime.storage import StatementError
 from runtime.storage.migrations import SCHEMA, migrate
 from runtime.storage.sqlite import SqliteDatabase
+
+try:
+    from runtime.storage.postgres import PostgresDatabase
+    from runtime.storage.postgres_connection import PostgresUrl
+except ImportError:  # without the extra, no database is there
+    pass
 
 
 class Made(NamedTuple):
@@ -59,13 +66,13 @@ async def back_up(settings: Settings, service: str, file: Path) -> Made:
         CallboardError: if there is no database here, or if it cannot be read or written to the file.
     """
     _require_new(file)
+    stateful(settings, service)
     url = compose.database_url(settings, service)
     with _replaced_at_end(file) as part:
         if url is None:
             head = await asyncio.to_thread(_copy_sqlite, _existing(settings, service), part)
         else:
-            database = compose.databases(settings)(service)
-            head = (await _history(database) or History((), {}, 0)).head
+            head = await _head(compose.databases(settings)(service))
             await _run(
                 url,
                 "pg_dump",
@@ -85,10 +92,10 @@ async def restore(settings: Settings, service: str, file: Path) -> Restored:
         CallboardError: if it is not a backup of this service, or of a newer version, or if the service is running.
     """
     _require_file(file, service)
-    [definition] = compose.definitions(settings, [service])
-    if compose.database_url(settings, service) is not None:
-        return await _restore_postgres(settings, definition, file)
+    definition = stateful(settings, service)
     with databases_locked(Path(settings.database.folder), [service], f"callboard restore {service}"):
+        if compose.database_url(settings, service) is not None:
+            return await _restore_postgres(settings, definition, file)
         return await _restore_sqlite(settings, definition, file)
 
 
@@ -99,7 +106,9 @@ def _require_new(file: Path) -> None:
 
 def _require_file(file: Path, service: str) -> None:
     if not file.is_file():
-        raise CallboardError(f"{file} does not exist: expected a file that `callboard backup {service} FILE` has written")
+        raise CallboardError(
+            f"{file} {'is no file' if file.exists() else 'does not exist'}: expected a file that `callboard backup {service} FILE` has written"
+        )
 
 
 def _existing(settings: Settings, service: str) -> Path:
@@ -131,9 +140,7 @@ async def _prepare(database: Database, definition: Definition, replaced: History
     stream = Stream(database, clock, Random(clock), lambda: 0)
     await database.open()
     try:
-        await migrate(database, SCHEMA, "callboard")
-        if definition.migrations is not None:
-            await migrate(database, Path(definition.migrations), definition.contract.name)
+        await migrate_all(database, definition)
         await stream.open()
         await stream.fork(replaced)
         return (await stream.head()).seq
@@ -141,10 +148,28 @@ async def _prepare(database: Database, definition: Definition, replaced: History
         await database.close()
 
 
+async def _head(database: Database) -> int:
+    await database.open()
+    try:
+        row = await database.fetch_one("SELECT seq FROM callboard_stream_head")
+        return 0 if row is None else row["seq"]
+    finally:
+        await database.close()
+
+
 async def _history(database: Database) -> History | None:
-    """Return the epochs of a stream, or None if the database cannot be read."""
+    """Return the epochs of a stream that is about to be replaced, or None if the database cannot be read."""
     try:
         await database.open()
+        return await _history_in(database)
+    except CallboardError:
+        return None
+    finally:
+        await database.close()
+
+
+async def _history_in(database: Database) -> History | None:
+    try:
         try:
             return await read_history(database)
         except StatementError:  # an earlier version has written it
@@ -152,8 +177,6 @@ async def _history(database: Database) -> History | None:
             return await read_history(database)
     except CallboardError:
         return None
-    finally:
-        await database.close()
 
 
 # SQLite
@@ -193,8 +216,12 @@ async def _restore_sqlite(settings: Settings, definition: Definition, file: Path
         await asyncio.to_thread(_copy_sqlite, file, part)
         _check_owner(part, file, service)
         head = await _prepare(SqliteDatabase(part), definition, replaced)
+    prepared = path.with_name(f"{path.stem}.restored.sqlite")
+    like = os.stat(path if path.exists() else path.parent)
+    if os.geteuid() == 0:
+        os.chown(prepared, like.st_uid, like.st_gid)  # the service's user, also if root restores
     kept = _keep(path) if path.exists() else None
-    path.with_name(f"{path.stem}.restored.sqlite").replace(path)
+    prepared.replace(path)
     _sync_folder(path.parent)
     return Restored(head, None if replaced is None else replaced.head, None if kept is None else str(kept))
 
@@ -207,11 +234,11 @@ def _keep(path: Path) -> Path:
     except sqlite3.Error:
         pass  # it is damaged, and kept as it is
     kept = path.with_name(f"{path.stem}.{_stamp()}.replaced.sqlite")
-    for suffix in ("-wal", "-shm"):
+    os.link(path, kept)
+    for suffix in ("-wal", "-shm"):  # only a damaged database still has them
         beside = path.with_name(path.name + suffix)
         if beside.exists():
             beside.rename(kept.with_name(kept.name + suffix))
-    os.link(path, kept)
     return kept
 
 
@@ -231,66 +258,81 @@ def _stamp() -> str:
 
 
 async def _restore_postgres(settings: Settings, definition: Definition, file: Path) -> Restored:
+    """Load a backup beside the schema of the service, prepare it, and exchange the two in one transaction."""
     service = definition.contract.name
     url = compose.database_url(settings, service)
     assert url is not None
-    make = partial(compose.databases(settings), service)
-    await _refuse_if_in_use(make(), service)
-    replaced = await _history(make())
-    kept = f"{service}_{_stamp()}_replaced"
-    with tempfile.TemporaryDirectory() as folder:
-        script = Path(folder) / "restore.sql"
-        await _run(
-            url,
-            "pg_restore",
-            "--no-owner",
-            "--no-privileges",
-            f"--schema={service}",
-            f"--file={script}",
-            str(file),
-            connects=False,
+    if settings.database.pooled:
+        raise CallboardError(
+            f"whether {service} is running cannot be seen through a pooler: name the server itself in CALLBOARD_DATABASE__URL, and set CALLBOARD_DATABASE__POOLED=false"
         )
-        text = script.read_text()
-        if (
-            f"CREATE TABLE {_quoted(service)}.callboard_migrations" not in text
-            and f"CREATE TABLE {service}.callboard_migrations" not in text
-        ):
-            raise CallboardError(
-                f"{file} is not a backup of {service}: expected a file that `callboard backup {service} FILE` has written"
-            )
-        begin = f"ALTER SCHEMA {_quoted(service)} RENAME TO {_quoted(kept)}; CREATE SCHEMA {_quoted(service)}"
-        await _run(
-            url,
-            "psql",
-            "--quiet",
-            "--no-psqlrc",
-            "--single-transaction",
-            "--set=ON_ERROR_STOP=1",
-            f"--command={begin}",
-            f"--file={script}",
+    live = compose.databases(settings)(service)
+    await live.open()
+    try:
+        await _refuse_if_in_use(live, service)
+        replaced = await _history_in(live)
+        [row] = await live.fetch(
+            "SELECT rolname FROM pg_roles, pg_namespace WHERE nspname = $1 AND pg_roles.oid = nspowner", service
         )
-    head = await _prepare(make(), definition, replaced)
+    finally:
+        await live.close()
+    owner, loaded, kept = _quoted(row["rolname"]), f"{service}_restored", f"{service}_{_stamp()}_replaced"
+    await _load(url, service, owner, loaded, file)
+    separator = "&" if "?" in url else "?"
+    head = await _prepare(PostgresDatabase(f"{url}{separator}role={quote(row['rolname'])}", loaded), definition, replaced)
+    exchange = (
+        f"ALTER SCHEMA {_quoted(service)} RENAME TO {_quoted(kept)}; ALTER SCHEMA {_quoted(loaded)} RENAME TO {_quoted(service)}"
+    )
+    await _psql(url, f"--command={exchange}")
     return Restored(head, None if replaced is None else replaced.head, f"the schema {kept}")
 
 
-async def _refuse_if_in_use(database: Database, service: str) -> None:
-    await database.open()
-    try:
-        users = await database.fetch(
-            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1 AND pid <> pg_backend_pid() "
-            "AND backend_start < now() - interval '1 second'",
-            f"callboard {service}",
+async def _load(url: str, service: str, owner: str, loaded: str, file: Path) -> None:
+    """Load a backup into a schema of its own."""
+    schema, aside = _quoted(service), _quoted(loaded)
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "restore.sql"
+        options = ("--no-owner", "--no-privileges", f"--schema={service}", f"--file={script}", str(file))
+        try:
+            await _run(url, "pg_restore", *options, connects=False)
+        except CallboardError as error:
+            raise CallboardError(f"{file} is not a backup of {service}: {error}") from error
+        text = script.read_text(encoding="utf-8")
+        if not any(f"CREATE TABLE {name}.callboard_migrations" in text for name in (schema, service)):
+            raise CallboardError(
+                f"{file} is not a backup of {service}: expected a file that `callboard backup {service} FILE` has written"
+            )
+        # the statements name the schema, so that it has the place of the live one while they run; nobody sees that
+        begin = (
+            f"DROP SCHEMA IF EXISTS {aside} CASCADE; ALTER SCHEMA {schema} RENAME TO callboard_live; "
+            f"CREATE SCHEMA {schema} AUTHORIZATION {owner}; SET ROLE {owner}"
         )
-    finally:
-        await database.close()
+        end = f"RESET ROLE; ALTER SCHEMA {schema} RENAME TO {aside}; ALTER SCHEMA callboard_live RENAME TO {schema}"
+        await _psql(url, f"--command={begin}", f"--file={script}", f"--command={end}")
+
+
+async def _refuse_if_in_use(database: Database, service: str) -> None:
+    users = await database.fetch(
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1 AND pid <> pg_backend_pid() "
+        "AND backend_start < (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()) - interval '1 second'",
+        f"callboard {service}",
+    )
     if users:
         raise CallboardError(f"{database} is in use by {service}: stop all its instances first")
 
 
+async def _psql(url: str, *arguments: str) -> None:
+    """Run statements and files in one transaction."""
+    try:
+        await _run(url, "psql", "--quiet", "--no-psqlrc", "--single-transaction", "--set=ON_ERROR_STOP=1", *arguments)
+    except CallboardError as error:
+        if "permission denied for database" not in str(error):
+            raise
+        raise CallboardError(f"{error}: name the owner of the database in CALLBOARD_DATABASE__URL for this command") from error
+
+
 async def _run(url: str, program: str, *arguments: str, connects: bool = True) -> None:
     """Run a program of PostgreSQL. The password is passed in its environment, where other users do not see it."""
-    from runtime.storage.postgres_connection import PostgresUrl
-
     found = shutil.which(program)
     if found is None:
         raise CallboardError(
@@ -300,17 +342,14 @@ async def _run(url: str, program: str, *arguments: str, connects: bool = True) -
     environment = {**os.environ, **({} if password is None else {"PGPASSWORD": password})}
     given = [f"--dbname={address}", *arguments] if connects else list(arguments)
     process = await asyncio.create_subprocess_exec(
-        found,
-        *given,
-        env=environment,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
+        found, *given, env=environment,
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
     _, errors = await process.communicate()
     if process.returncode:
         lines = errors.decode(errors="replace").strip().splitlines() or ["no reason was given"]
-        raise CallboardError(f"{program} has failed: {lines[0]}")
+        error = next((line for line in lines if "error" in line.lower()), lines[-1])  # there may be notices before it
+        raise CallboardError(f"{program} has failed: {error}")
 
 
 def _quoted(name: str) -> str:

@@ -2,13 +2,17 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TypeVar
 
 from config import compose
 from config.settings import Settings
 from runtime import CallboardError, Clock, Database, Request
 from runtime.durable.console import Console
+from runtime.durable.retention import Retention
 from runtime.durable.stream import read_history
+from runtime.service.service import Definition
+from runtime.storage.migrations import SCHEMA, migrate
 from runtime.telemetry import logger
 
 T = TypeVar("T")
@@ -37,6 +41,18 @@ async def database_of(settings: Settings, service: str) -> AsyncGenerator[Databa
         await database.close()
 
 
+def stateful(settings: Settings, service: str) -> Definition:
+    """Return the definition of a service that has a database.
+
+    Raises:
+        CallboardError: if there is no such service, or it has none.
+    """
+    [definition] = compose.definitions(settings, [service])
+    if not definition.needs_database:
+        raise CallboardError(f"{service} has no database")
+    return definition
+
+
 async def answer_here(settings: Settings, service: str, message: Request[T]) -> T:
     """Answer a request of the console from the service's database.
 
@@ -44,7 +60,7 @@ async def answer_here(settings: Settings, service: str, message: Request[T]) -> 
         CallboardError: if there is no such database here.
         ServiceError: if the request does not fit what is stored.
     """
-    [definition] = compose.definitions(settings, [service])
+    definition = stateful(settings, service)
     publishers = {handler.spec.contract.name for handler in definition.events.values()}
     events = {publisher: definition.events_of(publisher) for publisher in sorted(publishers)}
 
@@ -57,6 +73,14 @@ async def answer_here(settings: Settings, service: str, message: Request[T]) -> 
             return (await read_history(database)).head
 
     async with database_of(settings, service) as database:
-        console = Console(service, database, events, Clock(), logger(service), head, {})
+        console = Console(service, database, events, logger(service), head, {}, Retention(database, Clock()))
         reply: T = await console.answers[type(message)](message)
         return reply
+
+
+async def migrate_all(database: Database, definition: Definition) -> int:
+    """Apply the new migrations of the runtime and of a service to an open database. Return how many were applied."""
+    count = await migrate(database, SCHEMA, "callboard")
+    if definition.migrations is not None:
+        count += await migrate(database, Path(definition.migrations), definition.contract.name)
+    return count

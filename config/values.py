@@ -66,10 +66,15 @@ def _walk(section: type[Struct], prefix: str, path: str) -> Iterator[Field]:
 
 
 def holds_secret(tp: Any) -> bool:
-    """Return whether a setting is a list of structs with secret fields."""
-    return any(
-        holds_secret(arg) or (isinstance(arg, type) and issubclass(arg, msgspec.Struct) and bool(secret_fields(arg)))
-        for arg in get_args(tp)
+    """Return whether a setting has structs in it, such as a list of them, with secret fields at any depth."""
+    return any(holds_secret(arg) or _is_secret_struct(arg) for arg in get_args(tp))
+
+
+def _is_secret_struct(tp: Any) -> bool:
+    if not (isinstance(tp, type) and issubclass(tp, msgspec.Struct)):
+        return False
+    return bool(secret_fields(tp)) or any(
+        holds_secret(field.type) or _is_secret_struct(field.type) for field in msgspec.structs.fields(tp)
     )
 
 

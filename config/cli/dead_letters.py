@@ -66,15 +66,17 @@ def list_command(
     Example: `callboard dead-letters list wallet --type rides.RideEnded`
     """
     operator = operator_for(config_file, url, email, roles)
-    rows = [
-        {"service": name, **{key: str(value) for key, value in msgspec.structs.asdict(letter).items()}}
+    found = [
+        {"service": name, **msgspec.structs.asdict(letter)}
         for name in chosen_services(operator, names)
         for letter in _letters(operator, name, publisher, type_)
     ]
-    if not as_json:
-        rows = [row | {"error": row["error"][:80]} for row in rows]
-    table(rows, as_json)
-    if not rows and not as_json:
+    if as_json:
+        for letter in found:
+            click.echo(json_text(letter))
+        return
+    table([{key: str(value)[:80] for key, value in letter.items()} for letter in found], as_json=False)
+    if not found:
         click.echo("There are no dead letters.")
 
 
@@ -128,12 +130,16 @@ def retry_command(
     """
     operator = operator_for(config_file, url, email, roles)
     chosen = _chosen(operator, service, ids, every, publisher, type_)
-    failed = 0
-    for id_ in chosen:
-        error = operator.ask(service, RetryDeadLetter(id_)).error
-        failed += bool(error)
-        click.echo(f"{id_} stays a dead letter: {_one_line(error)}" if error else f"{id_} was applied")
-    click.echo(f"{len(chosen) - failed} applied, {failed} failed")
+    failed = applied = 0
+    for id_ in dict.fromkeys(chosen):
+        outcome = operator.ask(service, RetryDeadLetter(id_))
+        failed += bool(outcome.error)
+        applied += outcome.found and not outcome.error
+        if not outcome.found:
+            click.echo(f"{id_} is no dead letter any more")
+        else:
+            click.echo(f"{id_} stays a dead letter: {_one_line(outcome.error)}" if outcome.error else f"{id_} was applied")
+    click.echo(f"{applied} applied, {failed} failed")
     if failed:
         sys.exit(1)
 

@@ -1,6 +1,7 @@
 """`callboard deploy`: write what runs the services of a project on Kubernetes, with compose, or under systemd."""
 
 import importlib
+import re
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -46,7 +47,19 @@ def _options(target: str) -> Callable[[F], F]:
     return add
 
 
-_image = click.option("--image", default="callboard", show_default=True, help="The container image of the services.")
+_NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_IMAGE = re.compile(r"[a-z0-9][A-Za-z0-9._/:@-]*")
+
+
+def _checked_image(_: click.Context, __: click.Parameter, value: str) -> str:
+    if not _IMAGE.fullmatch(value):
+        raise CallboardError(f"--image {value}: expected the name of an image, such as registry.example/rental:7")
+    return value
+
+
+_image = click.option(
+    "--image", default="callboard", show_default=True, callback=_checked_image, help="The container image of the services."
+)
 
 
 @deploy_command.command("kubernetes")
@@ -58,6 +71,8 @@ def kubernetes_command(output: Path, config_file: Path | None, image: str, names
 
     Example: `callboard deploy kubernetes --image registry.example/rental:7 --output k8s`
     """
+    if not _NAMESPACE.fullmatch(namespace):
+        raise CallboardError(f"--namespace {namespace}: expected lower-case letters, digits, and `-`, such as rental")
     plan = _plan(config_file, output, image)
     _write(plan, output, kubernetes.files(plan, namespace), config_file)
     _say(plan, output, f"kubectl apply --kustomize {shlex.quote(str(output))}")
@@ -93,7 +108,10 @@ def _plan(config_file: Path | None, output: Path, image: str) -> Plan:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CallboardError(f"{output}: cannot be made: {error.strerror}: choose another folder with --output") from error
-    return make_plan(loaded(config_file), output, image)
+    try:
+        return make_plan(loaded(config_file), output, image)
+    except OSError as error:
+        raise CallboardError(f"{error.filename}: cannot be written: {error.strerror}") from error
 
 
 def _write(plan: Plan, output: Path, files: Mapping[str, bytes], config_file: Path | None) -> None:

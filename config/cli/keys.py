@@ -9,7 +9,7 @@ import rich_click as click
 from config.cli.client import describe_problem
 from config.cli.common import with_json
 from config.cli.operator import Operator, operator_for, with_operator
-from config.cli.output import table
+from config.cli.output import json_text, table
 from runtime import CallboardError
 
 _PATH = "/signing-keys"
@@ -72,4 +72,8 @@ def _ask(operator: Operator, method: str, path: str, expected: int) -> dict[str,
 
 def _show(answer: dict[str, Any], as_json: bool) -> None:
     rows = cast(list[dict[str, Any]], answer.get("items", []))
-    table([{name: str(row.get(name) or "-") for name in _COLUMNS} for row in rows], as_json)
+    if as_json:
+        for row in rows:
+            click.echo(json_text(row))
+        return
+    table([{name: str(row.get(name) or "-") for name in _COLUMNS} for row in rows], as_json=False)

@@ -6,9 +6,9 @@ import rich_click as click
 
 from config import compose
 from config.cli.common import loaded, run_loop, with_config
+from config.databases import migrate_all
 from config.settings import Settings
 from runtime.service.service import Definition
-from runtime.storage.migrations import SCHEMA, migrate
 
 
 @click.command("migrate")
@@ -30,13 +30,9 @@ def migrate_command(names: tuple[str, ...], config_file: Path | None) -> None:
 
 
 async def _migrate(settings: Settings, definition: Definition) -> int:
-    name = definition.contract.name
-    database = compose.databases(settings)(name)
+    database = compose.databases(settings)(definition.contract.name)
     await database.open()
     try:
-        count = await migrate(database, SCHEMA, "callboard")
-        if definition.migrations is not None:
-            count += await migrate(database, Path(definition.migrations), name)
-        return count
+        return await migrate_all(database, definition)
     finally:
         await database.close()

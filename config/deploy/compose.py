@@ -51,7 +51,7 @@ def files(plan: Plan) -> dict[str, bytes]:
         "read_only": True,
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges:true"],
-        "restart": "on-failure",
+        "restart": "unless-stopped",
         "networks": ["inside"],
     }
     services: Object = {}
@@ -60,6 +60,7 @@ def files(plan: Plan) -> dict[str, bytes]:
             "image": "docker.io/library/eclipse-mosquitto:2",
             "user": f"{BROKER_USER}:{BROKER_USER}",
             **hardened,
+            "stop_grace_period": "10s",
             "volumes": ["./mosquitto.conf:/mosquitto/config/mosquitto.conf:ro", "./secrets/mosquitto:/run/secrets:ro"],
         }
     for one in plan.services:
@@ -72,7 +73,8 @@ def files(plan: Plan) -> dict[str, bytes]:
         "ports": [f"${{PORT:-{GATEWAY_PORT}}}:{GATEWAY_PORT}"],
         "volumes": ["./haproxy.cfg:/usr/local/etc/haproxy/haproxy.cfg:ro"],
     }
-    inside: Object = {} if plan.needs_postgres or (not plan.broker and plan.broker_url) else {"internal": True}
+    needs_outside = plan.needs_postgres or plan.outside_ports or (plan.broker_url is not None and not plan.broker)
+    inside: Object = {} if needs_outside else {"internal": True}
     document: Object = {
         "name": "callboard",
         "services": services,
@@ -90,10 +92,11 @@ def _service(plan: Plan, one: Planned, hardened: Object) -> Object:
         "command": ["run", one.name],
         "user": f"{USER}:{USER}",
         **hardened,
-        "environment": {**plan.environment, **one.environment},
+        "environment": {name: value.replace("$", "$$") for name, value in {**plan.environment, **one.environment}.items()},
         "volumes": [f"./secrets/{one.name}:/run/secrets:ro", "./secrets/shared:/run/shared:ro", *([data] if data else [])],
         **({} if one.has_file else {"tmpfs": [f"/data:uid={USER},gid={USER},mode=700"]}),
         **({"deploy": {"replicas": one.replicas}} if one.replicas > 1 else {}),
+        **({"depends_on": [_BROKER]} if plan.broker else {}),  # it stops after all that still answer through it
         "stop_grace_period": f"{one.grace + _STOP_MARGIN}s",
         **({"networks": ["inside", "outside"]} if one.on_postgres else {}),
     }

@@ -28,7 +28,7 @@ _MIGRATIONS_KEPT = 24 * 3600
 
 def files(plan: Plan, namespace: str) -> dict[str, bytes]:
     """Return the manifests, by the names of their files. `secrets.yaml` must not be committed."""
-    own = f"{_of_files(plan)}"
+    own = _of_files(plan)
     found: dict[str, list[Object]] = {
         "namespace.yaml": [
             _object("v1", "Namespace", namespace, None, {}, labels={"pod-security.kubernetes.io/enforce": "restricted"})
@@ -47,7 +47,7 @@ def files(plan: Plan, namespace: str) -> dict[str, bytes]:
         "network.yaml": list(_policies(plan, namespace)),
     }
     if plan.broker:
-        found["mosquitto.yaml"] = list(_broker(plan, namespace, own))
+        found["mosquitto.yaml"] = list(_broker(plan, namespace))
     if plan.needs_postgres:
         found["migrations.yaml"] = [_migration(plan, one, namespace, own) for one in plan.services if one.on_postgres]
     for one in plan.services:
@@ -84,11 +84,13 @@ def _selector(*names: str) -> Object:
 
 def _of_files(plan: Plan) -> str:
     """Return a digest of the settings and secrets. A change of it replaces the pods, which read most of them at their start."""
-    digest = hashlib.sha256(msgspec.json.encode((plan.image, dict(plan.environment)), order="sorted"))
-    for path in sorted(plan.secrets.rglob("*")):
-        if path.is_file():
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    paths = (path for path in sorted(plan.secrets.rglob("*")) if path.is_file() and path.parent.name != _BROKER)
+    settings = msgspec.json.encode(dict(plan.environment), order="sorted").decode()
+    return _digest(plan.image, settings, *(path.read_text(encoding="utf-8") for path in paths))
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
 def _texts(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
@@ -141,7 +143,7 @@ def _container(plan: Plan, one: Planned, command: list[str], **more: Any) -> Obj
         "imagePullPolicy": "IfNotPresent",
         "args": command,
         "envFrom": [{"configMapRef": {"name": "callboard-settings"}}],
-        "env": [{"name": name, "value": value} for name, value in one.environment.items()],
+        "env": [{"name": name, "value": value.replace("$(", "$$(")} for name, value in one.environment.items()],
         **more,
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
         "securityContext": _UNPRIVILEGED,
@@ -190,7 +192,8 @@ def _service(plan: Plan, one: Planned, namespace: str, own: str) -> Iterator[Obj
         "apps/v1", "Deployment", one.host, namespace,
         {
             "spec": {
-                "replicas": one.replicas,
+                # where a scaler decides on the number, a later `apply` must not set it back
+                **({} if one.replicas > 1 else {"replicas": 1}),
                 "revisionHistoryLimit": 5,
                 "selector": _selector(one.host),
                 "strategy": strategy,
@@ -228,7 +231,7 @@ def _service(plan: Plan, one: Planned, namespace: str, own: str) -> Iterator[Obj
 def _scaler(one: Planned, namespace: str) -> Object:
     """Return what adds instances by load and lag. The metrics come from `/metrics`, by an adapter such as prometheus-adapter."""
     wanted = {"callboard_instance_load": _TARGET_LOAD}
-    if one.on_postgres:
+    if one.subscribes:
         wanted["callboard_subscription_lag_events"] = _TARGET_LAG
     metrics = [
         {"type": "Pods", "pods": {"metric": {"name": name}, "target": {"type": "AverageValue", "averageValue": value}}}
@@ -250,10 +253,12 @@ def _migration(plan: Plan, one: Planned, namespace: str, own: str) -> Object:
     container = _container(plan, one, ["migrate", one.name])
     pod = _pod(USER, [container], _volumes(one), one.grace, own, labels=_labels(name), restartPolicy="OnFailure")
     spec = {"backoffLimit": 6, "ttlSecondsAfterFinished": _MIGRATIONS_KEPT, "template": pod}
-    return _object("batch/v1", "Job", f"{name}-{own[:8]}", namespace, {"spec": spec}, _labels(name))
+    version = _digest(msgspec.json.encode(pod).decode())[:8]
+    return _object("batch/v1", "Job", f"{name}-{version}", namespace, {"spec": spec}, _labels(name))
 
 
-def _broker(plan: Plan, namespace: str, own: str) -> Iterator[Object]:
+def _broker(plan: Plan, namespace: str) -> Iterator[Object]:
+    own = _digest(CONFIGURATION, *((plan.secrets / _BROKER / file).read_text(encoding="utf-8") for file in BROKER_FILES))
     yield _object("v1", "ConfigMap", f"{_BROKER}-settings", namespace, {"data": {"mosquitto.conf": CONFIGURATION}})
     container = {
         "name": _BROKER,
@@ -310,7 +315,7 @@ def _policies(plan: Plan, namespace: str) -> Iterator[Object]:
             to_database = {
                 "podSelector": _selector(f"{one.host}-migrations"),
                 "policyTypes": ["Egress"],
-                "egress": [{"ports": [_port(plan.postgres_port)]}],
+                "egress": [{"ports": [_port(one.postgres_port)]}],
             }
             yield policy(f"{one.host}-migrations", to_database)
     if plan.broker:
@@ -331,7 +336,9 @@ def _egress(plan: Plan, one: Planned, hosts: Mapping[str, str]) -> list[Object]:
     if plan.speaks_http and one.calls:
         found.append({"to": [{"podSelector": _selector(*(hosts[name] for name in one.calls))}], "ports": [_port(HTTP_PORT)]})
     if one.on_postgres:
-        found.append({"ports": [_port(plan.postgres_port)]})
+        found.append({"ports": [_port(one.postgres_port)]})
+    if plan.outside_ports:
+        found.append({"ports": [_port(number) for number in plan.outside_ports]})
     return found
 
 

@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import msgspec
 
@@ -15,10 +15,9 @@ from config.load import Loaded
 from config.provision import provision
 from config.settings import Settings
 from config.users import has_our_auth
-from config.values import variable_name
+from config.values import holds_secret, variable_name
 from gateway.service import Gateway
 from runtime import CallboardError
-from runtime.contract.messages import secret_fields
 from runtime.service.service import Definition
 
 HTTP_PORT = 8100
@@ -36,6 +35,10 @@ _MARGIN = 5
 """The seconds that ending the process may take beside its work."""
 _BROKER = "mosquitto"
 _POSTGRES_PORT = 5432
+_TAKEN = frozenset(
+    ("network", "settings", "shared", "mosquitto", "balancer", "broker", "migrations", "namespace", "secrets", "kustomization")
+)
+"""Names of a deployment's own files, folders, and objects."""
 _LOCAL = ("127.0.0.1", "localhost", "::1", "[::1]")
 
 
@@ -46,7 +49,8 @@ class Planned(NamedTuple):
         name: the name of its contract.
         host: the name under which others reach it.
         replicas: how many instances run.
-        on_postgres: whether its database is on PostgreSQL; it may have several instances then.
+        postgres_port: the port of PostgreSQL if its database is there; 0 if not. With such a database it may have several instances.
+        subscribes: whether it applies the events of other services.
         has_file: whether its database is a file.
         calls: the services that it connects to, where services speak HTTP.
         environment: its own variables, beside those that all services have.
@@ -57,12 +61,18 @@ class Planned(NamedTuple):
     name: str
     host: str
     replicas: int
-    on_postgres: bool
+    postgres_port: int
+    subscribes: bool
     has_file: bool
     calls: tuple[str, ...]
     environment: Mapping[str, str]
     files: tuple[str, ...]
     grace: int
+
+    @property
+    def on_postgres(self) -> bool:
+        """Whether its database is on PostgreSQL."""
+        return self.postgres_port > 0
 
     @property
     def is_gateway(self) -> bool:
@@ -81,7 +91,7 @@ class Plan(NamedTuple):
         speaks_http: whether the services speak HTTP to each other.
         broker: whether a broker is part of the deployment.
         broker_url: where the broker is; None without one.
-        postgres_port: the port of PostgreSQL; 0 if no database is there.
+        outside_ports: the ports of issuers of access tokens, whose keys every service fetches.
         namespace: the first level of the topics.
     """
 
@@ -92,7 +102,7 @@ class Plan(NamedTuple):
     speaks_http: bool
     broker: bool
     broker_url: str | None
-    postgres_port: int
+    outside_ports: tuple[int, ...]
     namespace: str
 
     @property
@@ -103,7 +113,7 @@ class Plan(NamedTuple):
     @property
     def needs_postgres(self) -> bool:
         """Whether a database is on PostgreSQL."""
-        return self.postgres_port > 0
+        return any(one.on_postgres for one in self.services)
 
     def callers(self, name: str) -> list[str]:
         """Return the services that connect to a service."""
@@ -120,12 +130,18 @@ def make_plan(loaded: Loaded, folder: Path, image: str) -> Plan:
     definitions = compose.definitions(settings)
     if not any(one.contract.name != Gateway.contract.name for one in definitions):
         raise CallboardError("no project here: expected services in callboard.toml, as `callboard new NAME` writes them")
+    names = [one.contract.name for one in definitions]
+    hosts = [host_of(name) for name in names]
+    for name, host in zip(names, hosts, strict=True):
+        if host in _TAKEN or hosts.count(host) > 1:
+            raise CallboardError(
+                f"a service called {name!r} cannot be deployed beside another part of that name: rename its contract"
+            )
     secret_files = folder / "secrets"
     provision(secret_files, settings)
     kind = "mqtt" if settings.transport.kind == "memory" else settings.transport.kind
     broker_url = _broker_url(settings) if "mqtt" in kind else None
     broker = broker_url is not None and urlsplit(broker_url).hostname == _BROKER
-    names = [one.contract.name for one in definitions]
     urls = _database_urls(settings, definitions, secret_files)
     given, own_files = _given(loaded, names, secret_files)
     environment = given | _environment(settings, kind, broker_url, names, broker=broker)
@@ -133,9 +149,14 @@ def make_plan(loaded: Loaded, folder: Path, image: str) -> Plan:
         _planned(settings, one, names, urls.get(one.contract.name), own_files.get(one.contract.name, {})) for one in definitions
     )
     return Plan(
-        image, secret_files, environment, services, "http" in kind, broker, broker_url,
-        next((_port_of(url) for url in urls.values()), 0), settings.transport.mqtt.namespace,
+        image, secret_files, environment, services, "http" in kind, broker, broker_url, _outside_ports(settings),
+        settings.transport.mqtt.namespace,
     )  # fmt: skip
+
+
+def _outside_ports(settings: Settings) -> tuple[int, ...]:
+    urls = [urlsplit(one.jwks_url) for one in settings.identity.issuers if one.jwks_url is not None]
+    return tuple(sorted({url.port or (443 if url.scheme == "https" else 80) for url in urls}))
 
 
 def _port_of(url: str) -> int:
@@ -214,13 +235,20 @@ def _given(loaded: Loaded, names: Sequence[str], folder: Path) -> tuple[dict[str
         if name != Gateway.contract.name
     }
     files: dict[str, dict[str, str]] = {}
+    structs = {
+        field.name
+        for name in names
+        if name != Gateway.contract.name and (values := compose.own_values(loaded.settings, name)) is not None
+        for field in values.fields.values()
+        if holds_secret(field.type)
+    }
     for setting in compose.rows(loaded):
         if setting.source in ("default", "not set") or setting.name.startswith(_DERIVED):
             continue
         own = _OWN.fullmatch(setting.name)
         if own is None and setting.name.startswith("services."):
             continue  # its class, its replicas, or its database
-        if own is not None and (setting.secret or _holds_secret(setting.value)):
+        if own is not None and (setting.secret or setting.name in structs):
             name = next(name for name in names if name.replace("-", "_") == own[1].replace("-", "_"))
             file = own[2].replace("_", "-").replace(".", "-")
             _write_secret(folder / name / file, _text(setting.value))
@@ -232,11 +260,6 @@ def _given(loaded: Loaded, names: Sequence[str], folder: Path) -> tuple[dict[str
         else:
             shared[variable_name(setting.name)] = _text(setting.value)
     return shared, files
-
-
-def _holds_secret(value: Any) -> bool:
-    """Return whether a setting is a list of structs with secret fields."""
-    return isinstance(value, tuple | list) and any(isinstance(one, msgspec.Struct) and secret_fields(type(one)) for one in value)
 
 
 def _text(value: Any) -> str:
@@ -274,12 +297,14 @@ def _database_urls(settings: Settings, definitions: Sequence[Definition], folder
         kept = urlsplit(file.read_text(encoding="utf-8")) if file.exists() else None
         password = kept.password if kept is not None and kept.password else secrets.token_urlsafe(24)
         passwords[name] = password
-        urls[name] = parts._replace(netloc=f"{quote(name)}:{quote(password)}@{hosts}").geturl()
+        query = urlencode([pair for pair in parse_qsl(parts.query) if pair[0] not in ("user", "password")])
+        urls[name] = parts._replace(netloc=f"{quote(name)}:{quote(password)}@{hosts}", query=query).geturl()
         _write_secret(file, urls[name])
     if passwords:
         path = folder.parent / "postgresql-roles.sql"
+        path.unlink(missing_ok=True)
+        path.touch(mode=0o600)
         path.write_text(create_roles(passwords), encoding="utf-8")
-        path.chmod(0o600)
     return urls
 
 
@@ -317,7 +342,8 @@ def _planned(
         calls = set(names)
     grace = PRE_STOP[is_gateway] + (_drain_delay(settings) if is_gateway else 0) + settings.node.drain_timeout + _MARGIN
     return Planned(
-        name, host_of(name), 1 if has_file else wanted if wanted > 1 else 2, url is not None, has_file,
+        name, host_of(name), 1 if has_file else wanted if wanted > 1 else 2, 0 if url is None else _port_of(url), bool(definition.events),
+        has_file,
         tuple(sorted(calls - {name})), environment, tuple(files), int(grace) + 1,
     )  # fmt: skip
 

@@ -12,10 +12,12 @@ _BINARY = "/opt/callboard/bin/callboard"
 _SETTINGS = "/etc/callboard"
 _SECRETS = "/run/secrets/"
 _STOP_MARGIN = 5
-_HEALTH = 8110
+_START_SECONDS = 660
+"""The seconds that a start may take, with its migrations."""
+_HEALTH = 9200
 """The port of `/healthz` of the first service. Each has one of its own."""
-_GATEWAY_HEALTH = "820"
-"""How that of a gateway begins. Its number follows."""
+_GATEWAY_HEALTH = "91"
+"""How that of a gateway begins. Its number follows, in two digits."""
 _HARDENED = (
     "Restart=on-failure",
     "RestartSec=1",
@@ -58,7 +60,7 @@ def _units(plan: Plan) -> Iterator[str]:
         yield "callboard-broker.service"
     for one in plan.services:
         if one.is_gateway:
-            yield from (f"callboard-{one.host}@{number}.service" for number in range(1, one.replicas + 1))
+            yield from (f"callboard-{one.host}@{number:02}.service" for number in range(1, one.replicas + 1))
         else:
             yield f"callboard-{one.host}.service"
 
@@ -86,13 +88,14 @@ def _unit(plan: Plan, one: Planned) -> str:
         *([f"ExecStartPre={_BINARY} migrate {one.name}"] if one.on_postgres else []),
         f"ExecStart={_BINARY} run {one.name}",
         "KillMode=mixed",
+        f"TimeoutStartSec={_START_SECONDS}",
         f"TimeoutStopSec={one.grace + _STOP_MARGIN}",
         "LimitNOFILE=65536",
         f"StateDirectory={state}",
         "StateDirectoryMode=0700",
         *(f"LoadCredential={file}:{_SETTINGS}/secrets/{one.name}/{file}" for file in one.files),
     ]
-    return _text(f"Callboard: {one.name}{' %i' if one.is_gateway else ''}", service)
+    return _text(f"Callboard: {one.name}{' %i' if one.is_gateway else ''}", service, after_broker=plan.broker)
 
 
 def _broker_unit() -> str:
@@ -105,12 +108,12 @@ def _broker_unit() -> str:
     return _text("Callboard: the broker", service)
 
 
-def _text(description: str, service: list[str]) -> str:
+def _text(description: str, service: list[str], *, after_broker: bool = False) -> str:
     unit = [
         "[Unit]",
         f"Description={description}",
         "Wants=network-online.target",
-        "After=network-online.target",
+        f"After=network-online.target{' callboard-broker.service' * after_broker}",  # and so it stops before the broker does
         "PartOf=callboard.target",
         "StartLimitIntervalSec=0",
     ]

@@ -9,15 +9,14 @@ from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
-from runtime.clock import Clock
 from runtime.contract.errors import ServiceError
 from runtime.contract.messages import Contract, Request, Struct
 from runtime.durable.cursor import Cursor, Cursors, digest_of
-from runtime.durable.dead_letters import DeadLetter, count_dead_letters
+from runtime.durable.dead_letters import DeadLetter, NeedsNewerVersion, count_dead_letters
 from runtime.durable.retention import Retention
 from runtime.durable.stream import Position, read_history
 from runtime.durable.subscription import Subscription
-from runtime.storage.database import Database, Row, Superseded
+from runtime.storage.database import Database, Superseded
 from runtime.storage.values import LARGEST
 
 console: Contract = Contract("console")
@@ -171,9 +170,15 @@ class ShowDeadLetter(Request[DeadLetter]):
 
 
 class RetryOutcome(Struct):
-    """What has become of a dead letter: its handler's error, or an empty text if it was applied."""
+    """What has become of a dead letter.
+
+    Attributes:
+        error: the error of its handler; empty if it was applied.
+        found: whether there is such a dead letter; somebody else may have applied or dropped it.
+    """
 
     error: str
+    found: bool = True
 
 
 @console.message
@@ -225,6 +230,7 @@ class Console:
         events: the classes of the events that it takes, by publisher and full name.
         head: returns the head of another service's stream.
         subscriptions: those of the running service; empty if it is not running here.
+        retention: what its stream retains.
 
     Attributes:
         answers: the method that answers each request, by the request's class.
@@ -235,15 +241,15 @@ class Console:
         service: str,
         database: Database,
         events: Mapping[str, Mapping[str, type[Any]]],
-        clock: Clock,
         log: logging.Logger,
         head: AskHead,
         subscriptions: Mapping[str, Subscription],
+        retention: Retention,
     ) -> None:
         self._service = service
         self._database = database
         self._events = events
-        self._retention = Retention(database, clock)
+        self._retention = retention
         self._log = log
         self._head = head
         self._subscriptions = subscriptions
@@ -313,6 +319,7 @@ class Console:
                 raise Refused(
                     f"{service} has applied event {message.set_aside} of {publisher} already: expected a number above {cursor.position.seq}"
                 )
+            await self._require_published(publisher, message.set_aside)
             await cursors.set_aside(message.set_aside)
         else:
             await self._resume_stopped(cursors, cursor, publisher, message.skip_to)
@@ -329,10 +336,18 @@ class Console:
             raise Refused(
                 f"{service} has applied event {skip_to} of {publisher} already: expected a number above {cursor.position.seq}"
             )
-        if skip_to is not None and (head := await self._head(publisher)) is not None and skip_to > head + 1:
-            raise Refused(f"{publisher} has not published event {skip_to} yet: expected a number up to {head + 1}")
+        if skip_to is not None:
+            await self._require_published(publisher, skip_to - 1)
         position = Position("", 0 if skip_to is None else skip_to - 1)
-        await cursors.resume(position, dict.fromkeys(self._events[publisher], 0))
+        if not await cursors.resume(cursor, position, dict.fromkeys(self._events[publisher], 0)):
+            raise Refused(f"somebody else has just resumed the events of {publisher} in {service}")
+
+    async def _require_published(self, publisher: str, seq: int) -> None:
+        head = await self._head(publisher)
+        if head is not None and seq > head:
+            raise Refused(
+                f"{publisher} has published {head} events so far, and none with the number {seq}: expected a smaller number"
+            )
 
     async def forget(self, message: ForgetReader) -> None:
         """Forget a reader. Raises `Refused` if it is not known."""
@@ -359,11 +374,19 @@ class Console:
 
     async def show_dead_letter(self, message: ShowDeadLetter) -> DeadLetter:
         """Return a dead letter. Raises `Refused` if there is none."""
-        return DeadLetter(**(await self._dead_letter(message.id)))
+        rows = await self._database.fetch("SELECT * FROM callboard_dead_letters WHERE event_id = $1 ORDER BY at", message.id)
+        if not rows:
+            raise Refused(
+                f"{self._service} has no dead letter {message.id!r}: `callboard dead-letters list {self._service}` shows their ids"
+            )
+        return DeadLetter(**rows[0])
 
     async def retry(self, message: RetryDeadLetter) -> RetryOutcome:
-        """Apply a dead letter again. Raises `Refused` if there is none, or if nothing here can apply it."""
-        letter = DeadLetter(**(await self._dead_letter(message.id)))
+        """Apply a dead letter again. Raises `Refused` if nothing here can apply it."""
+        rows = await self._database.fetch("SELECT * FROM callboard_dead_letters WHERE event_id = $1 ORDER BY at", message.id)
+        if not rows:
+            return RetryOutcome("", found=False)
+        letter = DeadLetter(**rows[0])
         live = self._subscriptions.get(letter.publisher)
         if live is None and letter.publisher in self._events:
             raise Refused(f"{self._service} is not running here: name the gateway of the running system with --url")
@@ -372,21 +395,14 @@ class Console:
         try:
             await live.dead_letters.retry(letter)
         except Superseded:
-            return RetryOutcome("")  # another instance has just applied it
+            return RetryOutcome("", found=False)
         except Exception as error:
-            await live.dead_letters.failed_again(letter, error)
+            if not isinstance(error, NeedsNewerVersion):  # without attempts, it waits for the version that can decode it
+                await live.dead_letters.failed_again(letter, error)
             self._log.warning("%s %d of %s stays a dead letter: %r", letter.type, letter.seq, letter.publisher, error)
             return RetryOutcome(str(error) or type(error).__name__)
         live.progress.dead_letters = await count_dead_letters(self._database, letter.publisher)
         return RetryOutcome("")
-
-    async def _dead_letter(self, id: str) -> Row:
-        rows = await self._database.fetch("SELECT * FROM callboard_dead_letters WHERE event_id = $1 ORDER BY at", id)
-        if not rows:
-            raise Refused(
-                f"{self._service} has no dead letter {id!r}: `callboard dead-letters list {self._service}` shows their ids"
-            )
-        return rows[0]
 
     async def drop(self, message: DropDeadLetters) -> Dropped:
         """Delete dead letters."""

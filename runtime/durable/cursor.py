@@ -125,13 +125,15 @@ class Cursors:
             self._publisher, reason, at.epoch, at.seq, diverged,
         )  # fmt: skip
 
-    async def resume(self, position: Position, types: Mapping[str, int]) -> bool:
-        """Let a stopped subscription continue at a position, with these types. Return whether there is such a subscription."""
+    async def resume(self, stopped: Cursor, position: Position, types: Mapping[str, int]) -> bool:
+        """Let a subscription that has stopped continue at a position, with these types. Return whether it still was as given."""
         async with self._database.transaction() as tx:
             await tx.execute("DELETE FROM callboard_attempts WHERE publisher = $1", self._publisher)
             found = await tx.execute(
-                "UPDATE callboard_cursors SET epoch = $2, seq = $3, event_id = $4, types = $5, stopped = NULL, diverged = FALSE, set_aside = NULL WHERE publisher = $1",
+                "UPDATE callboard_cursors SET epoch = $2, seq = $3, event_id = $4, types = $5, stopped = NULL, diverged = FALSE, set_aside = NULL "
+                "WHERE publisher = $1 AND stopped IS NOT NULL AND epoch = $6 AND seq = $7",
                 self._publisher, position.epoch, position.seq, position.event_id, _text(types),
+                stopped.position.epoch, stopped.position.seq,
             )  # fmt: skip
         return bool(found)
 

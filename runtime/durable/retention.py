@@ -68,6 +68,7 @@ class Retention:
 
     async def forget(self, subscriber: str) -> bool:
         """Retain no more events for a subscriber. Return whether it was known. If it pulls again, it is known again."""
+        self._pulled.pop(subscriber, None)
         return bool(await self._database.execute("DELETE FROM callboard_readers WHERE subscriber = $1", subscriber))
 
     async def _store(self) -> None:

@@ -353,19 +353,6 @@ class Subscription:
         """Return the committed position of this service."""
         return (await self._cursor()).position
 
-    async def resume(self, *, skip: bool = False) -> None:
-        """Resume a stopped subscription from the oldest retained event, or with `skip` from the current head.
-
-        From then on the subscribed types are those of this version: a type that only a newer version takes no longer
-        blocks it.
-        """
-        position = Position("", 0)
-        if skip:
-            head = await self._ask(self.publisher, StreamHead())
-            position = head
-        await self._cursors.resume(position, dict.fromkeys(self._taken, 0))
-        self.hint()
-
     async def _cursor(self) -> Cursor:
         cursor = await self._cursors.read()
         if cursor is None or self._taken.keys() - cursor.types.keys():

@@ -124,9 +124,9 @@ class Instance(Host):
             for timer in definition.timers
         ]
         self.subscriptions: dict[str, Subscription] = {} if transactions is None else self._subscriptions(transactions)
-        if database is not None:
+        if database is not None and self.stream is not None:
             events = {publisher: definition.events_of(publisher) for publisher in self.subscriptions}
-            console = Console(self.name, database, events, self.clock, self.log, self._head_of, self.subscriptions)
+            console = Console(self.name, database, events, self.log, self._head_of, self.subscriptions, self.stream.retention)
             for message, answer in console.answers.items():
                 self._add_console(message, answer)
 

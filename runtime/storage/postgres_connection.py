@@ -66,7 +66,10 @@ class PostgresUrl:
         user, separator, password = self._user.partition(":")
         hosts = ",".join(self.hosts)
         netloc = f"{user}@{hosts}" if user else hosts
-        return urlunsplit(self._parts._replace(netloc=netloc)), unquote(password) if separator else None
+        pairs = parse_qsl(self._parts.query)
+        query = urlencode([pair for pair in pairs if pair[0] != "password"])
+        found = unquote(password) if separator else dict(pairs).get("password")
+        return urlunsplit(self._parts._replace(netloc=netloc, query=query)), found
 
     def of_host(self, host: str) -> str:
         """Return the URL with only this host."""

@@ -76,6 +76,11 @@ class SigningKeys:
                 "UPDATE signing_keys SET retires = $2 WHERE kid = $1 AND (retires IS NULL OR retires > $2)", kid, now
             ):
                 return False
+            await tx.execute(  # the one before it goes on, if it was about to take over
+                "UPDATE signing_keys SET retires = NULL WHERE NOT EXISTS (SELECT 1 FROM signing_keys WHERE retires IS NULL) "
+                "AND kid = (SELECT kid FROM signing_keys WHERE retires > $1 ORDER BY signs_from DESC LIMIT 1)",
+                now,
+            )
             await self._create_if_none_signs(tx)
         await self.refresh()
         return True

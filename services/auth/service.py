@@ -123,6 +123,12 @@ class Auth(Service):
         known = await self.store.user_by_email(seed.email)
         already_set = known is not None and await self.passwords.matches(known[1], seed.password)
         password_hash = known[1] if known is not None and already_set else await self.passwords.hash(seed.password)
+        try:
+            await self._store_seed(seed, known, password_hash, already_set=already_set)
+        except EmailTaken:
+            return  # another instance has just created the user
+
+    async def _store_seed(self, seed: SeedUser, known: tuple[User, str] | None, password_hash: str, *, already_set: bool) -> None:
         async with self.db.transaction() as tx:
             if known is None:
                 user = await self.store.add_user(tx, seed.email, password_hash, seed.email.partition("@")[0].title(), seed.role)

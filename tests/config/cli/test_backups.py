@@ -1,7 +1,9 @@
 """`callboard backup` and `callboard restore` on each engine, and what they refuse."""
 
 import asyncio
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +217,59 @@ def test_the_file_of_a_service_that_is_running_is_not_restored(tmp_path: Path, m
 
     with pytest.raises(CallboardError, match=r"in use by process \d+ \(`callboard run wallet`\)"):
         asyncio.run(restore_while_it_runs())
+
+
+def test_a_backup_of_a_newer_version_leaves_everything_as_it_is(place: Place) -> None:
+    place.run(ACCOUNT.format("newer"), "INSERT INTO callboard_migrations VALUES ('wallet', 9999, 'x')")
+    file = place.folder / "wallet.backup"
+    command(backup_command, "wallet", file)
+    drop_migration(place)
+    before = place.run("UPDATE accounts SET held_cents = 7", "SELECT * FROM accounts"), place.epochs()
+    with pytest.raises(CallboardError, match="has migration 9999 of 'wallet'"):
+        command(restore_command, "wallet", file)
+    assert (place.run("SELECT * FROM accounts"), place.epochs()) == before
+
+
+def drop_migration(place: Place) -> None:
+    if place.url is not None:
+        place.run("DELETE FROM wallet.callboard_migrations WHERE number = 9999", service="rides")
+        return
+    with closing(sqlite3.connect(place.folder / "data" / "wallet.sqlite")) as connection:
+        connection.execute("DELETE FROM callboard_migrations WHERE number = 9999")
+        connection.commit()
+
+
+def test_the_role_of_a_service_owns_what_the_owner_of_the_database_restores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place("postgres", tmp_path, monkeypatch)
+    assert place.url is not None
+    role = f"wallet_{place.url.rpartition('/')[2]}"
+    place.run(f"CREATE ROLE {role} LOGIN", f"CREATE SCHEMA wallet AUTHORIZATION {role}", service="rides")
+    place.url = place.url.replace("callboard@", f"{role}@")
+    place.run(ACCOUNT.format("before"))
+    monkeypatch.setenv("CALLBOARD_DATABASE__URL", place.url)
+    file = tmp_path / "wallet.backup"
+    command(backup_command, "wallet", file)
+    place.run(ACCOUNT.format("after"))
+    with pytest.raises(CallboardError, match=r"permission denied for database .*: name the owner of the database"):
+        command(restore_command, "wallet", file)
+    assert place.run("SELECT count(*) FROM accounts") == [(2,)]
+    monkeypatch.setenv("CALLBOARD_DATABASE__URL", place.url.replace(f"{role}@", "callboard@"))
+    command(restore_command, "wallet", file)
+    assert place.run(ACCOUNT.format("again"), "SELECT user_id FROM accounts ORDER BY user_id") == [("again",), ("before",)]
+    assert place.run("CREATE TABLE more (id BIGINT)") == [], "the role may change its schema"
+
+
+def test_a_service_without_a_database_has_no_backup(place: Place) -> None:
+    with pytest.raises(CallboardError, match="gateway has no database"):
+        command(backup_command, "gateway", place.folder / "file")
+
+
+def test_a_pooler_hides_whether_a_service_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Place("postgres", tmp_path, monkeypatch)
+    place.run(ACCOUNT.format("before"))
+    command(backup_command, "wallet", tmp_path / "wallet.backup")
+    monkeypatch.setenv("CALLBOARD_DATABASE__POOLED", "true")
+    with pytest.raises(CallboardError, match="cannot be seen through a pooler"):
+        command(restore_command, "wallet", tmp_path / "wallet.backup")

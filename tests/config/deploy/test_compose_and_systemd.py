@@ -5,11 +5,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
 
-from runtime import CallboardError
+from config.values import holds_secret
+from runtime import CallboardError, Struct
 from tests.config.deploy.project import deploy
 from tests.project import RENTAL
 
@@ -67,7 +69,7 @@ def test_a_unit_for_each_service_has_its_secrets_alone(way: str, tmp_path: Path)
     names = {f"callboard-{name}{'@' if name == 'gateway' else ''}.service" for name in SERVICES}
     assert found.keys() - {"callboard-broker.service", "callboard.target"} == names
     wanted = found["callboard.target"]["Unit"]["Wants"].split()
-    assert {"callboard-gateway@1.service", "callboard-gateway@2.service", "callboard-wallet.service"} <= set(wanted)
+    assert {"callboard-gateway@01.service", "callboard-gateway@02.service", "callboard-wallet.service"} <= set(wanted)
     install = (out / "install.sh").read_text()
     assert all(unit in install for unit in wanted)
     for name in SERVICES:
@@ -122,3 +124,37 @@ def test_without_services_there_is_nothing_to_deploy(tmp_path: Path, monkeypatch
     (tmp_path / "file").write_text("")
     with pytest.raises(CallboardError, match=r"cannot be made: .*: choose another folder with --output"):
         deploy("compose", tmp_path / "file" / "out")
+
+
+@pytest.mark.parametrize("name", ["network", "settings", "shared", "mosquitto", "balancer", "broker", "migrations"])
+def test_a_service_with_the_name_of_another_part_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "parts.py").write_text(
+        f"from runtime import Contract, Service\nclass Part(Service):\n    contract = Contract({name!r})\n", encoding="utf-8"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("CALLBOARD_SERVICES", "parts:Part")
+    sys.modules.pop("parts", None)
+    with pytest.raises(CallboardError, match=f"a service called '{name}' cannot be deployed beside another part of that name"):
+        deploy("kubernetes", tmp_path / "out")
+
+
+@pytest.mark.parametrize("more", [["--namespace", "Foo Bar"], ["--image", ""], ["--image", "a b"]])
+def test_names_that_kubernetes_would_refuse_are_refused(more: list[str], way: str, tmp_path: Path) -> None:
+    with pytest.raises(CallboardError, match="expected"):
+        deploy("kubernetes", tmp_path / "out", *more)
+
+
+class _Key(Struct):
+    __secret__: ClassVar = frozenset({"secret"})
+
+    secret: str
+
+
+class _Keyed(Struct):
+    key: _Key
+
+
+@pytest.mark.parametrize("tp", [list[_Key], tuple[_Keyed, ...], dict[str, _Keyed], _Keyed | None, list[dict[str, _Key]]])
+def test_secrets_in_structs_are_secret_at_any_depth(tp: Any) -> None:
+    assert holds_secret(tp)
+    assert not holds_secret(list[str])

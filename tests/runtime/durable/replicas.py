@@ -21,6 +21,7 @@ from runtime import (
     handles,
     subscribes,
 )
+from runtime.durable.console import ResumeStream
 from runtime.durable.stream import Stream
 from runtime.durable.subscription import Subscription
 from runtime.identity import TokenSettings
@@ -233,6 +234,11 @@ class Replicas:
 
     def subscription(self, name: str = "subscriber") -> Subscription:
         return self.nodes[name].inbound.instances["subscriber"].subscriptions["publisher"]
+
+    async def resume(self, skip_to: int | None = None) -> None:
+        """Let the subscriber continue, as an operator does."""
+        endpoint = self.nodes["subscriber"].inbound.instances["subscriber"].endpoints["console.ResumeStream"]
+        await endpoint.method(ResumeStream("publisher", skip_to), None)
 
     def stream(self) -> Stream:
         stream = self.nodes["publisher"].inbound.instances["publisher"].stream

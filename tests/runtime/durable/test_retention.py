@@ -95,7 +95,7 @@ async def test_a_subscriber_whose_events_the_hard_cap_has_pruned_stops_and_repor
     assert reason == "publisher has pruned events 2 to 31 that were not applied yet"
     await replicas.publish("still stopped")
     assert await replicas.applied() == ["one"]
-    await replicas.subscription().resume()
+    await replicas.resume()
     await wait_until_applied(replicas, ["one", *WORDS[30:], "still stopped"])
 
 

@@ -128,7 +128,7 @@ async def test_a_subscriber_stops_when_its_publisher_has_lost_events(replicas: R
     metrics = replicas.nodes["subscriber"].metrics
     await wait_until(lambda: metrics.value("streams_stopped_total", service="subscriber", publisher="publisher") == 1)
     assert await replicas.applied() == ["one", "two"]
-    await replicas.subscription().resume(skip=True)
+    await replicas.resume(2)
     await replicas.publish("from now on")
     await wait_until_applied(replicas, ["one", "two", "from now on"])
 

@@ -219,7 +219,7 @@ async def test_the_state_is_shown(replicas: Replicas) -> None:
     await replicas.start(Publisher)
     subscription.hint()
     await wait_until(lambda: "[STOPPED: publisher does not know event 1" in repr(subscription))
-    await subscription.resume()
+    await replicas.resume()
     await wait_until(lambda: "[WAITING]" in repr(subscription))
 
 
