@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --requir
 # Tests start hundreds of Python processes. If none may keep compiled modules, each compiles all of them again
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv dev tools test test-locks test-containers image containers chaos soak clients brokers check check-code check-types docs format bench bench-check lock clean
+.PHONY: help venv dev tools test test-locks test-containers image containers chaos kill soak clients brokers check check-code check-types docs format bench bench-check lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -54,7 +54,10 @@ tools:
 test: $(VENV)/.test tools  ## run all tests, in three processes, because many of them wait
 	@$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
-chaos: $(VENV)/.test  ## kill the system fifty times under load and check every account
+chaos: $(VENV)/.test tools  ## real processes under faults that SEEDS ("1 2 3") choose, and an account of every answer
+	@$(BIN)/python -m tests.chaos --seeds "$(or $(SEEDS),1 2 3)" $(ARGS)
+
+kill: $(VENV)/.test  ## kill the system fifty times under load and check every account
 	@$(BIN)/python -m pytest -s tests/system/test_kill.py --kills $(or $(KILLS),50) $(ARGS)
 
 soak: $(VENV)/.test tools  ## run the system under load for MINUTES (30), with two deployments and the clock set back

@@ -264,6 +264,7 @@ class Instance(Host):
         if self.stream is not None and self._once is not None:
             await self.stream.retention.prune(self.log)
             await self._once.prune()
+            await self.database.shrink()
 
     def hook(self, name: str) -> HookEndpoint:
         """Return the endpoint of a lifecycle hook: `on_start` or `on_stop`."""

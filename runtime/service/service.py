@@ -179,6 +179,9 @@ def define(cls: type[Service]) -> Definition:
     for name, value, least in (("concurrency", cls.concurrency, 1), ("capacity", cls.capacity, 0)):
         if not isinstance(value, int) or value < least:
             raise DefinitionError(f"{cls.__qualname__}: {name}={value!r}: expected an integer of at least {least}")
+    version: object = cls.version
+    if not isinstance(version, str):
+        raise DefinitionError(f"{cls.__qualname__}: version={version!r}: expected a text, such as {str(version)!r}")
     requests: dict[str, Handler] = {}
     events: dict[str, Handler] = {}
     signals: dict[str, Handler] = {}

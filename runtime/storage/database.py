@@ -359,5 +359,9 @@ class Database(ABC):
         """Whether a transaction waits for the one that is running."""
 
     @abstractmethod
+    async def shrink(self) -> None:
+        """Give the space of deleted rows back to the file system, in steps between which other transactions get their turns."""
+
+    @abstractmethod
     async def script(self, statements: str) -> None:
         """Run several statements atomically, under a lock that excludes other processes (for migrations)."""

@@ -253,6 +253,9 @@ class PostgresDatabase(Database):
                 if not each(dict(record)):
                     return
 
+    async def shrink(self) -> None:
+        """Do nothing: the server's autovacuum does it."""
+
     # Migrations
 
     async def script(self, statements: str) -> None:

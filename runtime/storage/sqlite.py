@@ -23,6 +23,11 @@ from runtime.storage.writer import Writer
 
 __all__ = ["SqliteDatabase", "SqliteFolder"]
 
+_VACUUMED = 500
+"""The pages that one step releases, of 4 KiB each."""
+_KEPT_FREE = 1_000
+"""The free pages that stay in the file: the next rows need them."""
+
 
 class SqliteDatabase(Database):
     """A database in one file.
@@ -51,7 +56,8 @@ class SqliteDatabase(Database):
             raise DatabaseError(f"{self.path}: cannot be opened: {error.strerror}") from error
         synchronous = "FULL" if self._durable else "NORMAL"
         self._writer = await self._connect(
-            f"PRAGMA journal_mode=WAL; PRAGMA synchronous={synchronous}; PRAGMA foreign_keys=ON; {DO_NOT_WAIT}"
+            # the first one counts for a new file only
+            f"PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL; PRAGMA synchronous={synchronous}; PRAGMA foreign_keys=ON; {DO_NOT_WAIT}"
         )
         self._reader = await self._connect("PRAGMA query_only=ON;")
 
@@ -101,7 +107,11 @@ class SqliteDatabase(Database):
         return self.turns.contended
 
     async def script(self, statements: str) -> None:
-        await self.turns.alone(lambda raw: _script(raw, statements))
+        await self.turns.alone("a migration", lambda raw: _script(raw, statements))
+
+    async def shrink(self) -> None:
+        while await self.turns.alone("the release of free space", _vacuum):
+            await asyncio.sleep(0)
 
     @property
     def is_open(self) -> bool:
@@ -142,6 +152,13 @@ class SqliteFolder:
         except OSError as error:
             raise DatabaseError(f"{self._folder}: the folder cannot be made: {error.strerror}") from error
         return SqliteDatabase(self._folder / f"{service}.sqlite", durable=self._durable)
+
+
+def _vacuum(raw: sqlite3.Connection) -> bool:
+    """Release some free pages. Return whether there are more than new rows will use."""
+    raw.executescript(f"PRAGMA incremental_vacuum({_VACUUMED})")  # `execute` would release one page
+    (automatic,), (free,) = (raw.execute(f"PRAGMA {name}").fetchone() for name in ("auto_vacuum", "freelist_count"))
+    return bool(automatic) and free > _KEPT_FREE
 
 
 def _script(raw: sqlite3.Connection, statements: str) -> None:

@@ -270,14 +270,14 @@ class Writer:
             failed.set_exception(error)
             return failed
 
-    async def alone(self, function: Callable[[sqlite3.Connection], Any]) -> None:
+    async def alone(self, title: str, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run a function that begins and ends its own transaction, outside every group. It has no deadline."""
-        await self.take_turn(_Alone("a migration", math.inf))
+        await self.take_turn(_Alone(title, math.inf))
         try:
             ended = [] if self._group is None else self._group.ended
             await self._run(partial(commit_begun_group, ended))
             self._settle(None)
-            await self._run(function)
+            return await self._run(function)
         except DatabaseError as error:
             self._settle(error)
             raise

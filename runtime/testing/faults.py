@@ -200,5 +200,8 @@ class CrashingDatabase(Database):
     def contended(self) -> bool:
         return self._inner.contended
 
+    async def shrink(self) -> None:
+        await self._inner.shrink()
+
     async def script(self, statements: str) -> None:
         await self._inner.script(statements)

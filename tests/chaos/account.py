@@ -25,11 +25,11 @@ class Account(NamedTuple):
         return not (self.lost or self.twice or self.stuck)
 
 
-async def settled(data: Path) -> list[str]:
-    """Wait until the databases are consistent. Return what is not after 30 seconds."""
+async def settled(data: Path, seconds: float) -> list[str]:
+    """Wait until the databases are consistent. Return what is not after so many seconds."""
     left: list[str] = []
     try:
-        async with asyncio.timeout(SETTLES):
+        async with asyncio.timeout(seconds):
             while left := await asyncio.to_thread(_unsettled, data):
                 await asyncio.sleep(0.3)
     except TimeoutError:
@@ -47,11 +47,11 @@ def _unsettled(data: Path) -> list[str]:
     return found
 
 
-async def account(data: Path, stories: list[Story]) -> Account:
+async def account(data: Path, stories: list[Story], seconds: float) -> Account:
     """Compare the databases with the answers."""
     stuck = [f"story {story.number} has not ended" for story in stories if not story.ended]
     stuck += [f"story {story.number}: {story.wrong}" for story in stories if story.wrong]
-    stuck += await settled(data)
+    stuck += await settled(data, seconds)
     entries = consistency.query(data, "wallet", "SELECT id, user_id, kind, cents, ride_id FROM entries")
     rides = {row["id"]: row for row in consistency.query(data, "rides", "SELECT id, user_id, state, cents FROM rides")}
     notices = consistency.query(data, "notices", "SELECT user_id, kind, cents FROM notices")

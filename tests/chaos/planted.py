@@ -28,7 +28,7 @@ from runtime.execution.unit_of_work import Transactions
 
 _run = Transactions.run
 
-async def run(self, method, message, ctx, check):
+async def run(self, method, message, ctx, check, *more):
     '''Answers before the commit.'''
     answered = asyncio.get_running_loop().create_future()
 
@@ -39,7 +39,7 @@ async def run(self, method, message, ctx, check):
         await asyncio.sleep(0.3)
         return reply
 
-    task = asyncio.ensure_future(_run(self, handle, message, ctx, check))
+    task = asyncio.ensure_future(_run(self, handle, message, ctx, check, *more))
     await asyncio.wait((task, answered), return_when=asyncio.FIRST_COMPLETED)
     return answered.result() if answered.done() else await task
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
-from tests.chaos.account import Account, account
+from tests.chaos.account import SETTLES, Account, account
 from tests.chaos.faults import Fault, inject
 from tests.chaos.machine import machine
 from tests.chaos.stories import PASSWORD, ride
@@ -30,11 +30,12 @@ class Outcome(NamedTuple):
 
 async def run(
     folder: Path, seed: int, *, engine: str, kind: str, replicas: int = 3, seconds: float = 40, stories: int = 250, bug: str = "",
-    kinds: tuple[Fault, ...] = (), at_once: int = 12,
+    kinds: tuple[Fault, ...] = (), at_once: int = 12, settles: float = SETTLES,
 ) -> Outcome:  # fmt: skip
     """Run stories while there are faults, repair everything, and compare the answers with the databases."""
     async with machine(folder, engine, kind, replicas, bug) as built:
-        scooters = await _add_scooters(built.url)
+        async with asyncio.timeout(60):
+            scooters = await _add_scooters(built.url)
         faults = asyncio.create_task(inject(built, seed, seconds, kinds))
         telling = asyncio.create_task(ride(built.url, scooters, seed, stories, at_once))
         names = await faults
@@ -43,7 +44,7 @@ async def run(
         loop = asyncio.get_running_loop()
         told = await telling
         repaired = loop.time()
-        found = await account(built.folder, told)
+        found = await account(built.folder, told, settles)
         return Outcome(found, len(told), sum(story.ride is not None for story in told), names, loop.time() - repaired)
 
 

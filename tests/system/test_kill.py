@@ -1,6 +1,6 @@
 """After a kill -9 at any moment and a restart, no change answered with 2xx is lost and all databases are consistent.
 
-`make test` kills the process ten times, `make chaos` fifty times (`--kills`).
+`make test` kills the process ten times, `make kill` fifty times (`--kills`).
 """
 
 import asyncio

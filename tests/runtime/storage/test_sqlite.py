@@ -397,3 +397,36 @@ async def test_transactions_that_wait_run_one_by_one_in_the_order_in_which_they_
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert [number for number, outcome in enumerate(outcomes) if outcome is not None] == list(range(20, 150, 10))
     assert await texts(database) == [f"m{number}" for number, outcome in enumerate(outcomes) if outcome is None]
+
+
+async def test_the_space_of_deleted_rows_is_released_in_steps(tmp_path: Path) -> None:
+    database = SqliteDatabase(tmp_path / "grows.sqlite", durable=False)
+    await database.open()
+    try:
+        await database.script("CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT)")
+        await database.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 30000) INSERT INTO notes SELECT i, $1 FROM n",
+            "x" * 1000,
+        )
+        await database.script("SELECT 1")
+        full = (await database.fetch("SELECT page_count AS n FROM pragma_page_count"))[0]["n"]
+        await database.execute("DELETE FROM notes")
+        writing = asyncio.create_task(database.shrink())
+        await database.execute("INSERT INTO notes VALUES (1, 'between two steps')")
+        await writing
+        [row] = await database.fetch("SELECT page_count AS n FROM pragma_page_count")
+        assert row["n"] < full / 4
+        assert [dict(one) for one in await database.fetch("SELECT * FROM notes")] == [{"id": 1, "text": "between two steps"}]
+    finally:
+        await database.close()
+
+
+async def test_a_file_of_an_earlier_version_is_not_shrunk(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "old.sqlite")) as connection:
+        connection.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY)")
+    database = SqliteDatabase(tmp_path / "old.sqlite", durable=False)
+    await database.open()
+    try:
+        await database.shrink()
+    finally:
+        await database.close()
