@@ -68,7 +68,7 @@ async def apply(self, source, events, guard, advance):
     '''Moves the cursor in a transaction of its own.'''
     async with self._transactions.database.transaction(guard):
         pass
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(1)
     return await _apply(self, source, events, Guard("UPDATE callboard_stream_head SET seq = seq", ()), advance)
 
 EventsEndpoint.apply = apply
