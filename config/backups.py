@@ -26,12 +26,6 @@ from runtime.storage import StatementError
 from runtime.storage.migrations import SCHEMA, migrate
 from runtime.storage.sqlite import SqliteDatabase
 
-try:
-    from runtime.storage.postgres import PostgresDatabase
-    from runtime.storage.postgres_connection import PostgresUrl
-except ImportError:  # without the extra, no database is there
-    pass
-
 
 class Made(NamedTuple):
     """A backup that was made.
@@ -259,6 +253,8 @@ def _stamp() -> str:
 
 async def _restore_postgres(settings: Settings, definition: Definition, file: Path) -> Restored:
     """Load a backup beside the schema of the service, prepare it, and exchange the two in one transaction."""
+    from runtime.storage.postgres import PostgresDatabase
+
     service = definition.contract.name
     url = compose.database_url(settings, service)
     assert url is not None
@@ -333,6 +329,8 @@ async def _psql(url: str, *arguments: str) -> None:
 
 async def _run(url: str, program: str, *arguments: str, connects: bool = True) -> None:
     """Run a program of PostgreSQL. The password is passed in its environment, where other users do not see it."""
+    from runtime.storage.postgres_connection import PostgresUrl
+
     found = shutil.which(program)
     if found is None:
         raise CallboardError(

@@ -295,7 +295,7 @@ def _policies(plan: Plan, namespace: str) -> Iterator[Object]:
         return _object("networking.k8s.io/v1", "NetworkPolicy", name, namespace, {"spec": spec})
 
     yield policy("deny-all", {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]})
-    dns = {"to": [{"namespaceSelector": {}}], "ports": [_port(53, "UDP"), _port(53)]}
+    dns: Object = {"to": [{"namespaceSelector": {}}], "ports": [_port(53, "UDP"), _port(53)]}
     yield policy("allow-dns", {"podSelector": {}, "policyTypes": ["Egress"], "egress": [dns]})
     hosts = {one.name: one.host for one in plan.services}
     for one in plan.services:

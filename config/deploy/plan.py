@@ -4,7 +4,7 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import msgspec
@@ -269,8 +269,8 @@ def _text(value: Any) -> str:
             return "true" if value else "false"
         case str() | int() | float():
             return str(value)
-        case tuple() | list() if all(isinstance(one, str) and "," not in one for one in value):
-            return ",".join(value)
+        case tuple() | list() if all(isinstance(one, str) and "," not in one for one in cast(Sequence[object], value)):
+            return ",".join(cast(Sequence[str], value))
         case _:
             return msgspec.json.encode(value).decode()
 
