@@ -6,7 +6,7 @@ from typing import Any
 
 import anyio
 import msgspec
-from litestar import Litestar, MediaType, Request, Response, asgi, get, post
+from litestar import Litestar, MediaType, Request, Response, asgi, delete, get, post
 from litestar.exceptions import HTTPException, NotFoundException
 from litestar.handlers import ASGIRouteHandler
 
@@ -138,6 +138,22 @@ def create_app(
         await console.drain(proxy, operator, request.path_params["node"])
         return Response(b"{}", media_type=MediaType.JSON)
 
+    @get("/console/keys")
+    async def console_keys(request: Request[Any, Any, Any]) -> Response[bytes]:
+        operator, _ = await require_operator(proxy, dict(request.scope["headers"]))
+        return Response(await console.keys(proxy, operator, "auth.ListSigningKeys"), media_type=MediaType.JSON)
+
+    @post("/console/keys", status_code=201)
+    async def console_new_key(request: Request[Any, Any, Any]) -> Response[bytes]:
+        operator, _ = await require_operator(proxy, dict(request.scope["headers"]))
+        return Response(await console.keys(proxy, operator, "auth.RotateSigningKeys"), media_type=MediaType.JSON)
+
+    @delete("/console/keys/{kid:str}", status_code=200)
+    async def console_retire_key(request: Request[Any, Any, Any]) -> Response[bytes]:
+        operator, _ = await require_operator(proxy, dict(request.scope["headers"]))
+        await console.keys(proxy, operator, "auth.RetireSigningKey", request.path_params["kid"])
+        return Response(b"{}", media_type=MediaType.JSON)
+
     @get("/.well-known/jwks.json")
     async def jwks() -> Response[bytes]:
         keys: Keys = await ctx.request(KeySet())
@@ -208,6 +224,9 @@ def create_app(
             console_services,
             console_request,
             console_drain,
+            console_keys,
+            console_new_key,
+            console_retire_key,
             jwks,
             asset,
             *(stream(path, app) for path, app in streams.items()),

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from gateway.client import bearer_token, require_token
 from gateway.problems import Problem
 from runtime import Forbidden
@@ -71,6 +73,24 @@ async def ask(proxy: Proxy, operator: Identity, service: str, name: str, body: b
     message = spec.codec.decode(body or b"{}")
     proxy.log.info("%s asks %s for %s", operator.subject, service, spec.full_name)
     return spec.reply_codec.encode(await proxy.ask_service(service, message, _SECONDS))
+
+
+async def keys(proxy: Proxy, operator: Identity, request: str, kid: str = "") -> bytes:
+    """Make a request about the keys that sign access tokens. Return the JSON text of its reply.
+
+    Args:
+        request: its full name, in the contract of Callboard's auth service.
+        kid: the id of the key that it is about.
+
+    Raises:
+        Forbidden: if the user is no admin.
+        ServiceError: what the service answers; `NoInstance` if it is another auth service than Callboard's.
+    """
+    if "admin" not in operator.roles:
+        raise Forbidden
+    proxy.log.warning("%s asks for %s %s", operator.subject, request, kid)
+    ctx = proxy.context(proxy.new_id(), None, None, _SECONDS)
+    return await proxy.ask(ctx, "auth", request, msgspec.json.encode({"kid": kid} if kid else {}))
 
 
 async def drain(proxy: Proxy, operator: Identity, node: str) -> None:

@@ -12,7 +12,7 @@ from config.cli.operator import Operator, operator_for, with_operator
 from config.cli.output import json_text, table
 from runtime import CallboardError
 
-_PATH = "/signing-keys"
+_PATH = "/console/keys"
 _COLUMNS = ("kid", "state", "signs_from", "retires")
 
 
@@ -58,7 +58,7 @@ def retire_command(kid: str, url: str, email: str | None, roles: tuple[str, ...]
 
     Example: `callboard keys retire uKq3mZ0sJ1aXbT7e`
     """
-    _ask(operator_for(config_file, url, email, roles), "DELETE", f"{_PATH}/{quote(kid, safe='')}", 204)
+    _ask(operator_for(config_file, url, email, roles), "DELETE", f"{_PATH}/{quote(kid, safe='')}", 200)
     click.echo(f"{kid} has retired.")
 
 

@@ -18,6 +18,7 @@ from runtime import (
     every,
     handles,
     roles,
+    services,
 )
 from runtime.identity import MAX_LIFETIME, Keys, KeySet, Revocations, RevokedSessions, SessionsRevoked, TokenSettings
 from runtime.repeats import Repeats
@@ -255,24 +256,24 @@ class Auth(Service):
         await self.keys.refresh()
         return Tokens(self.keys.sign(claims), refresh_token, "Bearer", lifetime)
 
-    # Signing keys
+    # Signing keys, for admins at the gateway's console
 
-    @handles(http="GET /signing-keys", allow=roles("admin"))
+    @handles(allow=services("gateway"), idempotent=True)
     async def list_signing_keys(self, message: ListSigningKeys, ctx: Context) -> SigningKeyList:
         await self.keys.refresh()
         return SigningKeyList(self.keys.shown())
 
-    @handles(http="POST /signing-keys", status=201, allow=roles("admin"))
+    @handles(allow=services("gateway"))
     async def rotate_signing_keys(self, message: RotateSigningKeys, ctx: Context) -> SigningKeyList:
         await self.keys.rotate()
-        self.log.warning("%s has published a new signing key", ctx.user.subject)
+        self.log.warning("an admin has published a new signing key")
         return SigningKeyList(self.keys.shown())
 
-    @handles(http="DELETE /signing-keys/{kid}", status=204, allow=roles("admin"), raises=(UnknownSigningKey,))
+    @handles(allow=services("gateway"), raises=(UnknownSigningKey,))
     async def retire_signing_key(self, message: RetireSigningKey, ctx: Context) -> None:
         if not await self.keys.retire(message.kid):
             raise UnknownSigningKey
-        self.log.warning("%s has retired the signing key %s", ctx.user.subject, message.kid)
+        self.log.warning("an admin has retired the signing key %s", message.kid)
 
     # Requests of the runtime
 

@@ -267,7 +267,7 @@ def test_parameters_are_accepted_if_they_are_valid(data: st.DataObject, index: i
     texts = [text for item in items for text in to_texts(item)]
     accepted = _accepted(lambda: found.decode(tuple(("value", text) for text in texts), b""))
     # A text in a URL has no type: it is valid if one of the JSON values that it may mean is
-    meant = [items, texts, [*map(_as_json, texts)]]
+    meant = [texts, [*map(_as_json, texts)], *([] if any(isinstance(item, float) for item in items) else [items])]
     assert accepted == any(valid(found.parameter, one if many else one[0]) for one in meant), (texts, found.parameter)
 
 

@@ -84,11 +84,11 @@ async def test_a_key_that_has_become_known_is_retired_at_once(tmp_path: Path) ->
     chosen = msgspec.structs.replace(settings(tmp_path), node=NodeSettings(tokens=TokenSettings(keys_seconds=0.1)))
     async with open_system(chosen) as system:
         old, admin = await system.bearer(), await system.bearer("admin@example.com")
-        [key] = (await system.client.get("/signing-keys", headers=admin)).json()["items"]
+        [key] = (await system.client.get("/console/keys", headers=admin)).json()["items"]
         assert (key["kid"], key["state"], key["retires"]) == (kid_of(old), "signs", None)
-        published = (await system.client.post("/signing-keys", headers=admin)).json()["items"]
+        published = (await system.client.post("/console/keys", headers=admin)).json()["items"]
         assert [one["state"] for one in published] == ["signs", "published"]
-        assert (await system.client.delete(f"/signing-keys/{key['kid']}", headers=admin)).status_code == 204
+        assert (await system.client.delete(f"/console/keys/{key['kid']}", headers=admin)).status_code == 200
         new = await system.bearer()
         assert kid_of(new) == published[1]["kid"], "the one that was published signs at once"
 
@@ -97,22 +97,22 @@ async def test_a_key_that_has_become_known_is_retired_at_once(tmp_path: Path) ->
 
         await eventually(refused, "tokens of the retired key are refused")
         assert (await system.client.get("/wallet", headers=new)).status_code == 200
-        again = await system.client.delete(f"/signing-keys/{key['kid']}", headers=await system.bearer("admin@example.com"))
+        again = await system.client.delete(f"/console/keys/{key['kid']}", headers=await system.bearer("admin@example.com"))
         assert (again.status_code, again.json()["code"]) == (404, "unknown-signing-key")
 
 
 async def test_the_last_key_is_replaced_when_it_is_retired(system: System) -> None:
     admin = await system.bearer("admin@example.com")
-    assert (await system.client.delete(f"/signing-keys/{kid_of(admin)}", headers=admin)).status_code == 204
+    assert (await system.client.delete(f"/console/keys/{kid_of(admin)}", headers=admin)).status_code == 200
     assert kid_of(await system.bearer()) != kid_of(admin)
 
 
 async def test_only_admins_see_and_change_the_keys(system: System) -> None:
     for who in ("rider@example.com", "operator@example.com"):
         headers = await system.bearer(who)
-        assert (await system.client.get("/signing-keys", headers=headers)).status_code == 403
-        assert (await system.client.post("/signing-keys", headers=headers)).status_code == 403
-        assert (await system.client.delete("/signing-keys/x", headers=headers)).status_code == 403
+        assert (await system.client.get("/console/keys", headers=headers)).status_code == 403
+        assert (await system.client.post("/console/keys", headers=headers)).status_code == 403
+        assert (await system.client.delete("/console/keys/x", headers=headers)).status_code == 403
 
 
 async def test_replicas_of_auth_share_their_keys(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ async def test_replicas_of_auth_share_their_keys(tmp_path: Path) -> None:
         admin = await system.bearer("admin@example.com")
         kids = {kid_of(await system.bearer()) for _ in range(8)}
         assert kids == {kid_of(admin)}, "both instances have started with the same key"
-        assert (await system.client.delete(f"/signing-keys/{kid_of(admin)}", headers=admin)).status_code == 204
+        assert (await system.client.delete(f"/console/keys/{kid_of(admin)}", headers=admin)).status_code == 200
         after = {kid_of(await system.bearer()) for _ in range(8)}
         assert len(after) == 1, "each signs with the key that the other one has created"
         assert after.isdisjoint(kids)
