@@ -53,6 +53,10 @@ _FEW_ROWS = 100
 """The number of events to look at in one pull if each needs its own transaction: after a failure the rest is pulled again."""
 _COUNT_SECONDS = 30.0
 """After so many seconds the dead letters are counted again: another instance may have written some, or an operator dropped them."""
+_OVERTAKEN_SECONDS = 0.05
+"""The pause of an instance that another one was faster than."""
+_FOLLOWING_SECONDS = 0.3
+"""The pause between two looks at what another instance has applied."""
 _SELDOM = 60
 """After how many looks at an event that needs a newer version it is logged again."""
 
@@ -134,6 +138,8 @@ class Subscription:
         self._hint = asyncio.Event()
         self._failures = 0
         self._looks = 0
+        self._follows = False
+        """Whether another instance has applied the last events. It is left to apply the next ones as long as it makes progress."""
         self._count_at = 0.0
         self.progress: Progress = Progress(service, publisher, clock, metrics, log)
 
@@ -155,8 +161,10 @@ class Subscription:
                     self._count("events_applied_total", await self.dead_letters.retry_undecoded(self._log))
                     undecoded = False
                 more = await self._step()
-            except Superseded:
-                continue  # another instance was faster: read its cursor
+            except Superseded:  # another instance was faster: read its cursor
+                self._follows = True
+                await self._clock.sleep(self._random.jitter(_OVERTAKEN_SECONDS))
+                continue
             except NeedsNewerVersion as error:
                 await self._wait_for_newer_version(error)
                 continue
@@ -173,8 +181,32 @@ class Subscription:
                 if self.progress.state is SubscriptionState.PULLING:
                     self.progress.enter(SubscriptionState.WAITING)
                 await self._count_dead_letters()
-                await wait_for_event(self._hint, self._random.jitter(POLL_SECONDS))
-                self._hint.clear()
+                await self._wait()
+
+    async def _wait(self) -> None:
+        """Wait for a hint or the next poll, and then until no other instance applies the events that the hint is about."""
+        while True:
+            hinted = await wait_for_event(self._hint, self._random.jitter(POLL_SECONDS))
+            self._hint.clear()
+            if not (hinted and self._follows and await self._another_applies()):
+                return
+
+    async def _another_applies(self) -> bool:
+        """Watch the cursor. Return True once another instance has applied all that is known of, and False if it makes no progress."""
+        seen = -1
+        while True:
+            await self._clock.sleep(self._random.jitter(_FOLLOWING_SECONDS))
+            try:
+                cursor = await self._cursors.read()
+            except DatabaseError:
+                return False
+            if cursor is None or cursor.stopped is not None or cursor.position.seq == seen:
+                self._follows = False
+                return False
+            seen = cursor.position.seq
+            self.progress.reached(seen)
+            if self.progress.lag == 0:
+                return True
 
     async def _step(self) -> bool:
         """Pull once and apply the events. Return True if more events are waiting."""

@@ -104,6 +104,27 @@ async def test_two_replicas_on_one_database_apply_each_event_once(replicas: Repl
     assert await replicas.applied() == WORDS
 
 
+async def test_another_replica_takes_over_when_the_one_that_applies_the_events_is_lost(
+    replicas: Replicas, subscriber_class: type[Subscriber]
+) -> None:
+    await replicas.start(Publisher)
+    names = ["subscriber", "subscriber2"]
+    for name in names:
+        await replicas.start(subscriber_class, name=name)
+
+    def applied(name: str) -> float:
+        return replicas.nodes[name].metrics.value("events_applied_total", service="subscriber", publisher="publisher")
+
+    words = [f"w{number}" for number in range(60)]
+    for word in words:
+        await replicas.publish(word)
+    await wait_until_applied(replicas, words)
+    leader = max(names, key=applied)
+    await replicas.crash(leader)
+    await replicas.publish("taken over")
+    await wait_until_applied(replicas, [*words, "taken over"])
+
+
 @pytest.mark.parametrize("skip", [0, 1, 5])
 @pytest.mark.parametrize("place", ["before commit", "after commit"])
 async def test_a_subscriber_that_crashes_before_or_after_a_commit_applies_each_event_once(
