@@ -2,13 +2,12 @@
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 import rich_click as click
 
 from config.cli.common import F, with_json
-from config.cli.operator import Operator, chosen_services, operator_for, with_operator
+from config.cli.operator import Operator, chosen_services, with_operator
 from config.cli.output import json_text, table
 from runtime import CallboardError
 from runtime.durable.console import (
@@ -56,16 +55,12 @@ def list_command(
     publisher: str,
     type_: str,
     as_json: bool,
-    url: str,
-    email: str | None,
-    roles: tuple[str, ...],
-    config_file: Path | None,
+    operator: Operator,
 ) -> None:
     """Show the dead letters of the named services, or of all services, the oldest first.
 
     Example: `callboard dead-letters list wallet --type rides.RideEnded`
     """
-    operator = operator_for(config_file, url, email, roles)
     found = [
         {"service": name, **msgspec.structs.asdict(letter)}
         for name in chosen_services(operator, names)
@@ -95,14 +90,12 @@ def _letters(operator: Operator, service: str, publisher: str, type_: str) -> It
 @click.argument("id_", metavar="ID")
 @with_json
 @with_operator
-def show_command(
-    service: str, id_: str, as_json: bool, url: str, email: str | None, roles: tuple[str, ...], config_file: Path | None
-) -> None:
+def show_command(service: str, id_: str, as_json: bool, operator: Operator) -> None:
     """Show a dead letter with its body and the last error of its handler.
 
     Example: `callboard dead-letters show wallet 01980f2e-6a1c-7c3e-9d54-0a4c6b1f2e77`
     """
-    letter = operator_for(config_file, url, email, roles).ask(service, ShowDeadLetter(id_))
+    letter = operator.ask(service, ShowDeadLetter(id_))
     click.echo(json_text(letter, indent=not as_json))
 
 
@@ -116,10 +109,7 @@ def retry_command(
     every: bool,
     publisher: str,
     type_: str,
-    url: str,
-    email: str | None,
-    roles: tuple[str, ...],
-    config_file: Path | None,
+    operator: Operator,
 ) -> None:
     """Apply dead letters of SERVICE again, the oldest first. Each is applied exactly once, or stays a dead letter.
 
@@ -128,7 +118,6 @@ def retry_command(
     Examples: `callboard dead-letters retry wallet 01980f2e-6a1c-7c3e-9d54-0a4c6b1f2e77`,
     `callboard dead-letters retry wallet --all`, `callboard dead-letters retry wallet --type rides.RideEnded`
     """
-    operator = operator_for(config_file, url, email, roles)
     chosen = _chosen(operator, service, ids, every, publisher, type_)
     failed = applied = 0
     for id_ in dict.fromkeys(chosen):
@@ -154,17 +143,13 @@ def drop_command(
     every: bool,
     publisher: str,
     type_: str,
-    url: str,
-    email: str | None,
-    roles: tuple[str, ...],
-    config_file: Path | None,
+    operator: Operator,
 ) -> None:
     """Delete dead letters of SERVICE. Their events are never applied.
 
     Examples: `callboard dead-letters drop wallet 01980f2e-6a1c-7c3e-9d54-0a4c6b1f2e77`,
     `callboard dead-letters drop wallet --publisher rides`
     """
-    operator = operator_for(config_file, url, email, roles)
     chosen = _chosen(operator, service, ids, every, publisher, type_)
     dropped = sum(
         operator.ask(service, DropDeadLetters(tuple(chosen[at : at + MOST_LETTERS]))).count

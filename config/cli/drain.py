@@ -2,13 +2,12 @@
 
 import difflib
 import time
-from pathlib import Path
 from urllib.parse import quote
 
 import rich_click as click
 
 from config.cli.client import describe_problem
-from config.cli.operator import Operator, operator_for, with_operator
+from config.cli.operator import Operator, with_operator
 from config.cli.output import progress
 from runtime import CallboardError
 
@@ -19,9 +18,7 @@ from runtime import CallboardError
     "--timeout", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds to wait until it has stopped."
 )
 @with_operator
-def drain_command(
-    node: str, timeout: float, url: str, email: str | None, roles: tuple[str, ...], config_file: Path | None
-) -> None:
+def drain_command(node: str, timeout: float, operator: Operator) -> None:
     """Let NODE finish its work and stop, as SIGTERM does, and wait until the gateway does not see it any more.
 
     `callboard services` shows the nodes. The process ends with status 0. Whether it is started again is up to what runs it:
@@ -29,13 +26,12 @@ def drain_command(
 
     Example: `callboard drain rides-4f0c2ab1d9e8`
     """
-    operator = operator_for(config_file, url, email, roles)
     nodes = _nodes(operator)
     if node not in nodes:
         near = difflib.get_close_matches(node, nodes, 1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise CallboardError(f"no node {node!r} is running: {hint}choose from {', '.join(sorted(nodes))}")
-    status, answer = operator.client.ask("POST", f"/console/nodes/{quote(node, safe='')}/drain", b"{}")
+    status, answer = operator.client().ask("POST", f"/console/nodes/{quote(node, safe='')}/drain", b"{}")
     if status != 202:
         raise CallboardError(describe_problem(status, answer))
     until = time.monotonic() + timeout

@@ -1,6 +1,5 @@
 """`callboard keys`: show, rotate, and retire the keys that sign access tokens."""
 
-from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
 
@@ -8,7 +7,7 @@ import rich_click as click
 
 from config.cli.client import describe_problem
 from config.cli.common import with_json
-from config.cli.operator import Operator, operator_for, with_operator
+from config.cli.operator import Operator, with_operator
 from config.cli.output import json_text, table
 from runtime import CallboardError
 
@@ -29,42 +28,41 @@ def keys_command() -> None:
 @keys_command.command("list")
 @with_json
 @with_operator
-def list_command(as_json: bool, url: str, email: str | None, roles: tuple[str, ...], config_file: Path | None) -> None:
+def list_command(as_json: bool, operator: Operator) -> None:
     """Show the keys: the one that signs, one that is published and signs later, and those that still verify older tokens.
 
     Example: `callboard keys list --json`
     """
-    _show(_ask(operator_for(config_file, url, email, roles), "GET", _PATH, 200), as_json)
+    _show(_ask(operator, "GET", _PATH, 200), as_json)
 
 
 @keys_command.command("rotate")
 @with_json
 @with_operator
-def rotate_command(as_json: bool, url: str, email: str | None, roles: tuple[str, ...], config_file: Path | None) -> None:
+def rotate_command(as_json: bool, operator: Operator) -> None:
     """Publish a new key. It signs a minute later, when every service knows it, and no request is refused.
 
     Example: `callboard keys rotate`
     """
-    _show(_ask(operator_for(config_file, url, email, roles), "POST", _PATH, 201), as_json)
+    _show(_ask(operator, "POST", _PATH, 201), as_json)
 
 
 @keys_command.command("retire")
 @click.argument("kid")
 @with_operator
-def retire_command(kid: str, url: str, email: str | None, roles: tuple[str, ...], config_file: Path | None) -> None:
+def retire_command(kid: str, operator: Operator) -> None:
     """Retire the key KID at once, because somebody else may know it. Another key signs from now on.
 
     Access tokens that KID has signed are refused within half a minute. Their users refresh them, or log in again.
 
     Example: `callboard keys retire uKq3mZ0sJ1aXbT7e`
     """
-    _ask(operator_for(config_file, url, email, roles), "DELETE", f"{_PATH}/{quote(kid, safe='')}", 200)
+    _ask(operator, "DELETE", f"{_PATH}/{quote(kid, safe='')}", 200)
     click.echo(f"{kid} has retired.")
 
 
 def _ask(operator: Operator, method: str, path: str, expected: int) -> dict[str, Any]:
-    operator.client.log_in(as_operator=True)
-    status, answer = operator.client.ask(method, path, b"{}" if method == "POST" else None)
+    status, answer = operator.client().ask(method, path, b"{}" if method == "POST" else None)
     if status != expected:
         raise CallboardError(describe_problem(status, answer))
     return answer

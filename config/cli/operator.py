@@ -1,5 +1,6 @@
 """How operators' commands ask a service: through the gateway of a running system, or else in the service's database here."""
 
+import functools
 import os
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -22,13 +23,13 @@ T = TypeVar("T")
 
 
 def with_operator(function: F) -> F:
-    """Add the options that say which system a command is for."""
-    return with_gateway(with_config(function))
+    """Add the options that say which system a command is for. The command gets the `operator` that they name."""
 
+    @functools.wraps(function)
+    def call(*args: Any, url: str, email: str | None, roles: tuple[str, ...], config_file: Path | None, **options: Any) -> object:
+        return function(*args, operator=Operator(loaded(config_file).settings, url, email, roles), **options)
 
-def operator_for(config_file: Path | None, url: str, email: str | None, roles: tuple[str, ...]) -> "Operator":
-    """Return the operator that the options of a command name."""
-    return Operator(loaded(config_file).settings, url, email, roles)
+    return with_gateway(with_config(cast(F, call)))
 
 
 class Operator:
@@ -37,7 +38,7 @@ class Operator:
     A gateway is asked if one is named, or if `dev` or `up` runs in this folder. Otherwise the databases are opened here.
 
     Raises:
-        CallboardError: if the gateway cannot be reached or refuses the login.
+        CallboardError: if the URL is not an HTTP URL.
     """
 
     def __init__(self, settings: Settings, url: str = "", email: str | None = None, roles: tuple[str, ...] = ()) -> None:
@@ -45,31 +46,33 @@ class Operator:
         self._client: Client | None = None
         if url or os.environ.get("CALLBOARD_URL") or running_url(Path(settings.database.folder)) or email or roles:
             self._client = Client(settings, url, email, roles)
-            with progress("asking the gateway"):
-                self._client.log_in(as_operator=True)
+        self._email = email
+        self._logged_in = False
 
     @property
     def is_remote(self) -> bool:
         """Whether the gateway of a running system is asked."""
         return self._client is not None
 
-    @property
     def client(self) -> Client:
-        """The client of the gateway.
+        """Return the client of the gateway, logged in.
 
         Raises:
-            CallboardError: if no system runs here and no gateway is named.
+            CallboardError: if no system runs here and no gateway is named, or if the gateway cannot be reached or refuses the login.
         """
         if self._client is None:
             raise CallboardError(
                 "no system runs here: name the gateway of one with --url or CALLBOARD_URL, or run this where `dev` or `up` runs"
             )
+        if self._email is None or not self._logged_in:  # without a login, a token is signed here, and again before it expires
+            with progress("asking the gateway"):
+                self._client.log_in(as_operator=True)
+            self._logged_in = True
         return self._client
 
     def instances(self) -> list[dict[str, Any]]:
         """Return the instances of the running system, as the gateway sees them."""
-        self.client.log_in(as_operator=True)
-        status, answer = self.client.ask("GET", "/console/services")
+        status, answer = self.client().ask("GET", "/console/services")
         if status != 200 or not isinstance(answer.get("items"), list):
             raise CallboardError(describe_problem(status, answer))
         return cast(list[dict[str, Any]], answer["items"])
@@ -97,8 +100,7 @@ class Operator:
 
     def _ask_gateway(self, service: str, message: Request[T]) -> T:
         spec = spec_of(type(message))
-        self.client.log_in(as_operator=True)
-        status, answer = self.client.ask_any("POST", f"/console/services/{service}/{spec.name}", spec.codec.encode(message))
+        status, answer = self.client().ask_any("POST", f"/console/services/{service}/{spec.name}", spec.codec.encode(message))
         if status != 200:
             reason = cast(dict[str, Any], answer).get("reason") if isinstance(answer, dict) else None
             raise CallboardError(

@@ -1,10 +1,8 @@
 """`callboard resume`, also `callboard streams resume`: let a subscription that waits for an operator continue."""
 
-from pathlib import Path
-
 import rich_click as click
 
-from config.cli.operator import operator_for, with_operator
+from config.cli.operator import Operator, with_operator
 from runtime.durable.console import ResumeStream
 
 
@@ -35,10 +33,7 @@ def resume_command(
     skip_to: int | None,
     known_types: bool,
     set_aside: int | None,
-    url: str,
-    email: str | None,
-    roles: tuple[str, ...],
-    config_file: Path | None,
+    operator: Operator,
 ) -> None:
     """Let SERVICE continue to apply the events of PUBLISHER.
 
@@ -58,7 +53,6 @@ def resume_command(
     Examples: `callboard resume rides fleet`, `callboard resume rides fleet --skip-to 120`,
     `callboard resume rides fleet --known-types`, `callboard resume rides fleet --set-aside 17`
     """
-    operator = operator_for(config_file, url, email, roles)
     resumed = operator.ask(service, ResumeStream(publisher, skip_to, known_types, set_aside))
     if set_aside is not None:
         click.echo(

@@ -1,11 +1,9 @@
 """`callboard streams`: show how far each service has applied the events of the others, and repair what has stopped."""
 
-from pathlib import Path
-
 import rich_click as click
 
 from config.cli.common import with_json
-from config.cli.operator import Operator, chosen_services, operator_for, with_operator
+from config.cli.operator import Operator, chosen_services, with_operator
 from config.cli.output import json_text, table
 from config.cli.resume import resume_command
 from config.cli.subscribers import shown_age
@@ -21,10 +19,7 @@ def streams_command(
     ctx: click.Context,
     names: tuple[str, ...],
     as_json: bool,
-    url: str,
-    email: str | None,
-    roles: tuple[str, ...],
-    config_file: Path | None,
+    operator: Operator,
 ) -> None:
     """Show the stream of every service, its readers, and how far each service has applied the streams of the others.
 
@@ -39,7 +34,6 @@ def streams_command(
     """
     if ctx.invoked_subcommand is not None:
         return
-    operator = operator_for(config_file, url, email, roles)
     reports = [operator.ask(name, ShowStreams()) for name in chosen_services(operator, names)]
     running = _running(operator)
     if as_json:
@@ -129,14 +123,12 @@ def _subscription_rows(report: StreamReport) -> list[dict[str, str]]:
 @click.argument("service")
 @click.argument("reader")
 @with_operator
-def forget_command(
-    service: str, reader: str, url: str, email: str | None, roles: tuple[str, ...], config_file: Path | None
-) -> None:
+def forget_command(service: str, reader: str, operator: Operator) -> None:
     """Let SERVICE retain no more events for READER, which was removed. If READER pulls again, it is known again.
 
     Example: `callboard streams forget rides billing`
     """
-    operator_for(config_file, url, email, roles).ask(service, ForgetReader(reader))
+    operator.ask(service, ForgetReader(reader))
     click.echo(f"{service} retains no more events for {reader}.")
 
 

@@ -1,11 +1,9 @@
 """`callboard subscribers`: show for whom a service retains its events, and forget a subscriber that was removed."""
 
-from pathlib import Path
-
 import rich_click as click
 
 from config.cli.common import with_json
-from config.cli.operator import operator_for, with_operator
+from config.cli.operator import Operator, with_operator
 from config.cli.output import table
 from runtime.durable.console import ForgetReader, ShowStreams, StreamReader
 
@@ -19,10 +17,7 @@ def subscribers_command(
     service: str,
     forget: str | None,
     as_json: bool,
-    url: str,
-    email: str | None,
-    roles: tuple[str, ...],
-    config_file: Path | None,
+    operator: Operator,
 ) -> None:
     """Show the subscribers of SERVICE's events.
 
@@ -36,7 +31,6 @@ def subscribers_command(
 
     Examples: `callboard subscribers rides`, `callboard subscribers rides --forget billing`
     """
-    operator = operator_for(config_file, url, email, roles)
     if forget is not None:
         operator.ask(service, ForgetReader(forget))
         click.echo(f"{service} retains no more events for {forget}.")
