@@ -160,7 +160,7 @@ def _volumes(one: Planned) -> list[Object]:
         {"persistentVolumeClaim": {"claimName": f"{one.host}-data"}} if one.has_file else {"emptyDir": {"sizeLimit": "64Mi"}}
     )
     return [
-        {"name": "secrets", "secret": {"secretName": f"{one.host}-secrets", "defaultMode": 0o440}},
+        {"name": "secrets", "secret": {"secretName": f"{one.host}-secrets", "defaultMode": 0o440, "optional": False}},
         {"name": "shared", "configMap": {"name": "callboard-shared"}},
         {"name": "data", **data},
     ]
@@ -274,7 +274,7 @@ def _broker(plan: Plan, namespace: str) -> Iterator[Object]:
         ],
     }
     volumes = [
-        {"name": "secrets", "secret": {"secretName": f"{_BROKER}-secrets", "defaultMode": 0o440}},
+        {"name": "secrets", "secret": {"secretName": f"{_BROKER}-secrets", "defaultMode": 0o440, "optional": False}},
         {"name": "settings", "configMap": {"name": f"{_BROKER}-settings"}},
     ]
     pod = _pod(BROKER_USER, [container], volumes, 10, own, labels=_labels(_BROKER))
