@@ -188,7 +188,14 @@ async def connect(
                     url.of_host(host), timeout=CONNECT_TIMEOUT, statement_cache_size=cached, server_settings=settings,
                     target_session_attrs="primary" if len(url.hosts) > 1 else "any",
                 )  # fmt: skip
-        except (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except (
+            OSError,
+            TimeoutError,
+            ValueError,
+            asyncpg.PostgresError,
+            asyncpg.InterfaceError,
+            asyncpg.InternalClientError,
+        ) as error:
             faults.append(f"{host or 'localhost'}: {str(error) or type(error).__name__}")
         else:
             return PostgresConnection(raw, known)

@@ -23,6 +23,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from config.provision import provision
 from runtime import ConstraintError, DatabaseError, Row, StatementError, Struct, UsageError
 from runtime.sockets import any_free_port
 from runtime.storage.database import Guard, Holder, MissingTable, Superseded
@@ -30,7 +31,8 @@ from runtime.storage.migrations import SCHEMA, migrate
 from runtime.storage.postgres import PostgresDatabase
 from runtime.storage.values import UnstorableValue
 from runtime.testing import eventually
-from tests.postgres import Postgres, as_user, shared_postgres
+from tests.postgres import Postgres, as_user, find_program, shared_postgres
+from tests.project import RENTAL
 from tests.transports.proxy import Proxy
 
 TABLE = "CREATE TABLE notes (id BIGINT PRIMARY KEY, text TEXT UNIQUE)"
@@ -484,3 +486,86 @@ async def test_a_process_that_is_frozen_does_not_keep_the_lock_of_the_service(ur
         finally:
             frozen.kill()
             await frozen.wait()
+
+
+@pytest.mark.long
+async def test_a_standby_that_is_promoted_takes_over(tmp_path: Path) -> None:
+    """The primary is killed, and its standby promoted: a URL with both hosts leads to the new primary, and nothing committed is lost."""
+    primary = Postgres("fsync=off", "wal_level=replica", "max_wal_senders=4", "hot_standby=on")
+    standby = Postgres("fsync=off", "hot_standby=on")
+    primary.start()
+    try:
+        url = primary.new_database()
+        shutil.rmtree(standby.folder / "data")
+        copy = [
+            find_program("pg_basebackup"),
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(primary.port),
+            "-U",
+            "callboard",
+            "-R",
+            "-X",
+            "stream",
+            "-D",
+        ]
+        command = [*as_user(standby.folder), *copy, str(standby.folder / "data")]
+        await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
+        standby.start()
+        both = url.replace(f"127.0.0.1:{primary.port}", f"127.0.0.1:{standby.port},127.0.0.1:{primary.port}")
+        async with opened(both, "s") as made:
+            await made.script(TABLE)
+            for number in range(5):
+                await made.execute("INSERT INTO notes VALUES ($1, $2)", number, str(number))
+            await eventually(
+                lambda: standby.run("SELECT count(*) FROM s.notes", url.rpartition("/")[2]) == "5", "the standby has all rows"
+            )
+            primary.kill()
+            with pytest.raises(DatabaseError):
+                await made.execute("INSERT INTO notes VALUES (99, 'to nobody')")  # the standby takes no writes yet
+            standby.run("SELECT pg_promote()")
+
+            async def writes() -> bool:
+                try:
+                    await made.execute("INSERT INTO notes VALUES (5, 'after') ON CONFLICT DO NOTHING")
+                except DatabaseError:
+                    return False
+                return True
+
+            await eventually(writes, "the new primary takes writes", 30)
+            assert [row["id"] for row in await made.fetch("SELECT id FROM notes ORDER BY id")] == [0, 1, 2, 3, 4, 5]
+    finally:
+        primary.stop()
+        standby.stop()
+
+
+async def test_a_connection_with_tls_is_verified(tmp_path: Path) -> None:
+    """`sslmode=verify-full` in the URL, as with psql: an authority that did not sign the server's certificate is refused."""
+    provision(tmp_path / "ours", RENTAL)
+    provision(tmp_path / "theirs", RENTAL)
+    server = Postgres("fsync=off")
+    try:
+        for name, target in (("certificate.pem", "server.crt"), ("private-key.pem", "server.key")):
+            path = server.folder / "data" / target
+            path.write_bytes((tmp_path / "ours" / "wallet" / name).read_bytes())
+            if as_user(server.folder):
+                shutil.chown(path, "postgres")
+            path.chmod(0o600)
+        (server.folder / "data" / "pg_hba.conf").write_text(
+            "hostssl all callboard 127.0.0.1/32 trust\nhostnossl postgres callboard 127.0.0.1/32 trust\n"
+        )
+        with (server.folder / "data" / "postgresql.conf").open("a") as settings_file:
+            settings_file.write("ssl = on\n")
+        server.start()
+        url = server.new_database().replace("127.0.0.1", "localhost")
+        with pytest.raises(DatabaseError):
+            async with opened(f"{url}?sslmode=disable", "s"):
+                pass
+        with pytest.raises(DatabaseError, match="certificate"):
+            async with opened(f"{url}?sslmode=verify-full&sslrootcert={tmp_path}/theirs/shared/ca.pem", "s"):
+                pass
+        async with opened(f"{url}?sslmode=verify-full&sslrootcert={tmp_path}/ours/shared/ca.pem", "s") as made:
+            assert await made.fetch("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()") == [{"ssl": True}]
+    finally:
+        server.stop()
