@@ -23,8 +23,13 @@ from runtime import CallboardError, Clock, Database, Random
 from runtime.durable.stream import History, Stream, read_history
 from runtime.service.service import Definition
 from runtime.storage import StatementError
-from runtime.storage.migrations import SCHEMA, migrate
 from runtime.storage.sqlite import SqliteDatabase
+
+_LONGEST_NAME = 63
+"""The characters of a name in PostgreSQL."""
+_LIVE = '"Callboard live"'
+"""The name of the live schema within the transaction that loads a backup."""
+_ENDING_SECONDS = 2.0
 
 
 class Made(NamedTuple):
@@ -135,7 +140,6 @@ async def _prepare(database: Database, definition: Definition, replaced: History
     await database.open()
     try:
         await migrate_all(database, definition)
-        await stream.open()
         await stream.fork(replaced)
         return (await stream.head()).seq
     finally:
@@ -164,13 +168,17 @@ async def _history(database: Database) -> History | None:
 
 async def _history_in(database: Database) -> History | None:
     try:
-        try:
-            return await read_history(database)
-        except StatementError:  # an earlier version has written it
-            await migrate(database, SCHEMA, "callboard")
-            return await read_history(database)
+        return await read_history(database)
+    except StatementError:
+        pass  # an earlier version has written it, or nobody has
     except CallboardError:
         return None
+    try:
+        rows = await database.fetch("SELECT epoch, begins FROM callboard_epochs ORDER BY ordinal")
+        [head] = await database.fetch("SELECT seq FROM callboard_stream_head")
+    except CallboardError:
+        return None
+    return History(tuple((row["epoch"], row["begins"]) for row in rows), {}, head["seq"])
 
 
 # SQLite
@@ -262,25 +270,36 @@ async def _restore_postgres(settings: Settings, definition: Definition, file: Pa
         raise CallboardError(
             f"whether {service} is running cannot be seen through a pooler: name the server itself in CALLBOARD_DATABASE__URL, and set CALLBOARD_DATABASE__POOLED=false"
         )
-    live = compose.databases(settings)(service)
-    await live.open()
+    server = PostgresDatabase(url)
+    await server.open()
     try:
-        await _refuse_if_in_use(live, service)
-        replaced = await _history_in(live)
-        [row] = await live.fetch(
-            "SELECT rolname FROM pg_roles, pg_namespace WHERE nspname = $1 AND pg_roles.oid = nspowner", service
-        )
+        await _refuse_if_in_use(server, service)
+        role = await _role_of(server, service)
     finally:
-        await live.close()
-    owner, loaded, kept = _quoted(row["rolname"]), f"{service}_restored", f"{service}_{_stamp()}_replaced"
-    await _load(url, service, owner, loaded, file)
+        await server.close()
+    await _psql(url, f"--command=CREATE SCHEMA IF NOT EXISTS {_quoted(service)} AUTHORIZATION {_quoted(role)}")
+    live = PostgresDatabase(url, service)
+    replaced = await _history(live)
+    # no contract has a name with capitals
+    loaded, kept = f"Callboard restores {service}"[:_LONGEST_NAME], f"Callboard {_stamp()} {service}"[:_LONGEST_NAME]
+    await _load(url, service, _quoted(role), loaded, file)
     separator = "&" if "?" in url else "?"
-    head = await _prepare(PostgresDatabase(f"{url}{separator}role={quote(row['rolname'])}", loaded), definition, replaced)
+    head = await _prepare(PostgresDatabase(f"{url}{separator}role={quote(role)}", loaded), definition, replaced)
     exchange = (
         f"ALTER SCHEMA {_quoted(service)} RENAME TO {_quoted(kept)}; ALTER SCHEMA {_quoted(loaded)} RENAME TO {_quoted(service)}"
     )
     await _psql(url, f"--command={exchange}")
-    return Restored(head, None if replaced is None else replaced.head, f"the schema {kept}")
+    return Restored(head, None if replaced is None else replaced.head, f"the schema {_quoted(kept)}")
+
+
+async def _role_of(server: Database, service: str) -> str:
+    """Return the role that owns, or is to own, the schema of a service."""
+    rows = await server.fetch(
+        "SELECT rolname FROM pg_roles JOIN pg_namespace ON pg_roles.oid = nspowner WHERE nspname = $1", service
+    )
+    rows = rows or await server.fetch("SELECT rolname FROM pg_roles WHERE rolname = $1", service)
+    rows = rows or await server.fetch("SELECT current_user AS rolname")
+    return str(rows[0]["rolname"])
 
 
 async def _load(url: str, service: str, owner: str, loaded: str, file: Path) -> None:
@@ -300,21 +319,22 @@ async def _load(url: str, service: str, owner: str, loaded: str, file: Path) -> 
             )
         # the statements name the schema, so that it has the place of the live one while they run; nobody sees that
         begin = (
-            f"DROP SCHEMA IF EXISTS {aside} CASCADE; ALTER SCHEMA {schema} RENAME TO callboard_live; "
+            f"DROP SCHEMA IF EXISTS {aside} CASCADE; ALTER SCHEMA {schema} RENAME TO {_LIVE}; "
             f"CREATE SCHEMA {schema} AUTHORIZATION {owner}; SET ROLE {owner}"
         )
-        end = f"RESET ROLE; ALTER SCHEMA {schema} RENAME TO {aside}; ALTER SCHEMA callboard_live RENAME TO {schema}"
+        end = f"RESET ROLE; ALTER SCHEMA {schema} RENAME TO {aside}; ALTER SCHEMA {_LIVE} RENAME TO {schema}"
         await _psql(url, f"--command={begin}", f"--file={script}", f"--command={end}")
 
 
-async def _refuse_if_in_use(database: Database, service: str) -> None:
-    users = await database.fetch(
-        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1 AND pid <> pg_backend_pid() "
-        "AND backend_start < (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()) - interval '1 second'",
+async def _refuse_if_in_use(server: Database, service: str) -> None:
+    ends = asyncio.get_running_loop().time() + _ENDING_SECONDS
+    while await server.fetch(
+        "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1 LIMIT 1",
         f"callboard {service}",
-    )
-    if users:
-        raise CallboardError(f"{database} is in use by {service}: stop all its instances first")
+    ):
+        if asyncio.get_running_loop().time() > ends:  # by then, connections of a process that has just ended are gone
+            raise CallboardError(f"{server} is in use by {service}: stop all its instances first")
+        await asyncio.sleep(0.1)
 
 
 async def _psql(url: str, *arguments: str) -> None:

@@ -1,12 +1,14 @@
 """`callboard streams`: show how far each service has applied the events of the others, and repair what has stopped."""
 
 import rich_click as click
+from click.core import ParameterSource
 
 from config.cli.common import with_json
 from config.cli.operator import Operator, chosen_services, with_operator
 from config.cli.output import json_text, table
 from config.cli.resume import resume_command
 from config.cli.subscribers import shown_age
+from runtime import CallboardError
 from runtime.durable.console import ForgetReader, ShowStreams, StreamReport
 
 
@@ -33,6 +35,11 @@ def streams_command(
     `callboard streams resume wallet rides --skip-to 120`, `callboard streams forget rides billing`
     """
     if ctx.invoked_subcommand is not None:
+        given = [name for name in ctx.params if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
+        if given:
+            raise CallboardError(
+                f"options belong behind {ctx.invoked_subcommand}: callboard streams {ctx.invoked_subcommand} … --url …"
+            )
         return
     reports = [operator.ask(name, ShowStreams()) for name in chosen_services(operator, names)]
     running = _running(operator)

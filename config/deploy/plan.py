@@ -36,7 +36,20 @@ _MARGIN = 5
 _BROKER = "mosquitto"
 _POSTGRES_PORT = 5432
 _TAKEN = frozenset(
-    ("network", "settings", "shared", "mosquitto", "balancer", "broker", "migrations", "namespace", "secrets", "kustomization")
+    (
+        "deny-all",
+        "allow-dns",
+        "network",
+        "settings",
+        "shared",
+        "mosquitto",
+        "balancer",
+        "broker",
+        "migrations",
+        "namespace",
+        "secrets",
+        "kustomization",
+    )
 )
 """Names of a deployment's own files, folders, and objects."""
 _LOCAL = ("127.0.0.1", "localhost", "::1", "[::1]")
@@ -133,7 +146,7 @@ def make_plan(loaded: Loaded, folder: Path, image: str) -> Plan:
     names = [one.contract.name for one in definitions]
     hosts = [host_of(name) for name in names]
     for name, host in zip(names, hosts, strict=True):
-        if host in _TAKEN or hosts.count(host) > 1:
+        if host in _TAKEN or hosts.count(host) > 1 or host.removesuffix("-migrations") in set(hosts) - {host}:
             raise CallboardError(
                 f"a service called {name!r} cannot be deployed beside another part of that name: rename its contract"
             )
@@ -297,7 +310,8 @@ def _database_urls(settings: Settings, definitions: Sequence[Definition], folder
         kept = urlsplit(file.read_text(encoding="utf-8")) if file.exists() else None
         password = kept.password if kept is not None and kept.password else secrets.token_urlsafe(24)
         passwords[name] = password
-        query = urlencode([pair for pair in parse_qsl(parts.query) if pair[0] not in ("user", "password")])
+        pairs = [pair for pair in parse_qsl(parts.query, keep_blank_values=True) if pair[0] not in ("user", "password")]
+        query = urlencode(pairs, quote_via=quote)
         urls[name] = parts._replace(netloc=f"{quote(name)}:{quote(password)}@{hosts}", query=query).geturl()
         _write_secret(file, urls[name])
     if passwords:

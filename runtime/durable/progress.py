@@ -144,6 +144,11 @@ class Progress:
             )  # fmt: skip
 
     @property
+    def applied(self) -> int:
+        """The number of the last event that was applied."""
+        return self._applied
+
+    @property
     def lag(self) -> int:
         """How many events are known not to have been applied yet."""
         return max(self._head - self._applied, 0)

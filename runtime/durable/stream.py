@@ -148,12 +148,12 @@ class History(NamedTuple):
     def cut_off_by(self, other: "History") -> dict[str, int]:
         """Return the epochs that a stream which takes the place of this one does not have, with the last number that both share.
 
-        Nothing is known of a stream that has no epoch in common with this one.
+        Nothing is known of a stream that has no epoch in common with this one. One that has not begun yet shares no event.
         """
         common = 0
         while self.epochs[common : common + 1] == other.epochs[common : common + 1] != ():
             common += 1
-        if common == 0:
+        if common == 0 and other.epochs:
             return {}
         parted = min(
             [other.head, *(begins for _, begins in (*self.epochs[common : common + 1], *other.epochs[common : common + 1]))]
@@ -263,12 +263,12 @@ class Stream:
             for branch, shared in ({} if replaced is None else replaced.cut_off_by(own)).items():
                 await tx.execute(
                     "INSERT INTO callboard_epochs (epoch, ordinal, begins, shared) "
-                    "SELECT $1, (SELECT max(ordinal) + 1 FROM callboard_epochs), $2, $2 FROM callboard_stream_head",
+                    "SELECT $1, (SELECT coalesce(max(ordinal), 0) + 1 FROM callboard_epochs), $2, $2 FROM callboard_stream_head",
                     branch,
                     shared,
                 )
             await tx.execute(
-                "INSERT INTO callboard_epochs (epoch, ordinal, begins) SELECT $1, (SELECT max(ordinal) + 1 FROM callboard_epochs), seq FROM callboard_stream_head",
+                "INSERT INTO callboard_epochs (epoch, ordinal, begins) SELECT $1, (SELECT coalesce(max(ordinal), 0) + 1 FROM callboard_epochs), seq FROM callboard_stream_head",
                 epoch,
             )
         await self.open()

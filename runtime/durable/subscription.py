@@ -138,6 +138,8 @@ class Subscription:
         self._hint = asyncio.Event()
         self._failures = 0
         self._looks = 0
+        self._must_pull = False
+        """Whether a hint has come that says more than how many events there are."""
         self._follows = False
         """Whether another instance has applied the last events. It is left to apply the next ones as long as it makes progress."""
         self._count_at = 0.0
@@ -148,6 +150,8 @@ class Subscription:
 
     def hint(self, head: int | None = None) -> None:
         """Pull now instead of at the next poll: there may be new events, up to the one with the number `head`."""
+        if head is None or head < self.progress.applied:  # the publisher has joined, or was restored: it has to be asked
+            self._must_pull = True
         if head is not None:
             self.progress.hinted(head)
         self._hint.set()
@@ -185,10 +189,12 @@ class Subscription:
 
     async def _wait(self) -> None:
         """Wait for a hint or the next poll, and then until no other instance applies the events that the hint is about."""
+        ends = self._clock.monotonic() + self._random.jitter(POLL_SECONDS)
         while True:
-            hinted = await wait_for_event(self._hint, self._random.jitter(POLL_SECONDS))
+            hinted = await wait_for_event(self._hint, max(ends - self._clock.monotonic(), 0.0))
+            must_pull, self._must_pull = self._must_pull, False
             self._hint.clear()
-            if not (hinted and self._follows and await self._another_applies()):
+            if not hinted or must_pull or not self._follows or not await self._another_applies():
                 return
 
     async def _another_applies(self) -> bool:

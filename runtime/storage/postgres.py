@@ -92,11 +92,9 @@ class PostgresDatabase(Database):
     async def _connect(self, *, reads: bool = False) -> PostgresConnection:
         if not self._open:
             raise DatabaseError(f"{self}: is closed")
-        settings = None
+        settings = {"application_name": f"callboard {self._schema or ''}".strip()}
         if not self._pooled:
-            settings = {"application_name": f"callboard {self._schema or ''}".strip()} | (
-                {"default_transaction_read_only": "on"} if reads else {}
-            )
+            settings |= {"default_transaction_read_only": "on"} if reads else {}
             if self._schema is not None:
                 settings["search_path"] = _quoted(self._schema)
         made = await connect(self._url, self._known, settings, 0 if self._pooled else _CACHED)

@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 
@@ -66,8 +66,8 @@ class PostgresUrl:
         user, separator, password = self._user.partition(":")
         hosts = ",".join(self.hosts)
         netloc = f"{user}@{hosts}" if user else hosts
-        pairs = parse_qsl(self._parts.query)
-        query = urlencode([pair for pair in pairs if pair[0] != "password"])
+        pairs = parse_qsl(self._parts.query, keep_blank_values=True)
+        query = urlencode([pair for pair in pairs if pair[0] != "password"], quote_via=quote)
         found = unquote(password) if separator else dict(pairs).get("password")
         return urlunsplit(self._parts._replace(netloc=netloc, query=query)), found
 

@@ -41,7 +41,7 @@ class Place:
             return PostgresDatabase(self.url, service)
         return SqliteDatabase(self.folder / "data" / f"{service}.sqlite")
 
-    def run(self, *statements: str, service: str = "wallet") -> list[Any]:
+    def run(self, *statements: str, service: str = "wallet", epochs: bool = True) -> list[Any]:
         """Run statements in the database, which gets its tables. Return the rows of the last one."""
 
         async def run() -> list[Any]:
@@ -52,7 +52,8 @@ class Place:
                 assert Wallet.definition.migrations is not None
                 if service == "wallet":
                     await migrate(database, Path(Wallet.definition.migrations), "wallet")
-                await Stream(database, Clock(), Random(Clock()), lambda: 0).open()
+                if epochs:
+                    await Stream(database, Clock(), Random(Clock()), lambda: 0).open()
                 rows: list[Any] = []
                 for statement in statements:
                     if statement.startswith("SELECT"):
@@ -259,6 +260,38 @@ def test_the_role_of_a_service_owns_what_the_owner_of_the_database_restores(
     command(restore_command, "wallet", file)
     assert place.run(ACCOUNT.format("again"), "SELECT user_id FROM accounts ORDER BY user_id") == [("again",), ("before",)]
     assert place.run("CREATE TABLE more (id BIGINT)") == [], "the role may change its schema"
+
+
+def test_nothing_else_in_the_database_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Place("postgres", tmp_path, monkeypatch)
+    place.run(ACCOUNT.format("before"))
+    place.run("CREATE SCHEMA wallet_restored", "CREATE TABLE wallet_restored.mine (id BIGINT)", service="rides")
+    command(backup_command, "wallet", tmp_path / "wallet.backup")
+    command(restore_command, "wallet", tmp_path / "wallet.backup")
+    assert place.run("SELECT count(*) FROM wallet_restored.mine", service="rides") == [(0,)]
+
+
+def test_a_restore_that_is_refused_leaves_an_empty_schema_to_its_role(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Place("postgres", tmp_path, monkeypatch)
+    assert place.url is not None
+    role = f"wallet_{place.url.rpartition('/')[2]}"
+    place.run(f"CREATE ROLE {role} LOGIN", f"CREATE SCHEMA wallet AUTHORIZATION {role}", service="rides")
+    command(backup_command, "rides", tmp_path / "rides.backup")
+    with pytest.raises(CallboardError, match="is not a backup of wallet"):
+        command(restore_command, "wallet", tmp_path / "rides.backup")
+    assert place.run("SELECT count(*) FROM pg_tables WHERE schemaname = 'wallet'", service="rides") == [(0,)]
+
+
+def test_a_backup_from_before_the_first_start_is_put_back(place: Place) -> None:
+    """It has no epoch: subscribers find that it shares no event with what it replaces."""
+    place.run("DELETE FROM callboard_epochs", epochs=False)
+    file = place.folder / "wallet.backup"
+    command(backup_command, "wallet", file)
+    place.run(EVENT.format(1), HEAD.format(1))
+    [first], _ = place.epochs()
+    command(restore_command, "wallet", file)
+    [second], branches = place.epochs()
+    assert (branches, second != first) == ({first}, True)
 
 
 def test_a_service_without_a_database_has_no_backup(place: Place) -> None:

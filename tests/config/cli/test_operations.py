@@ -166,3 +166,10 @@ def test_a_node_can_be_drained_only_in_a_running_system(folder: Path) -> None:
 def test_a_service_that_does_not_exist_is_named(folder: Path) -> None:
     with pytest.raises(CallboardError, match="did you mean wallet"):
         letters("list", "walet")
+
+
+def test_options_of_the_list_are_not_taken_for_those_of_a_subcommand(folder: Path) -> None:
+    write(folder, "wallet", CURSOR.format("'why'", "FALSE"))
+    with pytest.raises(CallboardError, match="options belong behind resume"):
+        streams("--url", "http://127.0.0.1:1", "resume", "wallet", "rides")
+    assert write(folder, "wallet", "SELECT stopped FROM callboard_cursors") == [("why",)]

@@ -126,7 +126,7 @@ def test_without_services_there_is_nothing_to_deploy(tmp_path: Path, monkeypatch
         deploy("compose", tmp_path / "file" / "out")
 
 
-@pytest.mark.parametrize("name", ["network", "settings", "shared", "mosquitto", "balancer", "broker", "migrations"])
+@pytest.mark.parametrize("name", ["network", "settings", "shared", "mosquitto", "balancer", "broker", "migrations", "deny-all"])
 def test_a_service_with_the_name_of_another_part_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "parts.py").write_text(
         f"from runtime import Contract, Service\nclass Part(Service):\n    contract = Contract({name!r})\n", encoding="utf-8"

@@ -211,6 +211,26 @@ async def test_a_subscriber_follows_a_publisher_that_is_restored_again_and_again
     ]  # fmt: skip
 
 
+async def test_a_replica_that_followed_another_one_moves_to_a_fork(replicas: Replicas) -> None:
+    await replicas.start(Publisher)
+    names = ["subscriber", "subscriber2"]
+    for name in names:
+        await replicas.start(Subscriber, name=name)
+    words = [f"w{number}" for number in range(60)]
+    for word in words:
+        await replicas.publish(word)
+    await wait_until_applied(replicas, words)
+
+    def applied(name: str) -> float:
+        return replicas.nodes[name].metrics.value("events_applied_total", service="subscriber", publisher="publisher")
+
+    written = await replicas.rows("publisher", "SELECT seq, id, type, body, at, trace FROM callboard_stream ORDER BY seq")
+    await replicas.crash(max(names, key=applied))
+    await restore(replicas, written[:5])
+    await replicas.publish("again")
+    await wait_until_applied(replicas, [*words, "again"])
+
+
 async def test_an_instance_notices_that_the_database_was_restored_while_it_ran(replicas: Replicas) -> None:
     await replicas.start(Publisher)
     await replicas.publish("one")
