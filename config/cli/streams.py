@@ -1,7 +1,6 @@
 """`callboard streams`: show how far each service has applied the events of the others, and repair what has stopped."""
 
 import rich_click as click
-from click.core import ParameterSource
 
 from config.cli.common import with_json
 from config.cli.operator import Operator, chosen_services, with_operator
@@ -35,8 +34,8 @@ def streams_command(
     `callboard streams resume wallet rides --skip-to 120`, `callboard streams forget rides billing`
     """
     if ctx.invoked_subcommand is not None:
-        given = [name for name in ctx.params if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
-        if given:
+        sources = [ctx.get_parameter_source(name) for name in ctx.params]
+        if any(source is not None and source.name != "DEFAULT" for source in sources):
             raise CallboardError(
                 f"options belong behind {ctx.invoked_subcommand}: callboard streams {ctx.invoked_subcommand} … --url …"
             )
