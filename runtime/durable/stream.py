@@ -137,40 +137,51 @@ class History(NamedTuple):
 
     Attributes:
         epochs: those that its events belong to, in order, each with the last number of the one before that is part of its history.
-        branches: those that a restore has cut off, each with the last number that is also part of this history.
+        branches: those that a restore has cut off, each with the epoch before it (empty if there was none) and the last number of
+            that one which is part of its history.
         head: the number of the last event.
     """
 
     epochs: tuple[tuple[str, int], ...]
-    branches: dict[str, int]
+    branches: dict[str, tuple[str, int]]
     head: int
 
-    def cut_off_by(self, other: "History") -> dict[str, int]:
-        """Return the epochs that a stream which takes the place of this one does not have, with the last number that both share.
+    def cut_off_by(self, other: "History") -> dict[str, tuple[str, int]]:
+        """Return the branches that a stream which takes the place of this one does not know.
 
         Nothing is known of a stream that has no epoch in common with this one. One that has not begun yet shares no event.
         """
-        common = 0
-        while self.epochs[common : common + 1] == other.epochs[common : common + 1] != ():
-            common += 1
-        if common == 0 and other.epochs:
-            return {}
-        parted = min(
-            [other.head, *(begins for _, begins in (*self.epochs[common : common + 1], *other.epochs[common : common + 1]))]
-        )
-        found = {epoch: parted for epoch, _ in self.epochs[common:]}
-        found |= {epoch: min(shared, parted) for epoch, shared in self.branches.items()}
+        names = [epoch for epoch, _ in self.epochs]
+        found = {epoch: (before, begins) for before, (epoch, begins) in zip(["", *names], self.epochs, strict=False)}
+        if other.epochs:
+            found = {epoch: branch for epoch, branch in found.items() if branch[0]}
         known = {epoch for epoch, _ in other.epochs} | other.branches.keys()
-        return {epoch: shared for epoch, shared in found.items() if epoch not in known}
+        return {epoch: branch for epoch, branch in (self.branches | found).items() if epoch not in known}
+
+    def shared_with(self, epoch: str) -> int | None:
+        """Return the last number of an epoch that is part of this history; None for the current epoch.
+
+        Raises:
+            KeyError: if the epoch is unknown.
+        """
+        shared: int | None = None
+        names = [name for name, _ in self.epochs]
+        while epoch not in names:
+            epoch, begins = self.branches[epoch]
+            shared = begins if shared is None else min(shared, begins)
+            if not epoch:
+                return 0
+        later = [begins for _, begins in self.epochs[names.index(epoch) + 1 :]]
+        return min([*later, *([] if shared is None else [shared])], default=None)
 
 
 async def read_history(database: Database | Transaction) -> History:
     """Read the epochs of a service's stream."""
-    rows = await database.fetch("SELECT epoch, begins, shared FROM callboard_epochs ORDER BY ordinal")
+    rows = await database.fetch("SELECT epoch, begins, parent FROM callboard_epochs ORDER BY ordinal")
     head = await database.fetch_one("SELECT seq FROM callboard_stream_head")
     return History(
-        tuple((row["epoch"], row["begins"]) for row in rows if row["shared"] is None),
-        {row["epoch"]: row["shared"] for row in rows if row["shared"] is not None},
+        tuple((row["epoch"], row["begins"]) for row in rows if row["parent"] is None),
+        {row["epoch"]: (row["parent"], row["begins"]) for row in rows if row["parent"] is not None},
         0 if head is None else head["seq"],
     )
 
@@ -229,9 +240,7 @@ class Stream:
         self._clock = clock
         self._random = random
         self._max_body = max_body
-        self._epochs: list[tuple[str, int]] = []
-        self._branches: dict[str, int] = {}
-        """Epochs that a restore has cut off, each with the last number that is also part of this history."""
+        self._history = History((), {}, 0)
         self._second = -1
         self._second_text = ""
         self.retention: Retention = Retention(database, clock)
@@ -245,11 +254,7 @@ class Stream:
                 self._random.hex(16),
             )
             history = await read_history(self._database)
-        self.enter(history)
-
-    def enter(self, history: "History") -> None:
-        """Take a history as the stream's own."""
-        self._epochs, self._branches = list(history.epochs), history.branches
+        self._history = history
 
     async def fork(self, replaced: "History | None" = None) -> str:
         """Begin a new epoch, after the database was restored from a backup. Return its name.
@@ -260,12 +265,13 @@ class Stream:
         epoch = self._random.hex(16)
         async with self._database.transaction() as tx:
             own = await read_history(tx)
-            for branch, shared in ({} if replaced is None else replaced.cut_off_by(own)).items():
+            for branch, (parent, begins) in ({} if replaced is None else replaced.cut_off_by(own)).items():
                 await tx.execute(
-                    "INSERT INTO callboard_epochs (epoch, ordinal, begins, shared) "
-                    "SELECT $1, (SELECT coalesce(max(ordinal), 0) + 1 FROM callboard_epochs), $2, $2 FROM callboard_stream_head",
+                    "INSERT INTO callboard_epochs (epoch, ordinal, begins, parent) "
+                    "SELECT $1, (SELECT coalesce(max(ordinal), 0) + 1 FROM callboard_epochs), $2, $3 FROM callboard_stream_head",
                     branch,
-                    shared,
+                    begins,
+                    parent,
                 )
             await tx.execute(
                 "INSERT INTO callboard_epochs (epoch, ordinal, begins) SELECT $1, (SELECT coalesce(max(ordinal), 0) + 1 FROM callboard_epochs), seq FROM callboard_stream_head",
@@ -277,7 +283,7 @@ class Stream:
     @property
     def epoch(self) -> str:
         """The name of the current epoch."""
-        return self._epochs[-1][0]
+        return self._history.epochs[-1][0]
 
     @property
     def _largest(self) -> int:
@@ -359,7 +365,10 @@ class Stream:
         if not after.epoch:
             return Position(self.epoch, max(pruned, min(after.seq, limits["seq"]))), None
         forked_at = None
-        begins = self.shared_with(after.epoch, limits["seq"])
+        try:
+            begins = self._history.shared_with(after.epoch)
+        except KeyError:
+            raise Diverged(self.epoch, limits["seq"]) from None
         if begins is not None and after.seq > begins:
             forked_at = after = Position(self.epoch, begins, await self._id_at(begins) or "")
         if after.seq > limits["seq"]:
@@ -370,19 +379,6 @@ class Stream:
         if found is not None and after.event_id and found != after.event_id:
             raise Diverged(self.epoch, limits["seq"])
         return Position(self.epoch, after.seq, after.event_id), forked_at
-
-    def shared_with(self, epoch: str, head: int) -> int | None:
-        """Return the last number of an epoch that is part of this history; None for the current epoch.
-
-        Raises:
-            Diverged: if the epoch is unknown.
-        """
-        names = [name for name, _ in self._epochs]
-        if epoch in names:
-            return min((begins for _, begins in self._epochs[names.index(epoch) + 1 :]), default=None)
-        if epoch not in self._branches:
-            raise Diverged(self.epoch, head)
-        return self._branches[epoch]
 
     async def _id_at(self, seq: int) -> str | None:
         row = await self._database.fetch_one("SELECT id FROM callboard_stream WHERE seq = $1", seq)

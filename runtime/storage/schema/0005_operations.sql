@@ -1,6 +1,6 @@
 -- What operators repair, and which instance runs a timer
 
-ALTER TABLE callboard_epochs ADD COLUMN shared BIGINT;  -- of a branch that a restore has cut off: the last number that is also part of this history
+ALTER TABLE callboard_epochs ADD COLUMN parent TEXT;  -- of a branch that a restore has cut off: the epoch before it; empty if there was none
 
 ALTER TABLE callboard_readers ADD COLUMN heard DOUBLE PRECISION NOT NULL DEFAULT 0;  -- seconds since 1970: when it pulled last
 
