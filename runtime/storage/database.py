@@ -358,6 +358,16 @@ class Database(ABC):
     def contended(self) -> bool:
         """Whether a transaction waits for the one that is running."""
 
+    def append(self, transaction: Transaction) -> None:
+        """Add the rows that append a transaction's events to the stream.
+
+        Raises:
+            UsageError: if there is no stream here.
+        """
+        if self.before_commit is None:
+            raise UsageError("there is no stream here to publish events to: a service's own database has one, once it runs")
+        self.before_commit(transaction)
+
     @abstractmethod
     async def shrink(self) -> None:
         """Give the space of deleted rows back to the file system, in steps between which other transactions get their turns."""

@@ -11,7 +11,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from hashlib import blake2b
 from typing import Any
 
-from runtime.contract.errors import UsageError
 from runtime.storage.database import CommitUnknown, Database, DatabaseError, Guard, Holder, Row, Transaction
 from runtime.storage.postgres_connection import ConnectionGone, PostgresConnection, PostgresUrl, Statement, connect
 from runtime.storage.postgres_transaction import PostgresTransaction
@@ -106,12 +105,6 @@ class PostgresDatabase(Database):
 
     def transaction(self, guard: Guard | None = None, holder: Holder | None = None) -> AbstractAsyncContextManager[Transaction]:
         return PostgresTransaction(self, guard, holder or self.holder(sys._getframe(1)))  # pyright: ignore[reportPrivateUsage]
-
-    def append(self, transaction: Transaction) -> None:
-        """Add the rows that append a transaction's events to the stream."""
-        if self.before_commit is None:
-            raise UsageError("there is no stream here to publish events to: a service's own database has one, once it runs")
-        self.before_commit(transaction)
 
     # Turns at the writing connection
 

@@ -3,12 +3,11 @@
 import asyncio
 import math
 from collections.abc import Sequence
-from contextvars import Token
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runtime.contract.errors import UsageError
-from runtime.storage.database import DatabaseError, Guard, Holder, Row, StatementError, Superseded, Transaction
+from runtime.storage.database import DatabaseError, Guard, Holder, Row, StatementError, Superseded
+from runtime.storage.managed_transaction import ManagedTransaction
 from runtime.storage.postgres_connection import ConnectionGone, PostgresConnection
 from runtime.tasks import finish
 
@@ -38,7 +37,7 @@ class _Ran(NamedTuple):
     result: Any
 
 
-class PostgresTransaction(Transaction):
+class PostgresTransaction(ManagedTransaction):
     """A transaction, as the context manager that commits it.
 
     PostgreSQL gives up the whole transaction when a statement fails. The port promises that only the statement is undone. So the
@@ -51,7 +50,7 @@ class PostgresTransaction(Transaction):
     head: int
 
     def __init__(self, database: "PostgresDatabase", guard: Guard | None, holder: Holder) -> None:
-        super().__init__()
+        super().__init__(database)
         self._database = database
         self._guard = guard
         self._holder = holder
@@ -60,41 +59,9 @@ class PostgresTransaction(Transaction):
         self._ran: list[_Ran] = []
         self._lost: DatabaseError | Superseded | None = None
         self._expiry: asyncio.TimerHandle | None = None
-        self._token: Token[Transaction | None] | None = None
 
     def __repr__(self) -> str:
         return f"<PostgresTransaction {self._holder.title} [{'ENDED' if self.ended else 'BEGUN' if self.begun else 'NEW'}]>"
-
-    async def __aenter__(self) -> Transaction:
-        if self._database.running() is not None:
-            raise UsageError(
-                "this task is in a transaction on this database already: use the handler's tx instead of self.db.transaction()"
-            )
-        self._token = self._database.current.set(self)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        database = self._database
-        try:
-            if error is None:
-                try:
-                    self.require_finished()
-                    if self.events:
-                        database.append(self)
-                except BaseException:  # of the checks and of `before_commit`, which is not ours
-                    await finish(self._roll_back())
-                    raise
-                await finish(self._commit())
-            else:
-                await finish(self._roll_back())
-        finally:
-            self.made.close()
-            assert self._token is not None
-            database.current.reset(self._token)
-            if self.committed and self.events and database.after_commit is not None:
-                database.after_commit(self)
 
     @property
     def begun(self) -> bool:
@@ -186,6 +153,9 @@ class PostgresTransaction(Transaction):
     # The end
 
     async def _commit(self) -> None:
+        await finish(self._committed())
+
+    async def _committed(self) -> None:
         """Commit. A transaction that ran no statement and has nothing to write costs nothing."""
         async with self._one_at_a_time:
             self.ended = True
@@ -225,6 +195,9 @@ class PostgresTransaction(Transaction):
                 raise DatabaseError(f"the connection was lost before the commit: {error}") from error
 
     async def _roll_back(self) -> None:
+        await finish(self._rolled_back())
+
+    async def _rolled_back(self) -> None:
         self.ended = True
         async with self._one_at_a_time:
             await self._leave(roll_back=True)

@@ -14,7 +14,6 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
-from runtime.contract.errors import UsageError
 from runtime.storage.database import Database, DatabaseError, Guard, Holder, Row, Transaction
 from runtime.storage.sqlite_connection import DO_NOT_WAIT, WAIT_FOR_LOCKS, SqliteConnection
 from runtime.storage.sqlite_statements import SqliteStatements
@@ -82,12 +81,6 @@ class SqliteDatabase(Database):
 
     def transaction(self, guard: Guard | None = None, holder: Holder | None = None) -> AbstractAsyncContextManager[Transaction]:
         return SqliteTransaction(self, guard, holder or self.holder(sys._getframe(1)))  # pyright: ignore[reportPrivateUsage]
-
-    def append(self, transaction: Transaction) -> None:
-        """Add the rows that append a transaction's events to the stream."""
-        if self.before_commit is None:
-            raise UsageError("there is no stream here to publish events to: a service's own database has one, once it runs")
-        self.before_commit(transaction)
 
     async def _fetch(self, sql: str, params: Sequence[Any]) -> list[Row]:
         statement, connection = self.statements.find(sql), self._reading()

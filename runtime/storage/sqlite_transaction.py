@@ -3,13 +3,12 @@
 import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
-from contextvars import Token
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from runtime.contract.errors import UsageError
-from runtime.storage.database import DatabaseError, Guard, Holder, Row, StatementError, Superseded, Transaction
+from runtime.storage.database import DatabaseError, Guard, Holder, Row, StatementError, Superseded
+from runtime.storage.managed_transaction import ManagedTransaction
 from runtime.storage.sqlite_statements import SqliteStatement, translated
 from runtime.storage.turn import Turn
 from runtime.tasks import finish
@@ -26,14 +25,14 @@ _STATEMENT_ERRORS = (sqlite3.Error, ValueError, OverflowError)
 """What sqlite3 raises; a ValueError for a value that cannot be bound."""
 
 
-class SqliteTransaction(Transaction, Turn):
+class SqliteTransaction(ManagedTransaction, Turn):
     """A transaction, as the context manager that commits it."""
 
     ended: bool
     committed: bool
 
     def __init__(self, database: "SqliteDatabase", guard: Guard | None, holder: Holder) -> None:
-        Transaction.__init__(self)
+        ManagedTransaction.__init__(self, database)
         Turn.__init__(self, holder.title, holder.deadline)
         self._database = database
         self._guard = guard
@@ -46,38 +45,6 @@ class SqliteTransaction(Transaction, Turn):
         self._settled = False
         self._failure: Exception | None = None
         self._outcome: asyncio.Future[None] | None = None
-        self._token: Token[Transaction | None] | None = None
-
-    async def __aenter__(self) -> Transaction:
-        if self._database.running() is not None:
-            raise UsageError(
-                "this task is in a transaction on this database already: use the handler's tx instead of self.db.transaction()"
-            )
-        self._token = self._database.current.set(self)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        database = self._database
-        try:
-            if error is None:
-                try:
-                    self.require_finished()
-                    if self.events:
-                        database.append(self)
-                except BaseException:  # of the checks and of `before_commit`, which is not ours
-                    await self._roll_back()
-                    raise
-                await self._commit()
-            else:
-                await self._roll_back()
-        finally:
-            self.made.close()
-            assert self._token is not None
-            database.current.reset(self._token)
-            if self.committed and self.events and database.after_commit is not None:
-                database.after_commit(self)
 
     @property
     def begun(self) -> bool:
