@@ -8,7 +8,7 @@ from typing import TypeVar
 from config import compose
 from config.settings import Settings
 from runtime import CallboardError, Clock, Database, Request
-from runtime.durable.console import Console
+from runtime.durable.operations import Operations
 from runtime.durable.retention import Retention
 from runtime.durable.stream import read_history
 from runtime.service.service import Definition
@@ -73,8 +73,8 @@ async def answer_here(settings: Settings, service: str, message: Request[T]) -> 
             return (await read_history(database)).head
 
     async with database_of(settings, service) as database:
-        console = Console(service, database, events, logger(service), head, {}, Retention(database, Clock()))
-        reply: T = await console.answers[type(message)](message)
+        operations = Operations(service, database, events, logger(service), head, {}, Retention(database, Clock()))
+        reply: T = await operations.answers[type(message)](message)
         return reply
 
 

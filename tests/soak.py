@@ -25,6 +25,7 @@ import aiohttp
 import msgspec
 
 from tests.broker import Broker
+from tests.set_clock import SET_CLOCK
 from tests.system.process import Callboard
 
 RATE = 100
@@ -35,21 +36,6 @@ PATIENCE = 120.0
 """The seconds for which the client repeats a request."""
 ALLOWANCE = 1.15, 4608 * 1024
 """How much a database may grow after the first third: a factor, and bytes. SQLite's write-ahead log has up to 4 MiB."""
-# libfaketime sets the clock of a process, too, but makes it need five times as much of the processor
-_SET_CLOCK = """
-import time
-
-_real, _offset, _until = time.time, 0.0, 0.0
-
-def _set_time():
-    global _offset, _until
-    now = _real()
-    if now >= _until:
-        _offset, _until = float(open({file!r}).read()), now + 1
-    return now + _offset
-
-time.time = _set_time
-"""
 PASSWORD = "correct horse battery staple 9"
 
 _SERVICE = """
@@ -215,7 +201,7 @@ class Soak:
             package = folder / name / "tally"
             package.mkdir(parents=True)
             (package / "__init__.py").touch()
-            (folder / name / "sitecustomize.py").write_text(_SET_CLOCK.format(file=str(self.clock)), encoding="utf-8")
+            (folder / name / "sitecustomize.py").write_text(SET_CLOCK.format(file=str(self.clock)), encoding="utf-8")
             (package / "service.py").write_text(_SERVICE.format(**version), encoding="utf-8")
         self._set_clock(0)
 

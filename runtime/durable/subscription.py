@@ -25,6 +25,7 @@ from runtime.durable.dead_letters import (
     count_dead_letters,
     pause_before_next,
 )
+from runtime.durable.other_instance import OtherInstance
 from runtime.durable.progress import Progress, SubscriptionState
 from runtime.durable.stream import (
     MOST_ROWS,
@@ -53,10 +54,6 @@ _FEW_ROWS = 100
 """The number of events to look at in one pull if each needs its own transaction: after a failure the rest is pulled again."""
 _COUNT_SECONDS = 30.0
 """After so many seconds the dead letters are counted again: another instance may have written some, or an operator dropped them."""
-_OVERTAKEN_SECONDS = 0.05
-"""The pause of an instance that another one was faster than."""
-_FOLLOWING_SECONDS = 0.3
-"""The pause between two looks at what another instance has applied."""
 _SELDOM = 60
 """After how many looks at an event that needs a newer version it is logged again."""
 
@@ -140,10 +137,9 @@ class Subscription:
         self._looks = 0
         self._must_pull = False
         """Whether a hint has come that says more than how many events there are."""
-        self._follows = False
-        """Whether another instance has applied the last events. It is left to apply the next ones as long as it makes progress."""
         self._count_at = 0.0
         self.progress: Progress = Progress(service, publisher, clock, metrics, log)
+        self._other = OtherInstance(self._cursors, self.progress, clock, random)
 
     def __repr__(self) -> str:
         return f"<Subscription of {self._service} to {self.publisher} [{self.progress!r}]>"
@@ -166,8 +162,7 @@ class Subscription:
                     undecoded = False
                 more = await self._step()
             except Superseded:  # another instance was faster: read its cursor
-                self._follows = True
-                await self._clock.sleep(self._random.jitter(_OVERTAKEN_SECONDS))
+                await self._other.was_faster()
                 continue
             except NeedsNewerVersion as error:
                 await self._wait_for_newer_version(error)
@@ -194,25 +189,8 @@ class Subscription:
             hinted = await wait_for_event(self._hint, max(ends - self._clock.monotonic(), 0.0))
             must_pull, self._must_pull = self._must_pull, False
             self._hint.clear()
-            if not hinted or must_pull or not self._follows or not await self._another_applies():
+            if not hinted or must_pull or not await self._other.applies():
                 return
-
-    async def _another_applies(self) -> bool:
-        """Watch the cursor. Return True once another instance has applied all that is known of, and False if it makes no progress."""
-        seen = -1
-        while True:
-            await self._clock.sleep(self._random.jitter(_FOLLOWING_SECONDS))
-            try:
-                cursor = await self._cursors.read()
-            except DatabaseError:
-                return False
-            if cursor is None or cursor.stopped is not None or cursor.position.seq == seen:
-                self._follows = False
-                return False
-            seen = cursor.position.seq
-            self.progress.reached(seen)
-            if self.progress.lag == 0:
-                return True
 
     async def _step(self) -> bool:
         """Pull once and apply the events. Return True if more events are waiting."""

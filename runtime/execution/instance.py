@@ -11,9 +11,10 @@ from runtime.contract.byte_stream import ByteStream
 from runtime.contract.errors import ServiceError, UsageError
 from runtime.contract.messages import Contract, MessageSpec, Request, Signal, spec_of
 from runtime.durable.compensations import Compensations
-from runtime.durable.console import Console, Drain
+from runtime.durable.console import Drain
 from runtime.durable.idempotency import Once
 from runtime.durable.leases import TimerLease
+from runtime.durable.operations import Operations
 from runtime.durable.stream import Batch, Position, Pull, Stream, StreamHead
 from runtime.durable.subscription import Subscription, Taken
 from runtime.execution.caller import Caller
@@ -126,8 +127,10 @@ class Instance(Host):
         self.subscriptions: dict[str, Subscription] = {} if transactions is None else self._subscriptions(transactions)
         if database is not None and self.stream is not None:
             events = {publisher: definition.events_of(publisher) for publisher in self.subscriptions}
-            console = Console(self.name, database, events, self.log, self._head_of, self.subscriptions, self.stream.retention)
-            for message, answer in console.answers.items():
+            operations = Operations(
+                self.name, database, events, self.log, self._head_of, self.subscriptions, self.stream.retention
+            )
+            for message, answer in operations.answers.items():
                 self._add_console(message, answer)
 
     def __repr__(self) -> str:

@@ -9,12 +9,14 @@ booking takes while 60 % of that many come.
 
 import argparse
 import asyncio
+import inspect
 import json
 import random
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from runtime import (
@@ -152,12 +154,13 @@ async def main():
 
 asyncio.run(main())
 """
-_MEASURE = '''
-async def measure(one, seconds, clients):
+
+
+async def measure(one: "Callable[[], Awaitable[object]]", seconds: float, clients: int) -> "tuple[float, float]":
     """Return how many calls a second some clients make, and the 99th percentile in seconds at 60 % of that."""
     loop = asyncio.get_running_loop()
 
-    async def until(end):
+    async def until(end: float) -> int:
         count = 0
         while loop.time() < end:
             await one()
@@ -167,9 +170,10 @@ async def measure(one, seconds, clients):
     await asyncio.gather(*(until(loop.time() + 2) for _ in range(clients)))
     began = loop.time()
     rate = sum(await asyncio.gather(*(until(began + seconds) for _ in range(clients)))) / (loop.time() - began)
-    took, tasks = [], []
+    took: list[float] = []
+    tasks: list[asyncio.Task[None]] = []
 
-    async def timed():
+    async def timed() -> None:
         start = loop.time()
         await one()
         took.append(loop.time() - start)
@@ -181,10 +185,6 @@ async def measure(one, seconds, clients):
         due += rng.expovariate(0.6 * rate)
     await asyncio.gather(*tasks)
     return rate, statistics.quantiles(took, n=100)[98]
-'''
-_scope: dict[str, object] = {"asyncio": asyncio, "random": random, "statistics": statistics}
-exec(_MEASURE, _scope)  # the same text measures both
-measure = _scope["measure"]
 
 
 async def ours(url: str, seconds: float) -> tuple[float, float]:
@@ -203,15 +203,14 @@ async def ours(url: str, seconds: float) -> tuple[float, float]:
         async def one() -> None:
             await ctx.request(Book("x"), key=last.environment.random.hex(32))
 
-        found: tuple[float, float] = await measure(one, seconds, CLIENTS)  # type: ignore[operator]
-        return found
+        return await measure(one, seconds, CLIENTS)
 
 
 def dbos(python: str, url: str, seconds: float) -> tuple[float, float]:
     """Measure the workflow, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "workflow.py"
-        script.write_text(_DBOS.replace("MEASURE", _MEASURE))
+        script.write_text(_DBOS.replace("MEASURE", inspect.getsource(measure)))
         command = [python, str(script), url, str(seconds), str(CLIENTS)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         rate, p99 = json.loads(done.stdout.strip().splitlines()[-1])

@@ -1,7 +1,6 @@
 """The machine of one run: a broker, perhaps PostgreSQL, and processes whose links and clocks can be made to fail."""
 
 import asyncio
-import os
 import signal
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -187,8 +186,3 @@ async def machine(folder: Path, engine: str, kind: str, replicas: int, bug: str 
             for task in left:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
-
-
-def processors() -> int:
-    """Return how many processors there are."""
-    return os.cpu_count() or 1

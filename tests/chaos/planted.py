@@ -2,24 +2,7 @@
 
 from pathlib import Path
 
-_CLOCK = """
-import time
-
-_real, _offset, _until = time.time, 0.0, 0.0
-
-def _set_time():
-    global _offset, _until
-    now = _real()
-    if now >= _until:
-        try:
-            _offset = float(open({file!r}).read() or 0)
-        except OSError:
-            pass
-        _until = now + 0.5
-    return now + _offset
-
-time.time = _set_time
-"""
+from tests.set_clock import SET_CLOCK
 
 BUGS = {
     "acknowledge": """
@@ -85,5 +68,5 @@ subscription.POLL_SECONDS = 3600.0
 
 def plant(folder: Path, bug: str) -> None:
     """Let the process in a folder start with a bug, if one is named, and with a clock that the file `clock` sets."""
-    code = _CLOCK.format(file=str(folder / "clock")) + (BUGS[bug] if bug else "")
+    code = SET_CLOCK.format(file=str(folder / "clock")) + (BUGS[bug] if bug else "")
     (folder / "sitecustomize.py").write_text(code)
