@@ -1,7 +1,7 @@
 """Backups of a service's database, and their return as a new epoch of its stream.
 
 A service that is put back has lost events that others have applied. So a restore begins a new epoch, in which subscribers
-find the place where the histories part. What is replaced is kept under another name.
+find the place where the histories part. The database that was there before is kept under another name.
 """
 
 import asyncio
@@ -106,7 +106,7 @@ def _require_new(file: Path) -> None:
 def _require_file(file: Path, service: str) -> None:
     if not file.is_file():
         raise CallboardError(
-            f"{file} {'is no file' if file.exists() else 'does not exist'}: expected a file that `callboard backup {service} FILE` has written"
+            f"{file} {'is not a file' if file.exists() else 'does not exist'}: expected a file that `callboard backup {service} FILE` has written"
         )
 
 
@@ -303,7 +303,7 @@ async def _role_of(server: Database, service: str) -> str:
 
 
 async def _load(url: str, service: str, owner: str, loaded: str, file: Path) -> None:
-    """Load a backup into a schema of its own."""
+    """Load a backup into a separate schema."""
     schema, aside = _quoted(service), _quoted(loaded)
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "restore.sql"

@@ -13,7 +13,7 @@ from config.cli.common import loaded, run_loop, with_config
 @click.argument("file", type=click.Path(path_type=Path))
 @with_config
 def backup_command(service: str, file: Path, config_file: Path | None) -> None:
-    """Write a backup of SERVICE's database to FILE, which must not exist yet. Run it where the service runs, which may go on.
+    """Write a backup of SERVICE's database to FILE, which must not exist yet. Run it where the service runs. The service need not be stopped.
 
     The backup is the database as it was at one moment. On PostgreSQL, `pg_dump` writes it.
 
@@ -32,8 +32,8 @@ def backup_command(service: str, file: Path, config_file: Path | None) -> None:
 def restore_command(service: str, file: Path, config_file: Path | None) -> None:
     """Put a backup of SERVICE's database back, which `callboard backup` has written. The service must not be running.
 
-    A new epoch of its stream begins: when the service is started, its subscribers move to it by themselves, and each logs
-    the range of events that it has applied and that the service has lost. What is replaced is kept under another name.
+    A new epoch of its stream begins: when the service is started, its subscribers move to it without help, and each logs
+    the range of events that it has applied and that the service has lost. The database that was there before is kept under another name.
 
     Example: `callboard restore wallet wallet-2026-11-30.backup`
     """

@@ -125,7 +125,7 @@ def retry_command(
         failed += bool(outcome.error)
         applied += outcome.found and not outcome.error
         if not outcome.found:
-            click.echo(f"{id_} is no dead letter any more")
+            click.echo(f"{id_} is not a dead letter any more")
         else:
             click.echo(f"{id_} stays a dead letter: {_one_line(outcome.error)}" if outcome.error else f"{id_} was applied")
     click.echo(f"{applied} applied, {failed} failed")

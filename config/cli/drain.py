@@ -39,7 +39,7 @@ def drain_command(node: str, timeout: float, operator: Operator) -> None:
         while _still_runs(operator, node):
             if time.monotonic() >= until:
                 raise CallboardError(f"{node} is still finishing its work after {timeout:g} s: wait, or end its process")
-            time.sleep(0.2)
+            time.sleep(0.2)  # the gateway can only be asked again
     click.echo(f"{node} has stopped.")
 
 

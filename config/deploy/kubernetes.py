@@ -1,7 +1,7 @@
 """A deployment for Kubernetes: plain manifests, without a package manager.
 
-Each service is a Deployment. One whose database is a file has a single instance, which is replaced before the next one
-starts; the others have at least two, which are spread over the nodes and scaled by load and lag.
+Each service is a Deployment. One whose database is a file has a single instance, which ends before the next one starts. The
+others have at least two, which are spread over the nodes and scaled by load and lag.
 """
 
 import base64

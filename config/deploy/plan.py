@@ -1,4 +1,4 @@
-"""The plan of a deployment: what each service of a project needs to run in a process of its own, whatever starts it."""
+"""The plan of a deployment: what each service of a project needs to run in a separate process, whatever starts it."""
 
 import re
 import secrets
@@ -62,7 +62,7 @@ class Planned(NamedTuple):
         name: the name of its contract.
         host: the name under which others reach it.
         replicas: how many instances run.
-        postgres_port: the port of PostgreSQL if its database is there; 0 if not. With such a database it may have several instances.
+        postgres_port: the port of PostgreSQL, where its database is, or 0. On PostgreSQL it may have several instances.
         subscribes: whether it applies the events of other services.
         has_file: whether its database is a file.
         calls: the services that it connects to, where services speak HTTP.

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from runtime.testing import eventually
-from tests.config.deploy.project import deploy, documents
+from tests.config.deploy.project import deploy, documents, ride
 from tests.containers.engine import IMAGE, engine, run
 from tests.project import RENTAL_SERVICES
 
@@ -91,28 +91,6 @@ async def test_the_manifests_run_a_ride_as_pods(tmp_path: Path, monkeypatch: pyt
                 return False
 
         await eventually(is_ready, "the gateway knows all services", 90)
-        password = (tmp_path / "secrets" / "password").read_text().strip()
-        login = await client.post("/sessions", json={"email": "rider@example.com", "password": password})
-        assert login.status_code == 201, login.text
-        headers = {"Authorization": f"Bearer {login.json()['access_token']}"}
-        assert (await client.post("/wallet/top-ups", json={"amount_cents": 5000}, headers=headers)).status_code == 201
-
-        async def rides() -> bool:
-            found = (await client.get("/scooters?lat=52.52&lon=13.405&radius_m=10000", headers=headers)).json()["items"]
-            if not found:
-                return False
-            started = await client.post("/rides", json={"scooter_id": found[0]["id"]}, headers=headers)
-            return (
-                started.status_code == 201
-                and (await client.post(f"/rides/{started.json()['id']}/end", headers=headers)).status_code == 200
-            )
-
-        await eventually(rides, "a ride on the simulated scooter", 60)
-
-        async def is_paid() -> bool:
-            entries = (await client.get("/wallet/entries", headers=headers)).json()["items"]
-            return any(entry["kind"] == "ride" for entry in entries)
-
-        await eventually(is_paid, "the events have arrived", 60)
+        await ride(client, (tmp_path / "secrets" / "password").read_text().strip())
         listed = await run("podman", "top", "wallet-pod-0-wallet", "user", "args")
         assert "root" not in listed, "no process of it is root's"

@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 from click.testing import CliRunner
 
 from config.cli.deploy import deploy_command
 from runtime import CallboardError
+from runtime.testing import eventually
 
 Object = dict[str, Any]
 
@@ -43,3 +45,27 @@ def pods(found: list[Object]) -> Iterator[tuple[str, Object]]:
     for one in found:
         if one["kind"] in ("Deployment", "StatefulSet", "Job"):
             yield one["metadata"]["name"], one["spec"]["template"]
+
+
+async def ride(client: httpx.AsyncClient, password: str) -> None:
+    """Ride a simulated scooter through a gateway, and wait until the ride is paid."""
+    login = await client.post("/sessions", json={"email": "rider@example.com", "password": password})
+    assert login.status_code == 201, login.text
+    headers = {"Authorization": f"Bearer {login.json()['access_token']}"}
+    assert (await client.post("/wallet/top-ups", json={"amount_cents": 5000}, headers=headers)).status_code == 201
+
+    async def has_ridden() -> bool:
+        found = (await client.get("/scooters?lat=52.52&lon=13.405&radius_m=10000", headers=headers)).json()["items"]
+        if not found:
+            return False
+        started = await client.post("/rides", json={"scooter_id": found[0]["id"]}, headers=headers)
+        if started.status_code != 201:
+            return False
+        return (await client.post(f"/rides/{started.json()['id']}/end", headers=headers)).status_code == 200
+
+    async def is_paid() -> bool:
+        entries = (await client.get("/wallet/entries", headers=headers)).json()["items"]
+        return any(entry["kind"] == "ride" for entry in entries)
+
+    await eventually(has_ridden, "a ride on the simulated scooter", 60)
+    await eventually(is_paid, "the events have arrived", 60)

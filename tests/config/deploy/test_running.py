@@ -17,7 +17,7 @@ from runtime.sockets import any_free_port
 from runtime.storage.postgres import PostgresDatabase
 from runtime.testing import eventually
 from tests.broker import find_mosquitto
-from tests.config.deploy.project import Object, deploy
+from tests.config.deploy.project import Object, deploy, ride
 from tests.postgres import Postgres
 from tests.project import RENTAL_SERVICES
 from tests.system.process import ROOT
@@ -180,26 +180,4 @@ async def test_a_deployment_runs(way: str, kind: str, server: Postgres, tmp_path
             await eventually(is_ready, "the gateway knows all services", 60)
         except AssertionError:
             raise AssertionError("\n".join(path.read_text() for path in tmp_path.glob("*.log"))) from None
-        password = (tmp_path / "out" / "secrets" / "password").read_text().strip()
-        login = await client.post("/sessions", json={"email": "rider@example.com", "password": password})
-        assert login.status_code == 201, login.text
-        headers = {"Authorization": f"Bearer {login.json()['access_token']}"}
-        assert (await client.post("/wallet/top-ups", json={"amount_cents": 5000}, headers=headers)).status_code == 201
-
-        async def rides() -> bool:
-            found = (await client.get("/scooters?lat=52.52&lon=13.405&radius_m=10000", headers=headers)).json()["items"]
-            if not found:
-                return False
-            started = await client.post("/rides", json={"scooter_id": found[0]["id"]}, headers=headers)
-            if started.status_code != 201:
-                return False
-            ended = await client.post(f"/rides/{started.json()['id']}/end", headers=headers)
-            return ended.status_code == 200
-
-        await eventually(rides, "a ride on the simulated scooter", 30)
-
-        async def is_paid() -> bool:
-            entries = (await client.get("/wallet/entries", headers=headers)).json()["items"]
-            return any(entry["kind"] == "ride" for entry in entries)
-
-        await eventually(is_paid, "the events have arrived", 30)
+        await ride(client, (tmp_path / "out" / "secrets" / "password").read_text().strip())
