@@ -31,7 +31,7 @@ class Lock:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._file: IO[str] = path.open("a+", encoding="utf-8")
         except OSError as error:
-            raise StartError(f"{path}: {error.strerror}: choose another folder with CALLBOARD_DATABASE__FOLDER") from error
+            raise self._unwritable(error) from error
         if not _lock(self._file):
             self._file.seek(0)
             said = self._file.read().strip()
@@ -39,10 +39,16 @@ class Lock:
             raise Locked(
                 f"{path.parent} is in use by {said or 'another process'}: stop that, or choose another folder with CALLBOARD_DATABASE__FOLDER"
             )
-        path.chmod(0o600)
-        self._file.truncate(0)
-        self._file.write(text)
-        self._file.flush()
+        try:
+            path.chmod(0o600)
+            self._file.truncate(0)
+            os.write(self._file.fileno(), text.encode())
+        except OSError as error:
+            self._file.close()
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> StartError:
+        return StartError(f"{self.path}: {error.strerror}: choose another folder with CALLBOARD_DATABASE__FOLDER")
 
     def __enter__(self) -> Self:
         return self

@@ -43,30 +43,28 @@ class Postgres:
 
     Args:
         options: settings such as `fsync=off`.
+        folder: where its data is. The path of a socket has to be short, so this one has to be, too.
+        of: the primary, if this server is its standby.
     """
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, folder: Path | None = None, of: "Postgres | None" = None) -> None:
         self.port = any_free_port()
-        self.folder = Path(tempfile.mkdtemp(prefix="postgres-", dir="/tmp"))  # the path of a socket has to be short
+        self.folder = Path(tempfile.mkdtemp(prefix="postgres-", dir="/tmp")) if folder is None else folder
         self._options = options
         self._databases = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._as_user = as_user(self.folder)
-        command = [
-            find_program("initdb"),
-            "-D",
-            str(self.folder / "data"),
-            "-U",
-            "callboard",
-            "-A",
-            "trust",
-            "-N",
-            "--no-instructions",
-            "--no-locale",
-            "-E",
-            "UTF8",
-        ]
-        subprocess.run([*self._as_user, *command], check=True, stdout=subprocess.DEVNULL, cwd="/tmp")
+        data = ["-D", str(self.folder / "data"), "-U", "callboard"]
+        if of is None:
+            command = [find_program("initdb"), *data, "-A", "trust", "-N", "--no-instructions", "--no-locale", "-E", "UTF8"]
+        else:
+            command = [find_program("pg_basebackup"), *data, "-h", "127.0.0.1", "-p", str(of.port), "-R", "-N", "-c", "fast"]
+        subprocess.run([*self._as_user, *command], check=True, capture_output=True, cwd="/tmp")
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its process has not ended."""
+        return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
         """Start the server, and wait until it answers."""

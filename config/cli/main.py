@@ -1,5 +1,6 @@
 """The `callboard` command line. The module of a command is imported when the command is used."""
 
+import errno
 import importlib
 import os
 import sys
@@ -38,14 +39,17 @@ _COMMANDS = {
 }
 
 
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
 class _LazyGroup(click.RichGroup):
     """A command group that imports a command when it is looked up."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:  # as in `callboard config show | head`; Python would complain when it flushes the output
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except BrokenPipeError:  # as in `callboard config show | head`
+            _discard_output()
             sys.exit(0)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -63,6 +67,11 @@ class _LazyGroup(click.RichGroup):
                 raise
             return _unavailable(cmd_name, error.name, extra)
         return command
+
+
+def _discard_output() -> None:
+    """Let nobody see what is still to be written; Python would complain when it flushes the output."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _missing_package(subject: str, module: str, extra: str) -> str:
@@ -156,6 +165,13 @@ def _main() -> None:
         if "_CALLBOARD_DEV_AGAIN" in os.environ:
             _wait_for_change()
         traceback.print_exc(limit=0)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            _unexpected(error)
+            return
+        print_error(f"{error.filename or 'the output'}: {error.strerror}: free some space, and run the command again")
+        _discard_output()
         sys.exit(1)
     except Exception as error:
         _unexpected(error)

@@ -5,9 +5,13 @@ import random
 import signal
 from collections.abc import Awaitable, Callable
 
-from tests.chaos.machine import Machine, Member
+from tests.chaos.machine import SERVICES, Machine, Member
 
 Fault = Callable[[Machine, random.Random], Awaitable[None]]
+
+
+BEGINNING = "beginning.backup"
+"""The backup of notices from before the first fault, in the folder of each of its processes."""
 
 
 def _any(machine: Machine, rng: random.Random) -> Member:
@@ -61,6 +65,66 @@ async def reset_again_and_again(machine: Machine, rng: random.Random) -> None:
         await asyncio.sleep(2)
 
 
+async def delay(machine: Machine, rng: random.Random) -> None:
+    link = _any(machine, rng).link
+    link.delay = 5.0
+    await asyncio.sleep(rng.uniform(3, 8))
+    link.delay = 0.0
+
+
+async def repeat(machine: Machine, rng: random.Random) -> None:
+    """Let everything arrive twice that is sent by way of a link."""
+    link = _any(machine, rng).link
+    link.twice = True
+    link.cut()
+    await asyncio.sleep(rng.uniform(2, 8))
+    link.twice = False
+    link.cut()
+
+
+async def fill_disk(machine: Machine, rng: random.Random) -> None:
+    await asyncio.to_thread(machine.disk.fill)
+    await asyncio.sleep(rng.uniform(0.5, 3))
+    machine.disk.free()
+    if machine.cluster is not None:  # it may have ended
+        await asyncio.to_thread(machine.cluster.start)
+
+
+async def roll(machine: Machine, rng: random.Random) -> None:
+    """Roll the newer version of a service in, one process after the other, and roll it back."""
+    name = rng.choice(SERVICES)
+    members = [member for member in machine.members if member.name == name]
+    for is_newer in (True, False):
+        for member in members:
+            member.is_newer = is_newer
+            member.signal(signal.SIGTERM)
+            await asyncio.sleep(rng.uniform(0.5, 2))
+
+
+async def restore(machine: Machine, rng: random.Random) -> None:
+    """Stop a service, and restore a backup of its database.
+
+    That of notices is from the beginning: it has only what it can apply again. What others have answered and the events of it
+    are not in an older backup, so theirs are from the moment when they have been stopped.
+    """
+    name = rng.choice(SERVICES)
+    members = [member for member in machine.members if member.name == name]
+    await asyncio.gather(*(member.hold() for member in members))
+    file = f"{name}-{rng.getrandbits(32)}.backup"
+    try:
+        for arguments in (("backup", name, file), ("restore", name, BEGINNING if name == "notices" else file)):
+            for _ in range(8):  # other faults are in its way
+                status, _output = await members[0].command(*arguments)
+                if status == 0:
+                    break
+                await asyncio.sleep(0.5)
+            else:
+                return
+    finally:
+        for member in members:
+            member.release()
+
+
 async def set_clock(machine: Machine, rng: random.Random) -> None:
     member = _any(machine, rng)
     member.clock.write_text(str(rng.choice((-7200, -60, 60, 7200))))
@@ -77,26 +141,29 @@ async def kill_broker(machine: Machine, rng: random.Random) -> None:
 
 
 async def kill_postgres(machine: Machine, rng: random.Random) -> None:
-    if machine.postgres is not None:
-        await asyncio.to_thread(machine.postgres.kill)
+    if machine.cluster is not None:
+        await asyncio.to_thread(machine.cluster.kill)
         await asyncio.sleep(rng.uniform(0, 2))
-        await asyncio.to_thread(machine.postgres.start)
+        await asyncio.to_thread(machine.cluster.start)
+
+
+async def fail_over(machine: Machine, rng: random.Random) -> None:
+    """Kill PostgreSQL, and promote its standby."""
+    if machine.cluster is not None:
+        await machine.cluster.fail_over()
 
 
 async def end_connections(machine: Machine, rng: random.Random) -> None:
     """End all connections to PostgreSQL."""
-    if machine.postgres is not None:
-        await asyncio.to_thread(
-            machine.postgres.run,
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'callboard%'",
-        )
+    if machine.cluster is not None:
+        await asyncio.to_thread(machine.cluster.end_connections)
 
 
 async def freeze_database(machine: Machine, rng: random.Random) -> None:
-    if machine.database is not None:
-        machine.database.freeze()
+    if machine.cluster is not None:
+        machine.cluster.link.freeze()
         await asyncio.sleep(rng.uniform(1, 5))
-        machine.database.thaw()
+        machine.cluster.link.thaw()
 
 
 EVERYWHERE: tuple[Fault, ...] = (
@@ -108,25 +175,39 @@ EVERYWHERE: tuple[Fault, ...] = (
     freeze_link,
     half_open,
     slow,
+    delay,
+    repeat,
     reset_again_and_again,
     set_clock,
+    fill_disk,
+    roll,
+    restore,
 )
 WITH_BROKER: tuple[Fault, ...] = (kill_broker,)
-ON_POSTGRES: tuple[Fault, ...] = (kill_postgres, end_connections, freeze_database)
+ON_POSTGRES: tuple[Fault, ...] = (kill_postgres, fail_over, end_connections, freeze_database)
+_ONE_AT_A_TIME = (kill_broker, kill_postgres, fail_over, end_connections, fill_disk)
+"""Each of them needs the servers as they were, or starts them again."""
 
 
 async def inject(machine: Machine, seed: int, seconds: float, kinds: tuple[Fault, ...] = ()) -> list[str]:
     """Inject a fault a second. Return their names."""
     rng = random.Random(seed)
     chosen = kinds or (
-        *EVERYWHERE, *(WITH_BROKER if machine.broker is not None else ()), *(ON_POSTGRES if machine.postgres is not None else ()),
+        *EVERYWHERE, *(WITH_BROKER if machine.broker is not None else ()), *(ON_POSTGRES if machine.cluster is not None else ()),
     )  # fmt: skip
-    servers = asyncio.Lock()
+    servers, backups = asyncio.Lock(), asyncio.Lock()
     names: list[str] = []
+    for member in machine.members:
+        if member.name == "notices":
+            status, output = await member.command("backup", "notices", BEGINNING)
+            assert status == 0, output
 
     async def run(fault: Fault) -> None:
-        if fault in (kill_broker, kill_postgres, end_connections):
-            async with servers:  # one at a time: each starts its server again
+        if fault in _ONE_AT_A_TIME:
+            async with servers:
+                await fault(machine, rng)
+        elif fault is restore:
+            async with backups:
                 await fault(machine, rng)
         else:
             await fault(machine, rng)

@@ -11,9 +11,11 @@ import httpx
 from config.provision import peer_keys
 from runtime.sockets import any_free_port
 from tests.broker import Broker
+from tests.chaos.cluster import Cluster
+from tests.chaos.disk import Disk, mounted
+from tests.chaos.newer import write_newer
 from tests.chaos.planted import plant
-from tests.postgres import Postgres
-from tests.system.process import Callboard
+from tests.system.process import Callboard, command
 from tests.transports.proxy import Proxy
 
 SERVICES = ("auth", "wallet", "fleet", "rides", "notices")
@@ -37,6 +39,7 @@ class Member:
         name: the service.
         link: its link to the broker, or the link of others to it, where services speak HTTP.
         clock: the file with the seconds by which its clock is wrong.
+        is_newer: whether it is started in a newer version.
     """
 
     def __init__(self, name: str, folder: Path, link: Proxy, environment: Mapping[str, str]) -> None:
@@ -44,8 +47,12 @@ class Member:
         self.link = link
         self.clock = folder / "clock"
         self.clock.write_text("0")
+        self.is_newer = False
         self._folder = folder
         self._environment = environment
+        self._may_run = asyncio.Event()
+        self._may_run.set()
+        self._is_held = asyncio.Event()
         self._stopping = False
         self._running: Callboard | None = None
         self.output = ""
@@ -62,50 +69,80 @@ class Member:
     async def run(self) -> None:
         """Keep the process running until `stop` is called."""
         while not self._stopping:
-            async with Callboard(self._folder, "run", self.name, **self._environment) as running:
+            folder = self._folder / "newer" if self.is_newer else self._folder
+            async with Callboard(folder, "run", self.name, **self._environment) as running:
                 self._running = running
                 await running.process.wait()
             self.output += running.output
             await asyncio.sleep(0.1)
+            while not self._may_run.is_set():
+                self._is_held.set()
+                await self._may_run.wait()
+                self._is_held.clear()
+
+    async def hold(self) -> None:
+        """End the process, and keep it from being started."""
+        self._may_run.clear()
+        while not self._is_held.is_set():
+            self.signal(signal.SIGTERM)
+            self.signal(signal.SIGCONT)
+            await asyncio.sleep(0.1)
+
+    def release(self) -> None:
+        """Let it be started again."""
+        self._may_run.set()
+
+    async def command(self, *arguments: str) -> tuple[int, str]:
+        """Run a command of the operator with the settings of the process."""
+        return await command(self._folder, *arguments, **self._environment)
 
     async def stop(self) -> None:
         """End the process for good."""
         self._stopping = True
+        self.release()
         self.signal(signal.SIGCONT)
         self.signal(signal.SIGTERM)
+
+
+def mend(link: Proxy) -> None:
+    """End all faults of a link that last."""
+    link.thaw()
+    link.rate, link.delay, link.twice = None, 0.0, False
 
 
 class Machine:
     """Everything that runs.
 
     Attributes:
-        folder: where the databases are, or the file `postgres.url`.
+        folder: where the databases are, or, after the repair, the file `postgres.url`.
         url: the URL of the gateway.
         members: the processes of the services.
         broker: the broker; None where services speak HTTP.
-        postgres: the server; None with files.
-        database: the link to PostgreSQL.
+        cluster: the servers of PostgreSQL; None with files.
+        disk: the disk of all databases.
     """
 
-    def __init__(self, folder: Path, url: str) -> None:
+    def __init__(self, folder: Path, url: str, disk: Disk) -> None:
         self.folder = folder
+        self.disk = disk
         self.url = url
         self.members: list[Member] = []
         self.broker: Broker | None = None
-        self.postgres: Postgres | None = None
-        self.database: Proxy | None = None
+        self.cluster: Cluster | None = None
 
     async def repair(self) -> None:
         """End all faults that last."""
+        self.disk.free()
+        if self.cluster is not None:
+            await asyncio.to_thread(self.cluster.start)
+            mend(self.cluster.link)
+            (self.folder / "postgres.url").write_text(self.cluster.url)
         for member in self.members:
             member.signal(signal.SIGCONT)
-            member.link.thaw()
-            member.link.rate = None
+            member.release()
+            mend(member.link)
             member.link.cut()
             member.clock.write_text("0")
-        if self.database is not None:
-            self.database.thaw()
-            self.database.rate = None
 
     async def until_ready(self) -> None:
         """Wait until the gateway knows every service."""
@@ -129,9 +166,9 @@ async def machine(folder: Path, engine: str, kind: str, replicas: int, bug: str 
     """
     async with AsyncExitStack() as stack:
         port = any_free_port()
-        data = folder / "data"
-        data.mkdir(parents=True)
-        built = Machine(data, f"http://127.0.0.1:{port}")
+        disk = stack.enter_context(mounted())
+        data = disk.folder
+        built = Machine(data, f"http://127.0.0.1:{port}", disk)
         common = {
             **_SHORT,
             "CALLBOARD_DATABASE__FOLDER": str(data),
@@ -139,13 +176,10 @@ async def machine(folder: Path, engine: str, kind: str, replicas: int, bug: str 
             "CALLBOARD_GATEWAY__PORT": str(port),
         }
         if engine == "postgres":
-            built.postgres = Postgres("max_connections=400", "shared_buffers=32MB")
-            stack.callback(built.postgres.stop)
-            built.postgres.start()
-            url = built.postgres.new_database()
-            (data / "postgres.url").write_text(url)
-            built.database = await stack.enter_async_context(Proxy(built.postgres.port))
-            common["CALLBOARD_DATABASE__URL"] = url.replace(f":{built.postgres.port}/", f":{built.database.port}/")
+            built.cluster = await asyncio.to_thread(Cluster, data)
+            stack.callback(built.cluster.stop)
+            await stack.enter_async_context(built.cluster.link)
+            common["CALLBOARD_DATABASE__URL"] = built.cluster.services_url
         if kind == "mqtt":
             built.broker = Broker(folder)
             await built.broker.start()
@@ -154,17 +188,20 @@ async def machine(folder: Path, engine: str, kind: str, replicas: int, bug: str 
         addresses: dict[str, list[str]] = {}
         ports = [any_free_port() for _ in names]
         links = [
-            await stack.enter_async_context(Proxy(ports[number] if built.broker is None else built.broker.port))
+            await stack.enter_async_context(Proxy(ports[number]) if built.broker is None else Proxy(built.broker.port, mqtt=True))
             for number in range(len(names))
         ]
         for number, name in enumerate(names):
             if name != "gateway":
                 addresses.setdefault(name, []).append(f"http://127.0.0.1:{links[number].port}")
+        newer = write_newer(folder)
         private, public = peer_keys(sorted(set(names)))
         for number, name in enumerate(names):
             own = folder / f"{name}-{number}"
-            own.mkdir()
-            plant(own, bug)
+            for version in (own, own / "newer"):
+                version.mkdir()
+                plant(version, own / "clock", bug)
+            (own / "newer" / "services").symlink_to(newer)
             environment = dict(common)
             if kind == "mqtt":
                 environment["CALLBOARD_TRANSPORT__MQTT__URL"] = links[number].url

@@ -66,7 +66,7 @@ subscription.POLL_SECONDS = 3600.0
 """The code of each bug, which runs before the service does."""
 
 
-def plant(folder: Path, bug: str) -> None:
-    """Let the process in a folder start with a bug, if one is named, and with a clock that the file `clock` sets."""
-    code = SET_CLOCK.format(file=str(folder / "clock")) + (BUGS[bug] if bug else "")
+def plant(folder: Path, clock: Path, bug: str) -> None:
+    """Let the process in a folder start with a bug, if one is named, and with a clock that a file sets."""
+    code = SET_CLOCK.format(file=str(clock)) + (BUGS[bug] if bug else "")
     (folder / "sitecustomize.py").write_text(code)

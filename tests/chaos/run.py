@@ -37,7 +37,7 @@ async def run(
         async with asyncio.timeout(60):
             scooters = await _add_scooters(built.url)
         faults = asyncio.create_task(inject(built, seed, seconds, kinds))
-        telling = asyncio.create_task(ride(built.url, scooters, seed, stories, at_once))
+        telling = asyncio.create_task(ride(built.url, scooters, seed, stories, seconds, at_once))
         names = await faults
         await built.repair()
         await built.until_ready()

@@ -79,8 +79,8 @@ class Story:
             await asyncio.sleep(0.3)
 
 
-async def ride(url: str, scooters: list[str], seed: int, count: int, at_once: int) -> list[Story]:
-    """Run stories, so many at once. Return them when all have ended or given up."""
+async def ride(url: str, scooters: list[str], seed: int, count: int, seconds: float, at_once: int) -> list[Story]:
+    """Begin stories evenly over so many seconds, with so many at once. Return them when all have ended or given up."""
     rng = random.Random(seed)
     stories = [Story(number, rng.choice(scooters)) for number in range(count)]
     slots = asyncio.Semaphore(at_once)
@@ -89,6 +89,7 @@ async def ride(url: str, scooters: list[str], seed: int, count: int, at_once: in
     async with aiohttp.ClientSession(url, connector=connector, timeout=timeout) as client:
 
         async def run(story: Story) -> None:
+            await asyncio.sleep(story.number * seconds / count)
             async with slots:
                 await story.run(client)
 

@@ -5,12 +5,13 @@ import json
 import re
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.system.process import Callboard, command
+from tests.system.process import ROOT, Callboard, command
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -316,3 +317,17 @@ async def test_call_lists_and_describes_requests(tmp_path: Path) -> None:
         assert "--as rider@example.com" in text
         refused = await command(tmp_path, "tail", "--as", "rider@example.com", **port)
         assert "403" in one_line(*refused)
+
+
+@pytest.mark.parametrize("arguments", [("routes",), ("openapi",), ("config", "show")])
+async def test_a_full_disk_is_one_line(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    """As with `callboard openapi > openapi.json`; on Linux, a write to /dev/full fails as on a full disk."""
+    if not Path("/dev/full").exists():
+        return
+    with Path("/dev/full").open("wb") as full:  # noqa: ASYNC230
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "config.cli", *arguments, cwd=ROOT, stdout=full, stderr=asyncio.subprocess.PIPE
+        )
+        _, errors = await process.communicate()
+    assert process.returncode == 1
+    assert errors.decode() == "callboard: the output: No space left on device: free some space, and run the command again\n"

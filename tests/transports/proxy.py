@@ -1,27 +1,68 @@
-"""A TCP proxy between nodes and their broker or peer, whose links can be cut, frozen, half opened, or slowed."""
+"""A TCP proxy between nodes and their broker or peer, whose links can be cut, frozen, half opened, slowed, or made to repeat."""
 
 import asyncio
+from collections.abc import Coroutine
 from types import TracebackType
 
 from runtime.sockets import any_free_port
 
 _CHUNK = 2048
+_PUBLISH, _DUP = 3, 0x08
+
+
+class Packets:
+    """A stream of MQTT, cut into its packets (MQTT 5.0, section 2.1)."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes, twice: bool) -> bytes:
+        """Return the packets that are complete, each PUBLISH of them twice if asked for."""
+        self._rest += data
+        packets: list[bytes] = []
+        while (size := self._first()) is not None:
+            packet, self._rest = self._rest[:size], self._rest[size:]
+            packets.append(packet)
+            if twice and packet[0] >> 4 == _PUBLISH:
+                again = _DUP if packet[0] & 0x06 else 0  # without an acknowledgement, nothing says that it is a duplicate
+                packets.append(bytes((packet[0] | again,)) + packet[1:])
+        return b"".join(packets)
+
+    def _first(self) -> int | None:
+        """Return the size of the first packet, or None if it is not complete."""
+        length = 0
+        for position, byte in enumerate(self._rest[1:5]):
+            length |= (byte & 0x7F) << 7 * position
+            if not byte & 0x80:
+                size = 2 + position + length
+                return size if len(self._rest) >= size else None
+        return None
 
 
 class Proxy:
-    """A TCP proxy that forwards every connection on its own port to another port, and can be made to fail."""
+    """A TCP proxy that forwards every connection on its own port to another port, and can be made to fail.
 
-    def __init__(self, to: int) -> None:
+    Args:
+        to: the other port. It can be changed; it holds for new connections.
+        mqtt: whether the connections speak MQTT.
+    """
+
+    def __init__(self, to: int, *, mqtt: bool = False) -> None:
+        self.to = to
         self.port = any_free_port()
         self.url = f"mqtt://127.0.0.1:{self.port}"
         self.rate: int | None = None
         """The bytes per second that pass in each direction, or None for no limit."""
-        self._to = to
+        self.delay = 0.0
+        """The seconds that everything takes in each direction."""
+        self.twice = False
+        """Whether what is sent arrives twice: each PUBLISH of MQTT, or all that is sent on a new connection of another protocol."""
+        self._mqtt = mqtt
         self._open = asyncio.Event()
         self._open.set()
         self._replies_open = asyncio.Event()
         self._replies_open.set()
-        self._links: list[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = []
+        self._links: list[tuple[asyncio.StreamWriter, ...]] = []
         self._forwarding: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
@@ -69,26 +110,65 @@ class Proxy:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            target_reader, target_writer = await asyncio.open_connection("127.0.0.1", self._to)
+            target_reader, target_writer = await asyncio.open_connection("127.0.0.1", self.to)
+            sinks = [target_writer]
+            if self.twice and not self._mqtt:
+                ignored, second = await asyncio.open_connection("127.0.0.1", self.to)
+                sinks.append(second)
+                self._start(self._ignore(ignored))
         except OSError:
             writer.transport.abort()
             return
-        self._links.append((writer, target_writer))
-        for source, sink, gate in ((reader, target_writer, self._open), (target_reader, writer, self._replies_open)):
-            task = asyncio.create_task(self._forward(source, sink, gate))
-            self._forwarding.add(task)
-            task.add_done_callback(self._forwarding.discard)
+        self._links.append((writer, *sinks))
+        for source, to, gate in ((reader, sinks, self._open), (target_reader, [writer], self._replies_open)):
+            arrived: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(64)
+            self._start(self._receive(source, arrived))
+            self._start(self._forward(arrived, to, gate))
 
-    async def _forward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, gate: asyncio.Event) -> None:
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._forwarding.add(task)
+        task.add_done_callback(self._forwarding.discard)
+
+    async def _receive(self, source: asyncio.StreamReader, arrived: asyncio.Queue[tuple[float, bytes]]) -> None:
+        loop, packets, data = asyncio.get_running_loop(), Packets(), b"."
+        while data:
+            try:
+                data = await source.read(_CHUNK)
+            except OSError:
+                data = b""
+            passed = packets.feed(data, self.twice) if self._mqtt else data
+            if passed or not data:
+                await arrived.put((loop.time() + self.delay, passed if data else b""))
+
+    async def _forward(
+        self, arrived: asyncio.Queue[tuple[float, bytes]], sinks: list[asyncio.StreamWriter], gate: asyncio.Event
+    ) -> None:
+        loop = asyncio.get_running_loop()
         try:
-            while data := await source.read(_CHUNK):
+            while True:
+                due, data = await arrived.get()
+                if not data:
+                    return
+                await asyncio.sleep(due - loop.time())
                 await self._open.wait()
                 await gate.wait()
                 if self.rate is not None:
                     await asyncio.sleep(len(data) / self.rate)
-                sink.write(data)
-                await sink.drain()
+                for sink in sinks:
+                    sink.write(data)
+                    await sink.drain()
         except OSError:
             pass
         finally:
-            sink.transport.abort()
+            for sink in sinks:
+                sink.transport.abort()
+            while not arrived.empty():
+                arrived.get_nowait()
+
+    async def _ignore(self, reader: asyncio.StreamReader) -> None:
+        try:
+            while await reader.read(_CHUNK):
+                pass
+        except OSError:
+            pass

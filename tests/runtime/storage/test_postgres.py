@@ -31,7 +31,7 @@ from runtime.storage.migrations import SCHEMA, migrate
 from runtime.storage.postgres import PostgresDatabase
 from runtime.storage.values import UnstorableValue
 from runtime.testing import eventually
-from tests.postgres import Postgres, as_user, find_program, shared_postgres
+from tests.postgres import Postgres, as_user, shared_postgres
 from tests.project import RENTAL
 from tests.transports.proxy import Proxy
 
@@ -492,26 +492,10 @@ async def test_a_process_that_is_frozen_does_not_keep_the_lock_of_the_service(ur
 async def test_a_standby_that_is_promoted_takes_over(tmp_path: Path) -> None:
     """The primary is killed, and its standby promoted: a URL with both hosts leads to the new primary, and nothing committed is lost."""
     primary = Postgres("fsync=off", "wal_level=replica", "max_wal_senders=4", "hot_standby=on")
-    standby = Postgres("fsync=off", "hot_standby=on")
     primary.start()
+    standby = Postgres("fsync=off", "hot_standby=on", of=primary)
     try:
         url = primary.new_database()
-        shutil.rmtree(standby.folder / "data")
-        copy = [
-            find_program("pg_basebackup"),
-            "-h",
-            "127.0.0.1",
-            "-p",
-            str(primary.port),
-            "-U",
-            "callboard",
-            "-R",
-            "-X",
-            "stream",
-            "-D",
-        ]
-        command = [*as_user(standby.folder), *copy, str(standby.folder / "data")]
-        await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
         standby.start()
         both = url.replace(f"127.0.0.1:{primary.port}", f"127.0.0.1:{standby.port},127.0.0.1:{primary.port}")
         async with opened(both, "s") as made:
