@@ -4,9 +4,10 @@ import asyncio
 import gc
 import tempfile
 import time
+from collections.abc import Callable
 
 from config.cli.common import run_loop
-from runtime import ANYONE, Context, Contract, Event, Node, Request, Service, Transaction, handles, subscribes
+from runtime import ANYONE, Context, Contract, Database, Event, Node, Request, Service, Transaction, handles, subscribes
 from runtime.storage.sqlite import SqliteFolder
 from tests.bench.figures import report
 from transports.memory import MemoryNetwork, MemoryTransport
@@ -87,16 +88,15 @@ async def place(ctx: Context, callers: int, count: int) -> float:
     return published
 
 
-async def commit_to_commit(durable: bool, callers: int, count: int) -> tuple[float, float]:
+async def commit_to_commit(databases: Callable[[str], Database], callers: int, count: int) -> tuple[float, float]:
     """Return the rates of published and of applied events, both from the first request on."""
-    with tempfile.TemporaryDirectory() as folder:
-        async with Node([Orders, Ledger], MemoryTransport(), databases=SqliteFolder(folder, durable=durable)) as node:
-            ctx = node.client("bench", (orders,))
-            await place(ctx, callers, count // 10)
-            gc.collect()
-            start = time.perf_counter()
-            published = await place(ctx, callers, count)
-            return count / published, count / (time.perf_counter() - start)
+    async with Node([Orders, Ledger], MemoryTransport(), databases=databases) as node:
+        ctx = node.client("bench", (orders,))
+        await place(ctx, callers, count // 10)
+        gc.collect()
+        start = time.perf_counter()
+        published = await place(ctx, callers, count)
+        return count / published, count / (time.perf_counter() - start)
 
 
 async def catch_up(durable: bool, count: int = 50_000) -> float:
@@ -118,7 +118,8 @@ async def catch_up(durable: bool, count: int = 50_000) -> float:
 def main() -> None:
     for durable, kind in ((False, "normal"), (True, "full")):
         for callers, count in ((1, 1_000), (64, 6_400)):
-            published, applied = run_loop(commit_to_commit(durable, callers, count))
+            with tempfile.TemporaryDirectory() as folder:
+                published, applied = run_loop(commit_to_commit(SqliteFolder(folder, durable=durable), callers, count))
             report(f"durable_published_{kind}_c{callers}", published, "per second")
             report(f"durable_{kind}_c{callers}", applied, "per second")
         report(f"catch_up_{kind}", run_loop(catch_up(durable)), "per second")
