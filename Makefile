@@ -39,8 +39,8 @@ dev: $(VENV)/.run  ## run the whole system in one process at http://127.0.0.1:80
 SECOND_BROKER := $(shell command -v apt-get >/dev/null && echo ejabberdctl)
 POSTGRES := $(shell command -v brew >/dev/null && echo postgresql@17 || echo postgresql)
 MISSING := PATH="$$PATH:/usr/sbin:/opt/homebrew/sbin:/usr/local/sbin:$$(echo /usr/lib/postgresql/*/bin /opt/homebrew/opt/postgresql*/bin | tr ' ' :)"; \
-  for tool in mosquitto curl ps initdb pgbouncer $(SECOND_BROKER); do command -v $$tool >/dev/null || echo $$tool; done \
-  | sed 's/^ps$$/procps/; s/^ejabberdctl$$/ejabberd/; s/^initdb$$/$(POSTGRES)/'
+  for tool in mosquitto curl ps initdb pgbouncer promtool $(SECOND_BROKER); do command -v $$tool >/dev/null || echo $$tool; done \
+  | sed 's/^ps$$/procps/; s/^ejabberdctl$$/ejabberd/; s/^initdb$$/$(POSTGRES)/; s/^promtool$$/prometheus/'
 
 tools:
 	@test -n "$(SECOND_BROKER)" || echo "there is no ejabberd on this system: the MQTT tests use mosquitto only"

@@ -12,8 +12,8 @@ import msgspec
 from config.jwks import issuers
 from config.load import FIELDS, Given, Loaded, Setting, current
 from config.project import UnknownService, import_class, import_service
-from config.settings import Settings
-from config.values import MissingSetting, SettingsError, Values
+from config.settings import ServiceSettings, Settings
+from config.values import MissingSetting, SettingsError, Values, fields_of
 from gateway.errors import ErrorRenderer
 from gateway.service import Gateway
 from runtime import CallboardError, Database, Node, Service, StartError, Struct, Transport, UsageError
@@ -164,9 +164,10 @@ def rows(loaded: Loaded) -> Iterator[Setting]:
             value = attrgetter(field.attribute)(settings)
             yield Setting(field.name, value, loaded.sources.get(field.name, "default"), field.secret)
     for key, entry in settings.services.items():
-        for name, value in (("class", entry.class_), ("replicas", entry.replicas), ("database", entry.database)):
-            setting = f"services.{key}.{name}"
-            yield Setting(setting, value, loaded.sources.get(setting, "default"), secret=False)
+        for field in fields_of(ServiceSettings, f"services.{key}.").values():
+            if not field.is_section and field.attribute != "settings":
+                value = attrgetter(field.attribute)(entry)
+                yield Setting(field.name, value, loaded.sources.get(field.name, "default"), secret=False)
     for name in catalogue(settings):
         if name == Gateway.contract.name or (values := own_values(settings, name)) is None:
             continue

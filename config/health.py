@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from config.settings import HealthSettings
+from gateway.exposition import Exposition
 from runtime import Node
 
 _JSON = "application/json"
@@ -30,8 +31,10 @@ async def serve_health(settings: HealthSettings, node: Node) -> AsyncGenerator[N
     from transports.http.messages import lines
     from transports.http.server import HttpServer
 
+    exposition = Exposition(node.metrics)
+
     def answer(exchange: Exchange) -> None:
-        status, kind, body = _page(node, exchange.path)
+        status, kind, body = _page(node, exposition, exchange.path)
         exchange.answer(status, lines({"content-type": kind, "cache-control": "no-store"}), body)
 
     environment = node.environment
@@ -45,7 +48,7 @@ async def serve_health(settings: HealthSettings, node: Node) -> AsyncGenerator[N
         await server.stop()
 
 
-def _page(node: Node, path: str) -> tuple[int, str, bytes]:
+def _page(node: Node, exposition: Exposition, path: str) -> tuple[int, str, bytes]:
     match path:
         case "/healthz":  # an answer shows that the event loop is running
             return 200, _JSON, b'{"status":"ok"}'
@@ -58,6 +61,6 @@ def _page(node: Node, path: str) -> tuple[int, str, bytes]:
                 answer["streams"] = streams
             return 503 if missing else 200, _JSON, msgspec.json.encode(answer)
         case "/metrics":
-            return 200, "text/plain; version=0.0.4", node.metrics.text().encode()
+            return 200, *exposition.render("")
         case _:
             return 404, _JSON, b'{"status":"unknown","paths":["/healthz","/readyz","/metrics"]}'

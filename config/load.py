@@ -276,8 +276,8 @@ def _entries(services: Any, source: str, environment: Mapping[str, str]) -> dict
 def _entry_setting(variable: str) -> tuple[str, str] | None:
     """Return the service whose entry a variable sets, and the name of the key, or None."""
     match variable.removeprefix(PREFIX).lower().split("__"):
-        case ["services", service, key] if variable.startswith(PREFIX):
-            return service, key
+        case ["services", service, *key] if key and variable.startswith(PREFIX):
+            return service, ".".join(key)
         case _:
             return None
 

@@ -46,6 +46,15 @@ class LogSettings(Struct):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe level that is written."""
+    format: Literal["auto", "text", "json"] = "auto"
+    """How records are written: `text` for people, `json` for programs, one object per line. By default, `text` in a terminal and `json` elsewhere."""
+
+
+class ServiceLogSettings(Struct):
+    """The log of a service."""
+
+    level: Literal["debug", "info", "warning", "error"] | None = None
+    """The least severe level that it writes. By default, that of `log.level`."""
 
 
 class TransportSettings(Struct):
@@ -75,6 +84,7 @@ class ServiceSettings(Struct, rename={"class_": "class"}):
     database: Annotated[Secret[str], Meta(pattern=r"(\.sqlite|^postgres(ql)?://.+)$")] | None = None
     """Its own database: a file whose name ends in `.sqlite`, or a URL as `database.url`. By default it is in `database.url`, or else in
     `<database.folder>/<service>.sqlite`."""
+    log: ServiceLogSettings = ServiceLogSettings()
     settings: Any = None
     """Its own settings: an instance of its `Settings`, or what is to become one."""
 

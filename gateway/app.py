@@ -14,8 +14,10 @@ from gateway import console
 from gateway.asgi import App, exchange_of
 from gateway.client import known_user
 from gateway.console import require_operator
+from gateway.exposition import Exposition, require_collector
 from gateway.manifests import Manifests
 from gateway.problems import Problem, Problems, log_if_refused
+from gateway.settings import GatewaySettings
 from runtime import Context, InternalError, ServiceError
 from runtime.identity import Keys, KeySet
 from runtime.node.proxy import Proxy
@@ -56,7 +58,7 @@ _POLICY = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inlin
 
 
 def create_app(
-    title: str,
+    settings: GatewaySettings,
     proxy: Proxy,
     ctx: Context,
     document: Callable[[], dict[str, Any]],
@@ -68,7 +70,7 @@ def create_app(
     """Return the Litestar application.
 
     Args:
-        title: the title of the documentation page.
+        settings: the settings of the gateway.
         proxy: access to the node, for members, metrics, and identities.
         ctx: a context of the gateway, which requests the key set from auth.
         document: returns the OpenAPI document.
@@ -85,7 +87,7 @@ def create_app(
     @get("/docs", sync_to_thread=False)
     def docs() -> Response[str]:
         return Response(
-            _PAGE.format(title=escape(title)), media_type=MediaType.HTML, headers={"content-security-policy": _POLICY}
+            _PAGE.format(title=escape(settings.title)), media_type=MediaType.HTML, headers={"content-security-policy": _POLICY}
         )
 
     @get("/docs/start.js", sync_to_thread=False)
@@ -116,9 +118,13 @@ def create_app(
             body["streams"] = streams
         return Response(msgspec.json.encode(body), status_code=503 if missing or stopping else 200, media_type=MediaType.JSON)
 
-    @get("/metrics", sync_to_thread=False)
-    def metrics() -> Response[str]:
-        return Response(proxy.metrics.text(), media_type="text/plain; version=0.0.4")
+    exposition = Exposition(proxy.metrics)
+
+    @get("/metrics")
+    async def metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
+        await require_collector(proxy, settings, dict(request.scope["headers"]))
+        media_type, text = exposition.render(request.headers.get("accept", ""))
+        return Response(text, media_type=media_type)
 
     @get("/console/services")
     async def console_services(request: Request[Any, Any, Any]) -> Response[bytes]:
@@ -184,26 +190,26 @@ def create_app(
 
         return serve
 
-    def problem(_: Request[Any, Any, Any], error: Problem) -> Response[bytes]:
-        request_id = proxy.new_id()
+    def problem(request: Request[Any, Any, Any], error: Problem) -> Response[bytes]:
+        request_id = exchange_of(request.scope).request_id
         return _response(request_id, *problems.of_problem(error, request_id))
 
     def service_error(request: Request[Any, Any, Any], error: ServiceError) -> Response[bytes]:
-        request_id = proxy.new_id()
         exchange = exchange_of(request.scope)
-        log_if_refused(proxy.repeats, error, exchange, request_id, known_user(proxy, exchange.fields))
-        return _response(request_id, *problems.of_error(error, request_id))
+        log_if_refused(proxy.repeats, error, exchange, exchange.request_id, known_user(proxy, exchange.fields))
+        return _response(exchange.request_id, *problems.of_error(error, exchange.request_id))
 
-    def http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    def http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
         if error.status_code == 404:
-            return problem(_, Problem(404, "not-found", "Nothing is served at this path."))
+            return problem(request, Problem(404, "not-found", "Nothing is served at this path."))
         headers = [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
         code = "method-not-allowed" if error.status_code == 405 else "refused"
-        return problem(_, Problem(error.status_code, code, error.detail, headers))
+        return problem(request, Problem(error.status_code, code, error.detail, headers))
 
-    def internal_error(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    def internal_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+        request_id = exchange_of(request.scope).request_id
         incident = proxy.incident("a page of the gateway failed: %r", error)
-        return _response(incident, *problems.of_error(InternalError(incident), incident))
+        return _response(request_id, *problems.of_error(InternalError(incident), request_id))
 
     async def add_head(message: Any, scope: Any) -> None:
         """Add HEAD to an Allow field that lists GET: Litestar does not know that HEAD is served."""

@@ -12,6 +12,7 @@ from gateway.exchange import Exchange
 from gateway.limits import Limits
 from gateway.manifests import Manifests
 from gateway.problems import Headers, Problem, Problems, Response, log_if_refused
+from gateway.request_ids import trace_fields
 from gateway.routing import Route, Routes, query_params
 from gateway.settings import GatewaySettings
 from gateway.transfers import INCOMPLETE, TOO_SLOW, BodyStream, Streamed, too_large
@@ -21,11 +22,9 @@ from runtime.contract.rest import METHODS, RestParts
 from runtime.network import Params
 from runtime.node.proxy import Proxy
 from runtime.telemetry import log_refusal
-from runtime.trace import TraceFields
 
 _log = logging.getLogger("callboard.gateway")
 
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _JSON: Headers = [(b"content-type", b"application/json")]
 
@@ -50,12 +49,10 @@ class Dispatcher:
 
     async def __call__(self, exchange: Exchange) -> Response | Streamed | None:
         """Answer one request. None if the client has gone."""
-        headers = exchange.fields
-        sent_id = headers.get(b"x-request-id")
-        request_id = sent_id.decode() if sent_id is not None and _REQUEST_ID.fullmatch(sent_id) else self._proxy.new_id()
+        headers, request_id = exchange.fields, exchange.request_id
         try:
             self._limits.admit(exchange.source)
-            response = await self._respond(exchange, headers, request_id)
+            response = await self._respond(exchange, headers)
             if isinstance(response, Streamed):
                 response.headers.append((b"x-request-id", request_id.encode()))
                 return response
@@ -72,7 +69,7 @@ class Dispatcher:
             raise
         return status, [*response_headers, (b"x-request-id", request_id.encode())], body
 
-    async def _respond(self, exchange: Exchange, headers: dict[bytes, bytes], request_id: str) -> Response | Streamed:
+    async def _respond(self, exchange: Exchange, headers: dict[bytes, bytes]) -> Response | Streamed:
         token = bearer_token(headers)  # before the size is checked, so that a token that is too large is answered 401
         if len(exchange.raw_path) + len(exchange.query) > self._max_url or exchange.fields_size > self._max_header:
             self._check_size(exchange)
@@ -81,6 +78,7 @@ class Dispatcher:
         if match is None:
             return self._without_route(method, exchange)
         route, values = match
+        exchange.route = route.name.partition(" ")[2]
         if exchange.has_cookie and token is not None and route.allow.anyone and not await self._is_valid(token):
             token = None  # a page cannot take back its cookie, and has to be able to log in again
         if route.takes_body and not route.allow.anyone:
@@ -92,17 +90,13 @@ class Dispatcher:
             body = b""
         else:
             body = await self._read_body(exchange, route, headers) if route.takes_body else b""
-        trace, trace_fields = headers.get(b"traceparent"), None
-        if b"tracestate" in headers or b"baggage" in headers:
-            state, baggage = headers.get(b"tracestate", b""), headers.get(b"baggage", b"")
-            trace_fields = TraceFields(state.decode("latin-1"), baggage.decode("latin-1"))
         ctx = self._proxy.context(
-            request_id,
+            exchange.request_id,
             token,
-            None if trace is None else trace.decode("latin-1"),
+            exchange.trace,
             self._settings.stream_timeout if route.takes_stream else self._settings.request_timeout,
             exchange.source or None,
-            trace_fields,
+            trace_fields(exchange),
         )
         key = _idempotency_key(headers)
         if key is not None and token is None and route.allow.anyone and route.is_once:
@@ -115,7 +109,7 @@ class Dispatcher:
         parts = RestParts(values, query, headers, convert)
         if not route.is_login:
             return await self._forward(route, ctx, parts, body, key)
-        await self._begin_login(exchange.source, request_id)
+        await self._begin_login(exchange.source, exchange.request_id)
         try:
             return await self._forward(route, ctx, parts, body, key)
         finally:

@@ -71,6 +71,11 @@ class Exchange:
         was_cancelled: whether it was.
         challenge: what `WWW-Authenticate` asks for, if that is not `Bearer`.
         has_cookie: whether the access token came in a cookie.
+        request_id: the id of the request.
+        route: the route that it matches, such as `GET /rides/{}`, without the method; empty if none.
+        trace: the W3C `traceparent` of the client, or of the trace that begins here.
+        status: the status of the answer; 0 until it has begun.
+        sent: the bytes of its body so far.
     """
 
     __slots__ = (
@@ -100,12 +105,20 @@ class Exchange:
         "problem",
         "query",
         "raw_path",
+        "request_id",
+        "route",
+        "sent",
         "source",
+        "status",
         "task",
+        "trace",
         "was_cancelled",
     )
 
     task: "asyncio.Task[None]"
+    service = "gateway"
+    node = ""
+    """Log records name the node of their process."""
 
     def __init__(
         self, wire: Wire, line: RequestLine, given: GivenFields, body: Body | None, problem: Problem | None = None
@@ -115,6 +128,8 @@ class Exchange:
         self.peer = wire.peer
         self.source = wire.source
         self.problem = problem
+        self.request_id = self.trace = self.route = ""
+        self.status = self.sent = 0
         self.challenge: bytes | None = None
         self.has_cookie = False
         self.is_started = self.is_ended = self.is_gone = self.cancels = self.was_cancelled = False
@@ -208,6 +223,8 @@ class Exchange:
         elif self.is_http_1_0:
             more += b"connection: keep-alive\r\n"
         self.is_started = True
+        self.status = status
+        self.sent += len(body)
         if status == 401 and self.challenge is not None:
             pairs = [(name, self.challenge if name == b"www-authenticate" else value) for name, value in pairs]
         wire.write(response_head(status, pairs, wire.progress.date + more) + body)
@@ -215,6 +232,7 @@ class Exchange:
     async def write(self, part: bytes) -> None:
         """Send a piece of the answer. Wait while the client reads too slowly. Nothing happens if it has disconnected."""
         if part and self.method != "HEAD":
+            self.sent += len(part)
             self._wire.write(b"%x\r\n%b\r\n" % (len(part), part) if self._is_chunked else part)
         await self._wire.until_writable()
 

@@ -6,22 +6,27 @@ It adds CORS headers (the Fetch standard, section 3.2) to the responses of both.
 import logging
 from collections.abc import Awaitable, Callable
 
+from gateway.access_log import CLIENT_GONE, AccessLog
 from gateway.addresses import Addresses, source
 from gateway.asgi import App, Page
 from gateway.credentials import Credentials
 from gateway.exchange import Exchange
 from gateway.problems import Headers, Problem, Problems, Response
+from gateway.request_ids import identify
 from gateway.responses import respond
 from gateway.settings import GatewaySettings
 from gateway.transfers import Streamed, send
 from gateway.unread import Unread
-from runtime.contract.rest import RESERVED
+from runtime.contract.rest import METHODS, RESERVED
+from runtime.metrics import Histogram
 from runtime.node.proxy import Proxy
 from runtime.repeats import fault
+from runtime.telemetry import current
 
 Api = Callable[[Exchange], Awaitable[Response | Streamed | None]]
 """Answers a request of the API. It returns None if the client has gone."""
 
+_METHODS = frozenset((*METHODS, "HEAD", "OPTIONS"))
 _RESERVED = frozenset(name.encode() for name in RESERVED)
 _EXPOSED = b"X-Request-Id, Retry-After"
 _ALLOWED_HEADERS = b"Authorization, Content-Type, Idempotency-Key, X-Request-Id, Traceparent, Tracestate, Baggage, Last-Event-ID"
@@ -67,14 +72,44 @@ class HttpApp:
         self._credentials = None if credentials.standard else credentials
         self._problems = problems
         self._own_fields = own_fields
+        self._access = AccessLog(proxy)
+        self._measured: dict[tuple[str, str, int], Histogram] = {}
+        self._running = 0
+        proxy.metrics.gauge("http_requests_running", lambda: self._running)
         self.closing = False
         self.requests = 0
         self._unread = Unread(settings.max_requests, lambda: self.closing)
         self._origins = frozenset(origin.encode() for origin in settings.cors_origins)
 
     async def __call__(self, exchange: Exchange) -> None:
-        """Answer a request."""
+        """Answer a request, and log it."""
+        began = self._proxy.clock.stopwatch()
         self.requests += 1
+        identify(exchange, self._proxy.random)
+        current.set(exchange)
+        self._running += 1
+        try:
+            await self._answer(exchange)
+        finally:
+            self._running -= 1
+            seconds = self._proxy.clock.stopwatch() - began
+            self._measure(exchange, seconds)
+            self._access.log(exchange, seconds)
+        if not exchange.body_has_come and exchange.is_ended and not exchange.is_unwanted:
+            await self._unread.drain(exchange.receive)
+
+    def _measure(self, exchange: Exchange, seconds: float) -> None:
+        key = exchange.method, exchange.route, exchange.status
+        measured = self._measured.get(key)
+        if measured is None:
+            method, status = exchange.method if exchange.method in _METHODS else "other", str(exchange.status or CLIENT_GONE)
+            labels = {"method": method, "route": exchange.route, "status": status}
+            measured = self._proxy.metrics.histogram("http_request_duration_seconds", **labels)
+            if method != "other":
+                self._measured[key] = measured
+        measured.observe(seconds)
+
+    async def _answer(self, exchange: Exchange) -> None:
         fields = exchange.fields
         if self._addresses.has_trusted:
             exchange.source = source(self._addresses.client(exchange.peer, exchange.pairs))
@@ -112,13 +147,10 @@ class HttpApp:
                 )
                 if not exchange.is_started:
                     self._fail(exchange, Problem(500, "internal", "The gateway failed. Its log has the reason."), cors)
-        if not exchange.body_has_come and exchange.is_ended and not exchange.is_unwanted:
-            await self._unread.drain(exchange.receive)
 
     def _fail(self, exchange: Exchange, problem: Problem, cors: Headers) -> None:
-        request_id = self._proxy.new_id()
-        status, headers, body = self._problems.of_problem(problem, request_id)
-        respond(exchange, (status, [*headers, (b"x-request-id", request_id.encode())], body), cors)
+        status, headers, body = self._problems.of_problem(problem, exchange.request_id)
+        respond(exchange, (status, [*headers, (b"x-request-id", exchange.request_id.encode())], body), cors)
 
     def _cors(self, origin: bytes) -> Headers:
         exposed = (b"access-control-expose-headers", _EXPOSED + self._own_fields()[1])

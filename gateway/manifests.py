@@ -22,9 +22,9 @@ from gateway.routing import Routes
 from gateway.settings import GatewaySettings, IdentitySettings
 from runtime.contract.codec import to_canonical_json
 from runtime.contract.rest import REST, HttpBinding, route_fault
+from runtime.metrics import Metrics
 from runtime.network import Address, LiveInfo, Manifest, RequestInfo
 from runtime.network.registry import Registry
-from runtime.telemetry import Metrics
 
 _log = logging.getLogger("callboard.gateway")
 

@@ -8,8 +8,9 @@ import msgspec
 
 from gateway.reservations import Template, best_prefix, hides, template
 from runtime import StartError
+from runtime.metrics import Metrics
 from runtime.network import Manifest
-from runtime.telemetry import Metrics, logger
+from runtime.telemetry import logger
 
 _log = logger("gateway")
 

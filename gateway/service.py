@@ -80,6 +80,7 @@ class Gateway(Service):
         server = Server(self.app, self.settings.max_requests * 2 + self.settings.max_streams, self.clock.loop)
         server.start(address, self.port, shared=self.settings.share_port, silence=_VANISHED)
         self.server = server
+        self.proxy.metrics.gauge("http_connections", lambda: len(server.connections))
 
     async def open(self, ctx: Context) -> None:
         """Make what answers requests, before the gateway listens."""
@@ -95,7 +96,7 @@ class Gateway(Service):
         }
         problems = Problems(self._errors, self.log)
         pages: Any = self._create_app(
-            self.settings.title, self.proxy, ctx, self.document, self.manifests, lambda: self.draining, streams, problems
+            self.settings, self.proxy, ctx, self.document, self.manifests, lambda: self.draining, streams, problems
         )
         api = self.dispatcher = Dispatcher(self.settings, self.proxy, self.limits, self.manifests, problems)
         self.app = HttpApp(

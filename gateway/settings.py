@@ -1,10 +1,10 @@
 """The gateway's settings."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from runtime import Struct
+from runtime import Secret, Struct
 from runtime.contract.rest import METHODS
 from runtime.issuers import IssuerSettings
 
@@ -44,6 +44,11 @@ class GatewaySettings(Struct):
     """How long it keeps the routes of a service without an instance, which answer 503 and stay in `/openapi.json`. After that they
     are unknown: 404. The same holds for a route that the instances of a newer or older version do not have. A service in `expects`
     or `owners` is never forgotten while it is away."""
+    metrics: Literal["guarded", "public"] = "guarded"
+    """Who may read `/metrics`: operators and whoever has `metrics_token`, or everybody. `dev` shows it to everybody. The port
+    `health.port` of each node has the same page, for collectors within the network."""
+    metrics_token: Annotated[Secret[str], Meta(min_length=16)] | None = None
+    """The bearer token with which a collector reads `/metrics`."""
     request_timeout: Annotated[float, Meta(gt=0)] = 30.0
     """The deadline of a request, which is passed on to the services."""
     body_timeout: Annotated[float, Meta(gt=0)] = 10.0

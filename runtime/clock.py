@@ -6,7 +6,7 @@ import math
 import os
 import random
 from datetime import UTC, datetime, timedelta
-from time import time
+from time import perf_counter, time
 from uuid import UUID
 
 _REMEMBERED = 16 * 60.0
@@ -23,6 +23,8 @@ class Clock:
     somebody sets the machine's clock, so durations that are stored are measured on `steady`.
     """
 
+    stopwatch = staticmethod(perf_counter)
+    """Returns the time for durations that are measured, in seconds. The event loop's own may stand still while a handler runs."""
     _loop: asyncio.AbstractEventLoop | None = None
     _start: float | None = None
     _lowest: tuple[float, float] = (math.inf, -math.inf)  # the time of day minus the elapsed time, and when it was last so

@@ -19,7 +19,7 @@ from runtime.contract.errors import ServiceError, Unauthenticated
 from runtime.contract.messages import Contract, Request, Signal, Struct
 from runtime.issuers import ISSUED_TYPES, Algorithm, Identity, Issuer, IssuerVerifier
 from runtime.keys import KeyRing, fingerprint
-from runtime.telemetry import Metrics
+from runtime.metrics import Metrics
 from runtime.tokens import LEEWAY, MAX_TOKEN, TOKEN_CHARACTERS, read_token, seconds_left, token_header
 
 if TYPE_CHECKING:

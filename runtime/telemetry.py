@@ -1,16 +1,35 @@
-"""Logs, counters, and gauges of a node."""
+"""The logs of a node: its loggers, what their records name, and security events."""
 
 import json
 import logging
-from collections.abc import Callable
-from typing import Any, Literal
+from contextvars import ContextVar
+from typing import Literal, Protocol
 
 from runtime.repeats import Repeats
 
-Labels = tuple[tuple[str, str], ...]
 
-LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-"""One log line: the time, the level, the logger, and the message."""
+class Origin(Protocol):
+    """The message that is being handled, as log records name it."""
+
+    @property
+    def service(self) -> str:
+        """The service whose handler runs."""
+
+    @property
+    def node(self) -> str:
+        """The node on which it runs."""
+
+    @property
+    def request_id(self) -> str:
+        """The id of the client's request, in every service that works for it."""
+
+    @property
+    def trace(self) -> str:
+        """The W3C `traceparent`."""
+
+
+current: ContextVar[Origin | None] = ContextVar("current", default=None)
+"""What the current task works for; None if that is no message."""
 
 
 def printable(text: str) -> str:
@@ -21,11 +40,29 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+def printable_json(text: str) -> str:
+    """Return JSON text on one line with the control characters escaped that JSON allows."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
+
+
 def logger(name: str) -> logging.Logger:
     """Return the logger `callboard.<name>`. The messages of its records are one line each, whatever renders them."""
     found = logging.getLogger(f"callboard.{name}")
     found.addFilter(_escape_message)  # adding it twice is harmless
     return found
+
+
+def service_logger(service: str) -> logging.Logger:
+    """Return the logger of a service. Its records name the service, whoever's message is being handled."""
+    found = logger(service)
+    services_by_logger[found.name] = service
+    return found
+
+
+services_by_logger: dict[str, str] = {}
+"""The services of this process, by the names of their loggers."""
 
 
 def _escape_message(record: logging.LogRecord) -> bool:
@@ -39,6 +76,21 @@ def _escape_message(record: logging.LogRecord) -> bool:
 
 
 _security = logger("security")
+
+
+def log_key_change(what: str, **details: str) -> None:
+    """Log that the keys which sign or verify tokens have changed: one line, whose first word is always `security.keys`."""
+    _log_security(logging.WARNING, "security.keys", {"what": what, **details})
+
+
+def _log_security(level: int, event: str, details: dict[str, str]) -> None:
+    _security.log(level, "%s %s", event, _quoted(details), extra={"event": event, "details": details})
+
+
+def _quoted(details: dict[str, str]) -> str:
+    return " ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in details.items())
+
+
 _REFUSALS = 10
 """How many refusals of one kind and client are logged in full each minute: programs that block clients count these lines."""
 Refused = Literal["login", "token", "authorization"]
@@ -58,79 +110,6 @@ def log_refusal(repeats: Repeats, what: Refused, reason: str, **details: str | N
         details: who was refused and where, such as `service`, `request`, `caller`, `client`, and `user`. None is left out.
     """
     named = {"what": what, **{name: value for name, value in details.items() if value}, "reason": reason}
-    text = " ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in named.items())
     key = ("security", *(value for name, value in named.items() if name not in ("message", "trace", "path", "method")))
     extra = {"event": "security.refused", "details": named}
-    repeats.log(_security, logging.WARNING, key, "security.refused %s", text, extra=extra, in_full=_REFUSALS)
-
-
-class LogFormatter(logging.Formatter):
-    """Renders log records for people. A message is one line; the lines of a traceback are indented, so none looks like a record.
-
-    This also holds for the records of other libraries.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(LOG_FORMAT, "%H:%M:%S")
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the name in the base class
-        return printable(super().formatMessage(record))
-
-    def formatException(self, ei: Any) -> str:  # noqa: N802
-        return _indented(super().formatException(ei))
-
-    def formatStack(self, stack_info: str) -> str:  # noqa: N802
-        return _indented(super().formatStack(stack_info))
-
-
-def _indented(lines: str) -> str:
-    return "\n".join(f"  {printable(line)}" for line in lines.splitlines())
-
-
-class Metrics:
-    """The metrics of a node. Names of counters end in `_total`. Labels have few values, from a bounded set."""
-
-    def __init__(self) -> None:
-        self._counters: dict[str, dict[Labels, int]] = {}
-        self._gauges: dict[str, dict[Labels, Callable[[], float]]] = {}
-
-    def count(self, name: str, amount: int = 1, **labels: str) -> None:
-        """Add to a counter."""
-        series = self._counters.setdefault(name, {})
-        key = tuple(labels.items())
-        series[key] = series.get(key, 0) + amount
-
-    def gauge(self, name: str, read: Callable[[], float], **labels: str) -> None:
-        """Declare a gauge. `read` returns its value each time the metrics are read."""
-        self._gauges.setdefault(name, {})[tuple(labels.items())] = read
-
-    def value(self, name: str, **labels: str) -> float:
-        """Return the value of a counter or a gauge; 0 for a counter that was never increased."""
-        key = tuple(labels.items())
-        if name in self._gauges and key in self._gauges[name]:
-            return self._gauges[name][key]()
-        return self._counters.get(name, {}).get(key, 0)
-
-    def text(self) -> str:
-        """Return all metrics in Prometheus' text format, version 0.0.4."""
-        lines: list[str] = []
-        for name, series in sorted(self._counters.items()):
-            lines.append(f"# TYPE callboard_{name} counter")
-            lines += [f"callboard_{name}{_shown(labels)} {count}" for labels, count in sorted(series.items())]
-        for name, gauges in sorted(self._gauges.items()):
-            full_name = name if name.startswith("process_") else f"callboard_{name}"  # Prometheus' own names for processes
-            lines.append(f"# TYPE {full_name} gauge")
-            lines += [
-                f"{full_name}{_shown(labels)} {read():g}" for labels, read in sorted(gauges.items(), key=lambda item: item[0])
-            ]
-        return "\n".join(lines) + "\n"
-
-
-def _shown(labels: Labels) -> str:
-    if not labels:
-        return ""
-    escaped = (
-        f'{name}="{value}"'
-        for name, value in ((n, v.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")) for n, v in labels)
-    )
-    return "{" + ",".join(escaped) + "}"
+    repeats.log(_security, logging.WARNING, key, "security.refused %s", _quoted(named), extra=extra, in_full=_REFUSALS)

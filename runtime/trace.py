@@ -105,6 +105,40 @@ def _members(given: str) -> list[str]:
     return [member for part in given.split(",") if (member := part.strip(" \t"))]
 
 
+_REQUEST_ID = "callboard.request_id="
+"""The member of a `baggage` with the id of the client's request, where that is not the id of the trace."""
+
+
+def with_request_id(parent: str, fields: TraceFields | None, request_id: str) -> TraceFields | None:
+    """Return the fields that travel with a request, so that `request_id` finds its id in every service.
+
+    Args:
+        parent: the `traceparent`.
+        fields: the fields as they came. What they say of a request id does not count.
+        request_id: the id: letters, digits, and `._-`.
+    """
+    state, baggage = ("", "") if fields is None else fields
+    if _REQUEST_ID in baggage:
+        baggage = ",".join(member for member in _members(baggage) if not member.startswith(_REQUEST_ID))
+    if request_id != trace_id(parent):
+        baggage = f"{_REQUEST_ID}{request_id}{',' if baggage else ''}{baggage}"
+    return TraceFields(state, baggage) if state or baggage else None
+
+
+def request_id(parent: str, fields: TraceFields | None) -> str:
+    """Return the id of the client's request: that of the trace, unless the client has given it another one."""
+    if fields is not None and _REQUEST_ID in fields.baggage:
+        for member in _members(fields.baggage):
+            if member.startswith(_REQUEST_ID):
+                return member[len(_REQUEST_ID) :]
+    return trace_id(parent)
+
+
+def trace_id(parent: str) -> str:
+    """Return the id of a trace, from a `traceparent`."""
+    return parent[3:35]
+
+
 def as_stored(parent: str, fields: TraceFields | None) -> str:
     """Return a trace context as an event stores it: one line with the `traceparent`, and one for each further field."""
     return parent if fields is None else "\n".join((parent, *fields))

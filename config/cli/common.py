@@ -2,22 +2,19 @@
 
 import asyncio
 import gc
-import logging
 import os
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 
 import rich_click as click
 
 from config.cli.status import NodeFailed
 from config.load import Loaded, load
-from config.settings import Settings
 from runtime.sockets import without_brackets
 from runtime.source import innermost
-from runtime.telemetry import LogFormatter
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -53,27 +50,6 @@ def http_url(host: str, port: int) -> str:
     host = without_brackets(host)
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # an address to connect to, not to listen on
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-class _LogHandler(logging.StreamHandler[TextIO]):
-    """Writes to standard error. If nobody reads that any more, the process stops in order, instead of running unobserved."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the name in the base class
-        from config import signals
-
-        if isinstance(sys.exception(), BrokenPipeError):
-            signals.output_gone(self.stream, "standard error")
-        else:
-            super().handleError(record)
-
-
-def set_up_logging(settings: Settings) -> None:
-    """Send log records to standard error."""
-    handler = _LogHandler()
-    handler.setFormatter(LogFormatter())
-    logging.basicConfig(level=settings.log.level.upper(), handlers=[handler])
-    for verbose in ("aiosqlite", "watchfiles"):  # they log each statement, and each look at the files
-        logging.getLogger(verbose).setLevel(logging.WARNING)
 
 
 def run_loop(work: Coroutine[Any, Any, T], *, debug: bool = False, patience: float = 5.0) -> T:

@@ -13,7 +13,7 @@ import rich_click as click
 
 from config import compose
 from config.cli import reload
-from config.cli.common import http_url, loaded, run_loop, set_up_logging, with_config
+from config.cli.common import http_url, loaded, run_loop, with_config
 from config.cli.output import print_error, progress
 from config.cli.quickstart import empty, quickstart, warn_if_public
 from config.cli.run import wait_for_stop
@@ -21,6 +21,7 @@ from config.cli.status import NodeFailed
 from config.cli.watched_files import note_files
 from config.console import with_console
 from config.folder_locks import databases_locked, url_published
+from config.logs import name_node, set_up_logging
 from config.project import BrokenService
 from config.settings import Settings
 from config.signals import stop_signal
@@ -79,7 +80,7 @@ def _prepare(settings: Settings, names: tuple[str, ...], fresh: bool, debug: boo
     return replace(
         with_console(with_users(settings)),
         database=replace(settings.database, durable=False),
-        gateway=replace(settings.gateway, expects=compose.expected(settings, names), drain_delay=0),
+        gateway=replace(settings.gateway, expects=compose.expected(settings, names), drain_delay=0, metrics="public"),
         node=replace(
             settings.node,
             deadlines=settings.node.deadlines and not debug,
@@ -112,6 +113,7 @@ async def _run(settings: Settings, names: tuple[str, ...], stop: asyncio.Event, 
     async with AsyncExitStack() as stack:
         with progress("starting the services"):
             node = await stack.enter_async_context(compose.node(settings, names, name="dev"))
+        name_node(node.id)
         warn_if_hashing_is_weak(node)
         gateway = node.service(Gateway)
         if gateway is not None:

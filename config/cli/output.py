@@ -1,6 +1,5 @@
 """What commands print: errors, JSON, tables, and a spinner. Nothing from outside can forge a line or control the terminal."""
 
-import json
 import sys
 import threading
 from collections.abc import Generator
@@ -10,7 +9,7 @@ from typing import Any
 import msgspec
 import rich_click as click
 
-from runtime.telemetry import printable
+from runtime.telemetry import printable, printable_json
 
 
 def print_error(text: object) -> None:
@@ -23,11 +22,7 @@ def json_text(value: Any, *, indent: bool = False) -> str:
     """Return a value as JSON text for a terminal: control characters that JSON allows are escaped, too."""
     text = msgspec.json.encode(value)
     lines = (msgspec.json.format(text, indent=2) if indent else text).decode().split("\n")
-    return "\n".join(line if line.isprintable() else "".join(map(_json_escape, line)) for line in lines)
-
-
-def _json_escape(char: str) -> str:
-    return char if char.isprintable() else json.dumps(char)[1:-1]
+    return "\n".join(map(printable_json, lines))
 
 
 def table(rows: list[dict[str, str]], as_json: bool) -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 import rich_click as click
 
 from config import compose
-from config.cli.common import loaded, run_loop, set_up_logging, with_config
+from config.cli.common import loaded, run_loop, with_config
 from config.cli.status import NodeFailed
 from config.folder_locks import databases_locked
 from config.health import serve_health
+from config.logs import name_node, set_up_logging
 from config.settings import Settings
 from config.signals import stop_signal
 from config.users import warn_if_hashing_is_weak
@@ -58,6 +59,7 @@ async def serve(settings: Settings, names: tuple[str, ...], *, leash: bool) -> N
     if gateway.port and Gateway.contract.name in compose.selected(settings, names):
         free_port(gateway.host, gateway.port, "CALLBOARD_GATEWAY__PORT", shared=gateway.share_port)  # before anything starts
     node = compose.node(settings, names, name="-".join(names)[:40])
+    name_node(node.id)
     async with serve_health(settings.health, node):
         if not await _start(node, stop):
             return

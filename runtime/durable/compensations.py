@@ -10,9 +10,9 @@ import msgspec
 from runtime.clock import Clock, Random
 from runtime.contract.errors import MaybeDelivered, NotDelivered, ServiceError, UnknownRequest, is_answer
 from runtime.contract.messages import MessageSpec, Request, spec_of
+from runtime.metrics import Metrics
 from runtime.storage.database import Database, DatabaseError
 from runtime.tasks import Backoff, wait_for_event
-from runtime.telemetry import Metrics
 
 _PAUSE = Backoff(0.5, 30.0)
 _POLL_SECONDS = 30.0

@@ -7,8 +7,8 @@ import msgspec
 
 from runtime.clock import Clock
 from runtime.durable.stream import EventTooLarge, StreamEvent
+from runtime.metrics import Metrics
 from runtime.network.transport import MAX_BODY
-from runtime.telemetry import Metrics
 
 HELD_SECONDS = 600.0
 """The seconds after which an event that is still not applied is named in the log and in the details of readiness."""
@@ -120,6 +120,8 @@ class Progress:
         metrics.gauge("subscription_blocked", lambda: self.state in _BLOCKED, **labels)
         metrics.gauge("subscription_held_seconds", lambda: self._held_seconds, **labels)
         metrics.gauge("subscription_lag_events", lambda: self.lag, **labels)
+        metrics.gauge("subscription_cursor_events", lambda: self.applied, **labels)
+        metrics.begin(**labels)
         metrics.gauge("dead_letters_waiting", lambda: self.dead_letters, **labels)
 
     def __repr__(self) -> str:

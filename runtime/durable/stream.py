@@ -243,6 +243,8 @@ class Stream:
         self._history = History((), {}, 0)
         self._second = -1
         self._second_text = ""
+        self.last: int = 0
+        """The number of the last event, as far as this instance knows."""
         self.retention: Retention = Retention(database, clock)
 
     async def open(self) -> None:
@@ -316,6 +318,7 @@ class Stream:
 
     def appended(self, tx: Transaction) -> Head:
         """Return the head after a transaction with events has committed."""
+        self.last = tx.head
         return Head(self.epoch, tx.head)
 
     async def head(self) -> Head:
@@ -394,4 +397,5 @@ class Stream:
         assert row is not None, "the migration inserts it"
         if row["epoch"] != self.epoch:
             await self.open()  # the database was restored while this instance was running
+        self.last = row["seq"]
         return row

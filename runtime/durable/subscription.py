@@ -38,10 +38,10 @@ from runtime.durable.stream import (
     StreamEvent,
     StreamHead,
 )
+from runtime.metrics import Metrics
 from runtime.repeats import Repeats, fault
 from runtime.storage.database import Database, DatabaseError, Statement, StatementError, Superseded
 from runtime.tasks import Backoff, wait_for_event
-from runtime.telemetry import Metrics
 
 T = TypeVar("T")
 

@@ -156,7 +156,7 @@ class Caller:
         self, ctx: Context, endpoint: RequestEndpoint, params: Params | None, body: bytes, key: str | None
     ) -> bytes:
         child = Context(endpoint.host, ctx, given_key=key)
-        reply: bytes = await endpoint.enter(child, (params, body), endpoint.decode, endpoint.reply_to_json)
+        reply: bytes = await endpoint.enter_nested(child, (params, body), endpoint.decode, endpoint.reply_to_json)
         return reply
 
     async def _request_remotely(

@@ -10,10 +10,12 @@ from runtime.contract.errors import CallboardError, CallCycle, DeadlineExceeded
 from runtime.execution.deadlines import Deadlines
 from runtime.execution.failures import Failures, HandlerAborted, name_field
 from runtime.execution.mailbox import Mailbox
+from runtime.metrics import Histogram
 from runtime.service.context import Context
 from runtime.service.host import Host
 from runtime.storage.values import UnstorableValue
 from runtime.tasks import SimulatedCrash
+from runtime.telemetry import current
 
 Call = Callable[[Any, Context], Awaitable[Any]]
 """Runs a handler with a message and its context."""
@@ -35,15 +37,39 @@ class Endpoint(ABC):
         mailbox: the mailbox, whose slots bound how many handlers run at once.
         failures: turns what the handler raises into its outcome.
         deadlines: enforces deadlines; None under a debugger.
+        measured: gets the seconds that each message has taken, with the wait for a slot.
     """
 
-    __slots__ = ("call", "deadlines", "failures", "host", "key", "mailbox", "reply_class", "restricted", "time_limit", "title")
+    __slots__ = (
+        "call",
+        "deadlines",
+        "failures",
+        "host",
+        "key",
+        "mailbox",
+        "measured",
+        "reply_class",
+        "restricted",
+        "stopwatch",
+        "time_limit",
+        "title",
+    )
 
     call: Call
     """Runs the handler with a message: the method itself, or what wraps it in a transaction."""
 
-    def __init__(self, host: Host, title: str, mailbox: Mailbox, failures: Failures, deadlines: Deadlines | None) -> None:
+    def __init__(
+        self,
+        host: Host,
+        title: str,
+        mailbox: Mailbox,
+        failures: Failures,
+        deadlines: Deadlines | None,
+        measured: Histogram | None = None,
+    ) -> None:
         self.host: Host = host
+        self.measured: Histogram | None = measured
+        self.stopwatch: Callable[[], float] = host.clock.stopwatch
         self.title: str = title
         self.mailbox: Mailbox = mailbox
         self.failures: Failures = failures
@@ -85,6 +111,7 @@ class Endpoint(ABC):
             CancelledError: if the caller has stopped waiting.
             Exception: of handlers that nobody calls (events, timers, hooks), what the handler raised.
         """
+        began = self.stopwatch()
         parent = ctx.parent
         if ctx.unbounded or (ctx.fixed_deadline is None and parent is not None and parent.enforced):
             deadlines = None  # there is no deadline, or a caller in this task has the same one
@@ -121,13 +148,32 @@ class Endpoint(ABC):
             elif reply.__class__ is not self.reply_class:
                 self.check_class(reply)
         except BaseException as error:
-            await self.fail(error, message, ctx, deadlines)
+            await self.fail(error, message, ctx, deadlines, began)
+        if self.measured is not None:
+            self.measured.observe(self.stopwatch() - began)
         if deadlines is not None and deadlines.unarmed.pop(ctx, None) is None:
             deadlines.stop(ctx)
         return reply
 
-    async def fail(self, error: BaseException, message: Any, ctx: Context, deadlines: Deadlines | None) -> NoReturn:
+    async def enter_nested(
+        self,
+        ctx: Context,
+        message: Any,
+        decode: Callable[[Any], Any] | None = None,
+        encode: Callable[[Any], Any] | None = None,
+    ) -> Any:
+        """Enter in the task of another handler, whose log records name it again afterwards. Like `enter`."""
+        before = current.get()
+        current.set(ctx)
+        try:
+            return await self.enter(ctx, message, decode, encode)
+        finally:
+            current.set(before)
+
+    async def fail(self, error: BaseException, message: Any, ctx: Context, deadlines: Deadlines | None, began: float) -> NoReturn:
         """Raise the outcome of a handler that has raised `error`. Raises like `enter`."""
+        if self.measured is not None:
+            self.measured.observe(self.stopwatch() - began)
         raised = error
         if deadlines is not None and deadlines.stop(ctx) and isinstance(error, CancelledError):
             raised = self.deadline_error()
@@ -191,11 +237,14 @@ class Unattended(Endpoint):
             CancelledError: if the caller is cancelled.
             Exception: what the handler raised.
         """
+        before = current.set(ctx)
+        task = asyncio.create_task(self.enter(ctx, message))
+        current.reset(before)
         try:
-            return await asyncio.create_task(self.enter(ctx, message))
+            return await task
         except BaseException as error:
-            current = asyncio.current_task()
-            if isinstance(error, Exception | SimulatedCrash) or (current is not None and current.cancelling()):
+            own = asyncio.current_task()
+            if isinstance(error, Exception | SimulatedCrash) or (own is not None and own.cancelling()):
                 raise
             raise HandlerAborted(f"{self.title} ended with {error!r}, although nothing cancelled it") from error
 

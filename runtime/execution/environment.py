@@ -13,11 +13,12 @@ from runtime.contract.messages import Struct
 from runtime.durable.progress import Blocked, Progress, StreamStatus
 from runtime.execution.deadlines import Deadlines
 from runtime.identity import TokenSettings
+from runtime.metrics import Metrics
 from runtime.network.registry import Registry
 from runtime.network.transport import Transport, TransportError
 from runtime.repeats import Repeats, fault
 from runtime.stacks import of_task
-from runtime.telemetry import Metrics, logger
+from runtime.telemetry import logger
 
 
 class NodeSettings(Struct):
@@ -94,8 +95,10 @@ class Environment:
         incident = self.repeats.tag(key)
         if incident is None:
             incident = self.random.hex(16)
+            extra = {"incident": incident}
             message = f"incident %s: {message}"
-            self.repeats.log(log or self.log, logging.ERROR, key, message, incident, *args, exc_info=exc_info, tag=incident)
+            log = log or self.log
+            self.repeats.log(log, logging.ERROR, key, message, incident, *args, exc_info=exc_info, extra=extra, tag=incident)
         return incident
 
     def add_subscription(self, service: str, publisher: str, progress: Progress) -> None:

@@ -18,7 +18,7 @@ from runtime.service.context import Context
 from runtime.service.handlers import Handler
 from runtime.service.host import Host
 from runtime.storage.database import Guard, Transaction
-from runtime.telemetry import log_refusal
+from runtime.telemetry import current, log_refusal
 from runtime.trace import from_stored
 
 _SHOWN = 64
@@ -48,7 +48,8 @@ class SignalEndpoint(Endpoint):
         environment: Environment,
         transactions: Transactions | None,
     ) -> None:
-        super().__init__(host, getattr(method, "__qualname__", handler.name), mailbox, failures, environment.deadlines)
+        measured = environment.metrics.histogram("signal_duration_seconds", service=host.name, signal=handler.spec.full_name)
+        super().__init__(host, getattr(method, "__qualname__", handler.name), mailbox, failures, environment.deadlines, measured)
         self.handler: Handler = handler
         self.restricted: bool = True
         self._environment = environment
@@ -60,6 +61,7 @@ class SignalEndpoint(Endpoint):
     async def take(self, envelope: Envelope) -> None:
         """Handle a signal that has arrived. Its failure has been logged and counted when this returns."""
         ctx = Context(self.host, None, envelope=envelope, unbounded=True)
+        current.set(ctx)  # of this task
         try:
             await self.enter(ctx, envelope, self._message)
         except (ServiceError, SignalDropped):
@@ -225,6 +227,7 @@ class EventsEndpoint(Unattended):
                     last = Context(
                         self.host, None, envelope=envelope, fixed_deadline=deadline, enforced=False, work=work
                     )  # fmt: skip
+                    current.set(last)
                     handler = self._handler(event)
                     try:
                         await handler.method(handler.message(event), last, tx)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 from runtime.clock import Clock, Random
 from runtime.contract.access import Allow
 from runtime.contract.byte_stream import ByteStream
-from runtime.contract.errors import ServiceError, UsageError
+from runtime.contract.errors import Draining, Overloaded, ServiceError, UnknownRequest, UsageError
 from runtime.contract.messages import Contract, MessageSpec, Request, Signal, spec_of
 from runtime.durable.compensations import Compensations
 from runtime.durable.console import Drain
@@ -30,13 +30,14 @@ from runtime.execution.request_endpoint import RequestEndpoint
 from runtime.execution.transfers import request_key
 from runtime.execution.unit_of_work import Transactions
 from runtime.identity import Verifier
+from runtime.metrics import Metrics
 from runtime.network.envelope import Address, Envelope
 from runtime.service.context import Context, Registered
 from runtime.service.handlers import Handler, Timer
 from runtime.service.host import Host, LocalCall
 from runtime.service.service import Definition, Service
-from runtime.storage.database import Database
-from runtime.telemetry import Metrics, logger
+from runtime.storage.database import Commits, Database
+from runtime.telemetry import service_logger
 from runtime.trace import new_trace
 
 T = TypeVar("T")
@@ -73,7 +74,7 @@ class Instance(Host):
         self.address: Address = Address(self.name, environment.node)
         self.takes_requests: bool = bool(definition.requests)
         self.request_timeout: float = environment.settings.request_timeout
-        self.log: logging.Logger = logger(self.name)
+        self.log: logging.Logger = service_logger(self.name)
         self.environment: Environment = environment
         self.clock: Clock = environment.clock
         self.random: Random = environment.random
@@ -82,7 +83,7 @@ class Instance(Host):
         self.caller: Caller = caller
         self.verifier: Verifier = verifier
         self.mailbox: Mailbox = Mailbox(self.name, service.concurrency, service.capacity)
-        environment.metrics.gauge("instance_load", lambda: self.mailbox.load, service=self.name)
+        self._begin_metrics()
         self.compensations: Compensations | None = None if database is None else self._compensations(database)
         self.failures: Failures = Failures(self.name, environment, self.log, self.context, self.compensations)
         self.local_calls: dict[type[Any], LocalCall] = {}
@@ -136,6 +137,18 @@ class Instance(Host):
     def __repr__(self) -> str:
         return f"<Instance {self.address} {self.mailbox!r}>"
 
+    def _begin_metrics(self) -> None:
+        metrics, service, mailbox = self.metrics, self.name, self.mailbox
+        metrics.begin(service=service)
+        for error in (Overloaded, Draining, UnknownRequest):
+            metrics.count("requests_refused_total", 0, service=service, code=error.code)
+        for timer in self.definition.timers:
+            metrics.begin(service=service, timer=timer.name)
+        metrics.gauge("instance_load", lambda: mailbox.load, service=service)
+        metrics.gauge("mailbox_waiting", lambda: mailbox.waiting, service=service)
+        metrics.gauge("mailbox_slots", lambda: mailbox.concurrency, service=service)
+        metrics.gauge("build_info", lambda: 1, service=service, version=self.service.version, callboard=_version())
+
     @property
     def database(self) -> Database:
         """The service's own database."""
@@ -161,6 +174,7 @@ class Instance(Host):
             transactions=transactions,
             transport=self.environment.transport,
             repeats=self.environment.repeats,
+            metrics=self.metrics,
         )
 
     def _add_console(self, message: type[Request[Any]], answer: Callable[[Any], Awaitable[Any]]) -> None:
@@ -173,6 +187,12 @@ class Instance(Host):
         self.stream = Stream(database, self.clock, self.random, lambda: self.environment.transport.capabilities.max_body)
         self.events = EventPublisher(self, self.environment, self.stream)
         database.before_commit, database.after_commit = self.events.append, self.events.committed
+        database.commits = Commits(
+            self.metrics.histogram("commit_duration_seconds", service=self.name),
+            self.metrics.histogram("commit_transactions", service=self.name),
+            self.clock.stopwatch,
+        )
+        self.metrics.gauge("stream_head_events", lambda: self.stream.last if self.stream is not None else 0, service=self.name)
         settings = self.environment.settings
         database.transaction_timeout = settings.transaction_timeout if settings.deadlines else None
         database.log = self.log
@@ -388,6 +408,16 @@ class Instance(Host):
     async def _stream_head(self, message: StreamHead, ctx: Context) -> Position:
         assert self.stream is not None
         return await self.stream.position()
+
+
+def _version() -> str:
+    """Return the version of Callboard."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("callboard")
+    except PackageNotFoundError:  # it runs from its source
+        return "unknown"
 
 
 async def _answered(answer: Callable[[Any], Awaitable[Any]], message: Any, ctx: Context) -> Any:

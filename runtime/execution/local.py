@@ -11,6 +11,10 @@ from runtime.execution.request_endpoint import RequestEndpoint
 from runtime.service.context import Context
 from runtime.service.host import LocalCall
 
+_MEASURED, _MEASURED_EVERY = 1_000, 16
+"""How many requests of a kind are all measured, and how many each measured one stands for after them: a request that only takes a
+microsecond would take a fifth longer."""
+
 
 def local_call(endpoint: RequestEndpoint, known: KnownErrors) -> LocalCall:
     """Return the way of one instance to a handler of another in this process.
@@ -52,11 +56,11 @@ def request_locally(
         ctx.fixed_deadline = min(parent.deadline, endpoint.host.clock.monotonic() + timeout)
     codec = endpoint.codec
     if codec is None:
-        return endpoint.enter(ctx, message, None, endpoint.copy_reply)
+        return endpoint.enter_nested(ctx, message, None, endpoint.copy_reply)
     text = codec.encode(message)
     if len(text) > endpoint.transport.capabilities.max_body:
         raise _too_large(endpoint, text)
-    return endpoint.enter(ctx, text, codec.decode, endpoint.copy_reply)
+    return endpoint.enter_nested(ctx, text, codec.decode, endpoint.copy_reply)
 
 
 def _plain_call(endpoint: RequestEndpoint, known: KnownErrors) -> LocalCall:
@@ -68,8 +72,11 @@ def _plain_call(endpoint: RequestEndpoint, known: KnownErrors) -> LocalCall:
     host, mailbox, handler, reply_class = endpoint.host, endpoint.mailbox, endpoint.call, endpoint.reply_class
     encode, decode = (None, None) if endpoint.codec is None else (endpoint.codec.encode, endpoint.codec.decode)
     copy_reply, deadlines, transport = endpoint.copy_reply, endpoint.deadlines, endpoint.transport
+    measured, stopwatch, calls = endpoint.measured, endpoint.stopwatch, 0
+    assert measured is not None
 
     async def call(parent: Context, message: Request[Any]) -> Any:
+        nonlocal calls
         text = b""
         if encode is not None:
             text = encode(message)
@@ -86,6 +93,9 @@ def _plain_call(endpoint: RequestEndpoint, known: KnownErrors) -> LocalCall:
                 enforced.start(ctx)
             else:
                 enforced.unarmed[ctx] = task
+        calls += 1
+        stands_for = 1 if calls <= _MEASURED else 0 if calls % _MEASURED_EVERY else _MEASURED_EVERY
+        began = stopwatch() if stands_for else 0.0
         mailbox.running += 1
         try:
             try:
@@ -101,7 +111,9 @@ def _plain_call(endpoint: RequestEndpoint, known: KnownErrors) -> LocalCall:
             elif reply.__class__ is not reply_class:
                 endpoint.check_class(reply)
         except BaseException as error:
-            await endpoint.fail(error, message, ctx, enforced)
+            await endpoint.fail(error, message, ctx, enforced, began or stopwatch())
+        if stands_for:
+            measured.observe(stopwatch() - began, stands_for)
         if enforced is not None:
             try:
                 del enforced.unarmed[ctx]

@@ -24,6 +24,7 @@ from runtime.execution.failures import Failures
 from runtime.execution.mailbox import Mailbox
 from runtime.execution.unit_of_work import Transactions
 from runtime.identity import Verifier
+from runtime.metrics import Metrics
 from runtime.network.envelope import Envelope
 from runtime.network.transport import Transport
 from runtime.repeats import Repeats
@@ -42,9 +43,10 @@ class RequestEndpoint(Endpoint):
         transactions: runs handlers in transactions; None for a service without a database.
         repeats: counts refusals.
         transport: carries the replies. With zero-copy, messages in this process are passed on as they are.
+        metrics: counts errors, and measures durations.
     """
 
-    __slots__ = ("_allow", "_repeats", "_reply", "_rest", "_verifier", "codec", "copy_reply", "handler", "method", "name", "reply_to_json",
+    __slots__ = ("_allow", "_metrics", "_repeats", "_reply", "_rest", "_verifier", "codec", "copy_reply", "handler", "method", "name", "reply_to_json",
                  "transactions", "transport", "zero_copy")  # fmt: skip
 
     def __init__(
@@ -60,8 +62,11 @@ class RequestEndpoint(Endpoint):
         transactions: Transactions | None,
         transport: Transport,
         repeats: Repeats,
+        metrics: Metrics,
     ) -> None:
-        super().__init__(host, getattr(method, "__qualname__", handler.name), mailbox, failures, deadlines)
+        measured = metrics.histogram("request_duration_seconds", service=host.name, request=handler.spec.full_name)
+        super().__init__(host, getattr(method, "__qualname__", handler.name), mailbox, failures, deadlines, measured)
+        self._metrics = metrics
         self.handler: Handler = handler
         self.name: str = handler.spec.full_name
         self.key: str | None = handler.key
@@ -125,6 +130,8 @@ class RequestEndpoint(Endpoint):
                 trace=ctx.trace,
             )
         outcome = await self.failures.to_caller_error(error, ctx, self.title, self.handler)
+        if isinstance(outcome, ServiceError):
+            self._metrics.count("request_errors_total", service=self.host.name, request=self.name, code=outcome.code)
         if ctx.known is None or not isinstance(outcome, ServiceError):
             return outcome
         if self.zero_copy and (outcome.contract == "callboard" or ctx.known(outcome.contract, outcome.code) is type(outcome)):

@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 from runtime.clock import Clock
-from runtime.telemetry import Metrics
+from runtime.metrics import Metrics
 
 _INTERVAL = 1.0
 """Seconds between two looks."""
@@ -27,7 +27,8 @@ class ClockWatch:
         self._log = log
         self._ahead = self._difference()
         self._set_at = clock.steady()
-        self._timer: asyncio.TimerHandle = clock.loop.call_later(_INTERVAL, self._tick)
+        self._lag = metrics.histogram("event_loop_lag_seconds")
+        self._begin()
 
     def _difference(self) -> float:
         self._clock.possible()  # remembers this time of day
@@ -51,9 +52,14 @@ class ClockWatch:
             self._clock.adopt()
             self._ahead = self._difference()
 
+    def _begin(self) -> None:
+        self._due = self._clock.monotonic() + _INTERVAL
+        self._timer: asyncio.TimerHandle = self._clock.loop.call_at(self._due, self._tick)
+
     def _tick(self) -> None:
+        self._lag.observe(max(self._clock.monotonic() - self._due, 0.0))
         self.look()
-        self._timer = self._clock.loop.call_later(_INTERVAL, self._tick)
+        self._begin()
 
     def stop(self) -> None:
         """Look no more. Calling it twice is harmless."""

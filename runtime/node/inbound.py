@@ -24,6 +24,7 @@ from runtime.network.transport import Receiver, TransportError, Unsendable
 from runtime.service.context import Context
 from runtime.stacks import of_task
 from runtime.tasks import finish
+from runtime.telemetry import current
 
 _FINAL_REPLY_TIMEOUT = 1.0
 """The seconds that a stopping node may take to send an error to each waiting caller."""
@@ -175,6 +176,7 @@ class Inbound(Receiver):
         environment = self._environment
         budget = environment.settings.request_timeout if envelope.budget is None else envelope.budget
         ctx = Context(instance, None, envelope=envelope, fixed_deadline=environment.clock.loop.time() + budget)
+        current.set(ctx)  # of this task
         codec = endpoint.codec
         try:
             if codec is not None and envelope.params is None:

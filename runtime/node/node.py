@@ -15,6 +15,7 @@ from runtime.execution.environment import Environment, NodeSettings
 from runtime.execution.instance import Instance
 from runtime.identity import Verifier
 from runtime.issuers import Issuer
+from runtime.metrics import Metrics
 from runtime.network.envelope import Envelope
 from runtime.network.registry import Registry
 from runtime.network.transport import Transport
@@ -29,7 +30,6 @@ from runtime.service.context import Context
 from runtime.service.service import Definition, Service
 from runtime.storage.database import Database
 from runtime.tasks import finish
-from runtime.telemetry import Metrics
 
 S = TypeVar("S", bound=Service)
 
@@ -125,6 +125,7 @@ class Node:
         self._clock_watch = ClockWatch(self.environment.clock, self.environment.metrics, self.environment.log)
         self.metrics.gauge("process_open_fds", descriptors.in_use)
         self.metrics.gauge("process_max_fds", descriptors.limit)
+        self.metrics.gauge("link_up", lambda: self.environment.transport.connected)
         self.environment.spawn(descriptors.watch_descriptors(self.environment))
         try:
             for supervised in in_start_order(self.supervised):

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar
 
-from runtime.clock import Clock
+from runtime.clock import Clock, Random
 from runtime.contract.byte_stream import ByteStream
 from runtime.contract.errors import UsageError
 from runtime.contract.messages import Request
@@ -20,13 +20,13 @@ from runtime.durable.console import Drain
 from runtime.durable.progress import Blocked, StreamStatus
 from runtime.execution.instance import Instance
 from runtime.issuers import Identity
+from runtime.metrics import Metrics
 from runtime.network.envelope import Envelope, Topic
 from runtime.network.registry import Registry
 from runtime.network.transport import TransportError
 from runtime.repeats import Repeats, fault
 from runtime.service.context import Context
 from runtime.tasks import finish
-from runtime.telemetry import Metrics
 from runtime.trace import TraceFields
 
 T = TypeVar("T")
@@ -75,6 +75,11 @@ class Proxy:
     def clock(self) -> Clock:
         """The node's clock."""
         return self._environment.clock
+
+    @property
+    def random(self) -> Random:
+        """The node's source of random values."""
+        return self._environment.random
 
     @property
     def metrics(self) -> Metrics:

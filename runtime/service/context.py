@@ -12,7 +12,7 @@ from runtime.contract.messages import Contract, Request, Signal
 from runtime.issuers import Identity
 from runtime.network.envelope import Envelope
 from runtime.service.host import Host, Work
-from runtime.trace import TraceFields, accept_fields, accept_parent, child
+from runtime.trace import TraceFields, accept_fields, accept_parent, child, request_id
 
 R = TypeVar("R")
 
@@ -216,6 +216,17 @@ class Context(msgspec.Struct, eq=False, gc=False):
                 came = self.envelope.trace if self.envelope is not None else None
                 self._trace = (accept_parent(came) if came is not None else None) or self.host.new_trace()
         return self._trace
+
+    @property
+    def request_id(self) -> str:
+        """The id of the client's request, which the gateway has answered it in `X-Request-Id`. It is the same in every service."""
+        origin = self.origin
+        return request_id(self.trace, None if origin is None else origin.trace_fields)
+
+    @property
+    def node(self) -> str:
+        """The name of the node."""
+        return self.host.address.node
 
     @property
     def origin(self) -> Envelope | None:

@@ -24,6 +24,7 @@ import msgspec
 
 from runtime.contract.errors import CallboardError, UsageError
 from runtime.contract.messages import Event
+from runtime.metrics import Histogram
 from runtime.storage.pruning import STEP, next_step
 from runtime.storage.values import decoded
 from runtime.tasks import Unfinished
@@ -85,6 +86,25 @@ class Guard(msgspec.Struct, frozen=True):
 
     sql: str
     params: tuple[Any, ...]
+
+
+class Commits(NamedTuple):
+    """Measures commits.
+
+    Attributes:
+        seconds: gets the time of each.
+        transactions: gets the number of transactions that share it.
+        stopwatch: returns the time, in seconds.
+    """
+
+    seconds: Histogram
+    transactions: Histogram
+    stopwatch: Callable[[], float]
+
+    def observe(self, began: float, transactions: int) -> None:
+        """Take note of a commit."""
+        self.seconds.observe(self.stopwatch() - began)
+        self.transactions.observe(transactions)
 
 
 class Holder(NamedTuple):
@@ -213,6 +233,7 @@ class Database(ABC):
         transaction_timeout: how long a transaction outside of a handler with a deadline may take, in seconds. With None,
             no transaction has a deadline.
         log: the log of the service.
+        commits: measures the commits; None if nobody does.
         is_shared: whether several instances of the service may use it at once.
     """
 
@@ -223,6 +244,7 @@ class Database(ABC):
         self.before_commit: Callable[[Transaction], None] | None = None
         self.after_commit: Callable[[Transaction], None] | None = None
         self.transaction_timeout: float | None = 30.0
+        self.commits: Commits | None = None
         self.log: logging.Logger = logging.getLogger("callboard.storage")
 
     @abstractmethod

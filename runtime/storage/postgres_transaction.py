@@ -188,8 +188,12 @@ class PostgresTransaction(ManagedTransaction):
             self.head = row["seq"]
         else:
             [row] = await connection.fetch(_XID, (), seconds)
+        commits = self._database.commits
+        began = 0.0 if commits is None else commits.stopwatch()
         try:
             await connection.run("COMMIT", seconds)
+            if commits is not None:
+                commits.observe(began, 1)
         except ConnectionGone as error:
             if row["xid"] is not None and not await self._database.has_committed(row["xid"]):
                 raise DatabaseError(f"the connection was lost before the commit: {error}") from error

@@ -43,7 +43,7 @@ class SqliteDatabase(Database):
         self._writer: SqliteConnection | None = None
         self._reader: SqliteConnection | None = None
         self.statements: SqliteStatements = SqliteStatements()
-        self.turns: Writer = Writer(lambda: self.writer, lambda: self.log)
+        self.turns: Writer = Writer(lambda: self.writer, lambda: self.log, lambda: self.commits)
 
     def __repr__(self) -> str:
         return f"<SqliteDatabase {self.path} [{'CLOSED' if self._writer is None else 'OPEN'}]>"

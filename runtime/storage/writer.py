@@ -17,7 +17,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
-from runtime.storage.database import DatabaseError
+from runtime.storage.database import Commits, DatabaseError
 from runtime.storage.sqlite_connection import SqliteConnection
 from runtime.storage.turn import Turn, commit_begun_group, commit_group, complete_turn, roll_back, undo_turn
 
@@ -63,11 +63,16 @@ class Writer:
     Args:
         connection: returns the writing connection. Raises `DatabaseError` if the database is closed.
         log: returns the logger for transactions that keep others waiting.
+        commits: returns what measures the commits.
     """
 
-    def __init__(self, connection: Callable[[], SqliteConnection], log: Callable[[], logging.Logger]) -> None:
+    def __init__(
+        self, connection: Callable[[], SqliteConnection], log: Callable[[], logging.Logger], commits: Callable[[], Commits | None]
+    ) -> None:
         self._connection = connection
         self._log = log
+        self._commits = commits
+        self._began: float | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._turn: Turn | None = None
         self._look_timer: asyncio.TimerHandle | None = None
@@ -167,6 +172,8 @@ class Writer:
         commit = len(self._group.ended) + 1 >= MOST or not self._queue or self._is_old()
         if commit or not turn.ends_quickly():
             group = self._group.ended if commit else None
+            if commit:
+                self._measure()
             self._run(partial(complete_turn, turn, group, False)).add_done_callback(partial(self._completed, turn, commit))
             return False
         failure: Exception | None = None
@@ -203,6 +210,10 @@ class Writer:
         """End the group, which is committed, or with an error rolled back; and with it a transaction that has not ended."""
         group, self._group = self._group, None
         ended = [] if group is None else group.ended
+        began, self._began = self._began, None
+        commits = self._commits()
+        if error is None and began is not None and commits is not None:
+            commits.observe(began, len(ended))
         if turn is not None:
             ended.append(turn)
         for one in ended:
@@ -245,7 +256,14 @@ class Writer:
             self._state = WriterState.IDLE
             return
         ended = self._group.ended
+        if ended:
+            self._measure()
         self._run(partial(commit_group, ended) if ended else roll_back).add_done_callback(self._closed)
+
+    def _measure(self) -> None:
+        """Note that a COMMIT begins."""
+        commits = self._commits()
+        self._began = None if commits is None else commits.stopwatch()
 
     def _wake_ahead(self, count: int) -> None:
         """Wake the next transactions together with the one that has the turn, each of which may find that it has it, too."""

@@ -22,7 +22,7 @@ from runtime import (
 )
 from runtime.identity import MAX_LIFETIME, Keys, KeySet, Revocations, RevokedSessions, SessionsRevoked, TokenSettings
 from runtime.repeats import Repeats
-from runtime.telemetry import log_refusal
+from runtime.telemetry import log_key_change, log_refusal
 from services.auth.keys import SigningKeys
 from services.auth.login_throttle import LoginThrottle
 from services.auth.messages import (
@@ -266,14 +266,14 @@ class Auth(Service):
     @handles(allow=services("gateway"))
     async def rotate_signing_keys(self, message: RotateSigningKeys, ctx: Context) -> SigningKeyList:
         await self.keys.rotate()
-        self.log.warning("an admin has published a new signing key")
+        log_key_change("published", service="auth", reason="an admin has asked for a new signing key")
         return SigningKeyList(self.keys.shown())
 
     @handles(allow=services("gateway"), raises=(UnknownSigningKey,))
     async def retire_signing_key(self, message: RetireSigningKey, ctx: Context) -> None:
         if not await self.keys.retire(message.kid):
             raise UnknownSigningKey
-        self.log.warning("an admin has retired the signing key %s", message.kid)
+        log_key_change("retired", service="auth", kid=message.kid, reason="an admin has asked for it")
 
     # Requests of the runtime
 

@@ -44,8 +44,8 @@ from runtime import (
 )
 from runtime.identity import Verifier
 from runtime.issuers import IssuerSettings
+from runtime.metrics import Metrics
 from runtime.sockets import any_free_port, is_listening
-from runtime.telemetry import Metrics
 from runtime.testing import FakeAuth, eventually
 from tests.gateway.environment import check_problem
 from tests.gateway.probe import Probe

@@ -1,5 +1,6 @@
 """The gateway's own pages."""
 
+from runtime.testing import FakeAuth
 from tests.gateway.environment import GatewayEnvironment, check_problem
 
 
@@ -23,7 +24,7 @@ async def test_the_gateway_serves_its_own_pages(env: GatewayEnvironment) -> None
     assert "ServersContainer: () => () => null" in (await env.client.get("/docs/start.js")).text, "the select has no name"
     for path in ("/docs/start.js", "/docs/assets/swagger-ui-bundle.js", "/docs/assets/swagger-ui.css"):
         assert (await env.client.get(path)).status_code == 200
-    metrics = await env.client.get("/metrics")
+    metrics = await env.client.get("/metrics", headers={"Authorization": f"Bearer {FakeAuth.token('o', 'operator')}"})
     assert "# TYPE callboard_requests_running gauge" in metrics.text
     jwks = await env.client.get("/.well-known/jwks.json")
     assert jwks.json()["keys"][0]["kid"] == "fake"

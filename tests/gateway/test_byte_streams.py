@@ -468,8 +468,7 @@ async def test_a_service_that_stops_finishes_its_streams(deployed: Deployed, ser
 
 
 def open_streams(deployed: Deployed) -> int:
-    lines = (line.split() for node in deployed.nodes for line in node.metrics.text().splitlines())
-    return sum(int(words[-1]) for words in lines if words[0] != "#" and "streams_open" in words[0])
+    return sum(int(node.metrics.value("streams_open")) for node in deployed.nodes)
 
 
 @pytest.mark.parametrize("kind", ["apart", "mqtt", "http"])

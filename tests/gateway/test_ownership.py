@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from gateway.route_owners import RouteOwners
 from gateway.routing import Routes
-from runtime.telemetry import Metrics
+from runtime.metrics import Metrics
 from tests.gateway.routes import manifest, who
 
 _SEGMENT = st.sampled_from(["a", "b", "{x}"])

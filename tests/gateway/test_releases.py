@@ -18,8 +18,8 @@ from gateway.settings import GatewaySettings
 from runtime import ANYONE, roles
 from runtime.clock import Clock, Random
 from runtime.contract.rest import HttpBinding
+from runtime.metrics import Metrics
 from runtime.network import Manifest, Registry, RequestInfo
-from runtime.telemetry import Metrics
 from runtime.testing import eventually
 from tests.gateway.environment import check_problem
 from tests.gateway.routes import who

@@ -10,7 +10,7 @@ from gateway.routing import Routes
 from gateway.service import Gateway
 from gateway.settings import GatewaySettings
 from runtime import ANYONE, Context, Contract, Node, Request, Service, handles
-from runtime.telemetry import Metrics
+from runtime.metrics import Metrics
 from runtime.testing import FakeAuth, eventually
 from tests.gateway.environment import check_problem
 from tests.gateway.routes import manifest, who

@@ -17,8 +17,8 @@ from gateway.routing import Routes
 from gateway.service import Gateway
 from gateway.settings import GatewaySettings
 from runtime import ANYONE, Context, Contract, Node, Request, Service, StartError, handles
+from runtime.metrics import Metrics
 from runtime.network import Manifest
-from runtime.telemetry import Metrics
 from runtime.testing import FakeAuth, eventually
 from tests.gateway.routes import manifest, who
 from tests.project import RENTAL, rental

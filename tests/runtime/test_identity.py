@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from runtime import Clock, ManualClock, Unauthenticated
 from runtime.identity import Key, Keys, KeySet, Revocations, RevokedSessions, TokenSettings, Verifier
 from runtime.issuers import Identity
-from runtime.telemetry import Metrics
+from runtime.metrics import Metrics
 
 KEY = Ed25519PrivateKey.generate()
 NOW = int(time.time())

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from runtime import ManualClock, ServiceError, TokenSettings, Unauthenticated
 from runtime.contract.errors import Unreachable
 from runtime.identity import Key, Keys, KeySet, RevokedSessions, Verifier
-from runtime.telemetry import Metrics
+from runtime.metrics import Metrics
 from runtime.testing import FakeAuth
 
 

@@ -43,6 +43,7 @@ class Callboard:
             "CALLBOARD_DATABASE__FOLDER": str(folder / "data"),
             "CALLBOARD_DEV__PASSWORD": "a dev password",
             **({} if "CALLBOARD_SERVICES" in environment else _CHEAP_HASHING),
+            "CALLBOARD_LOG__FORMAT": "text",
             "PYTHONUNBUFFERED": "1",
             **environment,
         }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from runtime import Clock, StartError
-from runtime.telemetry import logger
+from runtime.telemetry import log_key_change, logger
 from runtime.tokens import token_header
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ class _Keys:
         except StartError as error:
             logger("http").error("the new keys cannot be used, so the last ones stay in use: %s", error)
             return False
+        log_key_change("replaced", setting=self._setting)
         return True
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from config.cli.output import json_text, print_error, table
 from config.processes import Process, run_groups
-from tests.runtime.test_telemetry import BREAKS, FORGED
+from tests.config.test_logs import BREAKS, FORGED
 
 
 @pytest.mark.parametrize("text", BREAKS, ids=ascii)

@@ -12,9 +12,9 @@ from runtime import Clock, Overloaded
 from runtime.durable.cursor import Cursors
 from runtime.durable.progress import HELD_SECONDS, Progress, SubscriptionState
 from runtime.durable.stream import EventTooLarge, Position, Pull, StreamEvent
+from runtime.metrics import Metrics
 from runtime.network import Capabilities
 from runtime.sockets import any_free_port
-from runtime.telemetry import Metrics
 from tests.runtime.durable.replicas import Publisher, Replicas, Subscriber, overloaded, wait_until, wait_until_applied
 
 EVENT = StreamEvent(17, "id", "publisher.WordPublished", "{}", "", "")

@@ -7,8 +7,9 @@ from datetime import timedelta
 import pytest
 
 from runtime import ManualClock
+from runtime.metrics import Metrics
 from runtime.node.clock_watch import ClockWatch
-from runtime.telemetry import Metrics, logger
+from runtime.telemetry import logger
 from tests.runtime.test_clock import LEAPS
 
 DAY = timedelta(days=1)

@@ -5,7 +5,7 @@ from typing import Any
 
 from runtime import ManualClock
 from runtime.identity import Key, Keys, KeySet, RevokedSessions, TokenSettings, Verifier
-from runtime.telemetry import Metrics
+from runtime.metrics import Metrics
 from runtime.testing import FakeAuth
 from tests.runtime.test_identity import base64url
 

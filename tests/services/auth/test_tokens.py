@@ -114,7 +114,8 @@ async def test_every_claim_of_a_token_is_checked(
         with caplog.at_level("INFO", "callboard.security"):
             answer = await system.client.get("/wallet", headers={"Authorization": f"Bearer {auth.keys.sign(claims)}"})
         assert answer.status_code == 401
-        (line,) = [record.getMessage() for record in caplog.records if answer.json()["request_id"] in record.getMessage()]
+        refusals = [record for record in caplog.records if 'service="gateway"' in record.getMessage()]
+        (line,) = [record.getMessage() for record in refusals if answer.json()["request_id"] in record.getMessage()]
         assert detail in line, "the reason is in the log"
         missing = await system.client.get("/wallet")
         assert {**answer.json(), "request_id": ""} == {**missing.json(), "request_id": ""}, "the reason is not in the answer"
