@@ -25,6 +25,7 @@ from runtime.service.service import Definition
 from transports.memory import MemoryTransport
 
 if TYPE_CHECKING:
+    from runtime.tracing import Spans
     from transports.http.transport import HttpTransport
     from transports.mqtt.transport import MqttTransport
 
@@ -201,8 +202,8 @@ def stateful(settings: Settings, names: Sequence[str]) -> list[str]:
     return [name for name, cls in chosen if cls.definition.needs_database and database_url(settings, name) is None]
 
 
-def node(settings: Settings, names: Sequence[str] = (), *, name: str = "node") -> Node:
-    """Return a node that hosts the named services, or all services if no name is given."""
+def node(settings: Settings, names: Sequence[str] = (), *, name: str = "node", spans: "Spans | None" = None) -> Node:
+    """Return a node that hosts the named services, or all services if no name is given. `spans` records what it does."""
     factories = list(chosen(with_route_owners(settings, names), names).values())
     return Node(
         factories,
@@ -211,6 +212,7 @@ def node(settings: Settings, names: Sequence[str] = (), *, name: str = "node") -
         databases=databases(settings),
         settings=settings.node,
         issuers=issuers(settings),
+        spans=spans,
     )
 
 

@@ -9,7 +9,7 @@ from runtime.telemetry import logger
 from runtime.trace import trace_id
 
 _log = logger("access")
-_PROBES = (b"/healthz", b"/readyz", b"/metrics")
+PROBES = (b"/healthz", b"/readyz", b"/metrics")
 """Paths that are asked for every few seconds. They are logged for debugging only."""
 CLIENT_GONE = 499
 """The status of a request whose client has gone before the answer, as other proxies write it."""
@@ -24,7 +24,7 @@ class AccessLog:
 
     def log(self, exchange: Exchange, seconds: float) -> None:
         """Log a request that was answered within so many seconds."""
-        level = logging.DEBUG if exchange.raw_path in _PROBES else logging.INFO
+        level = logging.DEBUG if exchange.raw_path in PROBES else logging.INFO
         if not _log.isEnabledFor(level):
             return
         status, path = exchange.status or CLIENT_GONE, exchange.path[:_LONGEST_PATH]

@@ -6,18 +6,18 @@ It adds CORS headers (the Fetch standard, section 3.2) to the responses of both.
 import logging
 from collections.abc import Awaitable, Callable
 
-from gateway.access_log import CLIENT_GONE, AccessLog
+from gateway.access_log import CLIENT_GONE, PROBES, AccessLog
 from gateway.addresses import Addresses, source
 from gateway.asgi import App, Page
 from gateway.credentials import Credentials
 from gateway.exchange import Exchange
 from gateway.problems import Headers, Problem, Problems, Response
-from gateway.request_ids import identify
+from gateway.request_ids import KNOWN_METHODS, end_span, identify
 from gateway.responses import respond
 from gateway.settings import GatewaySettings
 from gateway.transfers import Streamed, send
 from gateway.unread import Unread
-from runtime.contract.rest import METHODS, RESERVED
+from runtime.contract.rest import RESERVED
 from runtime.metrics import Histogram
 from runtime.node.proxy import Proxy
 from runtime.repeats import fault
@@ -26,7 +26,6 @@ from runtime.telemetry import current
 Api = Callable[[Exchange], Awaitable[Response | Streamed | None]]
 """Answers a request of the API. It returns None if the client has gone."""
 
-_METHODS = frozenset((*METHODS, "HEAD", "OPTIONS"))
 _RESERVED = frozenset(name.encode() for name in RESERVED)
 _EXPOSED = b"X-Request-Id, Retry-After"
 _ALLOWED_HEADERS = b"Authorization, Content-Type, Idempotency-Key, X-Request-Id, Traceparent, Tracestate, Baggage, Last-Event-ID"
@@ -85,7 +84,8 @@ class HttpApp:
         """Answer a request, and log it."""
         began = self._proxy.clock.stopwatch()
         self.requests += 1
-        identify(exchange, self._proxy.random)
+        tracing = None if exchange.raw_path in PROBES else self._proxy.tracing
+        span = identify(exchange, self._proxy.random, tracing)
         current.set(exchange)
         self._running += 1
         try:
@@ -93,17 +93,20 @@ class HttpApp:
         finally:
             self._running -= 1
             seconds = self._proxy.clock.stopwatch() - began
-            self._measure(exchange, seconds)
+            status = exchange.status or CLIENT_GONE
+            if span is not None:
+                end_span(span, exchange, status)
+            self._measure(exchange, status, seconds)
             self._access.log(exchange, seconds)
         if not exchange.body_has_come and exchange.is_ended and not exchange.is_unwanted:
             await self._unread.drain(exchange.receive)
 
-    def _measure(self, exchange: Exchange, seconds: float) -> None:
-        key = exchange.method, exchange.route, exchange.status
+    def _measure(self, exchange: Exchange, status: int, seconds: float) -> None:
+        key = exchange.method, exchange.route, status
         measured = self._measured.get(key)
         if measured is None:
-            method, status = exchange.method if exchange.method in _METHODS else "other", str(exchange.status or CLIENT_GONE)
-            labels = {"method": method, "route": exchange.route, "status": status}
+            method = exchange.method if exchange.method in KNOWN_METHODS else "other"
+            labels = {"method": method, "route": exchange.route, "status": str(status)}
             measured = self._proxy.metrics.histogram("http_request_duration_seconds", **labels)
             if method != "other":
                 self._measured[key] = measured

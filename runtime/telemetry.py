@@ -14,18 +14,22 @@ class Origin(Protocol):
     @property
     def service(self) -> str:
         """The service whose handler runs."""
+        ...
 
     @property
     def node(self) -> str:
         """The node on which it runs."""
+        ...
 
     @property
     def request_id(self) -> str:
         """The id of the client's request, in every service that works for it."""
+        ...
 
     @property
     def trace(self) -> str:
         """The W3C `traceparent`."""
+        ...
 
 
 current: ContextVar[Origin | None] = ContextVar("current", default=None)

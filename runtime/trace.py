@@ -1,7 +1,7 @@
 """The trace context of messages (W3C Trace Context, W3C Baggage): what of it is accepted, and how an event stores it.
 
-Callboard takes part in traces that others begin, and records no spans. So it passes on the valid part of a context unchanged,
-and bounded in size. A request to another system gets a new parent id (`Context.trace_headers`).
+Callboard takes part in traces that others begin. It passes on the valid part of a context unchanged, and bounded in size, but for the
+parent id where it records a span (`runtime/tracing.py`). A request to another system gets a new parent id (`Context.trace_headers`).
 """
 
 import re
@@ -40,10 +40,10 @@ class TraceFields(NamedTuple):
         return {name: value for name, value in self._asdict().items() if value}
 
 
-def new_trace(random: Random) -> str:
+def new_trace(random: Random, *, is_sampled: bool = True) -> str:
     """Return the `traceparent` of the root of a new trace."""
     digits = random.hex(48)
-    return f"00-{digits[:32]}-{digits[32:]}-01"
+    return f"00-{digits[:32]}-{digits[32:]}-{int(is_sampled):02d}"
 
 
 def child(parent: str, random: Random) -> str:

@@ -25,6 +25,7 @@ from config.logs import name_node, set_up_logging
 from config.project import BrokenService
 from config.settings import Settings
 from config.signals import stop_signal
+from config.traces import otlp_spans
 from config.users import warn_if_hashing_is_weak, with_users
 from gateway.service import Gateway
 from runtime import CallboardError, Crashed, DefinitionError
@@ -112,7 +113,8 @@ async def _serve(settings: Settings, prepare: Callable[[], Settings], names: tup
 async def _run(settings: Settings, names: tuple[str, ...], stop: asyncio.Event, changed: "asyncio.Task[None]") -> None:
     async with AsyncExitStack() as stack:
         with progress("starting the services"):
-            node = await stack.enter_async_context(compose.node(settings, names, name="dev"))
+            spans = stack.enter_context(otlp_spans())
+            node = await stack.enter_async_context(compose.node(settings, names, name="dev", spans=spans))
         name_node(node.id)
         warn_if_hashing_is_weak(node)
         gateway = node.service(Gateway)

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import rich_click as click
@@ -14,6 +15,7 @@ from config.health import serve_health
 from config.logs import name_node, set_up_logging
 from config.settings import Settings
 from config.signals import stop_signal
+from config.traces import otlp_spans
 from config.users import warn_if_hashing_is_weak
 from gateway.service import Gateway
 from runtime import CallboardError, Node
@@ -58,9 +60,11 @@ async def serve(settings: Settings, names: tuple[str, ...], *, leash: bool) -> N
     gateway = settings.gateway
     if gateway.port and Gateway.contract.name in compose.selected(settings, names):
         free_port(gateway.host, gateway.port, "CALLBOARD_GATEWAY__PORT", shared=gateway.share_port)  # before anything starts
-    node = compose.node(settings, names, name="-".join(names)[:40])
-    name_node(node.id)
-    async with serve_health(settings.health, node):
+    async with AsyncExitStack() as stack:
+        spans = stack.enter_context(otlp_spans())
+        node = compose.node(settings, names, name="-".join(names)[:40], spans=spans)
+        name_node(node.id)
+        await stack.enter_async_context(serve_health(settings.health, node))
         if not await _start(node, stop):
             return
         try:

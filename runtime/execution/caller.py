@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import nullcontext
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -42,6 +42,10 @@ from runtime.network.envelope import Address, Envelope
 from runtime.network.manifest import RequestInfo
 from runtime.network.transport import TransportError
 from runtime.service.context import Context
+
+if TYPE_CHECKING:
+    from runtime.tracing import Tracing
+
 
 _RETRYABLE_ELSEWHERE = (InstanceLost, Unreachable, Draining, NoInstance, Overloaded)
 """Errors after which another instance may be asked."""
@@ -159,7 +163,7 @@ class Caller:
         reply: bytes = await endpoint.enter_nested(child, (params, body), endpoint.decode, endpoint.reply_to_json)
         return reply
 
-    async def _request_remotely(
+    def _request_remotely(
         self,
         ctx: Context,
         wanted: "_Wanted",
@@ -167,8 +171,47 @@ class Caller:
         timeout: float | None,
         key: str | None,
         known: KnownErrors,
-    ) -> Any:
+    ) -> Coroutine[Any, Any, Any]:
         """Make a request to an instance that has it. Return what `wanted.finish` makes of its reply."""
+        tracing = self._environment.tracing
+        if tracing is None:
+            return self._request_instance(ctx, wanted, body, timeout, key, known, None)
+        return self._request_traced(tracing, ctx, wanted, body, timeout, key, known)
+
+    async def _request_traced(
+        self,
+        tracing: "Tracing",
+        ctx: Context,
+        wanted: "_Wanted",
+        body: Any,
+        timeout: float | None,
+        key: str | None,
+        known: KnownErrors,
+    ) -> Any:
+        attributes = {"rpc.system.name": "callboard", "rpc.service": wanted.service}
+        attributes["http.route" if wanted.parts is not None else "rpc.method"] = wanted.request
+        name = wanted.request if wanted.parts is None else f"{wanted.service} {wanted.request}"
+        span = tracing.begin(ctx.service, name, "CLIENT", ctx.trace, attributes)
+        if span is None:
+            return await self._request_instance(ctx, wanted, body, timeout, key, known, None)
+        try:
+            reply = await self._request_instance(ctx, wanted, body, timeout, key, known, span.trace)
+        except BaseException as error:
+            span.end(error, getattr(error, "code", ""))
+            raise
+        span.end()
+        return reply
+
+    async def _request_instance(
+        self,
+        ctx: Context,
+        wanted: "_Wanted",
+        body: Any,
+        timeout: float | None,
+        key: str | None,
+        known: KnownErrors,
+        trace: str | None,
+    ) -> Any:
         environment, exchange, host = self._environment, self.exchange, ctx.host
         service, announced, pick = wanted.service, wanted.announced, environment.registry.pick
         stream: ByteStream | None = None if wanted.stream is None else getattr(body, wanted.stream)
@@ -225,7 +268,7 @@ class Caller:
                     token, client = origin.token, origin.client
                     fields = None if origin.trace_fields is None else ctx.trace_fields
                 envelope = Envelope(
-                    "request", environment.random.hex(32), request, sent, "", host.address, deadline - now, token, ctx.trace, key,
+                    "request", environment.random.hex(32), request, sent, "", host.address, deadline - now, token, trace or ctx.trace, key,
                     params, ctx.path, 0, None, client, fields,
                 )  # fmt: skip
                 sending = exchange.send(member, envelope, now, deadline, host.name, known)

@@ -4,7 +4,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from runtime.contract.errors import CallboardError, CallCycle, DeadlineExceeded
 from runtime.execution.deadlines import Deadlines
@@ -16,6 +16,9 @@ from runtime.service.host import Host
 from runtime.storage.values import UnstorableValue
 from runtime.tasks import SimulatedCrash
 from runtime.telemetry import current
+
+if TYPE_CHECKING:
+    from runtime.tracing import Begun, Tracing
 
 Call = Callable[[Any, Context], Awaitable[Any]]
 """Runs a handler with a message and its context."""
@@ -53,6 +56,7 @@ class Endpoint(ABC):
         "stopwatch",
         "time_limit",
         "title",
+        "tracing",
     )
 
     call: Call
@@ -69,6 +73,7 @@ class Endpoint(ABC):
     ) -> None:
         self.host: Host = host
         self.measured: Histogram | None = measured
+        self.tracing: Tracing | None = host.tracing
         self.stopwatch: Callable[[], float] = host.clock.stopwatch
         self.title: str = title
         self.mailbox: Mailbox = mailbox
@@ -112,6 +117,7 @@ class Endpoint(ABC):
             Exception: of handlers that nobody calls (events, timers, hooks), what the handler raised.
         """
         began = self.stopwatch()
+        span = None if self.tracing is None else self.begin_span(self.tracing, ctx)
         parent = ctx.parent
         if ctx.unbounded or (ctx.fixed_deadline is None and parent is not None and parent.enforced):
             deadlines = None  # there is no deadline, or a caller in this task has the same one
@@ -148,7 +154,9 @@ class Endpoint(ABC):
             elif reply.__class__ is not self.reply_class:
                 self.check_class(reply)
         except BaseException as error:
-            await self.fail(error, message, ctx, deadlines, began)
+            await self.fail(error, message, ctx, deadlines, began, span)
+        if span is not None:
+            span.end()
         if self.measured is not None:
             self.measured.observe(self.stopwatch() - began)
         if deadlines is not None and deadlines.unarmed.pop(ctx, None) is None:
@@ -170,7 +178,15 @@ class Endpoint(ABC):
         finally:
             current.set(before)
 
-    async def fail(self, error: BaseException, message: Any, ctx: Context, deadlines: Deadlines | None, began: float) -> NoReturn:
+    async def fail(
+        self,
+        error: BaseException,
+        message: Any,
+        ctx: Context,
+        deadlines: Deadlines | None,
+        began: float,
+        span: "Begun | None" = None,
+    ) -> NoReturn:
         """Raise the outcome of a handler that has raised `error`. Raises like `enter`."""
         if self.measured is not None:
             self.measured.observe(self.stopwatch() - began)
@@ -180,9 +196,15 @@ class Endpoint(ABC):
         elif isinstance(error, UnstorableValue):
             raised = name_field(error, message)
         outcome = await self.handle_failure(raised, ctx)
+        if span is not None:
+            span.end(outcome, getattr(outcome, "code", ""))
         if outcome is error:
             raise error
         raise outcome from outcome.__cause__
+
+    def begin_span(self, tracing: "Tracing", ctx: Context) -> "Begun | None":
+        """Begin the span of a message; None if it gets none."""
+        return None
 
     async def take_slot(self, ctx: Context, message: Any) -> Hashable:
         """Wait for a slot in the mailbox, and return the key that is held with it.
@@ -272,6 +294,12 @@ class TimerEndpoint(Unattended):
             return method(ctx)
 
         self.call: Call = run
+
+    def begin_span(self, tracing: "Tracing", ctx: Context) -> "Begun | None":
+        span = tracing.begin(self.host.name, self.title, "INTERNAL", None, {"callboard.timer": self.title})
+        if span is not None:
+            ctx.within(span.trace)
+        return span
 
     async def tick(self, ctx: Context) -> None:
         """Run the method once."""

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Hashable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta
 
@@ -19,6 +19,9 @@ from runtime.network.transport import Transport, TransportError
 from runtime.repeats import Repeats, fault
 from runtime.stacks import of_task
 from runtime.telemetry import logger
+
+if TYPE_CHECKING:
+    from runtime.tracing import Tracing
 
 
 class NodeSettings(Struct):
@@ -63,6 +66,8 @@ class Environment:
         """Set when the node has to stop."""
         self.failure: CallboardError | None = None
         """Why the node has to stop."""
+        self.tracing: Tracing | None = None
+        """Begins spans; None if there are none."""
         self.observer: Callable[[Any], None] | None = None
         """Called with every event that was committed, and every signal that was published."""
         self.drained: asyncio.Event = asyncio.Event()

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runtime.contract.errors import CallboardError, DeadlineExceeded, Invalid, Malformed, NotDelivered, ServiceError
 from runtime.durable.dead_letters import Advance, NeedsNewerVersion, Source
@@ -20,6 +20,10 @@ from runtime.service.host import Host
 from runtime.storage.database import Guard, Transaction
 from runtime.telemetry import current, log_refusal
 from runtime.trace import from_stored
+
+if TYPE_CHECKING:
+    from runtime.tracing import Begun, Tracing
+
 
 _SHOWN = 64
 """The bytes of a signal that cannot be decoded which the log shows."""
@@ -66,6 +70,13 @@ class SignalEndpoint(Endpoint):
             await self.enter(ctx, envelope, self._message)
         except (ServiceError, SignalDropped):
             return
+
+    def begin_span(self, tracing: "Tracing", ctx: Context) -> "Begun | None":
+        name = self.handler.spec.full_name
+        span = tracing.begin(self.host.name, f"process {name}", "CONSUMER", ctx.trace, _messaging(name, ctx.message_id))
+        if span is not None:
+            ctx.within(span.trace)
+        return span
 
     def ended_task(self, error: str) -> None:
         """Count and log a handler that has ended its own task, for example by cancelling it."""
@@ -132,6 +143,14 @@ class SignalEndpoint(Endpoint):
         if isinstance(outcome, Exception):
             metrics.count("signals_failed_total", service=service)
         return outcome
+
+
+def _messaging(name: str, message_id: str) -> dict[str, str | int]:
+    """Return the attributes of the span in which a message is handled."""
+    return {
+        "messaging.system": "callboard", "messaging.operation.name": "process", "messaging.operation.type": "process",
+        "messaging.destination.name": name, "messaging.message.id": message_id,
+    }  # fmt: skip
 
 
 BATCH_SECONDS = 0.05
@@ -206,6 +225,23 @@ class EventsEndpoint(Unattended):
             raise NeedsNewerVersion(f"{event.type} {event.seq}: this version does not take this type")
         return handler
 
+    async def _handle(self, handler: EventHandler, event: StreamEvent, ctx: Context, tx: Transaction) -> None:
+        if self.tracing is None:
+            await handler.method(handler.message(event), ctx, tx)
+            return
+        attributes = _messaging(event.type, event.id)
+        span = self.tracing.begin(self.host.name, f"process {event.type}", "CONSUMER", ctx.trace, attributes, link=True)
+        if span is None:
+            await handler.method(handler.message(event), ctx, tx)
+            return
+        ctx.within(span.trace)
+        try:
+            await handler.method(handler.message(event), ctx, tx)
+        except BaseException as error:
+            span.end(error)
+            raise
+        span.end()
+
     async def _apply(self, batch: EventBatch, ctx: Context) -> int:
         works: list[UnitOfWork] = []
         last: Context | None = None
@@ -230,7 +266,7 @@ class EventsEndpoint(Unattended):
                     current.set(last)
                     handler = self._handler(event)
                     try:
-                        await handler.method(handler.message(event), last, tx)
+                        await self._handle(handler, event, last, tx)
                     except GeneratorExit as error:  # raised by the handler: it would end the transaction's own generator
                         raise HandlerAborted(f"{holder.title} raised {error!r}, which is no Exception") from error
                     tx.trace = event.trace

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from runtime.clock import Clock, Random
 from runtime.contract.access import Allow
@@ -39,6 +39,10 @@ from runtime.service.service import Definition, Service
 from runtime.storage.database import Commits, Database
 from runtime.telemetry import service_logger
 from runtime.trace import new_trace
+
+if TYPE_CHECKING:
+    from runtime.tracing import Tracing
+
 
 T = TypeVar("T")
 
@@ -79,6 +83,7 @@ class Instance(Host):
         self.clock: Clock = environment.clock
         self.random: Random = environment.random
         self.metrics: Metrics = environment.metrics
+        self.tracing: Tracing | None = environment.tracing
         self.id: str = environment.random.hex(16)
         self.caller: Caller = caller
         self.verifier: Verifier = verifier
@@ -211,6 +216,7 @@ class Instance(Host):
             self.failures,
             makes_requests=bool(self.definition.calls),
             committed=self._signals.publish_later,
+            tracing=self.tracing,
         )
 
     def _is_alive(self, instance: str) -> bool:
@@ -387,8 +393,14 @@ class Instance(Host):
     # Streams
 
     async def ask(self, service: str, message: Request[T], timeout: float | None = None) -> T:
-        """Make a request that every service answers: about its stream, or for the console. Raises `ServiceError`."""
-        answer: T = await self._request(self.context(), service, message, timeout, None)
+        """Make a request that every service answers: about its stream, or for the console. Raises `ServiceError`.
+
+        Pulls are made all the time, so that they are in no trace.
+        """
+        ctx = self.context()
+        if self.tracing is not None:
+            ctx.within(new_trace(self.random, is_sampled=False))
+        answer: T = await self._request(ctx, service, message, timeout, None)
         return answer
 
     async def _head_of(self, publisher: str) -> int | None:

@@ -1,7 +1,8 @@
 """Units of work: handlers that run in a transaction, and what waits for its commit."""
 
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from runtime.contract.messages import Signal
 from runtime.durable.dead_letters import Source
@@ -13,6 +14,9 @@ from runtime.service.host import Work
 from runtime.storage.database import CommitUnknown, Conflict, Database, Guard, Statement, Transaction
 from runtime.storage.values import UnstorableValue
 from runtime.trace import as_stored
+
+if TYPE_CHECKING:
+    from runtime.tracing import Begun, Tracing
 
 T = TypeVar("T")
 
@@ -72,6 +76,7 @@ class Transactions:
         once: the idempotent requests of the instance.
         makes_requests: whether the service's handlers make requests, so that `once` needs claims.
         committed: called after each commit with the signals that waited for it.
+        tracing: begins spans; None if there are none.
     """
 
     def __init__(
@@ -82,8 +87,10 @@ class Transactions:
         *,
         makes_requests: bool,
         committed: Callable[[Sequence[Signal], Context], None],
+        tracing: "Tracing | None" = None,
     ) -> None:
         self.database = database
+        self._tracing = tracing
         self._once = once
         self._failures = failures
         self._makes_requests = makes_requests
@@ -130,12 +137,14 @@ class Transactions:
     ) -> Any:
         tx: Transaction | None = None
         work: UnitOfWork | None = None
+        span = None if self._tracing is None else self._begin_span(self._tracing, ctx)
+        trace = ctx.trace if span is None else span.trace
         try:
             holder = self.database.holder_until(getattr(method, "__qualname__", ctx.service), ctx.deadline)
             async with self.database.transaction(guard, holder) as tx:
                 work = UnitOfWork(tx, claim)
                 ctx.work = work
-                tx.trace = as_stored(ctx.trace, ctx.trace_fields)
+                tx.trace = as_stored(trace, ctx.trace_fields)
                 try:
                     reply = await method(message, ctx, tx)
                 except GeneratorExit as error:  # raised by the handler: it would end the transaction's own generator
@@ -144,11 +153,20 @@ class Transactions:
                     check(reply)
                 if final is not None:
                     tx.final.append(final(reply))
+            if span is not None:
+                span.end()
+                span = None
             return reply
         finally:
             ctx.work = None
+            if span is not None:
+                span.end(sys.exception())
             if tx is not None and work is not None and tx.committed:
                 self.committed(work.signals, ctx)
+
+    def _begin_span(self, tracing: "Tracing", ctx: Context) -> "Begun | None":
+        attributes = {"db.system.name": self.database.system, "db.namespace": ctx.service, "db.operation.name": "transaction"}
+        return tracing.begin(ctx.service, f"transaction {ctx.service}", "CLIENT", ctx.trace, attributes)
 
     def committed(self, signals: Sequence[Signal], ctx: Context) -> None:
         """Drop the compensations of a handler that has committed, whatever its caller does, and publish its signals."""

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from runtime.clock import Clock, Random
 from runtime.contract.errors import DefinitionError
@@ -30,6 +30,10 @@ from runtime.service.context import Context
 from runtime.service.service import Definition, Service
 from runtime.storage.database import Database
 from runtime.tasks import finish
+
+if TYPE_CHECKING:
+    from runtime.tracing import Spans
+
 
 S = TypeVar("S", bound=Service)
 
@@ -68,12 +72,17 @@ class Node:
         clock: Clock | None = None,
         random: Random | None = None,
         issuers: Sequence[Issuer] = (),
+        spans: "Spans | None" = None,
     ) -> None:
         clock = clock or Clock()
         random = random or Random(clock)
         settings = settings or NodeSettings()
         self.id: str = f"{name}-{random.hex(12)}"
         self.environment: Environment = Environment(self.id, transport, settings, clock, random)
+        if spans is not None:
+            from runtime.tracing import Tracing
+
+            self.environment.tracing = Tracing(spans, self.id)
         self.caller: Caller = Caller(self.environment)
         self.inbound: Inbound = Inbound(self.environment, self.caller)
         self.verifier: Verifier = Verifier(settings.tokens, clock, self.environment.metrics, self._ask_auth, issuers)

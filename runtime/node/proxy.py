@@ -9,7 +9,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from runtime.clock import Clock, Random
 from runtime.contract.byte_stream import ByteStream
@@ -28,6 +28,9 @@ from runtime.repeats import Repeats, fault
 from runtime.service.context import Context
 from runtime.tasks import finish
 from runtime.trace import TraceFields
+
+if TYPE_CHECKING:
+    from runtime.tracing import Tracing
 
 T = TypeVar("T")
 
@@ -80,6 +83,11 @@ class Proxy:
     def random(self) -> Random:
         """The node's source of random values."""
         return self._environment.random
+
+    @property
+    def tracing(self) -> "Tracing | None":
+        """Begins spans; None if there are none."""
+        return self._environment.tracing
 
     @property
     def metrics(self) -> Metrics:

@@ -217,6 +217,10 @@ class Context(msgspec.Struct, eq=False, gc=False):
                 self._trace = (accept_parent(came) if came is not None else None) or self.host.new_trace()
         return self._trace
 
+    def within(self, trace: str) -> None:
+        """Let what this handler does from now on belong to another span of the message's trace."""
+        self._trace = trace
+
     @property
     def request_id(self) -> str:
         """The id of the client's request, which the gateway has answered it in `X-Request-Id`. It is the same in every service."""

@@ -12,6 +12,7 @@ from runtime.network.envelope import Address
 
 if TYPE_CHECKING:
     from runtime.service.context import Context, Registered
+    from runtime.tracing import Tracing
 
 T = TypeVar("T")
 
@@ -30,6 +31,7 @@ class Host(ABC):
         log: the service's logger.
         takes_requests: whether other services can call this instance, so that a cycle of calls is possible.
         request_timeout: how long a request may take whose caller has no deadline, in seconds.
+        tracing: begins spans; None if there are none.
         local_calls: the ways to handlers in this process, by the class of the request.
     """
 
@@ -41,6 +43,7 @@ class Host(ABC):
     takes_requests: bool
     request_timeout: float
     local_calls: dict[type[Any], LocalCall]
+    tracing: "Tracing | None"
 
     @abstractmethod
     def request(self, ctx: "Context", message: Any, timeout: float | None, key: str | None) -> Coroutine[Any, Any, Any]:

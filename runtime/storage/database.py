@@ -234,10 +234,12 @@ class Database(ABC):
             no transaction has a deadline.
         log: the log of the service.
         commits: measures the commits; None if nobody does.
+        system: the engine, as OpenTelemetry names it.
         is_shared: whether several instances of the service may use it at once.
     """
 
     is_shared: bool = False
+    system: str = "other_sql"
 
     def __init__(self) -> None:
         self.current: ContextVar[Transaction | None] = ContextVar("current", default=None)

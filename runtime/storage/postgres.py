@@ -45,6 +45,7 @@ class PostgresDatabase(Database):
     """
 
     is_shared: bool = True
+    system: str = "postgresql"
 
     def __init__(self, url: str, schema: str | None = None, *, pooled: bool = False) -> None:
         super().__init__()

@@ -36,6 +36,8 @@ class SqliteDatabase(Database):
         durable: whether a commit survives a power failure (`synchronous=FULL`), or only the end of the process (`NORMAL`).
     """
 
+    system: str = "sqlite"
+
     def __init__(self, path: Path | str, *, durable: bool = True) -> None:
         super().__init__()
         self.path: Path = Path(path)

@@ -1,0 +1,96 @@
+"""Traces by OpenTelemetry, which its own variables turn on and set up: `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_TRACES_SAMPLER`, and others.
+
+They go to a collector by OTLP over HTTP. Every service is a resource of its own, also if several run in one process.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from config.extras import extra_for
+from runtime import StartError
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import SpanProcessor
+    from opentelemetry.trace import Tracer
+
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_HTTP = "http/protobuf"
+_LAST_SECONDS = 3.0
+"""The seconds that the last spans may take to be sent when the process ends. The exporter itself would try for longer."""
+
+
+def is_on(environment: Mapping[str, str]) -> bool:
+    """Return whether traces are wanted.
+
+    Raises:
+        StartError: if another exporter or protocol is wanted.
+    """
+    if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    exporter = environment.get("OTEL_TRACES_EXPORTER", "").strip()
+    if exporter == "none" or not (exporter or any(environment.get(name) for name in _ENDPOINTS)):
+        return False
+    if exporter not in ("", "otlp"):
+        raise StartError(f"OTEL_TRACES_EXPORTER={exporter}: expected otlp or none")
+    protocol = next((name for name in _PROTOCOLS if environment.get(name)), None)
+    if protocol is not None and environment[protocol] != _HTTP:
+        raise StartError(f"{protocol}={environment[protocol]}: expected {_HTTP}")
+    return True
+
+
+class OtlpSpans:
+    """Sends the spans of this process to a collector."""
+
+    def __init__(self, processor: "SpanProcessor") -> None:
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.sampling import ParentBased
+
+        self._processor = processor
+        self._provider = TracerProvider
+        self.follows_parent: bool = isinstance(TracerProvider().sampler, ParentBased)
+
+    def tracer(self, service: str, node: str) -> "Tracer":
+        """Return the tracer of a service on a node, which is a resource of its own."""
+        from opentelemetry.sdk.resources import Resource
+
+        resource = Resource.create({"service.name": service, "service.instance.id": f"{service}@{node}"})
+        provider = self._provider(resource=resource, shutdown_on_exit=False)
+        provider.add_span_processor(self._processor)
+        return provider.get_tracer("callboard")
+
+    def close(self) -> None:
+        """Send the last spans, but wait for the collector no longer than a few seconds."""
+        closing = threading.Thread(target=self._processor.shutdown, name="last spans", daemon=True)
+        closing.start()
+        closing.join(_LAST_SECONDS)
+
+
+@contextmanager
+def otlp_spans() -> "Generator[OtlpSpans | None, None, None]":
+    """What sends the spans of this process inside the `with` block, or None if no traces are wanted.
+
+    Raises:
+        StartError: if the variables ask for something that there is not, or if OpenTelemetry is not installed.
+    """
+    if not is_on(os.environ):
+        yield None
+        return
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ModuleNotFoundError as error:
+        extra = extra_for("opentelemetry")
+        raise StartError(
+            f"traces need OpenTelemetry, which is not installed here: pip install 'callboard[{extra or 'traces'}]'"
+        ) from error
+    logging.getLogger("opentelemetry").setLevel(logging.ERROR)  # a collector that is away is said once, by the exporter
+    spans = OtlpSpans(BatchSpanProcessor(OTLPSpanExporter()))
+    try:
+        yield spans
+    finally:
+        spans.close()
