@@ -117,12 +117,19 @@ def with_request_id(parent: str, fields: TraceFields | None, request_id: str) ->
         fields: the fields as they came. What they say of a request id does not count.
         request_id: the id: letters, digits, and `._-`.
     """
-    state, baggage = ("", "") if fields is None else fields
-    if _REQUEST_ID in baggage:
-        baggage = ",".join(member for member in _members(baggage) if not member.startswith(_REQUEST_ID))
+    kept = None if fields is None else without_request_id(fields)
+    state, baggage = ("", "") if kept is None else kept
     if request_id != trace_id(parent):
         baggage = f"{_REQUEST_ID}{request_id}{',' if baggage else ''}{baggage}"
     return TraceFields(state, baggage) if state or baggage else None
+
+
+def without_request_id(fields: TraceFields) -> TraceFields | None:
+    """Return fields without the id of the client's request, which is nobody else's concern; None if nothing is left."""
+    if _REQUEST_ID not in fields.baggage:
+        return fields
+    baggage = ",".join(member for member in _members(fields.baggage) if not member.startswith(_REQUEST_ID))
+    return TraceFields(fields.tracestate, baggage) if fields.tracestate or baggage else None
 
 
 def request_id(parent: str, fields: TraceFields | None) -> str:

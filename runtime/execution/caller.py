@@ -266,7 +266,7 @@ class Caller:
                 origin = ctx.origin
                 if origin is not None:
                     token, client = origin.token, origin.client
-                    fields = None if origin.trace_fields is None else ctx.trace_fields
+                    fields = None if origin.trace_fields is None else ctx.passed_fields
                 envelope = Envelope(
                     "request", environment.random.hex(32), request, sent, "", host.address, deadline - now, token, trace or ctx.trace, key,
                     params, ctx.path, 0, None, client, fields,

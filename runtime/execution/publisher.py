@@ -62,7 +62,7 @@ class SignalPublisher:
         host, environment = self._host, self._environment
         spec, key, body = self.encode(signal)
         envelope = Envelope(
-            "signal", host.new_id(), spec.full_name, body, trace=ctx.trace, signal_key=key, trace_fields=ctx.trace_fields
+            "signal", host.new_id(), spec.full_name, body, trace=ctx.trace, signal_key=key, trace_fields=ctx.passed_fields
         )
         topic = Topic("signal", spec.contract.name, spec.name, key)
         if environment.observer is not None:

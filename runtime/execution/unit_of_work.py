@@ -144,7 +144,7 @@ class Transactions:
             async with self.database.transaction(guard, holder) as tx:
                 work = UnitOfWork(tx, claim)
                 ctx.work = work
-                tx.trace = as_stored(trace, ctx.trace_fields)
+                tx.trace = as_stored(trace, ctx.passed_fields)
                 try:
                     reply = await method(message, ctx, tx)
                 except GeneratorExit as error:  # raised by the handler: it would end the transaction's own generator

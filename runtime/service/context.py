@@ -12,7 +12,7 @@ from runtime.contract.messages import Contract, Request, Signal
 from runtime.issuers import Identity
 from runtime.network.envelope import Envelope
 from runtime.service.host import Host, Work
-from runtime.trace import TraceFields, accept_fields, accept_parent, child, request_id
+from runtime.trace import TraceFields, accept_fields, accept_parent, child, request_id, without_request_id
 
 R = TypeVar("R")
 
@@ -245,6 +245,12 @@ class Context(msgspec.Struct, eq=False, gc=False):
     @property
     def trace_fields(self) -> TraceFields | None:
         """The W3C `tracestate` and `baggage` that came with the message, as far as they are valid; None without both."""
+        fields = self.passed_fields
+        return None if fields is None else without_request_id(fields)
+
+    @property
+    def passed_fields(self) -> TraceFields | None:
+        """What is passed on with requests and events to other services: `trace_fields`, and the id of the client's request."""
         origin = self.origin
         if origin is None or origin.trace_fields is None:
             return None

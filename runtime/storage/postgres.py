@@ -13,7 +13,7 @@ from typing import Any
 
 from runtime.storage.database import CommitUnknown, Database, DatabaseError, Guard, Holder, Row, Transaction
 from runtime.storage.postgres_connection import ConnectionGone, PostgresConnection, PostgresUrl, Statement, connect
-from runtime.storage.postgres_transaction import PostgresTransaction
+from runtime.storage.postgres_transaction import Mark, PostgresTransaction
 
 __all__ = ["PostgresDatabase"]
 
@@ -25,6 +25,8 @@ _RESOLVE_SECONDS = 10.0
 _IDLE_SECONDS = 5.0
 """The seconds between two statements of a transaction after which the server ends it: a process that is frozen, or whose machine is
 gone, must not keep the service's lock from the other instances."""
+_MARKED_HOURS = 1
+"""The hours for which the mark of a commit is kept. Its transaction asks for it within seconds."""
 _READERS = 8
 """The connections that read at once."""
 _CACHED = 200
@@ -54,6 +56,7 @@ class PostgresDatabase(Database):
         self._pooled = pooled
         self._known: dict[str, Statement] = {}
         self._writer: PostgresConnection | None = None
+        self._marks = False
         self._turn = asyncio.Lock()
         self._held_by: PostgresConnection | None = None
         self._waiting = 0
@@ -187,25 +190,45 @@ class PostgresDatabase(Database):
             self._held_by = None
             self._turn.release()
 
-    async def has_committed(self, xid: str) -> bool:
+    async def marks_commits(self, connection: PostgresConnection) -> bool:
+        """Return whether there is the table for marks of transactions without events. The migrations of the runtime make it."""
+        if not self._marks:
+            self._marks = bool(
+                await connection.fetch("SELECT 1 WHERE to_regclass('callboard_commits') IS NOT NULL", (), _READ_TIMEOUT)
+            )
+        return self._marks
+
+    async def has_committed(self, mark: Mark | None) -> bool:
         """Return whether a transaction has been committed whose connection was lost in its commit.
+
+        The server does not know it by its id: after a crash, and on a standby that takes over, another transaction may have the same one.
+
+        Args:
+            mark: finds a row that it has written; None if there is none.
 
         Raises:
             CommitUnknown: if the server cannot be asked.
         """
+        if mark is None:
+            raise CommitUnknown("the connection was lost in the commit, whose outcome is unknown")
         loop = asyncio.get_running_loop()
         ends = loop.time() + _RESOLVE_SECONDS
         while True:
             try:
-                [row] = await self._fetch("SELECT pg_xact_status($1::text::xid8) AS status", (xid,))
-                if row["status"] != "in progress":
-                    return bool(row["status"] == "committed")
+                return await self._has_row(mark, max(ends - loop.time(), 1.0))
             except DatabaseError as error:
                 if loop.time() > ends or not self._open:
                     raise CommitUnknown(f"the connection was lost in the commit, whose outcome is unknown: {error}") from error
-            if loop.time() > ends:
-                raise CommitUnknown("the connection was lost in the commit, which the server has not ended yet")
             await asyncio.sleep(0.1)
+
+    async def _has_row(self, mark: Mark, seconds: float) -> bool:
+        """Return whether the row is there, once the transaction that writes it has ended: until then, it has the service's lock."""
+        connection = await self._connect()
+        try:
+            await connection.run(self._begin(seconds), seconds)
+            return bool(await connection.fetch(mark.sql, mark.params, seconds))
+        finally:
+            connection.terminate()
 
     # Reading
 
@@ -246,7 +269,9 @@ class PostgresDatabase(Database):
                     return
 
     async def shrink(self) -> None:
-        """Do nothing: the server's autovacuum does it."""
+        """Delete the marks of commits that nobody asks for any more. The server's autovacuum frees the space."""
+        if self._marks:
+            await self.execute(f"DELETE FROM callboard_commits WHERE at < now() - interval '{_MARKED_HOURS} hours'")
 
     # Migrations
 

@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runtime.contract.errors import UsageError
@@ -20,12 +21,20 @@ _APPEND = (
     "WITH ORDINALITY AS given (id, type, body, at, trace, ordinal)), "
     "appended AS (INSERT INTO callboard_stream (seq, id, type, body, at, trace) "
     "SELECT head.seq - $1 + rows.ordinal, rows.id, rows.type, rows.body, rows.at, rows.trace FROM head, rows) "
-    "SELECT seq, pg_current_xact_id()::text AS xid FROM head"
+    "SELECT seq FROM head"
 )
 """Appends events to the stream. It is the last statement, so that the row of the head is locked as briefly as possible."""
-_XID = "SELECT pg_current_xact_id_if_assigned()::text AS xid"
+_MARK = "INSERT INTO callboard_commits (id) SELECT gen_random_uuid()::text WHERE pg_current_xact_id_if_assigned() IS NOT NULL RETURNING id"
+"""Marks a transaction that has written something. Afterwards, the mark says whether it was committed."""
 _LONGEST = 3600.0
 """The seconds of a statement without a deadline."""
+
+
+class Mark(NamedTuple):
+    """The statement that finds a row which a transaction has written, if it was committed."""
+
+    sql: str
+    params: tuple[Any, ...]
 
 
 class _Ran(NamedTuple):
@@ -183,11 +192,18 @@ class PostgresTransaction(ManagedTransaction):
         seconds = max(self._seconds, 1.0)
         for sql, params in self.final:
             await connection.execute(sql, params, seconds)
+        mark: Mark | None = None
         if self.appends:
             [row] = await connection.append(_APPEND, self.appends, seconds)
             self.head = row["seq"]
-        else:
-            [row] = await connection.fetch(_XID, (), seconds)
+            mark = Mark("SELECT 1 FROM callboard_stream WHERE seq = $1 AND id = $2", (self.head, self.appends[-1][0]))
+        elif await self._database.marks_commits(connection):
+            rows = await connection.fetch(_MARK, (), seconds)
+            if not rows:
+                with suppress(ConnectionGone):  # it has written nothing
+                    await connection.run("COMMIT", seconds)
+                return
+            mark = Mark("SELECT 1 FROM callboard_commits WHERE id = $1", (rows[0]["id"],))
         commits = self._database.commits
         began = 0.0 if commits is None else commits.stopwatch()
         try:
@@ -195,7 +211,7 @@ class PostgresTransaction(ManagedTransaction):
             if commits is not None:
                 commits.observe(began, 1)
         except ConnectionGone as error:
-            if row["xid"] is not None and not await self._database.has_committed(row["xid"]):
+            if not await self._database.has_committed(mark):
                 raise DatabaseError(f"the connection was lost before the commit: {error}") from error
 
     async def _roll_back(self) -> None:

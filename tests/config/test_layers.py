@@ -8,7 +8,7 @@ import grimp
 import pytest
 
 ALLOWED: dict[str, set[str]] = {
-    "runtime": {"asyncpg", "anyio", "msgspec", "jwt", "cryptography", "aiosqlite"},
+    "runtime": {"asyncpg", "anyio", "msgspec", "jwt", "cryptography", "aiosqlite", "opentelemetry"},
     "transports": {"httptools", "jwt", "msgspec", "mqtt5", "yarl"},
     "services": {"anyio", "msgspec", "jwt", "cryptography", "argon2", "idna"},
     "gateway": {"anyio", "msgspec", "litestar", "multipart", "prometheus_client", "swagger_ui"},
@@ -21,6 +21,7 @@ ALLOWED: dict[str, set[str]] = {
         "jinja2",
         "jwt",
         "msgspec",
+        "opentelemetry",
         "paho",
         "pytest",
         "pytest_asyncio",

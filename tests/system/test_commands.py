@@ -294,7 +294,7 @@ async def test_tail_shows_events_and_signals_and_ends_quietly(tmp_path: Path) ->
 def followers(running: Callboard) -> int:
     """Return the number of open streams, read from the gateway's metrics."""
     text = httpx.get(f"{running.url}/metrics", verify=False).text
-    return int(next(line for line in text.splitlines() if line.startswith("callboard_followers ")).split()[1])
+    return int(next(line for line in text.splitlines() if line.startswith("callboard_followers ")).split()[1].partition(".")[0])
 
 
 async def test_call_lists_and_describes_requests(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from config.packages import ROOT
 from config.provision import provision
 from runtime import ConstraintError, DatabaseError, Row, StatementError, Struct, UsageError
 from runtime.sockets import any_free_port
@@ -343,6 +344,12 @@ async def test_a_server_that_stops_answering_holds_nobody_past_the_deadline(serv
             server.signal(signal.SIGCONT)
 
 
+STREAM = """
+CREATE TABLE callboard_stream_head (one INTEGER PRIMARY KEY, seq BIGINT);
+INSERT INTO callboard_stream_head VALUES (1, 0);
+CREATE TABLE callboard_stream (seq BIGINT PRIMARY KEY, id TEXT, type TEXT, body TEXT, at TEXT, trace TEXT);
+"""
+MARKS = (ROOT / "runtime" / "storage" / "schema" / "0006_commits.sql").read_text(encoding="utf-8")
 SLOW_COMMIT = """
 CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(1); RETURN NULL; END $$;
 CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON notes DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow();
@@ -357,7 +364,7 @@ async def test_the_outcome_of_a_commit_is_known_although_its_connection_was_lost
         Proxy(server.port) as proxy,
         opened(url.replace(str(server.port), str(proxy.port)), schema) as made,
     ):
-        await made.script(TABLE + ";" + SLOW_COMMIT)
+        await made.script(f"{TABLE}; {MARKS}; {SLOW_COMMIT}")
         writing = asyncio.create_task(made.execute("INSERT INTO notes VALUES (1, 'a')"))
         database = url.rpartition("/")[2]
         in_commit = (
@@ -522,6 +529,62 @@ async def test_a_standby_that_is_promoted_takes_over(tmp_path: Path) -> None:
     finally:
         primary.stop()
         standby.stop()
+
+
+@pytest.mark.parametrize("publishes", [False, True])
+async def test_a_commit_that_the_standby_never_got_is_not_taken_for_another_one(publishes: bool) -> None:
+    """Ids of transactions are given out again on the standby that takes over, where another transaction with the same id is committed."""
+    primary = Postgres("fsync=off", "wal_level=replica", "hot_standby=on")
+    primary.start()
+    standby = Postgres("fsync=off", "hot_standby=on", of=primary)
+    try:
+        url = primary.new_database()
+        name = url.rpartition("/")[2]
+        standby.start()
+        async with Proxy(primary.port) as proxy, opened(url.replace(str(primary.port), str(proxy.port)), "s") as made:
+            await made.script(f"{TABLE}; {STREAM}; {MARKS}; {SLOW_COMMIT}")
+            flushed = primary.run("SELECT pg_current_wal_flush_lsn()")
+            replayed = f"SELECT pg_last_wal_replay_lsn() >= '{flushed}'"
+            await eventually(lambda: asyncio.to_thread(lambda: standby.run(replayed) == "t"), "the standby has the tables", 30)
+            standby.kill()
+
+            async def write() -> None:
+                async with made.transaction() as tx:
+                    await tx.execute("INSERT INTO notes VALUES (1, 'a')")
+                    if publishes:
+                        tx.appends.append(("event-1", "s.Noted", "{}", "now", ""))
+
+            writing = asyncio.create_task(write())
+            in_commit = "SELECT count(*) FROM pg_stat_activity WHERE query = 'COMMIT' AND state = 'active'"
+            await eventually(lambda: asyncio.to_thread(lambda: primary.run(in_commit) == "1"), "the commit runs")
+            proxy.half_open()
+            committed = "SELECT count(*) FROM s.notes"
+            await eventually(lambda: asyncio.to_thread(lambda: primary.run(committed, name) == "1"), "the primary has committed")
+            primary.kill()
+            standby.start()
+            standby.run("SELECT pg_promote()")
+            for _ in range(20):  # other transactions get the ids
+                standby.run("SELECT pg_current_xact_id()")
+            proxy.to = standby.port
+            proxy.thaw()
+            proxy.cut()
+            with pytest.raises(DatabaseError, match="lost before the commit"):
+                await writing
+            assert standby.run(f"{committed} WHERE id = 1", name) == "0"
+    finally:
+        primary.stop()
+        standby.stop()
+
+
+async def test_marks_of_commits_are_deleted_after_an_hour(url: str) -> None:
+    async with opened(url, "marks") as made:
+        await made.script(f"{TABLE}; {MARKS}")
+        for number in range(3):
+            await made.execute("INSERT INTO notes VALUES ($1, $2)", number, str(number))
+        assert len(await made.fetch("SELECT id FROM notes")) == len(await made.fetch("SELECT id FROM callboard_commits")) == 3
+        await made.execute("UPDATE callboard_commits SET at = at - interval '2 hours'")
+        await made.shrink()
+        assert len(await made.fetch("SELECT id FROM callboard_commits")) == 2, "those of the update and of the deletion"
 
 
 async def test_a_connection_with_tls_is_verified(tmp_path: Path) -> None:
