@@ -5,6 +5,7 @@ import base64
 import math
 import os
 import random
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from time import perf_counter, time
 from uuid import UUID
@@ -23,8 +24,6 @@ class Clock:
     somebody sets the machine's clock, so durations that are stored are measured on `steady`.
     """
 
-    stopwatch = staticmethod(perf_counter)
-    """Returns the time for durations that are measured, in seconds. The event loop's own may stand still while a handler runs."""
     _loop: asyncio.AbstractEventLoop | None = None
     _start: float | None = None
     _lowest: tuple[float, float] = (math.inf, -math.inf)  # the time of day minus the elapsed time, and when it was last so
@@ -85,6 +84,14 @@ class Clock:
     def _elapsed(self) -> float:
         """Return the time that only passes, in seconds."""
         return self.monotonic()
+
+    @property
+    def stopwatch(self) -> Callable[[], float]:
+        """What returns the time for durations that are measured, in seconds.
+
+        The event loop's own time may stand still while a handler runs.
+        """
+        return perf_counter
 
     async def sleep(self, seconds: float) -> None:
         """Suspend the current task for so many seconds."""

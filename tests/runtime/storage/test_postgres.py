@@ -500,9 +500,9 @@ async def test_a_standby_that_is_promoted_takes_over(tmp_path: Path) -> None:
     """The primary is killed, and its standby promoted: a URL with both hosts leads to the new primary, and nothing committed is lost."""
     primary = Postgres("fsync=off", "wal_level=replica", "max_wal_senders=4", "hot_standby=on")
     primary.start()
+    url = primary.new_database()
     standby = Postgres("fsync=off", "hot_standby=on", of=primary)
     try:
-        url = primary.new_database()
         standby.start()
         both = url.replace(f"127.0.0.1:{primary.port}", f"127.0.0.1:{standby.port},127.0.0.1:{primary.port}")
         async with opened(both, "s") as made:
@@ -536,9 +536,9 @@ async def test_a_commit_that_the_standby_never_got_is_not_taken_for_another_one(
     """Ids of transactions are given out again on the standby that takes over, where another transaction with the same id is committed."""
     primary = Postgres("fsync=off", "wal_level=replica", "hot_standby=on")
     primary.start()
+    url = primary.new_database()
     standby = Postgres("fsync=off", "hot_standby=on", of=primary)
     try:
-        url = primary.new_database()
         name = url.rpartition("/")[2]
         standby.start()
         async with Proxy(primary.port) as proxy, opened(url.replace(str(primary.port), str(proxy.port)), "s") as made:
