@@ -72,11 +72,18 @@ def _plain_call(endpoint: RequestEndpoint, known: KnownErrors) -> LocalCall:
     host, mailbox, handler, reply_class = endpoint.host, endpoint.mailbox, endpoint.call, endpoint.reply_class
     encode, decode = (None, None) if endpoint.codec is None else (endpoint.codec.encode, endpoint.codec.decode)
     copy_reply, deadlines, transport = endpoint.copy_reply, endpoint.deadlines, endpoint.transport
-    measured, stopwatch, calls = endpoint.measured, endpoint.stopwatch, 0
+    measured, stopwatch = endpoint.measured, endpoint.stopwatch
+    every, until_measured = 1, 1
     assert measured is not None
 
+    def note(seconds: float) -> None:
+        nonlocal every
+        measured.observe(seconds, every)
+        if every == 1 and measured.count >= _MEASURED:
+            every = _MEASURED_EVERY
+
     async def call(parent: Context, message: Request[Any]) -> Any:
-        nonlocal calls
+        nonlocal until_measured
         text = b""
         if encode is not None:
             text = encode(message)
@@ -93,9 +100,11 @@ def _plain_call(endpoint: RequestEndpoint, known: KnownErrors) -> LocalCall:
                 enforced.start(ctx)
             else:
                 enforced.unarmed[ctx] = task
-        calls += 1
-        stands_for = 1 if calls <= _MEASURED else 0 if calls % _MEASURED_EVERY else _MEASURED_EVERY
-        began = stopwatch() if stands_for else 0.0
+        began = 0.0
+        until_measured -= 1
+        if not until_measured:
+            until_measured = every
+            began = stopwatch()
         mailbox.running += 1
         try:
             try:
@@ -112,8 +121,8 @@ def _plain_call(endpoint: RequestEndpoint, known: KnownErrors) -> LocalCall:
                 endpoint.check_class(reply)
         except BaseException as error:
             await endpoint.fail(error, message, ctx, enforced, began or stopwatch())
-        if stands_for:
-            measured.observe(stopwatch() - began, stands_for)
+        if began:
+            note(stopwatch() - began)
         if enforced is not None:
             try:
                 del enforced.unarmed[ctx]
