@@ -40,7 +40,8 @@ def secret_variables(environment: Mapping[str, str], services: Iterable[str], *,
         services: the services of the project. All variables with settings of theirs count.
         except_service: the service whose own settings do not.
     """
-    names = {variable_name(field.name) for field in FIELDS.values() if field.secret or holds_secret(field.type)}
+    others = [field for field in FIELDS.values() if not field.name.startswith(f"{except_service}.")]  # `gateway` has a section
+    names = {variable_name(field.name) for field in others if field.secret or holds_secret(field.type)}
     names.add("CALLBOARD_TOKEN")
     return {
         name

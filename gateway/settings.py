@@ -45,7 +45,7 @@ class GatewaySettings(Struct):
     are unknown: 404. The same holds for a route that the instances of a newer or older version do not have. A service in `expects`
     or `owners` is never forgotten while it is away."""
     metrics: Literal["guarded", "public"] = "guarded"
-    """Who may read `/metrics`: operators and whoever has `metrics_token`, or everybody. `dev` shows it to everybody. The port
+    """Who may read `/metrics`: operators and holders of `metrics_token`, or everybody. `dev` shows it to everybody. The port
     `health.port` of each node has the same page, for collectors within the network."""
     metrics_token: Annotated[Secret[str], Meta(min_length=16)] | None = None
     """The bearer token with which a collector reads `/metrics`."""

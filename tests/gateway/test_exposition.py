@@ -20,11 +20,16 @@ def series(text: str, name: str) -> dict[str, float]:
     return {line[len(name) : line.rindex(" ")]: float(line.rpartition(" ")[2]) for line in lines}
 
 
+def find_program(name: str) -> str:
+    """Return the path of one of Prometheus' programs."""
+    program = shutil.which(name)
+    assert program is not None, f"{name} is needed: `make test` installs it (Debian: apt-get install prometheus)"
+    return program
+
+
 def check(text: str) -> None:
     """Check metrics with Prometheus' own tool."""
-    program = shutil.which("promtool")
-    assert program is not None, "promtool is needed: `make test` installs it (Debian: apt-get install prometheus)"
-    done = subprocess.run([program, "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+    done = subprocess.run([find_program("promtool"), "check", "metrics"], input=text, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
