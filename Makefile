@@ -37,9 +37,11 @@ dev: $(VENV)/.run  ## run the whole system in one process at http://127.0.0.1:80
 # The programs that the tests use besides Python. Debian installs the broker in /usr/sbin, Homebrew in its own sbin
 # The MQTT transport is also tested on ejabberd, where that can be installed
 SECOND_BROKER := $(shell command -v apt-get >/dev/null && echo ejabberdctl)
+BROWSER := $(shell command -v brew >/dev/null && echo google-chrome || echo chromium)
 POSTGRES := $(shell command -v brew >/dev/null && echo postgresql@17 || echo postgresql)
 MISSING := PATH="$$PATH:/usr/sbin:/opt/homebrew/sbin:/usr/local/sbin:$$(echo /usr/lib/postgresql/*/bin /opt/homebrew/opt/postgresql*/bin | tr ' ' :)"; \
-  for tool in mosquitto curl ps initdb pgbouncer promtool $(SECOND_BROKER); do command -v $$tool >/dev/null || echo $$tool; done \
+  { for tool in mosquitto curl ps initdb pgbouncer promtool $(SECOND_BROKER); do command -v $$tool >/dev/null || echo $$tool; done; \
+  command -v chromium >/dev/null || command -v google-chrome >/dev/null || test -d "/Applications/Google Chrome.app" || echo $(BROWSER); } \
   | sed 's/^ps$$/procps/; s/^ejabberdctl$$/ejabberd/; s/^initdb$$/$(POSTGRES)/; s/^promtool$$/prometheus/'
 
 tools:

@@ -12,12 +12,13 @@ from litestar.handlers import ASGIRouteHandler
 
 from gateway import console
 from gateway.asgi import App, exchange_of
-from gateway.client import known_user
+from gateway.client import bearer_token, known_user, require_token
 from gateway.console import require_operator
 from gateway.exposition import Exposition, require_collector
 from gateway.manifests import Manifests
 from gateway.problems import Problem, Problems, log_if_refused
 from gateway.settings import GatewaySettings
+from gateway.tickets import Tickets
 from runtime import Context, InternalError, ServiceError
 from runtime.identity import Keys, KeySet
 from runtime.node.proxy import Proxy
@@ -66,6 +67,7 @@ def create_app(
     draining: Callable[[], bool],
     streams: Mapping[str, App],
     problems: Problems,
+    tickets: Tickets,
 ) -> Litestar:
     """Return the Litestar application.
 
@@ -78,6 +80,7 @@ def create_app(
         draining: returns whether the gateway is stopping.
         streams: the ASGI applications that serve event streams, by path.
         problems: makes responses to errors.
+        tickets: makes the tickets for `/live`.
     """
 
     @get("/openapi.json", sync_to_thread=False)
@@ -160,6 +163,11 @@ def create_app(
         await console.keys(proxy, operator, "auth.RetireSigningKey", request.path_params["kid"])
         return Response(b"{}", media_type=MediaType.JSON)
 
+    @post("/live/tickets", status_code=201)
+    async def live_ticket(request: Request[Any, Any, Any]) -> Response[bytes]:
+        token = require_token(bearer_token(dict(request.scope["headers"])))
+        return Response(msgspec.json.encode(await tickets.issue(token)), media_type=MediaType.JSON)
+
     @get("/.well-known/jwks.json")
     async def jwks() -> Response[bytes]:
         keys: Keys = await ctx.request(KeySet())
@@ -233,6 +241,7 @@ def create_app(
             console_keys,
             console_new_key,
             console_retire_key,
+            live_ticket,
             jwks,
             asset,
             *(stream(path, app) for path, app in streams.items()),

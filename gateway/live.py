@@ -16,8 +16,10 @@ from gateway.asgi import Receive, Scope, Send
 from gateway.client import bearer_token, require_token
 from gateway.manifests import Manifests
 from gateway.problems import Problem
+from gateway.routing import query_params
 from gateway.sse import EventStream
 from gateway.subscribers import Subscriber, Subscribers, run_all
+from gateway.tickets import Tickets
 from runtime import ServiceError
 from runtime.network import LiveInfo, Topic, TransportError
 from runtime.node.proxy import Proxy
@@ -61,17 +63,23 @@ def _seen(number: int, id: object) -> _Seen:
 class Live:
     """The ASGI application of `/live`."""
 
-    def __init__(self, proxy: Proxy, subscribers: Subscribers, manifests: Manifests) -> None:
+    def __init__(self, proxy: Proxy, subscribers: Subscribers, manifests: Manifests, tickets: Tickets) -> None:
+        self._tickets = tickets
         self._proxy = proxy
         self._subscribers = subscribers
         self._manifests = manifests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Stream the new items of the user to whom the access token belongs (ASGI)."""
+        """Stream the new items of the user to whom the access token or the ticket belongs (ASGI)."""
         headers = dict(scope["headers"])
-        token = require_token(bearer_token(headers))
+        query = dict(query_params(scope["query_string"]))
+        if "ticket" in query and b"authorization" not in headers:
+            token = await self._tickets.redeem(query["ticket"])
+        else:
+            token = require_token(bearer_token(headers))
         user = (await self._proxy.identify(token)).subject
-        last_event_id = headers.get(b"last-event-id", b"").decode("latin-1")
+        # a new EventSource cannot send the header either
+        last_event_id = headers.get(b"last-event-id", b"").decode("latin-1") or query.get("last_event_id", "")
         subscriber = _LiveSubscriber(self._proxy, self._manifests, user, token, last_event_id)
         await self._subscribers.serve(subscriber, receive, send)
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 
 from gateway.errors import ErrorRenderer
+from gateway.openapi_live import add_live
 from gateway.settings import IdentitySettings
 from runtime.contract.http_parts import Input, Output
 from runtime.contract.rest import REST
@@ -44,6 +45,7 @@ def document(
     form = _error_form(errors, schemas)
     services: set[str] = set()
     schemes = _security_schemes(identity or IdentitySettings())
+    manifests = list(manifests)
     for manifest in manifests:
         rest_requests = [info for info in manifest.requests if info.http is not None]
         if not rest_requests:
@@ -61,12 +63,14 @@ def document(
             operation["operationId"] = _unused(info.name, operations)
             operations.add(operation["operationId"])
             paths.setdefault(info.http.path.replace(REST, "}"), {}).setdefault(info.http.method.lower(), operation)
+    content = {form.media_type: {"schema": form.schema or {"$ref": _PROBLEM}}}
+    add_live(paths, schemas, manifests, [{name: []} for name in schemes], content)
     used = _used({"paths": paths}, schemas)
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": version, "description": form.description, "contact": {"name": title}},
         "servers": [{"url": "/"}],
-        "tags": [{"name": service} for service in sorted(services)],
+        "tags": [{"name": name} for name in sorted(services | ({"live"} if "/live" in paths else set()))],
         "paths": dict(sorted(paths.items())),
         "components": {
             "schemas": {name: schemas[name] for name in sorted(used)},

@@ -19,6 +19,7 @@ from gateway.server import Server
 from gateway.settings import GatewaySettings, IdentitySettings
 from gateway.subscribers import Subscribers
 from gateway.tail import Tail
+from gateway.tickets import Tickets
 from runtime import Context, Contract, Service, every
 from runtime.identity import identity
 from runtime.node.proxy import Proxy
@@ -90,13 +91,14 @@ class Gateway(Service):
         self.manifests = Manifests(self.proxy.registry, self.proxy.metrics, self.settings, owners, self.clock.monotonic)
         self.limits = Limits(self.settings, self.clock.monotonic)
         self.subscribers = Subscribers(self.settings, self.proxy, self.clock)
+        tickets = Tickets(self.proxy, self.clock, self.random)
         streams: dict[str, App] = {
-            "/live": Live(self.proxy, self.subscribers, self.manifests),
+            "/live": Live(self.proxy, self.subscribers, self.manifests, tickets),
             "/console/tail": Tail(self.proxy, self.subscribers),
         }
         problems = Problems(self._errors, self.log)
         pages: Any = self._create_app(
-            self.settings, self.proxy, ctx, self.document, self.manifests, lambda: self.draining, streams, problems
+            self.settings, self.proxy, ctx, self.document, self.manifests, lambda: self.draining, streams, problems, tickets
         )
         api = self.dispatcher = Dispatcher(self.settings, self.proxy, self.limits, self.manifests, problems)
         self.app = HttpApp(

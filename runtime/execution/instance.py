@@ -117,7 +117,7 @@ class Instance(Host):
                 handler = Handler(spec.name, method, spec, False, idempotent=True)
                 self.endpoints[spec.full_name] = self._request_endpoint(handler, method, transactions)
         self._consoled = Mailbox(self.name, _OPERATORS, _OPERATORS)
-        self._add_console(Drain, self._drain)
+        self.add_console(Drain, self._drain)
         self.signals: dict[str, SignalEndpoint] = {
             name: SignalEndpoint(handler, service.method(handler), self, self.mailbox, self.failures, environment, transactions)
             for name, handler in definition.signals.items()
@@ -137,7 +137,7 @@ class Instance(Host):
                 self.name, database, events, self.log, self._head_of, self.subscriptions, self.stream.retention
             )
             for message, answer in operations.answers.items():
-                self._add_console(message, answer)
+                self.add_console(message, answer)
 
     def __repr__(self) -> str:
         return f"<Instance {self.address} {self.mailbox!r}>"
@@ -182,7 +182,7 @@ class Instance(Host):
             metrics=self.metrics,
         )
 
-    def _add_console(self, message: type[Request[Any]], answer: Callable[[Any], Awaitable[Any]]) -> None:
+    def add_console(self, message: type[Request[Any]], answer: Callable[[Any], Awaitable[Any]]) -> None:
         """Add an endpoint for operators, for whom the gateway asks. It takes no slot of the service's own mailbox."""
         spec, method = spec_of(message), partial(_answered, answer)
         handler = Handler(spec.name, method, spec, False, allow=Allow(services=("gateway",)))

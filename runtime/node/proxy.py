@@ -7,7 +7,7 @@ class does not name.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -164,6 +164,23 @@ class Proxy:
     async def ask_service(self, service: str, message: Request[T], timeout: float | None = None) -> T:
         """Make a request that every service answers: about its stream, or for the console. Raises `ServiceError`."""
         return await self._instance.ask(service, message, timeout)
+
+    @property
+    def instance(self) -> str:
+        """The id of the service's instance."""
+        return self._instance.id
+
+    def answer(self, message: type[Request[T]], answer: Callable[[Any], Awaitable[T]]) -> None:
+        """Answer a request of the console contract that instances of gateways make to each other."""
+        self._instance.add_console(message, answer)
+
+    async def ask_instance(self, instance: str, message: Request[T], timeout: float) -> T | None:
+        """Make a request to the instance with an id. Return None if there is no such instance. Raises `ServiceError`."""
+        for member in self.registry:
+            if member.manifest.instance == instance:
+                deadline = self._environment.clock.loop.time() + timeout
+                return await self._instance.caller.exchange.ask(member, message, deadline, self._instance.name)
+        return None
 
     async def drain(self, node: str, timeout: float) -> bool:
         """Let a node finish its work and stop. Return whether there is such a node. Raises `ServiceError`."""
