@@ -71,10 +71,10 @@ def _item(manifest: Manifest, schemas: Json) -> Json | None:
     if manifest.live is None:
         return None
     info = next((info for info in manifest.requests if info.name == manifest.live.request), None)
-    page: Any = None if info is None else info.reply
-    if isinstance(page, dict) and "$ref" in page:
-        page = schemas.get(page["$ref"].removeprefix(_REF))
-    found: Json | None = ((page or {}).get("properties", {}).get("items", {})).get("items")
+    if info is None:
+        return None
+    page: Json = schemas.get(str(info.reply.get("$ref")).removeprefix(_REF), info.reply)
+    found: Json | None = page.get("properties", {}).get("items", {}).get("items")
     return found
 
 
