@@ -202,6 +202,8 @@ class Dispatcher:
         allowed = ", ".join(sorted({*methods, "OPTIONS", *(["HEAD"] if "GET" in methods else [])})).encode()
         if methods and method == "OPTIONS":
             return 204, [(b"allow", allowed)], b""
+        if not methods and raw_path == b"/" and method in ("GET", "HEAD"):
+            return 307, [(b"location", b"/docs")], b""
         if not methods:
             raise Problem(404, "not-found", f"Nothing is served at {exchange.path[:200]}.")
         raise Problem(405, "method-not-allowed", f"This path allows {allowed.decode()}.", [(b"allow", allowed)])

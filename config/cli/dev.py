@@ -43,8 +43,11 @@ _FIXED_BY_CODE = (DefinitionError, MigrationError, Crashed, NodeFailed, BrokenSe
 @click.option("--fresh", is_flag=True, help="Start with empty databases.")
 @click.option("--debug", is_flag=True, help="Run under a debugger: no deadlines, and no restart when code changes.")
 @click.option("--no-reload", is_flag=True, help="Do not restart when code changes.")
+@click.option("--port", type=click.IntRange(0, 65535), help="The port of the gateway; 0 takes a free one.")
 @with_config
-def dev_command(names: tuple[str, ...], fresh: bool, debug: bool, no_reload: bool, config_file: Path | None) -> None:
+def dev_command(
+    names: tuple[str, ...], fresh: bool, debug: bool, no_reload: bool, port: int | None, config_file: Path | None
+) -> None:
     """Run the whole system, or the named services, in one process. Stop with Ctrl-C.
 
     Once the system is running, prints its address, users to log in as, and commands to try. Restarts when code changes,
@@ -60,6 +63,8 @@ def dev_command(names: tuple[str, ...], fresh: bool, debug: bool, no_reload: boo
         print_error(error)  # the settings have changed while it ran
         reload.wait_and_restart()
         return
+    if port is not None:
+        settings = msgspec.structs.replace(settings, gateway=msgspec.structs.replace(settings.gateway, port=port))
     watched = [] if debug or no_reload else reload.folders([entry.class_ for entry in settings.services.values()])
     set_up_logging(settings)
     warn_if_public(settings)

@@ -1,5 +1,6 @@
 """The `callboard` command line. The module of a command is imported when the command is used."""
 
+import difflib
 import errno
 import importlib
 import os
@@ -36,6 +37,8 @@ _COMMANDS = {
     "devices": "config.cli.devices",
     "doctor": "config.cli.doctor",
     "bench": "config.cli.bench",
+    "map": "config.cli.map",
+    "completion": "config.cli.completion",
 }
 
 
@@ -51,6 +54,15 @@ class _LazyGroup(click.RichGroup):
         except BrokenPipeError:  # as in `callboard config show | head`
             _discard_output()
             sys.exit(0)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            from runtime import CallboardError
+
+            [near, *_] = [*difflib.get_close_matches(args[0], _COMMANDS), ""]
+            meant = f"did you mean {near}? " if near else ""
+            raise CallboardError(f"there is no command {args[0]!r}: {meant}`callboard --help` lists all commands")
+        return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -143,7 +155,7 @@ def _main() -> None:
     from runtime import CallboardError
 
     try:
-        cli.main(standalone_mode=False)
+        cli.main(prog_name="callboard", standalone_mode=False)
     except click.Abort:
         sys.exit(130)
     except click.ClickException as error:

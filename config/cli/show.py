@@ -10,7 +10,9 @@ import rich_click as click
 from config import compose
 from config.cli.common import loaded, with_config, with_json
 from config.cli.output import table
+from runtime import CallboardError
 from runtime.contract.messages import secret_fields
+from runtime.node.node import check_together
 
 
 @click.command("routes")
@@ -62,6 +64,23 @@ def config_show(as_json: bool, config_file: Path | None) -> None:
         value = "***" if setting.secret and setting.value is not None else _format(setting.value)
         rows.append({"setting": setting.name, "value": value, "source": setting.source})
     table(rows, as_json)
+
+
+@config_command.command("check")
+@with_config
+def config_check(config_file: Path | None) -> None:
+    """Check every setting, the classes of the services, and that they fit together, without running anything.
+
+    Example: `callboard config check` before a deployment, with the variables of the deployment.
+    """
+    settings = loaded(config_file).settings
+    services = compose.catalogue(settings)
+    for setting in compose.rows(loaded(config_file)):
+        if setting.source == "not set":
+            raise CallboardError(f"{setting.name} is not set: it has no default")
+    check_together([cls.definition for cls in services.values()])
+    compose.transport(settings)
+    click.echo(f"The settings are right, and {len(services) - 1} services fit together: {', '.join(services)}.")
 
 
 def _format(value: Any) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from runtime.sockets import any_free_port
 from tests.system.process import ROOT, Callboard, command
 
 
@@ -331,3 +332,56 @@ async def test_a_full_disk_is_one_line(arguments: tuple[str, ...], tmp_path: Pat
         _, errors = await process.communicate()
     assert process.returncode == 1
     assert errors.decode() == "callboard: the output: No space left on device: free some space, and run the command again\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("sevices", "services"), ("dead-leters", "dead-letters"), ("reconcile", "")],
+    ids=["near", "hyphen", "none"],
+)
+async def test_a_mistyped_command_is_answered_with_the_nearest_one(typed: str, meant: str, tmp_path: Path) -> None:
+    line = one_line(*await command(tmp_path, typed))
+    assert line.startswith(
+        f"callboard: there is no command {typed!r}: {f'did you mean {meant}? ' if meant else ''}`callboard --help`"
+    )
+
+
+async def test_dev_listens_on_the_port_that_its_option_names(tmp_path: Path) -> None:
+    port = any_free_port()
+    async with Callboard(tmp_path, "dev", "--no-reload", "--port", str(port)) as running:
+        running.url = f"http://127.0.0.1:{port}"
+        await running.ready()
+        async with httpx.AsyncClient(base_url=running.url) as client:
+            first = await client.get("/")
+            assert (first.status_code, first.headers["location"]) == (307, "/docs")
+        assert await running.ends(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+async def test_a_shell_gets_its_script_for_completion(shell: str, tmp_path: Path) -> None:
+    status, output = await command(tmp_path, "completion", shell)
+    assert (status, "_CALLBOARD_COMPLETE" in output) == (0, True), output
+    words = {
+        "_CALLBOARD_COMPLETE": f"{shell}_complete",
+        "COMP_WORDS": "callboard dead-letters r",
+        "COMP_CWORD": "r" if shell == "fish" else "2",
+    }
+    _, completed = await command(tmp_path, **words)
+    assert "retry" in completed
+    assert "streams" not in completed
+
+
+async def test_the_settings_are_checked_without_running_anything(tmp_path: Path) -> None:
+    status, output = await command(tmp_path, "config", "check")
+    assert (status, output.startswith("The settings are right, and 6 services fit together: auth,")) == (0, True), output
+    wrong = one_line(*await command(tmp_path, "config", "check", CALLBOARD_GATEWAY__PORT="many"))
+    assert "CALLBOARD_GATEWAY__PORT" in wrong
+    missing = one_line(*await command(tmp_path, "config", "check", CALLBOARD_SERVICES="no.such.module:Shop"))
+    assert "no.such.module" in missing
+
+
+async def test_the_map_of_a_project_is_printed(tmp_path: Path) -> None:
+    status, output = await command(tmp_path, "map")
+    assert (status, output.splitlines()[0]) == (0, "flowchart LR")
+    status, output = await command(tmp_path, "map", "--format", "svg")
+    assert (status, output.startswith("<svg ")) == (0, True)
