@@ -152,4 +152,4 @@ class Gateway(Service):
 
     def document(self) -> dict[str, Any]:
         """Return the OpenAPI document of the known services."""
-        return self.manifests.document(self.settings.title, self.version, self._identity, self._errors)
+        return self.manifests.document(self.settings.title, self.settings.version, self._identity, self._errors)

@@ -97,3 +97,5 @@ class GatewaySettings(Struct):
     """The class that makes the bodies of responses to errors, as `package.module:Class`. Empty for problem documents (RFC 9457)."""
     title: str = "Callboard"
     """The title of the API in its documentation."""
+    version: str = "0"
+    """The version of the API, which `/docs` and `/openapi.json` show."""

@@ -44,7 +44,13 @@ def openapi_command(config_file: Path | None) -> None:
 
     settings = loaded(config_file).settings
     text = msgspec.json.encode(
-        document(settings.gateway.title, "0", compose.manifests(settings), settings.identity, compose.error_renderer(settings))
+        document(
+            settings.gateway.title,
+            settings.gateway.version,
+            compose.manifests(settings),
+            settings.identity,
+            compose.error_renderer(settings),
+        )
     )
     click.echo(msgspec.json.format(text, indent=2).decode())
 
