@@ -6,9 +6,9 @@ Records of other libraries take the same way. A record that is written while a m
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import IO, Any, TextIO
+from typing import IO, Any, TextIO, cast
 
 import msgspec
 import structlog
@@ -150,10 +150,21 @@ class _JsonFormatter(ProcessorFormatter):
 def _json_text(found: EventDict) -> str:
     fields = {_NAMES.get(name, name): value for name, value in found.items() if name not in _META}
     try:
-        text = msgspec.json.encode(fields, enc_hook=repr).decode()
+        text = msgspec.json.encode({name: _plain(value) for name, value in fields.items()}).decode()
     except (TypeError, ValueError, RecursionError):  # half of a character, for example
         text = json.dumps({name: str(value) for name, value in fields.items()})
     return printable_json(text)
+
+
+def _plain(value: object) -> object:
+    """Return a value as JSON has it. An object is its `repr`, in which its secret fields are masked."""
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in cast("Mapping[object, object]", value).items()}
+    if type(value) in (list, tuple, set, frozenset):
+        return [_plain(item) for item in cast("Iterable[object]", value)]
+    return repr(value)
 
 
 def _text(*, colors: bool) -> list[Processor]:

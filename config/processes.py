@@ -34,7 +34,7 @@ class Process:
         name: the name to print before each line.
         command: the program and its arguments.
         environment: all environment variables of the process.
-        width: the number of characters to pad the name to.
+        width: the number of characters to pad the name to; 0 leaves the name out, because each line says where it comes from.
         number: selects the colour of the name.
     """
 
@@ -45,7 +45,7 @@ class Process:
         self.name = name
         self._command = command
         self._environment = environment
-        self._prefix = click.style(f"{name:{width}} | ", fg=_COLOURS[number % len(_COLOURS)])
+        self._prefix = click.style(f"{name:{width}} | ", fg=_COLOURS[number % len(_COLOURS)]) if width else ""
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = False
         self._ended: deque[float] = deque()

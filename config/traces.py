@@ -38,7 +38,7 @@ def is_on(environment: Mapping[str, str]) -> bool:
     if exporter not in ("", "otlp"):
         raise StartError(f"OTEL_TRACES_EXPORTER={exporter}: expected otlp or none")
     protocol = next((name for name in _PROTOCOLS if environment.get(name)), None)
-    if protocol is not None and environment[protocol] != _HTTP:
+    if protocol is not None and environment[protocol].strip() != _HTTP:
         raise StartError(f"{protocol}={environment[protocol]}: expected {_HTTP}")
     return True
 
@@ -89,7 +89,10 @@ def otlp_spans() -> "Generator[OtlpSpans | None, None, None]":
             f"traces need OpenTelemetry, which is not installed here: pip install 'callboard[{extra or 'traces'}]'"
         ) from error
     logging.getLogger("opentelemetry").setLevel(logging.ERROR)  # a collector that is away is said once, by the exporter
-    spans = OtlpSpans(BatchSpanProcessor(OTLPSpanExporter()))
+    try:
+        spans = OtlpSpans(BatchSpanProcessor(OTLPSpanExporter()))
+    except ValueError as error:
+        raise StartError(f"OpenTelemetry refuses one of its OTEL_ variables: {error}") from error
     try:
         yield spans
     finally:

@@ -13,7 +13,7 @@ PROBES = (b"/healthz", b"/readyz", b"/metrics")
 """Paths that are asked for every few seconds. They are logged for debugging only."""
 CLIENT_GONE = 499
 """The status of a request whose client has gone before the answer, as other proxies write it."""
-_LONGEST_PATH = 500
+_LONGEST_PATH, _LONGEST_METHOD = 500, 20
 
 
 class AccessLog:
@@ -28,8 +28,9 @@ class AccessLog:
         if not _log.isEnabledFor(level):
             return
         status, path = exchange.status or CLIENT_GONE, exchange.path[:_LONGEST_PATH]
+        method = exchange.method[:_LONGEST_METHOD]
         fields = {
-            "service": "gateway", "method": exchange.method, "path": path, "status": status, "ms": round(1000 * seconds, 2),
+            "service": "gateway", "method": method, "path": path, "status": status, "ms": round(1000 * seconds, 2),
             "bytes": exchange.sent, "client": exchange.source or exchange.peer,
             "request_id": exchange.request_id, "trace_id": trace_id(exchange.trace),
         }  # fmt: skip
@@ -38,5 +39,5 @@ class AccessLog:
             fields["user"] = user
         message = "%s %s %d"
         # `_log.info` would look for the line of code that called it, which takes a third of the time
-        record = _log.makeRecord(_log.name, level, __file__, 0, message, (exchange.method, path, status), None, extra=fields)
+        record = _log.makeRecord(_log.name, level, __file__, 0, message, (method, path, status), None, extra=fields)
         _log.handle(record)

@@ -60,6 +60,8 @@ class Page:
         body, more = message.get("body", b""), message.get("more_body", False)
         if head is not None:
             headers: Headers = [(name.lower(), value) for name, value in head["headers"]]
+            if not any(name == b"x-request-id" for name, _ in headers):
+                headers.append((b"x-request-id", exchange.request_id.encode()))
             if not all(_VALUE.fullmatch(value) for _, value in headers):
                 raise ValueError(f"a header field of the answer to {exchange} contains a line end")
             if not more:

@@ -30,8 +30,11 @@ class Exposition:
         GCCollector(registry=self._registry)
 
     def render(self, accept: str) -> tuple[str, bytes]:
-        """Return the media type and the text, in the format that an `Accept` field asks for."""
-        encoder, media_type = choose_encoder(accept)
+        """Return the media type and the text, in the format that an `Accept` field asks for, or in that which every collector reads."""
+        try:
+            encoder, media_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # the field is malformed
+            encoder, media_type = choose_encoder("")
         return media_type, encoder(self._registry)
 
 
@@ -44,8 +47,9 @@ async def require_collector(proxy: Proxy, settings: GatewaySettings, headers: di
     """
     if settings.metrics == "public":
         return
-    given, expected = headers.get(b"authorization", b""), settings.metrics_token
-    if expected is not None and compare_digest(given, b"Bearer " + str(expected).encode()):
+    scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+    expected = settings.metrics_token
+    if expected is not None and scheme.lower() == b"bearer" and compare_digest(given.strip(b" "), str(expected).encode()):
         return
     await require_operator(proxy, headers)
 

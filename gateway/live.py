@@ -60,6 +60,21 @@ def _seen(number: int, id: object) -> _Seen:
     return _Seen(number, id if isinstance(id, str) and _ID.fullmatch(id) else None)
 
 
+def _positions(last_event_id: str) -> dict[str | None, _Seen]:
+    """Return the positions in a `Last-Event-ID`: comma-separated parts `service=number.id`; the service and the id may be missing.
+
+    Raises:
+        Problem: if it is malformed (400).
+    """
+    found: dict[str | None, _Seen] = {}
+    for part in last_event_id.split(",", 100) if last_event_id else ():
+        match = _POSITION.fullmatch(part)
+        if match is None:
+            raise Problem(400, "bad-last-event-id", "Expected a Last-Event-ID with the id of an event, e.g. notices=12.")
+        found[match["service"]] = _Seen(int(match["number"]), match["id"])
+    return found
+
+
 class Live:
     """The ASGI application of `/live`."""
 
@@ -73,14 +88,14 @@ class Live:
         """Stream the new items of the user to whom the access token or the ticket belongs (ASGI)."""
         headers = dict(scope["headers"])
         query = dict(query_params(scope["query_string"]))
+        # a new EventSource cannot send the header
+        positions = _positions(headers.get(b"last-event-id", b"").decode("latin-1") or query.get("last_event_id", ""))
         if "ticket" in query and b"authorization" not in headers:
             token = await self._tickets.redeem(query["ticket"])
         else:
             token = require_token(bearer_token(headers))
         user = (await self._proxy.identify(token)).subject
-        # a new EventSource cannot send the header either
-        last_event_id = headers.get(b"last-event-id", b"").decode("latin-1") or query.get("last_event_id", "")
-        subscriber = _LiveSubscriber(self._proxy, self._manifests, user, token, last_event_id)
+        subscriber = _LiveSubscriber(self._proxy, self._manifests, user, token, positions)
         await self._subscribers.serve(subscriber, receive, send)
 
 
@@ -92,26 +107,15 @@ class _LiveSubscriber(Subscriber):
         manifests: what each service marks as `live`.
         user: the id of the user whose items the client receives.
         token: the access token of the client.
-        last_event_id: the position to resume from, as comma-separated `service=number.id` parts; the id may be missing. A part
-            without a service applies to services that are not named. Without one, their items are sent from now on.
-
-    Raises:
-        Problem: if `last_event_id` is malformed (400).
+        positions: the last items that the client has seen, by service. That without a service applies to services that are not
+            named. Without one, their items are sent from now on.
     """
 
-    def __init__(self, proxy: Proxy, manifests: Manifests, user: str, token: str, last_event_id: str) -> None:
+    def __init__(self, proxy: Proxy, manifests: Manifests, user: str, token: str, positions: dict[str | None, _Seen]) -> None:
         super().__init__(proxy, user, token)
         self._manifests = manifests
-        self._positions: dict[str, _Seen] = {}
-        self._default_position: _Seen | None = None
-        for part in last_event_id.split(",", 100) if last_event_id else ():
-            match = _POSITION.fullmatch(part)
-            if match is None:
-                raise Problem(400, "bad-last-event-id", "Expected a Last-Event-ID with the id of an event, e.g. notices=12.")
-            if match["service"] is None:
-                self._default_position = _Seen(int(match["number"]), match["id"])
-            else:
-                self._positions[match["service"]] = _Seen(int(match["number"]), match["id"])
+        self._default_position: _Seen | None = positions.get(None)
+        self._positions: dict[str, _Seen] = {name: seen for name, seen in positions.items() if name is not None}
 
     @property
     def position(self) -> str:

@@ -41,14 +41,13 @@ def _begin_span(tracing: "Tracing", exchange: Exchange, trace: str | None) -> "B
     method = exchange.method if exchange.method in KNOWN_METHODS else "_OTHER"
     attributes = {
         "http.request.method": method, "url.path": exchange.path[:_LONGEST_PATH], "url.scheme": "http",
-        "client.address": exchange.source or exchange.peer,
     }  # fmt: skip
     return tracing.begin("gateway", method, "SERVER", trace, attributes)
 
 
 def end_span(span: "Begun", exchange: Exchange, status: int) -> None:
     """End the span of a request that was answered."""
-    span.add({"http.response.status_code": status})
+    span.add({"http.response.status_code": status, "client.address": exchange.source or exchange.peer})
     if exchange.route:
         span.add({"http.route": exchange.route})
         span.rename(f"{exchange.method} {exchange.route}")

@@ -1,6 +1,7 @@
 """`callboard dev`: run the whole system in one process, with example users, and restart it when code changes."""
 
 import asyncio
+import os
 import traceback
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -29,9 +30,10 @@ from config.traces import otlp_spans
 from config.users import warn_if_hashing_is_weak, with_users
 from gateway.service import Gateway
 from runtime import CallboardError, Crashed, DefinitionError
-from runtime.sockets import free_port
+from runtime.sockets import any_free_port, free_port
 from runtime.storage.migrations import MigrationError
 
+_PORT = "_CALLBOARD_DEV_PORT"
 _BLOCKED_AFTER = 0.5
 """How long a handler may block the event loop before the log names it, in seconds, unless the settings say otherwise."""
 _FIXED_BY_CODE = (DefinitionError, MigrationError, Crashed, NodeFailed, BrokenService)
@@ -64,6 +66,7 @@ def dev_command(
         reload.wait_and_restart()
         return
     if port is not None:
+        port = int(os.environ.setdefault(_PORT, str(port or any_free_port())))  # the same one after a restart
         settings = msgspec.structs.replace(settings, gateway=msgspec.structs.replace(settings.gateway, port=port))
     watched = [] if debug or no_reload else reload.folders([entry.class_ for entry in settings.services.values()])
     set_up_logging(settings)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
@@ -111,12 +112,15 @@ def _services(
     """Return the processes of all services except the gateway, then those of the gateway, which stops first."""
     groups: list[list[Process]] = [[], []]
     number = 0
+    style = "text" if settings.log.format == "text" or (settings.log.format == "auto" and sys.stdout.isatty()) else "json"
+    width = 0 if style == "json" else width  # a record names its service and node
     owners = compose.with_route_owners(settings, list(counts)).gateway.owners
     for name, count in counts.items():
         environment = (
             service_environment(name, compose.catalogue(settings))
             | own_path()
             | {
+                "CALLBOARD_LOG__FORMAT": style,
                 "CALLBOARD_TRANSPORT__KIND": "mqtt",
                 "CALLBOARD_TRANSPORT__MQTT__URL": credentials.url,
                 "CALLBOARD_TRANSPORT__MQTT__NAMESPACE": credentials.namespace,

@@ -296,10 +296,7 @@ class TimerEndpoint(Unattended):
         self.call: Call = run
 
     def begin_span(self, tracing: "Tracing", ctx: Context) -> "Begun | None":
-        span = tracing.begin(self.host.name, self.title, "INTERNAL", None, {"callboard.timer": self.title})
-        if span is not None:
-            ctx.within(span.trace)
-        return span
+        return _begin_root(tracing, self.host.name, self.title, ctx)
 
     async def tick(self, ctx: Context) -> None:
         """Run the method once."""
@@ -315,3 +312,14 @@ class HookEndpoint(Unattended):
     def __init__(self, host: Host, title: str, failures: Failures, method: Callable[[Context], Awaitable[None]]) -> None:
         super().__init__(host, title, Mailbox(host.name, 1, 0), failures, None)
         self.call: Call = lambda _, ctx: method(ctx)
+
+    def begin_span(self, tracing: "Tracing", ctx: Context) -> "Begun | None":
+        return _begin_root(tracing, self.host.name, self.title, ctx)
+
+
+def _begin_root(tracing: "Tracing", service: str, title: str, ctx: Context) -> "Begun | None":
+    """Begin the span of work that no message has caused."""
+    span = tracing.begin(service, title, "INTERNAL", None, {"code.function.name": title})
+    if span is not None:
+        ctx.within(span.trace)
+    return span

@@ -388,19 +388,13 @@ class Instance(Host):
         return self.random.hex(32)
 
     def new_trace(self) -> str:
-        return new_trace(self.random)
+        return new_trace(self.random, is_sampled=self.tracing is None)  # nobody has recorded its root
 
     # Streams
 
     async def ask(self, service: str, message: Request[T], timeout: float | None = None) -> T:
-        """Make a request that every service answers: about its stream, or for the console. Raises `ServiceError`.
-
-        Pulls are made all the time, so that they are in no trace.
-        """
-        ctx = self.context()
-        if self.tracing is not None:
-            ctx.within(new_trace(self.random, is_sampled=False))
-        answer: T = await self._request(ctx, service, message, timeout, None)
+        """Make a request that every service answers: about its stream, or for the console. Raises `ServiceError`."""
+        answer: T = await self._request(self.context(), service, message, timeout, None)
         return answer
 
     async def _head_of(self, publisher: str) -> int | None:

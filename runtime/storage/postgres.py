@@ -163,11 +163,14 @@ class PostgresDatabase(Database):
         return made
 
     def _begin(self, seconds: float) -> str:
-        """Return the statements that begin a transaction, as one message."""
+        """Return the statements that begin a transaction, as one message.
+
+        What it reads is what the others have committed before it got the lock, whatever isolation the server has by default.
+        """
         path = "" if self._schema is None or not self._pooled else f"SET LOCAL search_path TO {_quoted(self._schema)};"
         statement, idle = max(int(seconds * 1000), 1), max(int(min(seconds, _IDLE_SECONDS) * 1000), 1)
         limits = f"SET LOCAL statement_timeout={statement};SET LOCAL idle_in_transaction_session_timeout={idle};"
-        return f"BEGIN;{limits}{path}SELECT pg_advisory_xact_lock({self._lock})"
+        return f"BEGIN ISOLATION LEVEL READ COMMITTED;{limits}{path}SELECT pg_advisory_xact_lock({self._lock})"
 
     async def begin_again(self, connection: PostgresConnection, seconds: float) -> None:
         """Roll back, and begin again. Another process may have had its turn in between. Raises `DatabaseError`."""

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import UUID
 
 from runtime.contract.errors import UsageError
 from runtime.storage.database import DatabaseError, Guard, Holder, Row, StatementError, Superseded
@@ -24,8 +25,8 @@ _APPEND = (
     "SELECT seq FROM head"
 )
 """Appends events to the stream. It is the last statement, so that the row of the head is locked as briefly as possible."""
-_MARK = "INSERT INTO callboard_commits (id) SELECT gen_random_uuid()::text WHERE pg_current_xact_id_if_assigned() IS NOT NULL RETURNING id"
-"""Marks a transaction that has written something. Afterwards, the mark says whether it was committed."""
+_MARK = "SELECT gen_random_uuid()::text AS id WHERE pg_current_xact_id_if_assigned() IS NOT NULL"
+"""Makes the mark of a transaction that has written something. Afterwards, the mark says whether it was committed."""
 _LONGEST = 3600.0
 """The seconds of a statement without a deadline."""
 
@@ -193,6 +194,7 @@ class PostgresTransaction(ManagedTransaction):
         for sql, params in self.final:
             await connection.execute(sql, params, seconds)
         mark: Mark | None = None
+        commit = "COMMIT"
         if self.appends:
             [row] = await connection.append(_APPEND, self.appends, seconds)
             self.head = row["seq"]
@@ -203,11 +205,13 @@ class PostgresTransaction(ManagedTransaction):
                 with suppress(ConnectionGone):  # it has written nothing
                     await connection.run("COMMIT", seconds)
                 return
-            mark = Mark("SELECT 1 FROM callboard_commits WHERE id = $1", (rows[0]["id"],))
+            made = str(UUID(rows[0]["id"]))
+            mark = Mark("SELECT 1 FROM callboard_commits WHERE id = $1", (made,))
+            commit = f"INSERT INTO callboard_commits (id) VALUES ('{made}');COMMIT"
         commits = self._database.commits
         began = 0.0 if commits is None else commits.stopwatch()
         try:
-            await connection.run("COMMIT", seconds)
+            await connection.run(commit, seconds)
             if commits is not None:
                 commits.observe(began, 1)
         except ConnectionGone as error:

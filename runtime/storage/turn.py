@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from runtime.storage.database import ADVANCE_HEAD, APPEND, StreamRow
 from runtime.storage.sqlite_statements import SqliteStatement
+from runtime.telemetry import Origin, current
 
 LONG_SECONDS = 1.0
 """The seconds after which a transaction for which others wait is logged, and then again whenever they have doubled."""
@@ -23,6 +24,7 @@ class Turn(ABC):
         since: when it got the turn.
         logged_at: after how many seconds it is logged that others wait for it.
         waits: whether it is in the queue, and still wants the turn.
+        origin: the message that is being handled, for logs.
         woken: done when it may have the turn; None for a transaction that has waited for nothing but its end.
         appends: the rows that its commit appends to the stream.
         head: the number of the last of the rows that its commit has appended.
@@ -38,6 +40,7 @@ class Turn(ABC):
         self.logged_at: float = LONG_SECONDS
         self.waits = False
         self.woken: asyncio.Future[None] | None = None
+        self.origin: Origin | None = current.get()
 
     @abstractmethod
     def ends_quickly(self) -> bool:

@@ -12,6 +12,7 @@ import math
 import sqlite3
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context
 from enum import Enum
 from functools import partial
 from itertools import islice
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 from runtime.storage.database import Commits, DatabaseError
 from runtime.storage.sqlite_connection import SqliteConnection
 from runtime.storage.turn import Turn, commit_begun_group, commit_group, complete_turn, roll_back, undo_turn
+from runtime.telemetry import current
 
 T = TypeVar("T")
 
@@ -121,7 +123,7 @@ class Writer:
         if self._group is None:
             self._group = Group()
         if self._look_timer is None:
-            self._look_timer = loop.call_later(_LOOK, self._look, loop)
+            self._look_timer = loop.call_later(_LOOK, self._look, loop, context=Context())
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         """Log a transaction that keeps others waiting, and end it at its deadline. Runs while a transaction has the turn."""
@@ -129,6 +131,7 @@ class Writer:
         turn = self._turn
         if turn is None:
             return
+        current.set(turn.origin)  # in the timer's own context
         now = loop.time()
         held = now - turn.since
         if now >= turn.deadline:
@@ -144,7 +147,7 @@ class Writer:
                 "%s has held the write transaction for %.1f s, and %d others wait for it (its deadline is in %.1f s)",
                 turn.title, held, len(self._queue), turn.deadline - now,
             )  # fmt: skip
-        self._look_timer = loop.call_at(min(now + _LOOK, turn.deadline), self._look, loop)
+        self._look_timer = loop.call_at(min(now + _LOOK, turn.deadline), self._look, loop, context=Context())
 
     def stop(self) -> None:
         """Look at no transaction any more: the connection is closed."""

@@ -16,7 +16,7 @@ from config.load import load
 from config.logs import formatter, set_up_logging
 from config.packages import ROOT
 from config.settings import Settings
-from runtime import Clock
+from runtime import Clock, Secret, Struct
 from runtime.repeats import Repeats
 from runtime.telemetry import current, log_key_change, log_refusal, logger, printable
 
@@ -238,3 +238,16 @@ async def test_a_change_of_keys_is_a_security_event(caplog: pytest.LogCaptureFix
     (record,) = caplog.records
     assert record.getMessage() == 'security.keys what="retired" service="auth" kid="k-1"'
     assert (record.name, vars(record)["event"]) == ("callboard.security", "security.keys")
+
+
+class Login(Struct):
+    user: str
+    password: Secret[str]
+
+
+@pytest.mark.parametrize("renderer", [plain, as_json])
+def test_a_secret_field_is_masked_in_every_form(renderer: Callable[[], logging.Formatter]) -> None:
+    login = Login("u", "hunter2")
+    line = rendered("test", renderer(), lambda log: log.info("m", extra={"one": login, "more": {"deep": [login]}}))
+    assert "hunter2" not in line
+    assert line.count("***") == 2

@@ -77,6 +77,15 @@ async def test_openmetrics_is_answered_to_who_asks_for_it(env: GatewayEnvironmen
     assert answer.text.endswith("# EOF\n")
 
 
+@pytest.mark.parametrize("accept", ["application/openmetrics-text; version=abc", "x;;=", "*/*;q=2", "ü"])
+async def test_an_odd_accept_field_gets_the_text_that_every_collector_reads(accept: str) -> None:
+    async with GatewayEnvironment("one-node-zero-copy", metrics="public") as env:
+        answer = await env.client.get("/metrics", headers=[(b"accept", accept.encode())])
+        assert answer.status_code == 200
+        assert answer.headers["x-request-id"]
+        check(answer.text)
+
+
 async def test_the_metrics_are_for_operators_and_collectors() -> None:
     async with GatewayEnvironment("one-node-zero-copy", metrics_token=TOKEN) as env:
 
@@ -86,8 +95,8 @@ async def test_the_metrics_are_for_operators_and_collectors() -> None:
         check_problem(await env.client.get("/metrics"), 401, "unauthenticated")
         check_problem(await env.client.get("/metrics", headers=bearer("another token")), 401, "unauthenticated")
         check_problem(await env.client.get("/metrics", headers=bearer(FakeAuth.token("u", "rider"))), 403, "forbidden")
-        for token in (TOKEN, FakeAuth.token("o", "operator")):
-            answer = await env.client.get("/metrics", headers=bearer(token))
+        for header in (bearer(TOKEN), {"Authorization": f"bearer {TOKEN}"}, bearer(FakeAuth.token("o", "operator"))):
+            answer = await env.client.get("/metrics", headers=header)
             assert answer.status_code == 200
             check(answer.text)
 

@@ -66,6 +66,13 @@ async def test_what_is_no_ticket_is_refused(env: GatewayEnvironment) -> None:
     assert (await env.client.get("/live/tickets", headers=bearer())).status_code == 405
 
 
+async def test_a_malformed_position_does_not_use_a_ticket_up(env: GatewayEnvironment) -> None:
+    made = await ticket(env.client, bearer())
+    check_problem(await env.client.get(f"/live?ticket={made}&last_event_id=x"), 400, "bad-last-event-id")
+    async with follow(str(env.client.base_url), {}, path=f"/live?ticket={made}") as events:
+        assert events.response.headers["x-request-id"]
+
+
 async def test_a_ticket_is_not_in_the_log(env: GatewayEnvironment, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
     made = await ticket(env.client, bearer())

@@ -179,7 +179,17 @@ async def test_an_error_is_named(system: System) -> None:
         assert (span.status.status_code.name, (span.attributes or {})["error.type"]) == ("ERROR", "no")
 
 
-async def test_a_timer_begins_a_trace(system: System) -> None:
+async def test_every_parent_is_a_span_or_came_from_outside(system: System) -> None:
+    await system.ask(SAMPLED)
     await eventually(lambda: any(span.kind.name == "INTERNAL" for span in system.spans.all()), "a tick")
-    tick = next(span for span in system.spans.all() if span.kind.name == "INTERNAL")
-    assert (tick.name, tick.parent) == ("front.tick", None)
+    await asyncio.sleep(0)
+    spans = system.spans.all()
+    known = {id_of(span) for span in spans} | {"", "b" * 16}
+    running = {"front.Ask", "back.Answer", "transaction back"}
+    assert [span.name for span in spans if parent_of(span) not in known and span.name not in running] == []
+
+
+async def test_a_timer_begins_a_trace(system: System) -> None:
+    await eventually(lambda: any(span.name == "front.tick" for span in system.spans.all()), "a tick")
+    tick = next(span for span in system.spans.all() if span.name == "front.tick")
+    assert (tick.kind.name, tick.parent) == ("INTERNAL", None)

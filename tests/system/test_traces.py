@@ -6,9 +6,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from runtime.testing import eventually
 from tests.otlp import Collector, Received
 from tests.services.test_rides import add_scooter, start, top_up
+from tests.system.process import command
+from tests.system.test_commands import one_line
 from tests.system_under_test import callboard_up
 
 
@@ -86,3 +90,17 @@ def test_without_its_variables_nothing_of_opentelemetry_is_loaded() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "10", "max_export_batch_size"),
+        ("OTEL_TRACES_EXPORTER", "zipkin", "expected otlp or none"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "expected http/protobuf"),
+    ],
+)
+async def test_a_variable_that_cannot_be_used_is_one_line(variable: str, value: str, said: str, tmp_path: Path) -> None:
+    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", variable: value}
+    line = one_line(*await command(tmp_path, "dev", "--no-reload", "--port", "0", **variables))
+    assert said in line

@@ -356,9 +356,12 @@ CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON notes DEFERRABLE INITIALLY DEFERR
 """
 
 
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
 @pytest.mark.parametrize("ended_by", ["network", "server"])
-async def test_the_outcome_of_a_commit_is_known_although_its_connection_was_lost(url: str, ended_by: str) -> None:
+async def test_the_outcome_of_a_commit_is_known_although_its_connection_was_lost(ended_by: str, isolation: str) -> None:
     server = shared_postgres()
+    url = server.new_database()
+    server.run(f"ALTER DATABASE {url.rpartition('/')[2]} SET default_transaction_isolation = '{isolation}'")
     schema = f"commit_{ended_by}"
     async with (
         Proxy(server.port) as proxy,
@@ -368,7 +371,7 @@ async def test_the_outcome_of_a_commit_is_known_although_its_connection_was_lost
         writing = asyncio.create_task(made.execute("INSERT INTO notes VALUES (1, 'a')"))
         database = url.rpartition("/")[2]
         in_commit = (
-            f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND query = 'COMMIT' AND state = 'active'"
+            f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND query LIKE '%COMMIT' AND state = 'active'"
         )
         await eventually(lambda: asyncio.to_thread(lambda: server.run(in_commit) == "1"), "the commit runs")
         if ended_by == "network":
@@ -555,7 +558,7 @@ async def test_a_commit_that_the_standby_never_got_is_not_taken_for_another_one(
                         tx.appends.append(("event-1", "s.Noted", "{}", "now", ""))
 
             writing = asyncio.create_task(write())
-            in_commit = "SELECT count(*) FROM pg_stat_activity WHERE query = 'COMMIT' AND state = 'active'"
+            in_commit = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%COMMIT' AND state = 'active'"
             await eventually(lambda: asyncio.to_thread(lambda: primary.run(in_commit) == "1"), "the commit runs")
             proxy.half_open()
             committed = "SELECT count(*) FROM s.notes"
@@ -574,6 +577,19 @@ async def test_a_commit_that_the_standby_never_got_is_not_taken_for_another_one(
     finally:
         primary.stop()
         standby.stop()
+
+
+async def test_a_handler_that_only_reads_needs_no_database_that_can_be_written() -> None:
+    url = shared_postgres().new_database()
+    async with opened(url, "reads") as made:
+        await made.script(f"{TABLE}; {MARKS}")
+        await made.execute("INSERT INTO notes VALUES (1, 'a')")
+    shared_postgres().run(f"ALTER DATABASE {url.rpartition('/')[2]} SET default_transaction_read_only = on")
+    async with opened(url, "reads") as made:
+        async with made.transaction() as tx:
+            assert await tx.fetch("SELECT id FROM notes") == [{"id": 1}]
+        with pytest.raises(DatabaseError, match="read-only"):
+            await made.execute("INSERT INTO notes VALUES (2, 'b')")
 
 
 async def test_marks_of_commits_are_deleted_after_an_hour(url: str) -> None:
