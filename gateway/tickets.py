@@ -7,8 +7,7 @@ memory. A URL may be in logs and histories, so neither the token nor anything th
 import re
 from typing import NamedTuple
 
-from runtime import Clock, Random, ServiceError, Struct, Unauthenticated
-from runtime.durable.console import Redeemed, RedeemTicket
+from runtime import Clock, Contract, Random, Request, ServiceError, Struct, Unauthenticated
 from runtime.node.proxy import Proxy
 
 SECONDS = 30
@@ -19,6 +18,28 @@ _MOST = 100_000
 _TICKET = re.compile(r"(?P<gateway>[0-9a-f]{16})(?P<secret>[0-9a-f]{32})")
 _ANSWERS_WITHIN = 2.0
 _UNUSABLE = "the ticket was used already, is older than half a minute, or is none: get another one with POST /live/tickets"
+
+gateways = Contract("gateways")
+"""The requests that gateways make to each other."""
+
+
+class Redeemed(Struct):
+    """What a ticket was made for. `token` is an access token, or None if the ticket does not work."""
+
+    token: str | None
+
+    def __repr__(self) -> str:
+        return "Redeemed(***)"
+
+
+@gateways.message
+class RedeemTicket(Request[Redeemed]):
+    """Take the access token for which a gateway has made a ticket. Gateways ask each other."""
+
+    secret: str
+
+    def __repr__(self) -> str:
+        return "RedeemTicket(***)"
 
 
 class Ticket(Struct):

@@ -199,25 +199,6 @@ class Drain(Request[None]):
     """Let the node finish its work and stop, as SIGTERM does."""
 
 
-class Redeemed(Struct):
-    """What a ticket was made for. `token` is an access token, or None if the ticket does not work."""
-
-    token: str | None
-
-    def __repr__(self) -> str:
-        return "Redeemed(***)"
-
-
-@console.message
-class RedeemTicket(Request[Redeemed]):
-    """Take the access token for which a gateway has made a ticket. Gateways ask each other."""
-
-    secret: str
-
-    def __repr__(self) -> str:
-        return "RedeemTicket(***)"
-
-
 @console.message
 class Refused(ServiceError):
     """The operator's request does not fit what is stored."""

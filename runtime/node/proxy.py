@@ -171,7 +171,7 @@ class Proxy:
         return self._instance.id
 
     def answer(self, message: type[Request[T]], answer: Callable[[Any], Awaitable[T]]) -> None:
-        """Answer a request of the console contract that instances of gateways make to each other."""
+        """Answer a request that instances of gateways make to each other."""
         self._instance.add_console(message, answer)
 
     async def ask_instance(self, instance: str, message: Request[T], timeout: float) -> T | None:
