@@ -144,6 +144,25 @@ class Histogram:
         return sum(self.counts)
 
 
+class Commits(NamedTuple):
+    """Measures commits.
+
+    Attributes:
+        seconds: gets the time of each.
+        transactions: gets the number of transactions that share it.
+        stopwatch: returns the time, in seconds.
+    """
+
+    seconds: Histogram
+    transactions: Histogram
+    stopwatch: Callable[[], float]
+
+    def observe(self, began: float, transactions: int) -> None:
+        """Take note of a commit."""
+        self.seconds.observe(self.stopwatch() - began)
+        self.transactions.observe(transactions)
+
+
 class Metrics:
     """The metrics of a node."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from runtime.clock import Clock, Random
 from runtime.contract.access import Allow
 from runtime.contract.byte_stream import ByteStream
-from runtime.contract.errors import Draining, Overloaded, ServiceError, UnknownRequest, UsageError
+from runtime.contract.errors import ServiceError, UsageError
 from runtime.contract.messages import Contract, MessageSpec, Request, Signal, spec_of
 from runtime.durable.compensations import Compensations
 from runtime.durable.console import Drain
@@ -22,6 +22,7 @@ from runtime.execution.endpoint import HookEndpoint, TimerEndpoint
 from runtime.execution.environment import Environment
 from runtime.execution.event_endpoint import EventHandler, EventsEndpoint, SignalEndpoint
 from runtime.execution.failures import Failures
+from runtime.execution.instance_metrics import begin_metrics, measure_database
 from runtime.execution.local import local_call
 from runtime.execution.mailbox import Mailbox
 from runtime.execution.once_endpoint import OnceEndpoint
@@ -36,7 +37,7 @@ from runtime.service.context import Context, Registered
 from runtime.service.handlers import Handler, Timer
 from runtime.service.host import Host, LocalCall
 from runtime.service.service import Definition, Service
-from runtime.storage.database import Commits, Database
+from runtime.storage.database import Database
 from runtime.telemetry import service_logger
 from runtime.trace import new_trace
 
@@ -88,7 +89,7 @@ class Instance(Host):
         self.caller: Caller = caller
         self.verifier: Verifier = verifier
         self.mailbox: Mailbox = Mailbox(self.name, service.concurrency, service.capacity)
-        self._begin_metrics()
+        begin_metrics(self.metrics, service, self.mailbox)
         self.compensations: Compensations | None = None if database is None else self._compensations(database)
         self.failures: Failures = Failures(self.name, environment, self.log, self.context, self.compensations)
         self.local_calls: dict[type[Any], LocalCall] = {}
@@ -142,18 +143,6 @@ class Instance(Host):
     def __repr__(self) -> str:
         return f"<Instance {self.address} {self.mailbox!r}>"
 
-    def _begin_metrics(self) -> None:
-        metrics, service, mailbox = self.metrics, self.name, self.mailbox
-        metrics.begin(service=service)
-        for error in (Overloaded, Draining, UnknownRequest):
-            metrics.count("requests_refused_total", 0, service=service, code=error.code)
-        for timer in self.definition.timers:
-            metrics.begin(service=service, timer=timer.name)
-        metrics.gauge("instance_load", lambda: mailbox.load, service=service)
-        metrics.gauge("mailbox_waiting", lambda: mailbox.waiting, service=service)
-        metrics.gauge("mailbox_slots", lambda: mailbox.concurrency, service=service)
-        metrics.gauge("build_info", lambda: 1, service=service, version=self.service.version, callboard=_version())
-
     @property
     def database(self) -> Database:
         """The service's own database."""
@@ -192,12 +181,7 @@ class Instance(Host):
         self.stream = Stream(database, self.clock, self.random, lambda: self.environment.transport.capabilities.max_body)
         self.events = EventPublisher(self, self.environment, self.stream)
         database.before_commit, database.after_commit = self.events.append, self.events.committed
-        database.commits = Commits(
-            self.metrics.histogram("commit_duration_seconds", service=self.name),
-            self.metrics.histogram("commit_transactions", service=self.name),
-            self.clock.stopwatch,
-        )
-        self.metrics.gauge("stream_head_events", lambda: self.stream.last if self.stream is not None else 0, service=self.name)
+        measure_database(self.metrics, self.name, database, self.stream, self.clock)
         settings = self.environment.settings
         database.transaction_timeout = settings.transaction_timeout if settings.deadlines else None
         database.log = self.log
@@ -414,16 +398,6 @@ class Instance(Host):
     async def _stream_head(self, message: StreamHead, ctx: Context) -> Position:
         assert self.stream is not None
         return await self.stream.position()
-
-
-def _version() -> str:
-    """Return the version of Callboard."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("callboard")
-    except PackageNotFoundError:  # it runs from its source
-        return "unknown"
 
 
 async def _answered(answer: Callable[[Any], Awaitable[Any]], message: Any, ctx: Context) -> Any:

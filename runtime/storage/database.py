@@ -24,7 +24,7 @@ import msgspec
 
 from runtime.contract.errors import CallboardError, UsageError
 from runtime.contract.messages import Event
-from runtime.metrics import Histogram
+from runtime.metrics import Commits
 from runtime.storage.pruning import STEP, next_step
 from runtime.storage.values import decoded
 from runtime.tasks import Unfinished
@@ -86,25 +86,6 @@ class Guard(msgspec.Struct, frozen=True):
 
     sql: str
     params: tuple[Any, ...]
-
-
-class Commits(NamedTuple):
-    """Measures commits.
-
-    Attributes:
-        seconds: gets the time of each.
-        transactions: gets the number of transactions that share it.
-        stopwatch: returns the time, in seconds.
-    """
-
-    seconds: Histogram
-    transactions: Histogram
-    stopwatch: Callable[[], float]
-
-    def observe(self, began: float, transactions: int) -> None:
-        """Take note of a commit."""
-        self.seconds.observe(self.stopwatch() - began)
-        self.transactions.observe(transactions)
 
 
 class Holder(NamedTuple):

@@ -18,7 +18,8 @@ from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
-from runtime.storage.database import Commits, DatabaseError
+from runtime.metrics import Commits
+from runtime.storage.database import DatabaseError
 from runtime.storage.sqlite_connection import SqliteConnection
 from runtime.storage.turn import Turn, commit_begun_group, commit_group, complete_turn, roll_back, undo_turn
 from runtime.telemetry import current
