@@ -105,7 +105,7 @@ _times = _Times()
 
 
 def _fields(record: logging.LogRecord, message: str) -> EventDict:
-    """Return what every record has: time, level, logger, service, and node; the ids of the message that is handled; what the caller adds."""
+    """Return the fields of a record: time, level, logger, service, and node, the ids of the message that is handled, and the caller's own."""
     level = record.levelname.lower()
     found: EventDict = {"time": _times.text(record.created), "level": level, "logger": record.name, "event": message}
     origin = current.get()
@@ -168,7 +168,7 @@ def _plain(value: object) -> object:
 
 
 def _text(*, colors: bool) -> list[Processor]:
-    """Return the processors that render for people. What a record says is one line; the lines of a traceback are indented."""
+    """Return the processors that render for people: one line for a record, and indented ones for a traceback."""
     style, levels = ConsoleRenderer.get_default_column_styles(colors), ConsoleRenderer.get_default_level_styles(colors)
 
     def column(name: str, color: str, shown: Callable[[str], str] = str) -> Column:

@@ -16,7 +16,7 @@ set -euo pipefail
 PATH=$PATH:$(echo /usr/lib/postgresql/*/bin /opt/homebrew/opt/postgresql*/bin | tr ' ' :)
 command -v initdb >/dev/null || { echo "needs PostgreSQL (Debian: apt-get install postgresql)" >&2; exit 2; }
 
-folder=$(mktemp -d /tmp/xact.XXXXXX)
+folder=$(mktemp -d)
 run=()
 if [ "$(id -u)" = 0 ]; then
   chown postgres "$folder"
