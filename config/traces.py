@@ -1,6 +1,6 @@
 """Traces by OpenTelemetry, which its own variables turn on and set up: `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_TRACES_SAMPLER`, and others.
 
-They go to a collector by OTLP over HTTP. Every service is a resource of its own, also if several run in one process.
+They go to a collector by OTLP over HTTP. Each service is a separate resource, also if several run in one process.
 """
 
 import logging
@@ -55,7 +55,7 @@ class OtlpSpans:
         self.follows_parent: bool = isinstance(TracerProvider().sampler, ParentBased)
 
     def tracer(self, service: str, node: str) -> "Tracer":
-        """Return the tracer of a service on a node, which is a resource of its own."""
+        """Return the tracer of a service on a node, for its separate resource."""
         from opentelemetry.sdk.resources import Resource
 
         resource = Resource.create({"service.name": service, "service.instance.id": f"{service}@{node}"})

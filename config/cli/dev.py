@@ -66,7 +66,7 @@ def dev_command(
         reload.wait_and_restart()
         return
     if port is not None:
-        port = int(os.environ.setdefault(_PORT, str(port or any_free_port())))  # the same one after a restart
+        port = port or int(os.environ.setdefault(_PORT, str(any_free_port())))  # the same one after a restart
         settings = msgspec.structs.replace(settings, gateway=msgspec.structs.replace(settings.gateway, port=port))
     watched = [] if debug or no_reload else reload.folders([entry.class_ for entry in settings.services.values()])
     set_up_logging(settings)
