@@ -25,7 +25,7 @@ from runtime.service.service import Definition
 from transports.memory import MemoryTransport
 
 if TYPE_CHECKING:
-    from runtime.tracing import Spans
+    from runtime.otel import Spans
     from transports.http.transport import HttpTransport
     from transports.mqtt.transport import MqttTransport
 

@@ -1,22 +1,19 @@
 """The ids of a request: its own one, and that of the trace which it belongs to (W3C Trace Context, W3C Baggage)."""
 
 import re
-from typing import TYPE_CHECKING
 
 from gateway.exchange import Exchange
 from runtime import Random
 from runtime.contract.rest import METHODS
 from runtime.trace import TraceFields, accept_parent, new_trace, trace_id, with_request_id
-
-if TYPE_CHECKING:
-    from runtime.tracing import Begun, Tracing
+from runtime.tracing import Begun, Tracing
 
 KNOWN_METHODS = frozenset((*METHODS, "HEAD", "OPTIONS"))
 _LONGEST_PATH = 500
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
-def identify(exchange: Exchange, random: Random, tracing: "Tracing | None") -> "Begun | None":
+def identify(exchange: Exchange, random: Random, tracing: Tracing | None) -> Begun | None:
     """Give a request its ids, and begin its span if there is tracing. Return the span.
 
     The ids of the client count, if they are valid; by default, both ids are the same. A client that sends a `traceparent` may make
@@ -37,7 +34,7 @@ def identify(exchange: Exchange, random: Random, tracing: "Tracing | None") -> "
     return span
 
 
-def _begin_span(tracing: "Tracing", exchange: Exchange, trace: str | None) -> "Begun | None":
+def _begin_span(tracing: Tracing, exchange: Exchange, trace: str | None) -> Begun | None:
     method = exchange.method if exchange.method in KNOWN_METHODS else "_OTHER"
     attributes = {
         "http.request.method": method, "url.path": exchange.path[:_LONGEST_PATH], "url.scheme": "http",
@@ -45,7 +42,7 @@ def _begin_span(tracing: "Tracing", exchange: Exchange, trace: str | None) -> "B
     return tracing.begin("gateway", method, "SERVER", trace, attributes)
 
 
-def end_span(span: "Begun", exchange: Exchange, status: int) -> None:
+def end_span(span: Begun, exchange: Exchange, status: int) -> None:
     """End the span of a request that was answered."""
     span.add({"http.response.status_code": status, "client.address": exchange.source or exchange.peer})
     if exchange.route:

@@ -10,7 +10,8 @@ from typing import Literal, NamedTuple
 
 Labels = tuple[tuple[str, str], ...]
 
-_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""The upper bounds of the buckets of durations."""
 _SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 
 
@@ -39,7 +40,7 @@ def _gauge(text: str, *labels: str) -> Family:
 
 
 def _seconds(text: str, *labels: str) -> Family:
-    return Family("histogram", text, labels, _SECONDS)
+    return Family("histogram", text, labels, SECONDS)
 
 
 FAMILIES: dict[str, Family] = {
@@ -111,7 +112,7 @@ FAMILIES: dict[str, Family] = {
     # the node
     "links_lost_total": _counter("How often the link to the network was lost."),
     "link_up": _gauge("1 if the node is linked to the network."),
-    "event_loop_lag_seconds": Family("histogram", "How late the event loop runs what is due, looked at once a second.", (), _SECONDS),
+    "event_loop_lag_seconds": Family("histogram", "How late the event loop runs what is due, looked at once a second.", (), SECONDS),
     "clock_set_total": _counter("How often the machine's clock was set while the node ran."),
     "process_open_fds": _gauge("File descriptors that are in use."),
     "process_max_fds": _gauge("File descriptors that may be in use."),

@@ -1,62 +1,44 @@
-"""Spans: what a node did for a message and how long it took, as OpenTelemetry records it.
+"""Spans: what a node did for a message and how long it took.
 
 A span's parent is the `traceparent` of its message, so that the spans of all services make one trace. Names and attributes follow
-the semantic conventions for HTTP, RPC, messaging, and databases. Where a trace is not sampled, no span is made at all.
+the semantic conventions of OpenTelemetry for HTTP, RPC, messaging, and databases. `runtime/otel.py` sends spans to a collector;
+`runtime/recorder.py` keeps them for the console.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from contextvars import Token
-from typing import Literal, Protocol
-
-from opentelemetry import context as otel_context
-from opentelemetry import trace as otel
-from opentelemetry.context import Context as OtelContext
-from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags, Tracer
+from typing import Literal
 
 Attributes = Mapping[str, str | int]
 
 Kind = Literal["SERVER", "CLIENT", "PRODUCER", "CONSUMER", "INTERNAL"]
 
-_SAMPLED = 1
+CALLER = "callboard.caller"
+"""The attribute with the service that has sent the message."""
+REQUEST_ID = "callboard.request_id"
+"""The attribute with the id of the client's request."""
 
 
-class Spans(Protocol):
-    """Makes the spans of a service.
-
-    Attributes:
-        follows_parent: whether a message in a trace that is not sampled makes no span either.
-    """
-
-    follows_parent: bool
-
-    def tracer(self, service: str, node: str) -> Tracer:
-        """Return the tracer of a service on a node."""
-        ...
-
-
-class Begun:
+class Begun(ABC):
     """A span that has begun, in the current task.
 
     Attributes:
         trace: the `traceparent` of what happens within it.
     """
 
-    __slots__ = ("_span", "_token", "trace")
+    __slots__ = ("trace",)
 
-    def __init__(self, span: Span) -> None:
-        self._span = span
-        found = span.get_span_context()
-        self.trace: str = f"00-{found.trace_id:032x}-{found.span_id:016x}-{int(found.trace_flags):02x}"
-        self._token: Token[OtelContext] = otel_context.attach(otel.set_span_in_context(span))
+    trace: str
 
+    @abstractmethod
     def add(self, attributes: Attributes) -> None:
         """Add attributes."""
-        self._span.set_attributes(attributes)
 
+    @abstractmethod
     def rename(self, name: str) -> None:
         """Give the span the name that is known now."""
-        self._span.update_name(name)
 
+    @abstractmethod
     def end(self, error: BaseException | None = None, code: str = "") -> None:
         """End the span.
 
@@ -64,26 +46,22 @@ class Begun:
             error: why it has failed; None if it has not.
             code: names the error, and says that it has failed.
         """
-        name = code or ("" if error is None else type(error).__qualname__)
-        if name:
-            self._span.set_attribute("error.type", name)
-            self._span.set_status(Status(StatusCode.ERROR, name))
-        self._span.end()
-        otel_context.detach(self._token)
 
 
-class Tracing:
-    """Begins the spans of the services of a node."""
+class Tracing(ABC):
+    """Begins the spans of the services of a node.
 
-    def __init__(self, spans: Spans, node: str) -> None:
-        self._spans = spans
-        self._node = node
-        self._tracers: dict[str, Tracer] = {}
+    Attributes:
+        exports: whether spans go to a collector.
+    """
 
+    exports: bool
+
+    @abstractmethod
     def begin(
         self, service: str, name: str, kind: Kind, parent: str | None, attributes: Attributes, *, link: bool = False
     ) -> Begun | None:
-        """Begin a span. Return None if its trace is not sampled.
+        """Begin a span. Return None if nobody wants it.
 
         Args:
             service: the service that does it.
@@ -91,18 +69,8 @@ class Tracing:
             parent: the `traceparent` of its cause; None for the root of a new trace.
             link: whether the span has a link to its cause, too.
         """
-        if parent is not None and self._spans.follows_parent and not int(parent[-2:], 16) & _SAMPLED:
-            return None
-        tracer = self._tracers.get(service)
-        if tracer is None:
-            tracer = self._tracers[service] = self._spans.tracer(service, self._node)
-        cause = None if parent is None else _cause(parent)
-        within = OtelContext() if cause is None else otel.set_span_in_context(NonRecordingSpan(cause), OtelContext())
-        links = [Link(cause)] if link and cause is not None else None
-        return Begun(tracer.start_span(name, within, SpanKind[kind], attributes, links))
 
 
-def _cause(parent: str) -> SpanContext:
-    return SpanContext(
-        int(parent[3:35], 16), int(parent[36:52], 16), is_remote=True, trace_flags=TraceFlags(int(parent[53:55], 16))
-    )
+def error_name(error: BaseException | None, code: str) -> str:
+    """Return the name of the error with which a span ends, or an empty text if it has not failed."""
+    return code or ("" if error is None else type(error).__qualname__)

@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import msgspec
 
@@ -42,10 +42,7 @@ from runtime.network.envelope import Address, Envelope
 from runtime.network.manifest import RequestInfo
 from runtime.network.transport import TransportError
 from runtime.service.context import Context
-
-if TYPE_CHECKING:
-    from runtime.tracing import Tracing
-
+from runtime.tracing import Tracing
 
 _RETRYABLE_ELSEWHERE = (InstanceLost, Unreachable, Draining, NoInstance, Overloaded)
 """Errors after which another instance may be asked."""
@@ -180,7 +177,7 @@ class Caller:
 
     async def _request_traced(
         self,
-        tracing: "Tracing",
+        tracing: Tracing,
         ctx: Context,
         wanted: "_Wanted",
         body: Any,

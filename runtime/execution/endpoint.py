@@ -4,7 +4,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Hashable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from runtime.contract.errors import CallboardError, CallCycle, DeadlineExceeded
 from runtime.execution.deadlines import Deadlines
@@ -16,9 +16,7 @@ from runtime.service.host import Host
 from runtime.storage.values import UnstorableValue
 from runtime.tasks import SimulatedCrash
 from runtime.telemetry import current
-
-if TYPE_CHECKING:
-    from runtime.tracing import Begun, Tracing
+from runtime.tracing import Begun, Tracing
 
 Call = Callable[[Any, Context], Awaitable[Any]]
 """Runs a handler with a message and its context."""
@@ -56,7 +54,6 @@ class Endpoint(ABC):
         "stopwatch",
         "time_limit",
         "title",
-        "tracing",
     )
 
     call: Call
@@ -73,7 +70,6 @@ class Endpoint(ABC):
     ) -> None:
         self.host: Host = host
         self.measured: Histogram | None = measured
-        self.tracing: Tracing | None = host.tracing
         self.stopwatch: Callable[[], float] = host.clock.stopwatch
         self.title: str = title
         self.mailbox: Mailbox = mailbox
@@ -117,7 +113,8 @@ class Endpoint(ABC):
             Exception: of handlers that nobody calls (events, timers, hooks), what the handler raised.
         """
         began = self.stopwatch()
-        span = None if self.tracing is None else self.begin_span(self.tracing, ctx)
+        tracing = self.host.tracing
+        span = None if tracing is None else self.begin_span(tracing, ctx)
         parent = ctx.parent
         if ctx.unbounded or (ctx.fixed_deadline is None and parent is not None and parent.enforced):
             deadlines = None  # there is no deadline, or a caller in this task has the same one
@@ -185,7 +182,7 @@ class Endpoint(ABC):
         ctx: Context,
         deadlines: Deadlines | None,
         began: float,
-        span: "Begun | None" = None,
+        span: Begun | None = None,
     ) -> NoReturn:
         """Raise the outcome of a handler that has raised `error`. Raises like `enter`."""
         if self.measured is not None:
@@ -202,7 +199,7 @@ class Endpoint(ABC):
             raise error
         raise outcome from outcome.__cause__
 
-    def begin_span(self, tracing: "Tracing", ctx: Context) -> "Begun | None":
+    def begin_span(self, tracing: Tracing, ctx: Context) -> Begun | None:
         """Begin the span of a message; None if it gets none."""
         return None
 
@@ -295,7 +292,7 @@ class TimerEndpoint(Unattended):
 
         self.call: Call = run
 
-    def begin_span(self, tracing: "Tracing", ctx: Context) -> "Begun | None":
+    def begin_span(self, tracing: Tracing, ctx: Context) -> Begun | None:
         return _begin_root(tracing, self.host.name, self.title, ctx)
 
     async def tick(self, ctx: Context) -> None:
@@ -313,11 +310,11 @@ class HookEndpoint(Unattended):
         super().__init__(host, title, Mailbox(host.name, 1, 0), failures, None)
         self.call: Call = lambda _, ctx: method(ctx)
 
-    def begin_span(self, tracing: "Tracing", ctx: Context) -> "Begun | None":
+    def begin_span(self, tracing: Tracing, ctx: Context) -> Begun | None:
         return _begin_root(tracing, self.host.name, self.title, ctx)
 
 
-def _begin_root(tracing: "Tracing", service: str, title: str, ctx: Context) -> "Begun | None":
+def _begin_root(tracing: Tracing, service: str, title: str, ctx: Context) -> Begun | None:
     """Begin the span of work that no message has caused."""
     span = tracing.begin(service, title, "INTERNAL", None, {"code.function.name": title})
     if span is not None:

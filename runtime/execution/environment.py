@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Hashable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from msgspec import Meta
 
@@ -19,9 +19,7 @@ from runtime.network.transport import Transport, TransportError
 from runtime.repeats import Repeats, fault
 from runtime.stacks import of_task
 from runtime.telemetry import logger
-
-if TYPE_CHECKING:
-    from runtime.tracing import Tracing
+from runtime.tracing import Tracing
 
 
 class NodeSettings(Struct):

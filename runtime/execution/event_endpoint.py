@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from runtime.contract.errors import CallboardError, DeadlineExceeded, Invalid, Malformed, NotDelivered, ServiceError
 from runtime.durable.dead_letters import Advance, NeedsNewerVersion, Source
@@ -20,10 +20,7 @@ from runtime.service.host import Host
 from runtime.storage.database import Guard, Transaction
 from runtime.telemetry import current, log_refusal
 from runtime.trace import from_stored
-
-if TYPE_CHECKING:
-    from runtime.tracing import Begun, Tracing
-
+from runtime.tracing import CALLER, REQUEST_ID, Begun, Tracing
 
 _SHOWN = 64
 """The bytes of a signal that cannot be decoded which the log shows."""
@@ -71,9 +68,9 @@ class SignalEndpoint(Endpoint):
         except (ServiceError, SignalDropped):
             return
 
-    def begin_span(self, tracing: "Tracing", ctx: Context) -> "Begun | None":
+    def begin_span(self, tracing: Tracing, ctx: Context) -> Begun | None:
         name = self.handler.spec.full_name
-        span = tracing.begin(self.host.name, f"process {name}", "CONSUMER", ctx.trace, _messaging(name, ctx.message_id))
+        span = tracing.begin(self.host.name, f"process {name}", "CONSUMER", ctx.trace, _messaging(name, ctx.message_id, ctx))
         if span is not None:
             ctx.within(span.trace)
         return span
@@ -145,11 +142,12 @@ class SignalEndpoint(Endpoint):
         return outcome
 
 
-def _messaging(name: str, message_id: str) -> dict[str, str | int]:
+def _messaging(name: str, message_id: str, ctx: Context) -> dict[str, str | int]:
     """Return the attributes of the span in which a message is handled."""
     return {
         "messaging.system": "callboard", "messaging.operation.name": "process", "messaging.operation.type": "process",
         "messaging.destination.name": name, "messaging.message.id": message_id,
+        CALLER: ctx.caller, REQUEST_ID: ctx.request_id,
     }  # fmt: skip
 
 
@@ -226,11 +224,12 @@ class EventsEndpoint(Unattended):
         return handler
 
     async def _handle(self, handler: EventHandler, event: StreamEvent, ctx: Context, tx: Transaction) -> None:
-        if self.tracing is None:
+        tracing = self.host.tracing
+        if tracing is None:
             await handler.method(handler.message(event), ctx, tx)
             return
-        attributes = _messaging(event.type, event.id)
-        span = self.tracing.begin(self.host.name, f"process {event.type}", "CONSUMER", ctx.trace, attributes, link=True)
+        attributes = _messaging(event.type, event.id, ctx)
+        span = tracing.begin(self.host.name, f"process {event.type}", "CONSUMER", ctx.trace, attributes, link=True)
         if span is None:
             await handler.method(handler.message(event), ctx, tx)
             return

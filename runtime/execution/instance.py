@@ -3,7 +3,7 @@
 import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Coroutine
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from runtime.clock import Clock, Random
 from runtime.contract.access import Allow
@@ -40,10 +40,7 @@ from runtime.service.service import Definition, Service
 from runtime.storage.database import Database
 from runtime.telemetry import service_logger
 from runtime.trace import new_trace
-
-if TYPE_CHECKING:
-    from runtime.tracing import Tracing
-
+from runtime.tracing import Tracing
 
 T = TypeVar("T")
 
@@ -200,7 +197,6 @@ class Instance(Host):
             self.failures,
             makes_requests=bool(self.definition.calls),
             committed=self._signals.publish_later,
-            tracing=self.tracing,
         )
 
     def _is_alive(self, instance: str) -> bool:
@@ -372,7 +368,7 @@ class Instance(Host):
         return self.random.hex(32)
 
     def new_trace(self) -> str:
-        return new_trace(self.random, is_sampled=self.tracing is None)  # nobody has recorded its root
+        return new_trace(self.random, is_sampled=self.tracing is None or not self.tracing.exports)  # nobody has recorded its root
 
     # Streams
 

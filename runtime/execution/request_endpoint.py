@@ -1,7 +1,7 @@
 """Endpoints of requests: who may make them, how they are decoded, and how their replies are checked and encoded."""
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, get_origin
+from typing import Any, get_origin
 
 import msgspec
 
@@ -32,9 +32,7 @@ from runtime.service.context import Context
 from runtime.service.handlers import Handler
 from runtime.service.host import Host
 from runtime.telemetry import log_refusal
-
-if TYPE_CHECKING:
-    from runtime.tracing import Begun, Tracing
+from runtime.tracing import CALLER, REQUEST_ID, Begun, Tracing
 
 
 class RequestEndpoint(Endpoint):
@@ -99,15 +97,15 @@ class RequestEndpoint(Endpoint):
     def is_plain(self) -> bool:
         """Whether the handler runs as it is: for anyone, without a key or a transaction, and nobody traces it."""
         return (
-            self.tracing is None
+            self.host.tracing is None
             and self.handler.allow.anyone
             and not (self.handler.takes_tx or self.handler.once)
             and self.key is None
         )
 
-    def begin_span(self, tracing: "Tracing", ctx: Context) -> "Begun | None":
+    def begin_span(self, tracing: Tracing, ctx: Context) -> Begun | None:
         attributes = {
-            "rpc.system.name": "callboard", "rpc.method": self.name, "callboard.caller": ctx.caller, "callboard.request_id": ctx.request_id,
+            "rpc.system.name": "callboard", "rpc.method": self.name, CALLER: ctx.caller, REQUEST_ID: ctx.request_id,
         }  # fmt: skip
         span = tracing.begin(self.host.name, self.name, "SERVER", ctx.trace, attributes)
         if span is not None:

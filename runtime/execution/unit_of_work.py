@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from runtime.contract.messages import Signal
 from runtime.durable.dead_letters import Source
@@ -14,9 +14,7 @@ from runtime.service.host import Work
 from runtime.storage.database import CommitUnknown, Conflict, Database, Guard, Statement, Transaction
 from runtime.storage.values import UnstorableValue
 from runtime.trace import as_stored
-
-if TYPE_CHECKING:
-    from runtime.tracing import Begun, Tracing
+from runtime.tracing import Begun, Tracing
 
 T = TypeVar("T")
 
@@ -76,7 +74,6 @@ class Transactions:
         once: the idempotent requests of the instance.
         makes_requests: whether the service's handlers make requests, so that `once` needs claims.
         committed: called after each commit with the signals that waited for it.
-        tracing: begins spans; None if there are none.
     """
 
     def __init__(
@@ -87,10 +84,8 @@ class Transactions:
         *,
         makes_requests: bool,
         committed: Callable[[Sequence[Signal], Context], None],
-        tracing: "Tracing | None" = None,
     ) -> None:
         self.database = database
-        self._tracing = tracing
         self._once = once
         self._failures = failures
         self._makes_requests = makes_requests
@@ -137,7 +132,8 @@ class Transactions:
     ) -> Any:
         tx: Transaction | None = None
         work: UnitOfWork | None = None
-        span = None if self._tracing is None else self._begin_span(self._tracing, ctx)
+        tracing = ctx.host.tracing
+        span = None if tracing is None else self._begin_span(tracing, ctx)
         trace = ctx.trace if span is None else span.trace
         try:
             holder = self.database.holder_until(getattr(method, "__qualname__", ctx.service), ctx.deadline)
@@ -164,7 +160,7 @@ class Transactions:
             if tx is not None and work is not None and tx.committed:
                 self.committed(work.signals, ctx)
 
-    def _begin_span(self, tracing: "Tracing", ctx: Context) -> "Begun | None":
+    def _begin_span(self, tracing: Tracing, ctx: Context) -> Begun | None:
         attributes = {"db.system.name": self.database.system, "db.namespace": ctx.service, "db.operation.name": "transaction"}
         return tracing.begin(ctx.service, f"transaction {ctx.service}", "CLIENT", ctx.trace, attributes)
 

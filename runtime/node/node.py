@@ -23,6 +23,7 @@ from runtime.node import descriptors
 from runtime.node.clock_watch import ClockWatch
 from runtime.node.factory import Factory, make
 from runtime.node.inbound import Inbound
+from runtime.node.observation import Observation, Observe
 from runtime.node.supervisor import Supervised
 from runtime.node.token_refresh import TokenRefresher
 from runtime.node.watchdog import Watchdog
@@ -30,9 +31,10 @@ from runtime.service.context import Context
 from runtime.service.service import Definition, Service
 from runtime.storage.database import Database
 from runtime.tasks import finish
+from runtime.tracing import Tracing
 
 if TYPE_CHECKING:
-    from runtime.tracing import Spans
+    from runtime.otel import Spans
 
 
 S = TypeVar("S", bound=Service)
@@ -80,9 +82,9 @@ class Node:
         self.id: str = f"{name}-{random.hex(12)}"
         self.environment: Environment = Environment(self.id, transport, settings, clock, random)
         if spans is not None:
-            from runtime.tracing import Tracing
+            from runtime.otel import OtelTracing
 
-            self.environment.tracing = Tracing(spans, self.id)
+            self.environment.tracing = OtelTracing(spans, self.id)
         self.caller: Caller = Caller(self.environment)
         self.inbound: Inbound = Inbound(self.environment, self.caller)
         self.verifier: Verifier = Verifier(settings.tokens, clock, self.environment.metrics, self._ask_auth, issuers)
@@ -99,6 +101,7 @@ class Node:
         blocked_after = settings.blocked_after
         self._watchdog = Watchdog(classes, blocked_after, self.environment.log) if blocked_after else None
         self._auth_client = self.client("runtime", TokenRefresher.calls)
+        self._observation = Observation(self.environment, self._trace)
         self._seen: set[str] = set()
         self.registry.watch(self._note_services)
         check_together([supervised.service.definition for supervised in self.supervised])
@@ -226,6 +229,7 @@ class Node:
         self._stop_watching()
 
     def _stop_watching(self) -> None:
+        self._observation.end()
         if self._clock_watch is not None:
             self._clock_watch.stop()
         if self._watchdog is not None:
@@ -270,6 +274,7 @@ class Node:
 
     def link(self, instance: Instance) -> None:
         """Deliver what arrives for the instance, and connect it with the others on this node."""
+        instance.add_console(Observe, self._observation.answer)
         self.inbound.instances[instance.name] = instance
         self.caller.local[instance.name] = instance.endpoints
         self.caller.routes[instance.name] = instance.routes
@@ -278,6 +283,16 @@ class Node:
             host.call_locally(instance)
             if self.inbound.instances.get(host.name) is host:
                 instance.call_locally(host)
+
+    def _trace(self, tracing: Tracing | None) -> None:
+        """Let all services begin their spans with this from now on."""
+        self.environment.tracing = tracing
+        for host in self._hosts:
+            host.tracing = tracing
+        for host in self._hosts:  # a call in this process is made in another way while somebody traces it
+            for instance in self.inbound.instances.values():
+                if self.caller.local.get(instance.name) is instance.endpoints:
+                    host.call_locally(instance)
 
     def stop_local_calls(self, instance: Instance) -> None:
         """Send requests for this service to other nodes from now on."""

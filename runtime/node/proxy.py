@@ -9,11 +9,11 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from runtime.clock import Clock, Random
 from runtime.contract.byte_stream import ByteStream
-from runtime.contract.errors import UsageError
+from runtime.contract.errors import CallboardError, UsageError
 from runtime.contract.messages import Request
 from runtime.contract.rest import HttpBinding, RestParts
 from runtime.durable.console import Drain
@@ -28,9 +28,7 @@ from runtime.repeats import Repeats, fault
 from runtime.service.context import Context
 from runtime.tasks import finish
 from runtime.trace import TraceFields
-
-if TYPE_CHECKING:
-    from runtime.tracing import Tracing
+from runtime.tracing import Tracing
 
 T = TypeVar("T")
 
@@ -39,6 +37,10 @@ Listener = Callable[[Envelope], None]
 
 _UNSUBSCRIBE_TIMEOUT = 2.0
 """The seconds that unsubscribing from a topic may take."""
+
+
+class NoNode(CallboardError):
+    """No node has this id."""
 
 
 class Proxy:
@@ -85,7 +87,7 @@ class Proxy:
         return self._environment.random
 
     @property
-    def tracing(self) -> "Tracing | None":
+    def tracing(self) -> Tracing | None:
         """Begins spans; None if there are none."""
         return self._environment.tracing
 
@@ -182,17 +184,28 @@ class Proxy:
                 return await self._instance.caller.exchange.ask(member, message, deadline, self._instance.name)
         return None
 
-    async def drain(self, node: str, timeout: float) -> bool:
-        """Let a node finish its work and stop. Return whether there is such a node. Raises `ServiceError`."""
+    async def ask_node(self, node: str, message: Request[T], timeout: float) -> T:
+        """Make a request of the console to a node.
+
+        Raises:
+            NoNode: if there is no such node.
+            ServiceError: if it cannot be reached.
+        """
         if node == self._environment.node:
-            self._environment.drained.set()
-            return True
+            return await self._instance.ask(self._instance.name, message, timeout)
         for member in self.registry:
             if member.address.node == node:
                 deadline = self._environment.clock.loop.time() + timeout
-                await self._instance.caller.exchange.ask(member, Drain(), deadline, self._instance.name)
-                return True
-        return False
+                return await self._instance.caller.exchange.ask(member, message, deadline, self._instance.name)
+        raise NoNode(node)
+
+    async def drain(self, node: str, timeout: float) -> bool:
+        """Let a node finish its work and stop. Return whether there is such a node. Raises `ServiceError`."""
+        try:
+            await self.ask_node(node, Drain(), timeout)
+        except NoNode:
+            return False
+        return True
 
     async def ask(self, ctx: Context, service: str, request: str, body: bytes) -> bytes:
         """Make a request by its full name, with JSON text in and out. Raises `ServiceError`."""

@@ -9,10 +9,10 @@ from runtime.clock import Clock, Random
 from runtime.contract.byte_stream import ByteStream
 from runtime.contract.messages import Contract, Request, Signal
 from runtime.network.envelope import Address
+from runtime.tracing import Tracing
 
 if TYPE_CHECKING:
     from runtime.service.context import Context, Registered
-    from runtime.tracing import Tracing
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ class Host(ABC):
     takes_requests: bool
     request_timeout: float
     local_calls: dict[type[Any], LocalCall]
-    tracing: "Tracing | None"
+    tracing: Tracing | None
 
     @abstractmethod
     def request(self, ctx: "Context", message: Any, timeout: float | None, key: str | None) -> Coroutine[Any, Any, Any]:

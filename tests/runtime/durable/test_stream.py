@@ -235,12 +235,12 @@ async def test_an_instance_notices_that_the_database_was_restored_while_it_ran(r
     await replicas.start(Publisher)
     await replicas.publish("one")
     stream = replicas.stream()
+    before = stream.epoch
     database = replicas.database("publisher")
     await database.open()
     restored = Stream(database, Clock(), Random(Clock()), lambda: 0)
     await restored.fork()
     await database.close()
-    before = stream.epoch
     assert before != restored.epoch
     assert (await stream.position()).epoch == restored.epoch
     assert (
