@@ -14,6 +14,7 @@ from config.load import FIELDS, Given, Loaded, Setting, current
 from config.project import UnknownService, import_class, import_service
 from config.settings import ServiceSettings, Settings
 from config.values import MissingSetting, SettingsError, Values, fields_of
+from gateway.console.access import ConsoleSource
 from gateway.errors import ErrorRenderer
 from gateway.service import Gateway
 from runtime import CallboardError, Database, Node, Service, StartError, Struct, Transport, UsageError
@@ -110,10 +111,14 @@ def factory(settings: Settings, name: str) -> Factory:
     """Return what makes a service. Raises like `chosen`."""
     cls = catalogue(settings)[name]
     if cls is Gateway:
-        owners = Path(settings.database.folder) / "gateway.routes.json"
-        return partial(Gateway, settings.gateway, owners, settings.identity, error_renderer(settings))
+        return _gateway(settings, None)
     own = own_settings(settings, name)
     return cls if own is None else partial(cls, own)
+
+
+def _gateway(settings: Settings, console: ConsoleSource | None) -> Factory:
+    owners = Path(settings.database.folder) / "gateway.routes.json"
+    return partial(Gateway, settings.gateway, owners, settings.identity, error_renderer(settings), console=console)
 
 
 def error_renderer(settings: Settings) -> ErrorRenderer | None:
@@ -202,11 +207,27 @@ def stateful(settings: Settings, names: Sequence[str]) -> list[str]:
     return [name for name, cls in chosen if cls.definition.needs_database and database_url(settings, name) is None]
 
 
-def node(settings: Settings, names: Sequence[str] = (), *, name: str = "node", spans: "Spans | None" = None) -> Node:
-    """Return a node that hosts the named services, or all services if no name is given. `spans` records what it does."""
-    factories = list(chosen(with_route_owners(settings, names), names).values())
+def node(
+    settings: Settings,
+    names: Sequence[str] = (),
+    *,
+    name: str = "node",
+    spans: "Spans | None" = None,
+    console: ConsoleSource | None = None,
+) -> Node:
+    """Return a node that hosts the named services, or all services if no name is given.
+
+    Args:
+        name: what its id begins with.
+        spans: sends what it does to a collector.
+        console: what the console shows beside the running system.
+    """
+    owned = with_route_owners(settings, names)
+    factories = chosen(owned, names)
+    if Gateway.contract.name in factories:
+        factories[Gateway.contract.name] = _gateway(owned, console)
     return Node(
-        factories,
+        list(factories.values()),
         transport(settings),
         name=name,
         databases=databases(settings),

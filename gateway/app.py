@@ -1,19 +1,17 @@
 """The Litestar application that serves the gateway's own pages under the reserved prefixes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 import anyio
 import msgspec
-from litestar import Litestar, MediaType, Request, Response, asgi, delete, get, post
+from litestar import Litestar, MediaType, Request, Response, asgi, get, post
 from litestar.exceptions import HTTPException, NotFoundException
-from litestar.handlers import ASGIRouteHandler
+from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler
 
-from gateway import console
 from gateway.asgi import App, exchange_of
 from gateway.client import bearer_token, known_user, require_token
-from gateway.console import require_operator
 from gateway.exposition import Exposition, require_collector
 from gateway.manifests import Manifests
 from gateway.problems import Problem, Problems, log_if_refused
@@ -77,6 +75,7 @@ def create_app(
     streams: Mapping[str, App],
     problems: Problems,
     tickets: Tickets,
+    console: Sequence[HTTPRouteHandler],
 ) -> Litestar:
     """Return the Litestar application.
 
@@ -90,6 +89,7 @@ def create_app(
         streams: the ASGI applications that serve event streams, by path.
         problems: makes responses to errors.
         tickets: makes the tickets for `/live`.
+        console: the handlers of the routes below `/console`.
     """
 
     @get("/openapi.json", sync_to_thread=False)
@@ -141,40 +141,6 @@ def create_app(
         await require_collector(proxy, settings, dict(request.scope["headers"]))
         media_type, text = exposition.render(request.headers.get("accept", ""))
         return Response(text, media_type=media_type)
-
-    @get("/console/services")
-    async def console_services(request: Request[Any, Any, Any]) -> Response[bytes]:
-        await require_operator(proxy, dict(request.scope["headers"]))
-        return Response(msgspec.json.encode({"items": console.instances(proxy)}), media_type=MediaType.JSON)
-
-    @post("/console/services/{service:str}/{name:str}", status_code=200)
-    async def console_request(request: Request[Any, Any, Any]) -> Response[bytes]:
-        operator, _ = await require_operator(proxy, dict(request.scope["headers"]))
-        service, name = request.path_params["service"], request.path_params["name"]
-        reply = await console.ask(proxy, operator, service, name, await request.body())
-        return Response(reply, media_type=MediaType.JSON)
-
-    @post("/console/nodes/{node:str}/drain", status_code=202)
-    async def console_drain(request: Request[Any, Any, Any]) -> Response[bytes]:
-        operator, _ = await require_operator(proxy, dict(request.scope["headers"]))
-        await console.drain(proxy, operator, request.path_params["node"])
-        return Response(b"{}", media_type=MediaType.JSON)
-
-    @get("/console/keys")
-    async def console_keys(request: Request[Any, Any, Any]) -> Response[bytes]:
-        operator, _ = await require_operator(proxy, dict(request.scope["headers"]))
-        return Response(await console.keys(proxy, operator, "auth.ListSigningKeys"), media_type=MediaType.JSON)
-
-    @post("/console/keys", status_code=201)
-    async def console_new_key(request: Request[Any, Any, Any]) -> Response[bytes]:
-        operator, _ = await require_operator(proxy, dict(request.scope["headers"]))
-        return Response(await console.keys(proxy, operator, "auth.RotateSigningKeys"), media_type=MediaType.JSON)
-
-    @delete("/console/keys/{kid:str}", status_code=200)
-    async def console_retire_key(request: Request[Any, Any, Any]) -> Response[bytes]:
-        operator, _ = await require_operator(proxy, dict(request.scope["headers"]))
-        await console.keys(proxy, operator, "auth.RetireSigningKey", request.path_params["kid"])
-        return Response(b"{}", media_type=MediaType.JSON)
 
     @post("/live/tickets", status_code=201)
     async def live_ticket(request: Request[Any, Any, Any]) -> Response[bytes]:
@@ -249,12 +215,7 @@ def create_app(
             healthz,
             readyz,
             metrics,
-            console_services,
-            console_request,
-            console_drain,
-            console_keys,
-            console_new_key,
-            console_retire_key,
+            *console,
             live_ticket,
             jwks,
             asset,

@@ -30,10 +30,17 @@ _JSON: Headers = [(b"content-type", b"application/json")]
 
 
 class Dispatcher:
-    """Routes REST requests to the services and returns their replies."""
+    """Routes REST requests to the services and returns their replies.
 
-    def __init__(self, settings: GatewaySettings, proxy: Proxy, limits: Limits, manifests: Manifests, problems: Problems) -> None:
+    Args:
+        home: the page to which `/` leads, if no service has a route for it.
+    """
+
+    def __init__(
+        self, settings: GatewaySettings, proxy: Proxy, limits: Limits, manifests: Manifests, problems: Problems, home: str
+    ) -> None:
         self.routes = Routes()
+        self._home = home.encode()
         self._manifests = manifests
         self._problems = problems
         self._settings = settings
@@ -203,7 +210,7 @@ class Dispatcher:
         if methods and method == "OPTIONS":
             return 204, [(b"allow", allowed)], b""
         if not methods and raw_path == b"/" and method in ("GET", "HEAD"):
-            return 307, [(b"location", b"/docs")], b""
+            return 307, [(b"location", self._home)], b""
         if not methods:
             raise Problem(404, "not-found", f"Nothing is served at {exchange.path[:200]}.")
         raise Problem(405, "method-not-allowed", f"This path allows {allowed.decode()}.", [(b"allow", allowed)])

@@ -8,7 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from gateway.console import require_operator
+from gateway.console.requests import require_operator
 from gateway.settings import GatewaySettings
 from runtime.metrics import Family, Histogram, Labels, Metrics
 from runtime.node.proxy import Proxy

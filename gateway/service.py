@@ -6,6 +6,9 @@ from typing import Any
 
 from gateway.addresses import Addresses
 from gateway.asgi import App
+from gateway.console.access import Access, ConsoleSource
+from gateway.console.events import ConsoleEvents
+from gateway.console.watcher import Watcher
 from gateway.credentials import Credentials
 from gateway.dispatcher import Dispatcher
 from gateway.errors import ErrorRenderer
@@ -46,6 +49,7 @@ class Gateway(Service):
         owners_file: where the gateway stores which service owns each route; None to keep it in memory.
         identity: how clients send their access tokens.
         errors: makes the bodies of responses to errors; None for problem documents.
+        console: what the console shows beside the running system.
     """
 
     contract = Contract("gateway")
@@ -57,8 +61,10 @@ class Gateway(Service):
         owners_file: Path | None = None,
         identity: IdentitySettings | None = None,
         errors: ErrorRenderer | None = None,
+        console: ConsoleSource | None = None,
     ) -> None:
         self._errors = errors
+        self._console = console
         self._owners_file = owners_file
         self._identity = identity or IdentitySettings()
         self.settings = settings or GatewaySettings()
@@ -71,8 +77,10 @@ class Gateway(Service):
         """The HTTP server, once the gateway has started."""
         # It imports Litestar, with 300 modules that only a process with a gateway needs: here, before the node runs
         from gateway.app import create_app
+        from gateway.console.routes import console_routes
 
         self._create_app = create_app
+        self._console_routes = console_routes
 
     async def on_start(self, ctx: Context) -> None:
         await self.open(ctx)
@@ -92,15 +100,31 @@ class Gateway(Service):
         self.limits = Limits(self.settings, self.clock.monotonic)
         self.subscribers = Subscribers(self.settings, self.proxy, self.clock)
         tickets = Tickets(self.proxy, self.clock, self.random)
+        source = self._console
+        development = None if source is None else source.development
+        access = Access(self.proxy, tickets, development, is_on=self.settings.console == "operators")
+        watcher = Watcher(self.proxy, self.clock)
         streams: dict[str, App] = {
             "/live": Live(self.proxy, self.subscribers, self.manifests, tickets),
-            "/console/tail": Tail(self.proxy, self.subscribers),
+            "/console/tail": Tail(self.proxy, self.subscribers, access),
+            "/console/events": ConsoleEvents(self.proxy, self.subscribers, access, watcher),
         }
         problems = Problems(self._errors, self.log)
+        routes: Any = self._console_routes(self.proxy, access, watcher, source, self.settings.title, self._identity.scheme)
         pages: Any = self._create_app(
-            self.settings, self.proxy, ctx, self.document, self.manifests, lambda: self.draining, streams, problems, tickets
+            self.settings,
+            self.proxy,
+            ctx,
+            self.document,
+            self.manifests,
+            lambda: self.draining,
+            streams,
+            problems,
+            tickets,
+            routes,
         )
-        api = self.dispatcher = Dispatcher(self.settings, self.proxy, self.limits, self.manifests, problems)
+        home = "/docs" if development is None else "/console"
+        api = self.dispatcher = Dispatcher(self.settings, self.proxy, self.limits, self.manifests, problems, home)
         self.app = HttpApp(
             self.settings,
             pages,

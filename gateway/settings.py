@@ -49,6 +49,8 @@ class GatewaySettings(Struct):
     `health.port` of each node has the same page, for collectors within the network."""
     metrics_token: Annotated[Secret[str], Meta(min_length=16)] | None = None
     """The bearer token with which a collector reads `/metrics`."""
+    console: Literal["off", "operators"] = "off"
+    """Who may use the console at `/console`: nobody, or operators and admins after a login. `dev` opens it to everybody on this machine."""
     request_timeout: Annotated[float, Meta(gt=0)] = 30.0
     """The deadline of a request, which is passed on to the services."""
     body_timeout: Annotated[float, Meta(gt=0)] = 10.0

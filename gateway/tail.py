@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from gateway.asgi import Receive, Scope, Send
-from gateway.console import require_operator
+from gateway.console.access import Access
 from gateway.problems import Problem
 from gateway.routing import query_params
 from gateway.sse import EventStream
@@ -33,13 +33,14 @@ _TIMEOUT = 2.0
 class Tail:
     """The ASGI application of `/console/tail?match=rides.*&kind=event`. Both parameters are optional and repeatable."""
 
-    def __init__(self, proxy: Proxy, subscribers: Subscribers) -> None:
+    def __init__(self, proxy: Proxy, subscribers: Subscribers, access: Access) -> None:
+        self._access = access
         self._proxy = proxy
         self._subscribers = subscribers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stream the events and signals that the query selects (ASGI)."""
-        identity, token = await require_operator(self._proxy, dict(scope["headers"]))
+        identity, token = await self._access.require_operator(scope)
         subscriber = _TailSubscriber(self._proxy, identity.subject, token, *_parse_query(scope["query_string"]))
         await self._subscribers.serve(subscriber, receive, send)
 
@@ -56,6 +57,8 @@ def _parse_query(query: bytes) -> tuple[list[str], set[str]]:
     for name, value in query_params(query):
         if name == "match":
             patterns.append(value)
+        elif name == "ticket":
+            continue  # the access has read it
         elif name == "kind" and value in ("event", "signal"):
             kinds.add(value)
         else:

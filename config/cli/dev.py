@@ -21,7 +21,9 @@ from config.cli.run import wait_for_stop
 from config.cli.status import NodeFailed
 from config.cli.watched_files import note_files
 from config.console import with_console
+from config.console_source import console_source
 from config.folder_locks import databases_locked, url_published
+from config.load import Loaded
 from config.logs import name_node, set_up_logging
 from config.project import BrokenService
 from config.settings import Settings
@@ -58,13 +60,14 @@ def dev_command(
     if not debug and not no_reload:
         note_files()
     try:
-        settings = loaded(config_file).settings
+        given = loaded(config_file)
     except CallboardError as error:
         if not reload.is_restart():
             raise
         print_error(error)  # the settings have changed while it ran
         reload.wait_and_restart()
         return
+    settings = given.settings
     if port is not None:
         port = port or int(os.environ.setdefault(_PORT, str(any_free_port())))  # the same one after a restart
         settings = msgspec.structs.replace(settings, gateway=msgspec.structs.replace(settings.gateway, port=port))
@@ -72,7 +75,7 @@ def dev_command(
     set_up_logging(settings)
     warn_if_public(settings)
     prepare = partial(_prepare, settings, names, fresh and not reload.is_restart(), debug)
-    if run_loop(_serve(settings, prepare, names, watched), debug=debug, patience=settings.node.drain_timeout):
+    if run_loop(_serve(given, settings, prepare, names, watched), debug=debug, patience=settings.node.drain_timeout):
         reload.restart()
 
 
@@ -98,13 +101,15 @@ def _prepare(settings: Settings, names: tuple[str, ...], fresh: bool, debug: boo
     )
 
 
-async def _serve(settings: Settings, prepare: Callable[[], Settings], names: tuple[str, ...], watched: list[Path]) -> bool:
+async def _serve(
+    given: Loaded, settings: Settings, prepare: Callable[[], Settings], names: tuple[str, ...], watched: list[Path]
+) -> bool:
     """Run the system until a stop signal arrives (return False) or code changes (return True)."""
     stop = stop_signal()
     async with reload.watching(watched) as changed:
         try:
             with databases_locked(Path(settings.database.folder), compose.stateful(settings, names), "callboard dev"):
-                await _run(prepare(), names, stop, changed)
+                await _run(given, prepare(), names, stop, changed)
         except Exception as error:
             fixed_by_code = not isinstance(error, CallboardError) or isinstance(error, _FIXED_BY_CODE)
             if not watched or (not fixed_by_code and not reload.is_restart()):
@@ -118,11 +123,14 @@ async def _serve(settings: Settings, prepare: Callable[[], Settings], names: tup
         return changed.done()
 
 
-async def _run(settings: Settings, names: tuple[str, ...], stop: asyncio.Event, changed: "asyncio.Task[None]") -> None:
+async def _run(
+    given: Loaded, settings: Settings, names: tuple[str, ...], stop: asyncio.Event, changed: "asyncio.Task[None]"
+) -> None:
     async with AsyncExitStack() as stack:
         with progress("starting the services"):
             spans = stack.enter_context(otlp_spans())
-            node = await stack.enter_async_context(compose.node(settings, names, name="dev", spans=spans))
+            console = console_source(given, settings)
+            node = await stack.enter_async_context(compose.node(settings, names, name="dev", spans=spans, console=console))
         name_node(node.id)
         warn_if_hashing_is_weak(node)
         gateway = node.service(Gateway)
@@ -134,7 +142,7 @@ async def _run(settings: Settings, names: tuple[str, ...], stop: asyncio.Event, 
         elif reload.is_restart():
             click.echo(f"callboard: restarted, on port {gateway.port}")
         else:
-            quickstart(settings, gateway.port, compose.selected(settings, names), "in one process")
+            quickstart(settings, gateway.port, compose.selected(settings, names), "in one process", console=True)
         await _wait_for_either(changed, asyncio.create_task(wait_for_stop(node, stop)))
 
 

@@ -44,7 +44,7 @@ def empty(folder: Path) -> None:
             path.unlink() if not path.is_dir() else shutil.rmtree(path)
 
 
-def quickstart(settings: Settings, port: int, services: Collection[str], how: str) -> None:
+def quickstart(settings: Settings, port: int, services: Collection[str], how: str, *, console: bool) -> None:
     """Print where the system can be reached, how to log in, and commands to try.
 
     Args:
@@ -52,6 +52,7 @@ def quickstart(settings: Settings, port: int, services: Collection[str], how: st
         port: the port of the gateway.
         services: the names of the running services.
         how: how they run, such as `in one process`.
+        console: whether there is a console.
     """
     url = http_url(settings.gateway.host, port)
     click.echo(
@@ -59,7 +60,7 @@ def quickstart(settings: Settings, port: int, services: Collection[str], how: st
   Callboard is up, {how}.
 
     API        {url}
-    Docs       {url}/docs
+    Docs       {url}/docs{f"{chr(10)}    Console    {url}/console" if console else ""}
     OpenAPI    {url}/openapi.json
     Health     {url}/healthz  {url}/readyz  {url}/metrics
     Data       {settings.database.folder}/  (start with --fresh to empty it)

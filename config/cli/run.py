@@ -10,6 +10,7 @@ import rich_click as click
 from config import compose
 from config.cli.common import loaded, run_loop, with_config
 from config.cli.status import NodeFailed
+from config.console_source import console_source
 from config.folder_locks import databases_locked
 from config.health import serve_health
 from config.logs import name_node, set_up_logging
@@ -17,6 +18,7 @@ from config.settings import Settings
 from config.signals import stop_signal
 from config.traces import otlp_spans
 from config.users import warn_if_hashing_is_weak
+from gateway.console.access import ConsoleSource
 from gateway.service import Gateway
 from runtime import CallboardError, Node
 from runtime.sockets import free_port
@@ -33,22 +35,24 @@ def run_command(names: tuple[str, ...], every: bool, leash: bool, config_file: P
 
     On the first signal, the services finish their work and stop. A second signal ends the process at once.
     """
-    settings = loaded(config_file).settings
+    given = loaded(config_file)
+    settings = given.settings
     if bool(names) is every:
         raise CallboardError("callboard run: expected names of services, or --all: `callboard config show` lists them")
     names = names or tuple(compose.selected(settings, ()))
     services = compose.stateful(settings, names)
     set_up_logging(settings)
     with databases_locked(Path(settings.database.folder), services, f"callboard run {' '.join(names)}"):
-        run_loop(serve(settings, names, leash=leash), patience=settings.node.drain_timeout)
+        run_loop(serve(settings, names, console_source(given), leash=leash), patience=settings.node.drain_timeout)
 
 
-async def serve(settings: Settings, names: tuple[str, ...], *, leash: bool) -> None:
+async def serve(settings: Settings, names: tuple[str, ...], console: ConsoleSource, *, leash: bool) -> None:
     """Run a node until SIGTERM, SIGINT, or SIGHUP.
 
     Args:
         settings: the settings of the node and its services.
         names: the services to host.
+        console: what the console shows beside the running system.
         leash: whether to stop when standard input ends, too.
 
     Raises:
@@ -62,7 +66,7 @@ async def serve(settings: Settings, names: tuple[str, ...], *, leash: bool) -> N
         free_port(gateway.host, gateway.port, "CALLBOARD_GATEWAY__PORT", shared=gateway.share_port)  # before anything starts
     async with AsyncExitStack() as stack:
         spans = stack.enter_context(otlp_spans())
-        node = compose.node(settings, names, name="-".join(names)[:40], spans=spans)
+        node = compose.node(settings, names, name="-".join(names)[:40], spans=spans, console=console)
         name_node(node.id)
         await stack.enter_async_context(serve_health(settings.health, node))
         if not await _start(node, stop):

@@ -1,8 +1,6 @@
 """`callboard routes`, `callboard openapi`, and `callboard config show`: inspect the configured system without running it."""
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, cast
 
 import msgspec
 import rich_click as click
@@ -10,8 +8,8 @@ import rich_click as click
 from config import compose
 from config.cli.common import loaded, with_config, with_json
 from config.cli.output import table
+from config.shown import shown
 from runtime import CallboardError
-from runtime.contract.messages import secret_fields
 from runtime.node.node import check_together
 
 
@@ -65,11 +63,7 @@ def config_command() -> None:
 @with_config
 def config_show(as_json: bool, config_file: Path | None) -> None:
     """Print every setting with its value and where it was set. Secrets are masked."""
-    rows: list[dict[str, str]] = []
-    for setting in compose.rows(loaded(config_file)):
-        value = "***" if setting.secret and setting.value is not None else _format(setting.value)
-        rows.append({"setting": setting.name, "value": value, "source": setting.source})
-    table(rows, as_json)
+    table(shown(loaded(config_file)), as_json)
 
 
 @config_command.command("check")
@@ -87,17 +81,3 @@ def config_check(config_file: Path | None) -> None:
     check_together([cls.definition for cls in services.values()])
     compose.transport(settings)
     click.echo(f"The settings are right, and {len(services) - 1} services fit together: {', '.join(services)}.")
-
-
-def _format(value: Any) -> str:
-    """Return the value of a setting as text, as JSON where that is possible. Structs may contain secrets, which are masked."""
-    if isinstance(value, list | tuple | set | frozenset):
-        return "[" + ", ".join(_format(item) for item in cast("Iterable[Any]", value)) + "]"
-    if isinstance(value, dict):
-        found = cast("dict[Any, Any]", value)
-        return "{" + ", ".join(f"{_format(key)}: {_format(item)}" for key, item in found.items()) + "}"
-    if isinstance(value, msgspec.Struct):
-        secrets = secret_fields(type(value))
-        shown = [f"{name}={'***' if name in secrets else _format(getattr(value, name))}" for name in value.__struct_fields__]
-        return f"{type(value).__name__}({', '.join(shown)})"
-    return msgspec.json.encode(value, enc_hook=str).decode()

@@ -169,7 +169,7 @@ async def _announce(settings: Settings, chosen: list[str], counts: Mapping[str, 
         while not await asyncio.to_thread(_is_ready, url):
             await asyncio.sleep(0.1)
     how = f"in {sum(counts.values())} processes and a broker"
-    quickstart(settings, settings.gateway.port, chosen, how)
+    quickstart(settings, settings.gateway.port, chosen, how, console=settings.gateway.console != "off")
 
 
 def _is_ready(url: str) -> bool:

@@ -15,6 +15,7 @@ from msgspec import inspect
 
 from runtime.contract.errors import DefinitionError
 from runtime.contract.json_values import struct_class
+from runtime.contract.messages import secret_fields
 from runtime.contract.text_forms import (
     ANY_TIME,
     DATE,
@@ -124,7 +125,8 @@ class Schemas:
                 "minItems": len(items) - optional,
                 "maxItems": len(items),
             }
-        properties = {field.encode_name: found for field, found in fields}
+        secret = secret_fields(info.cls)
+        properties = {field.encode_name: _hidden(found) if field.name in secret else found for field, found in fields}
         required = [field.encode_name for field, _ in fields if field.required]
         if info.tag_field is not None:
             properties = {info.tag_field: _one_of((info.tag,))} | properties
@@ -164,6 +166,11 @@ class Schemas:
         if isinstance(info, inspect.FrozenSetType):
             schema["uniqueItems"] = True
         return schema
+
+
+def _hidden(schema: Schema) -> Schema:
+    """Return the schema of a secret field: forms do not show what is typed."""
+    return {**schema, "format": "password"} if schema.get("type") == "string" and "format" not in schema else schema
 
 
 def _scalar(info: inspect.Type) -> Schema:

@@ -1,4 +1,4 @@
-"""The console: what operators and admins see of a running system, and what they repair."""
+"""The requests of the console: what operators and admins ask of a running system, and what they repair."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,11 +6,12 @@ from typing import Any
 import msgspec
 
 from gateway.client import bearer_token, require_token
-from gateway.problems import Problem
-from runtime import Forbidden
+from gateway.problems import Problem, Problems
+from runtime import Forbidden, ServiceError, Struct
 from runtime.durable.console import console
 from runtime.issuers import Identity
 from runtime.node.proxy import Proxy
+from runtime.trace import new_trace, trace_id
 
 _SECONDS = 30.0
 """The seconds that a service may take to answer an operator."""
@@ -91,6 +92,55 @@ async def keys(proxy: Proxy, operator: Identity, request: str, kid: str = "") ->
     proxy.log.warning("%s asks for %s %s", operator.subject, request, kid)
     ctx = proxy.context(proxy.new_id(), None, None, _SECONDS)
     return await proxy.ask(ctx, "auth", request, msgspec.json.encode({"kid": kid} if kid else {}))
+
+
+def described(proxy: Proxy) -> dict[str, Any]:
+    """Return the requests of all services with the JSON Schemas of their messages, and the types that these refer to."""
+    found: dict[str, dict[str, Any]] = {}
+    schemas: dict[str, Any] = {}
+    for member in proxy.registry:
+        manifest = member.manifest
+        schemas |= manifest.schemas
+        for info in manifest.requests:
+            found[info.name] = {
+                "service": manifest.service, "name": info.name, "summary": info.summary, "description": info.description,
+                "allow": info.allow.shown(), "route": None if info.http is None else info.http.route,
+                "request": info.request, "reply": info.reply, "takes_stream": info.http is not None and info.http.raw_kind == "stream",
+            }  # fmt: skip
+    return {"items": sorted(found.values(), key=lambda one: one["name"]), "schemas": schemas}
+
+
+class Made(Struct):
+    """A request that was made for a user.
+
+    Attributes:
+        reply: the reply, or the problem document of an error.
+    """
+
+    request_id: str
+    status: int
+    reply: msgspec.Raw
+
+
+async def make(proxy: Proxy, problems: Problems, token: str, service: str, name: str, body: bytes) -> Made:
+    """Make a request of a service as the user of an access token.
+
+    Args:
+        name: the full name of the request.
+        body: its JSON text; empty for a request without fields.
+
+    Raises:
+        Problem: if there is no such service or request (404).
+    """
+    if not any(info.name == name for member in proxy.registry.members(service) for info in member.manifest.requests):
+        raise Problem(404, "not-found", f"No running service {service!r:.100} has a request {name!r:.100}.")
+    trace = new_trace(proxy.random)
+    ctx = proxy.context(trace_id(trace), token, trace, _SECONDS)
+    try:
+        return Made(trace_id(trace), 200, msgspec.Raw(await proxy.ask(ctx, service, name, body or b"{}")))
+    except ServiceError as error:
+        status, _, problem = problems.of_error(error, trace_id(trace))
+        return Made(trace_id(trace), status, msgspec.Raw(problem))
 
 
 async def drain(proxy: Proxy, operator: Identity, node: str) -> None:
