@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --requir
 # Tests start hundreds of Python processes. If none may keep compiled modules, each compiles all of them again
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv dev tools test test-locks test-containers image containers chaos kill soak clients brokers check check-code check-types docs format bench bench-check lock clean
+.PHONY: help venv dev tools test test-locks test-containers image containers chaos kill soak clients brokers check check-code check-types check-docs docs site format bench bench-check lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -97,7 +97,7 @@ brokers: $(VENV)/.test tools  ## run the conformance kit on every broker that pa
 	@$(APT) $(ERLANG) >/dev/null
 	@$(BIN)/python -m tests.brokers docs/brokers.md $(ARGS)
 
-check: check-code check-types  ## check lint, format, types, imports, and declared dependencies
+check: check-code check-types check-docs  ## check lint, format, types, imports, declared dependencies, and the documentation
 
 check-code: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -109,6 +109,14 @@ check-code: $(VENV)/.test
 check-types: $(VENV)/.test
 	$(BIN)/pyright
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/pyright --verifytypes runtime --ignoreexternal
+
+# Material for MkDocs advertises its successor at every build, unless this is set. The build needs no network: docs/hooks.py checks that
+# the site loads nothing from elsewhere
+check-docs: $(VENV)/.test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+site: check-docs  ## build the documentation as a website, with the reference of the API
+	@echo "open .site/index.html"
 
 docs: $(VENV)/.run  ## update the settings reference in docs/operations.md
 	@$(BIN)/python -m config.reference docs/operations.md
@@ -140,4 +148,4 @@ findings:  ## run every script in findings/, outside CI: do outside packages sti
 	test -n "$$found" || echo "there are no findings"; test -z "$$failed" || { echo "no longer as described:$$failed"; exit 1; }
 
 clean:
-	rm -rf $(VENV) .callboard
+	rm -rf $(VENV) .callboard .site
