@@ -1,6 +1,7 @@
 """The map of a system: who calls whom, and whose events reach whom."""
 
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -57,3 +58,8 @@ def test_services_that_call_each_other_have_a_map() -> None:
     found = system_map(definitions)
     assert {(edge.origin, edge.target) for edge in found.edges} == {("one", "two"), ("two", "one")}
     ElementTree.fromstring(as_svg(found))
+
+
+def test_the_picture_in_the_documentation_is_current(rental: SystemMap) -> None:
+    picture = (Path(__file__).parent.parent.parent / "docs" / "images" / "system.svg").read_text(encoding="utf-8")
+    assert as_svg(rental) == picture, "docs/images/system.svg is out of date: run `make docs`"
