@@ -118,8 +118,9 @@ check-docs: $(VENV)/.test
 site: check-docs  ## build the documentation as a website, with the reference of the API
 	@echo "open .site/index.html"
 
-docs: $(VENV)/.run  ## update what is generated in docs/: the settings reference and the picture of the system
+docs: $(VENV)/.run  ## update what is generated in docs/: the references of settings and messages, the picture of the system
 	@$(BIN)/python -m config.reference docs/operations.md
+	@$(BIN)/python -m config.message_reference docs/messages.md
 	@$(BIN)/callboard map --format svg > docs/images/system.svg
 
 format: $(VENV)/.test  ## format the code and fix lint errors where possible

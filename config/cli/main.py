@@ -38,6 +38,7 @@ _COMMANDS = {
     "doctor": "config.cli.doctor",
     "bench": "config.cli.bench",
     "map": "config.cli.map",
+    "asyncapi": "config.cli.asyncapi",
     "completion": "config.cli.completion",
 }
 

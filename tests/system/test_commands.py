@@ -385,3 +385,9 @@ async def test_the_map_of_a_project_is_printed(tmp_path: Path) -> None:
     assert (status, output.splitlines()[0]) == (0, "flowchart LR")
     status, output = await command(tmp_path, "map", "--format", "svg")
     assert (status, output.startswith("<svg ")) == (0, True)
+
+
+async def test_the_asyncapi_document_of_a_project_is_printed(tmp_path: Path) -> None:
+    status, output = await command(tmp_path, "asyncapi")
+    assert status == 0, output
+    assert json.loads(output)["channels"]["rides-stream"]["address"] == "callboard/1/stream/rides"

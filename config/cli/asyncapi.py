@@ -1,0 +1,22 @@
+"""`callboard asyncapi`: the AsyncAPI document of the system, made from what its services declare."""
+
+from pathlib import Path
+
+import msgspec
+import rich_click as click
+
+from config.asyncapi import system_document
+from config.cli.common import loaded, with_config
+
+
+@click.command("asyncapi")
+@with_config
+def asyncapi_command(config_file: Path | None) -> None:
+    """Print the AsyncAPI 3.0 document of the events and signals as JSON.
+
+    It has the topics of MQTT, the services that send and receive each message, and the JSON Schema of its fields.
+
+    Example: `callboard asyncapi > asyncapi.json`
+    """
+    text = msgspec.json.encode(system_document(loaded(config_file).settings))
+    click.echo(msgspec.json.format(text, indent=2).decode())
