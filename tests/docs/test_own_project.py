@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from config.cli.new import new_command
 from runtime.testing import eventually
 from tests.docs.test_examples import run
+from tests.docs.test_tutorial import Shell, commands
 from tests.system.process import ROOT, Callboard
 from tests.system.process import command as run_command
 
@@ -38,6 +39,25 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             docstring, _, rest = before.partition("\n\n")
             path.write_text(f"{docstring}\n\n{code}{rest}")
     return folder
+
+
+async def test_a_new_project_answers_the_commands_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin, call = commands("## Your own project")[:2]
+    assert [line.partition("#")[0].strip() for line in begin.splitlines()] == [
+        "callboard new shop",
+        "cd shop",
+        "make test",
+        "make dev",
+    ]
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(new_command, ["shop"]).exit_code == 0
+    makefile = (tmp_path / "shop" / "Makefile").read_text()
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in ("test", "dev"))
+    async with Callboard(tmp_path / "shop", "dev", "--no-reload", CALLBOARD_SERVICES="") as running:
+        await running.says("Stop with Ctrl-C")
+        output = await Shell(running).run(call)
+    assert "RemoveItem" not in output
+    assert output.count("tea") == 2, "as the answer, and in the list"
 
 
 @pytest.mark.long
@@ -76,3 +96,8 @@ async def test_it_runs_and_the_mailer_follows(project: Path) -> None:
         assert status == 1
         assert "no-item" in output
         assert (await client.get("/shop/items")).status_code == 401
+        [add_and_list], [remove] = commands("### An event"), commands("### A route")
+        added = await Shell(running).run(add_and_list)
+        assert "coffee" in added
+        [coffee, *_] = re.findall(r"[0-9a-f]{8}-[0-9a-f-]{27}", added)
+        assert await Shell(running).run(remove.replace("…", coffee)) == ""
