@@ -51,7 +51,7 @@ class Shell:
         )
         script = (
             f'callboard() {{ {sys.executable} -m config.cli "$@"; }}\n{self._variables}\n{script}\nwait\n'
-            'echo; echo "== variables"; for name in PASSWORD TOKEN H J SCOOTER RIDE; do declare -p $name 2>/dev/null || true; done\n'
+            'printf "\\n== variables\\n"\nfor name in PASSWORD TOKEN H J SCOOTER RIDE; do declare -p $name 2>/dev/null || true; done\n'
         )
         shell = await asyncio.create_subprocess_exec(
             "bash", "-c", script, cwd=self.folder,
