@@ -19,14 +19,20 @@ _FORMATS = {"date-time": "a time with its UTC offset (RFC 3339)", "date": "a dat
 
 
 def reference(found: Json) -> str:
-    """Return the reference: a table of the channels, a table of the fields of each message, and one of each type in them."""
+    """Return the reference: tables of the events and the signals, one of the fields of each message, and one of each type in them."""
     messages, schemas = found["components"]["messages"], found["components"]["schemas"]
-    lines = ["## Channels", "", "| channel | topic | messages | sent by | received by |", "| --- | --- | --- | --- | --- |"]
+    events = ["## Events", "", "| published by | event | applied by |", "| --- | --- | --- |"]
+    others = ["", "## Signals and heads", "", "| sent by | message | topic | received by |", "| --- | --- | --- | --- |"]
     for name, channel in found["channels"].items():
-        linked = ", ".join(_link(message) for message in channel["messages"])
-        topic = "" if channel["address"] is None else f"`{channel['address']}`"
-        lines.append(f"| {name} | {topic} | {linked} | {_services(found, 'send', name)} | {_services(found, 'receive', name)} |")
-    lines += ["", "## Messages"]
+        sender = _services(found, "send", name)
+        if channel["address"] is None:
+            events += [
+                f"| {sender} | {_link(event)} | {_services(found, 'receive', name, event)} |" for event in channel["messages"]
+            ]
+        else:
+            [message] = channel["messages"]
+            others.append(f"| {sender} | {_link(message)} | `{channel['address']}` | {_services(found, 'receive', name)} |")
+    lines = [*events, *others, "", "## Messages"]
     for name, message in messages.items():
         lines += ["", f"### {name}", "", *_paragraphs(message.get("summary"), message.get("description"))]
         lines += _fields(message["payload"])
@@ -38,11 +44,14 @@ def reference(found: Json) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _services(found: Json, action: str, channel: str) -> str:
+def _services(found: Json, action: str, channel: str, message: str = "") -> str:
+    """Return the services that send or receive a message on a channel, or any message."""
     names = (
         operation["tags"][0]["name"]
         for operation in found["operations"].values()
-        if operation["action"] == action and operation["channel"]["$ref"] == f"#/channels/{channel}"
+        if operation["action"] == action
+        and operation["channel"]["$ref"] == f"#/channels/{channel}"
+        and (not message or {"$ref": f"#/channels/{channel}/messages/{message}"} in operation["messages"])
     )
     return ", ".join(names)
 

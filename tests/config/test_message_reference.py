@@ -17,7 +17,8 @@ def test_the_documented_messages_are_current() -> None:
     assert filled(text) == text, "docs/messages.md is out of date: run `make docs`"
     assert "| `ride_id` | text or null | `null` |" in text
     assert "| `battery` | a number from 0 to 100 |  |" in text
-    assert "| rides-stream | `callboard/1/stream/rides` | [stream.Head](#streamhead) | rides | wallet, fleet, notices |" in text
+    assert "| rides | [stream.Head](#streamhead) | `callboard/1/stream/rides` | wallet, fleet, notices |" in text
+    assert "| fleet | [fleet.ReservationLapsed](#fleetreservationlapsed) | rides |" in text
 
 
 shop = Contract("shop")
