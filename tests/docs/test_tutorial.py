@@ -105,7 +105,7 @@ async def test_a_rider_rides_a_scooter(shell: Shell) -> None:
 
     [follow], [end] = commands("### Follow along"), commands("### End the ride")
     assert follow.endswith("&\n")
-    output = await shell.run(f"{follow.replace('curl -N', 'curl -sN -m 4')}sleep 1\n{end}")
+    output = await shell.run(f"{follow.replace('curl -N', 'curl -sN -m 10')}sleep 1\n{end}")
     assert "event: ride-ended" in output, output
     entries = json.loads(await shell.run(end.splitlines()[1]))
     assert any(entry["cents"] < 0 for entry in entries["items"]), entries
