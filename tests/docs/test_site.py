@@ -8,7 +8,7 @@ import pytest
 from docs.hooks import loaded_from_elsewhere, translated
 from tests.system.process import ROOT
 
-PACKAGES = ("runtime", "runtime.network", "runtime.storage", "runtime.testing")
+PACKAGES = ("runtime", "runtime.network", "runtime.storage", "runtime.testing", "config.testing")
 
 
 @pytest.mark.parametrize(
