@@ -5,7 +5,6 @@ They go to a collector by OTLP over HTTP. Each service is a separate resource, a
 
 import logging
 import os
-import threading
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -14,14 +13,11 @@ from config.extras import extra_for
 from runtime import StartError
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import SpanProcessor
-    from opentelemetry.trace import Tracer
+    from config.otlp import OtlpSpans
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _HTTP = "http/protobuf"
-_LAST_SECONDS = 3.0
-"""The seconds that the last spans may take to be sent when the process ends. The exporter itself would try for longer."""
 
 
 def is_on(environment: Mapping[str, str]) -> bool:
@@ -43,33 +39,6 @@ def is_on(environment: Mapping[str, str]) -> bool:
     return True
 
 
-class OtlpSpans:
-    """Sends the spans of this process to a collector."""
-
-    def __init__(self, processor: "SpanProcessor") -> None:
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.sampling import ParentBased
-
-        self._processor = processor
-        self._provider = TracerProvider
-        self.follows_parent: bool = isinstance(TracerProvider().sampler, ParentBased)
-
-    def tracer(self, service: str, node: str) -> "Tracer":
-        """Return the tracer of a service on a node, for its separate resource."""
-        from opentelemetry.sdk.resources import Resource
-
-        resource = Resource.create({"service.name": service, "service.instance.id": f"{service}@{node}"})
-        provider = self._provider(resource=resource, shutdown_on_exit=False)
-        provider.add_span_processor(self._processor)
-        return provider.get_tracer("callboard")
-
-    def close(self) -> None:
-        """Send the last spans, but wait for the collector no longer than a few seconds."""
-        closing = threading.Thread(target=self._processor.shutdown, name="last spans", daemon=True)
-        closing.start()
-        closing.join(_LAST_SECONDS)
-
-
 @contextmanager
 def otlp_spans() -> "Generator[OtlpSpans | None, None, None]":
     """What sends the spans of this process inside the `with` block, or None if no traces are wanted.
@@ -83,6 +52,8 @@ def otlp_spans() -> "Generator[OtlpSpans | None, None, None]":
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        from config.otlp import OtlpSpans
     except ModuleNotFoundError as error:
         extra = extra_for("opentelemetry")
         raise StartError(

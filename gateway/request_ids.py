@@ -22,8 +22,13 @@ def identify(exchange: Exchange, random: Random, tracing: Tracing | None) -> Beg
     fields = exchange.fields
     sent = fields.get(b"traceparent")
     trace = None if sent is None else accept_parent(sent.decode("latin-1"))
-    span = None if tracing is None else _begin_span(tracing, exchange, trace)
-    exchange.trace = span.trace if span is not None else new_trace(random) if trace is None else trace
+    known, span = trace, None
+    method = exchange.method if exchange.method in KNOWN_METHODS else "_OTHER"
+    if tracing is not None:
+        known = tracing.unsampled(method, "SERVER") if trace is None else trace
+        if known is None or tracing.wants(known):
+            span = _begin_span(tracing, exchange, method, known)
+    exchange.trace = span.trace if span is not None else new_trace(random) if known is None else known
     chosen = fields.get(b"x-request-id")
     if chosen is not None and _REQUEST_ID.fullmatch(chosen):
         exchange.request_id = chosen.decode()
@@ -34,8 +39,7 @@ def identify(exchange: Exchange, random: Random, tracing: Tracing | None) -> Beg
     return span
 
 
-def _begin_span(tracing: Tracing, exchange: Exchange, trace: str | None) -> Begun | None:
-    method = exchange.method if exchange.method in KNOWN_METHODS else "_OTHER"
+def _begin_span(tracing: Tracing, exchange: Exchange, method: str, trace: str | None) -> Begun | None:
     attributes = {
         "http.request.method": method, "url.path": exchange.path[:_LONGEST_PATH], "url.scheme": "http",
     }  # fmt: skip

@@ -8,9 +8,12 @@ from opentelemetry import trace as otel
 from opentelemetry.context import Context as OtelContext
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags, Tracer
 
+from runtime.clock import Random
+from runtime.trace import new_trace
 from runtime.tracing import Attributes, Begun, Kind, Tracing, error_name
 
-_SAMPLED = 1
+_SAMPLED = "13579bdf"
+"""The last digits of a `traceparent` whose trace is sampled."""
 
 
 class Spans(Protocol):
@@ -21,6 +24,10 @@ class Spans(Protocol):
     """
 
     follows_parent: bool
+
+    def samples_root(self, trace: int, name: str, kind: Kind) -> bool:
+        """Return whether a new trace is sampled. If it is, the next span without a parent has its id."""
+        ...
 
     def tracer(self, service: str, node: str) -> Tracer:
         """Return the tracer of a service on a node."""
@@ -54,16 +61,24 @@ class _OtelSpan(Begun):
 class OtelTracing(Tracing):
     """Begins the spans of the services of a node, for a collector."""
 
-    def __init__(self, spans: Spans, node: str) -> None:
+    def __init__(self, spans: Spans, node: str, random: Random) -> None:
         self.exports: bool = True
+        self._random = random
         self._spans = spans
         self._node = node
         self._tracers: dict[str, Tracer] = {}
 
+    def unsampled(self, name: str, kind: Kind) -> str | None:
+        root = new_trace(self._random, is_sampled=False)
+        return None if self._spans.samples_root(int(root[3:35], 16), name, kind) else root
+
+    def wants(self, parent: str) -> bool:
+        return parent[-1] in _SAMPLED or not self._spans.follows_parent
+
     def begin(
         self, service: str, name: str, kind: Kind, parent: str | None, attributes: Attributes, *, link: bool = False
     ) -> Begun | None:
-        if parent is not None and self._spans.follows_parent and not int(parent[-2:], 16) & _SAMPLED:
+        if parent is not None and not self.wants(parent):
             return None
         tracer = self._tracers.get(service)
         if tracer is None:

@@ -99,6 +99,12 @@ class Recorder(Tracing):
     def __repr__(self) -> str:
         return f"<Recorder {self.recorded} spans, {len(self._edges)} edges>"
 
+    def unsampled(self, name: str, kind: Kind) -> str | None:
+        return None
+
+    def wants(self, parent: str) -> bool:
+        return True
+
     def begin(
         self, service: str, name: str, kind: Kind, parent: str | None, attributes: Attributes, *, link: bool = False
     ) -> Begun | None:

@@ -58,6 +58,17 @@ class Tracing(ABC):
     exports: bool
 
     @abstractmethod
+    def unsampled(self, name: str, kind: Kind) -> str | None:
+        """Return the `traceparent` of a new trace that nobody wants, or None if a span has to begin it.
+
+        Where few traces are sampled, nearly every request of a client asks this, and then begins no span.
+        """
+
+    @abstractmethod
+    def wants(self, parent: str) -> bool:
+        """Return whether anybody wants a span whose cause has this `traceparent`. Its attributes need not be made otherwise."""
+
+    @abstractmethod
     def begin(
         self, service: str, name: str, kind: Kind, parent: str | None, attributes: Attributes, *, link: bool = False
     ) -> Begun | None:

@@ -171,7 +171,7 @@ class Caller:
     ) -> Coroutine[Any, Any, Any]:
         """Make a request to an instance that has it. Return what `wanted.finish` makes of its reply."""
         tracing = self._environment.tracing
-        if tracing is None:
+        if tracing is None or not tracing.wants(ctx.trace):
             return self._request_instance(ctx, wanted, body, timeout, key, known, None)
         return self._request_traced(tracing, ctx, wanted, body, timeout, key, known)
 

@@ -69,6 +69,8 @@ class SignalEndpoint(Endpoint):
             return
 
     def begin_span(self, tracing: Tracing, ctx: Context) -> Begun | None:
+        if not tracing.wants(ctx.trace):
+            return None
         name = self.handler.spec.full_name
         span = tracing.begin(self.host.name, f"process {name}", "CONSUMER", ctx.trace, _messaging(name, ctx.message_id, ctx))
         if span is not None:
@@ -225,7 +227,7 @@ class EventsEndpoint(Unattended):
 
     async def _handle(self, handler: EventHandler, event: StreamEvent, ctx: Context, tx: Transaction) -> None:
         tracing = self.host.tracing
-        if tracing is None:
+        if tracing is None or not tracing.wants(ctx.trace):
             await handler.method(handler.message(event), ctx, tx)
             return
         attributes = _messaging(event.type, event.id, ctx)

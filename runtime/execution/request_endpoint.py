@@ -104,6 +104,8 @@ class RequestEndpoint(Endpoint):
         )
 
     def begin_span(self, tracing: Tracing, ctx: Context) -> Begun | None:
+        if not tracing.wants(ctx.trace):
+            return None
         attributes = {
             "rpc.system.name": "callboard", "rpc.method": self.name, CALLER: ctx.caller, REQUEST_ID: ctx.request_id,
         }  # fmt: skip

@@ -161,6 +161,8 @@ class Transactions:
                 self.committed(work.signals, ctx)
 
     def _begin_span(self, tracing: Tracing, ctx: Context) -> Begun | None:
+        if not tracing.wants(ctx.trace):
+            return None
         attributes = {"db.system.name": self.database.system, "db.namespace": ctx.service, "db.operation.name": "transaction"}
         return tracing.begin(ctx.service, f"transaction {ctx.service}", "CLIENT", ctx.trace, attributes)
 

@@ -84,7 +84,7 @@ class Node:
         if spans is not None:
             from runtime.otel import OtelTracing
 
-            self.environment.tracing = OtelTracing(spans, self.id)
+            self.environment.tracing = OtelTracing(spans, self.id, random)
         self.caller: Caller = Caller(self.environment)
         self.inbound: Inbound = Inbound(self.environment, self.caller)
         self.verifier: Verifier = Verifier(settings.tokens, clock, self.environment.metrics, self._ask_auth, issuers)

@@ -142,7 +142,7 @@ class Proxy:
         """Return a context for one request of a client.
 
         Args:
-            trace: the `traceparent` of the client; it is ignored if it is not valid.
+            trace: a valid `traceparent`; None for that of a new trace.
             seconds: the time until the deadline.
             client: the address of the client; of IPv6, its /64 network.
             trace_fields: the `tracestate` and `baggage` of the client; invalid parts are ignored.
@@ -153,6 +153,7 @@ class Proxy:
             envelope=Envelope("request", request_id, "http", token=token, trace=trace, client=client, trace_fields=trace_fields),
             fixed_deadline=self._environment.clock.monotonic() + seconds,
             enforced=False,
+            _trace=trace,
         )
 
     def listening(self, topic: Topic, listener: Listener) -> AbstractAsyncContextManager[None]:

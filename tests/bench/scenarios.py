@@ -6,7 +6,7 @@
 import importlib
 import sys
 
-NAMES = ("handlers", "mqtt-more", "wide", "durable", "memory", "system", "rental")
+NAMES = ("handlers", "mqtt-more", "wide", "durable", "memory", "system", "rental", "watching")
 
 
 def main() -> None:
