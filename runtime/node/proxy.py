@@ -274,9 +274,9 @@ class _Topics:
 
     def _receive(self, envelope: Envelope) -> None:
         if envelope.kind == "signal":
-            if envelope.id in self._recent:
+            if envelope.id and envelope.id in self._recent:
                 return  # a broker sends one copy for each of two matching topics
-            self._recent.append(envelope.id)
+            self._recent.append(envelope.id)  # a device may send none
         service, _, name = envelope.subject.partition(".")
         topics = (
             [Topic("stream", envelope.caller)]
