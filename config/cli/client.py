@@ -78,6 +78,8 @@ class Client:
         self._opener = build_opener(_NoRedirect, *([ProxyHandler({})] if host in _LOCAL else []))
         self.token = os.environ.get("CALLBOARD_TOKEN")
         self._is_signed = False
+        self._typed: str | None = None
+        """The password that the user has typed. A long command sends it again when its token has expired."""
 
     def log_in(self, *, as_operator: bool = False) -> None:
         """Get an access token for the user. Does nothing if there is no user to log in as.
@@ -109,7 +111,7 @@ class Client:
         return token
 
     def _log_in(self, email: str) -> None:
-        password = (self._development_password() if self._is_ours else None) or self._ask_for_password()
+        password = (self._development_password() if self._is_ours else None) or self._typed or self._ask_for_password()
         self.token = None  # one that has expired would be refused
         status, answer = self.ask("POST", "/sessions", msgspec.json.encode({"email": email, "password": password}))
         token = answer.get("access_token")
@@ -132,6 +134,7 @@ class Client:
             raise CallboardError(
                 f"no password for {self._email} at {self.url} was given (the development password is only sent to the system that runs on {self._settings.database.folder}): run this in a terminal, or set CALLBOARD_TOKEN"
             ) from None
+        self._typed = password
         return password
 
     def ask(

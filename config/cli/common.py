@@ -40,6 +40,16 @@ def with_json(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")(function)
 
 
+def with_watch(function: F) -> F:
+    """Add the option `--watch` to a command."""
+    return click.option(
+        "--watch",
+        "watched",
+        is_flag=True,
+        help="Show it again every second until Ctrl-C. Without a terminal, show what has changed; with --json, one document per second.",
+    )(function)
+
+
 def loaded(config_file: Path | None) -> Loaded:
     """Load the settings from a file and the environment."""
     return load(config_file, os.environ)

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 import msgspec
 import rich_click as click
 
-from config.cli.common import F, with_json
-from config.cli.operator import Operator, chosen_services, with_operator
-from config.cli.output import json_text, table
+from config.cli.common import F, with_json, with_watch
+from config.cli.operator import NO_DATABASE, Operator, chosen_services, with_operator
+from config.cli.output import json_text
+from config.cli.watch import Report, show
 from runtime import CallboardError
 from runtime.durable.console import (
     MOST_LETTERS,
@@ -48,12 +49,14 @@ def _selection(function: F) -> F:
 @dead_letters_command.command("list")
 @click.argument("names", metavar="[SERVICE…]", nargs=-1)
 @_filters
+@with_watch
 @with_json
 @with_operator
 def list_command(
     names: tuple[str, ...],
     publisher: str,
     type_: str,
+    watched: bool,
     as_json: bool,
     operator: Operator,
 ) -> None:
@@ -61,18 +64,18 @@ def list_command(
 
     Example: `callboard dead-letters list wallet --type rides.RideEnded`
     """
+    show(lambda: _report(operator, names, publisher, type_), as_json=as_json, watched=watched)
+
+
+def _report(operator: Operator, names: tuple[str, ...], publisher: str, type_: str) -> Report:
+    services = chosen_services(operator, names)
     found = [
         {"service": name, **msgspec.structs.asdict(letter)}
-        for name in chosen_services(operator, names)
+        for name in services
         for letter in _letters(operator, name, publisher, type_)
     ]
-    if as_json:
-        for letter in found:
-            click.echo(json_text(letter))
-        return
-    table([{key: str(value)[:80] for key, value in letter.items()} for letter in found], as_json=False)
-    if not found:
-        click.echo("There are no dead letters.")
+    rows = [{key: str(value)[:80] if isinstance(value, str) else value for key, value in letter.items()} for letter in found]
+    return Report(found, [rows], "There are no dead letters." if services else NO_DATABASE)
 
 
 def _letters(operator: Operator, service: str, publisher: str, type_: str) -> Iterator[DeadLetterInfo]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import msgspec
-import rich_click as click
 
 from config import compose
 from config.cli.client import Client, describe_problem, with_gateway
@@ -20,6 +19,8 @@ from runtime.contract.messages import spec_of
 from runtime.durable.console import Refused
 
 T = TypeVar("T")
+
+NO_DATABASE = "No service has a database here."
 
 
 def with_operator(function: F) -> F:
@@ -37,14 +38,32 @@ class Operator:
 
     A gateway is asked if one is named, or if `dev` or `up` runs in this folder. Otherwise the databases are opened here.
 
+    Args:
+        needs_gateway: whether a gateway is asked in any case, by default that of the settings.
+
     Raises:
         CallboardError: if the URL is not an HTTP URL.
     """
 
-    def __init__(self, settings: Settings, url: str = "", email: str | None = None, roles: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        url: str = "",
+        email: str | None = None,
+        roles: tuple[str, ...] = (),
+        *,
+        needs_gateway: bool = False,
+    ) -> None:
         self.settings = settings
         self._client: Client | None = None
-        if url or os.environ.get("CALLBOARD_URL") or running_url(Path(settings.database.folder)) or email or roles:
+        if (
+            needs_gateway
+            or url
+            or os.environ.get("CALLBOARD_URL")
+            or running_url(Path(settings.database.folder))
+            or email
+            or roles
+        ):
             self._client = Client(settings, url, email, roles)
         self._email = email
         self._logged_in = False
@@ -73,6 +92,9 @@ class Operator:
     def instances(self) -> list[dict[str, Any]]:
         """Return the instances of the running system, as the gateway sees them."""
         status, answer = self.client().ask("GET", "/console/services")
+        self._logged_in = status != 401
+        if status == 200 and "items" not in answer:
+            raise CallboardError(f"{self.client().url}/console/services answered without a list: is that the URL of a gateway?")
         if status != 200 or not isinstance(answer.get("items"), list):
             raise CallboardError(describe_problem(status, answer))
         return cast(list[dict[str, Any]], answer["items"])
@@ -101,6 +123,7 @@ class Operator:
     def _ask_gateway(self, service: str, message: Request[T]) -> T:
         spec = spec_of(type(message))
         status, answer = self.client().ask_any("POST", f"/console/services/{service}/{spec.name}", spec.codec.encode(message))
+        self._logged_in = status != 401  # the token has expired: the next request logs in again
         if status != 200:
             reason = cast(dict[str, Any], answer).get("reason") if isinstance(answer, dict) else None
             raise CallboardError(
@@ -112,7 +135,4 @@ class Operator:
 
 def chosen_services(operator: Operator, names: tuple[str, ...]) -> list[str]:
     """Return the named services, or all that can be asked."""
-    found = list(names) or operator.services()
-    if not found:
-        click.echo("No service has a database here.", err=True)
-    return found
+    return list(names) or operator.services()

@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -10,6 +10,9 @@ import msgspec
 import rich_click as click
 
 from runtime.telemetry import printable, printable_json
+
+Rows = Sequence[Mapping[str, Any]]
+"""The rows of a table, all with the same names. In JSON their values keep their types."""
 
 
 def print_error(text: object) -> None:
@@ -25,24 +28,57 @@ def json_text(value: Any, *, indent: bool = False) -> str:
     return "\n".join(map(printable_json, lines))
 
 
-def table(rows: list[dict[str, str]], as_json: bool) -> None:
+def table(rows: Rows, as_json: bool) -> None:
     """Print rows as aligned columns with a header, or as one JSON object per line."""
-    if as_json:
-        for row in rows:
-            click.echo(json_text(row))
-        return
+    for line in map(json_text, rows) if as_json else table_lines(rows):
+        click.echo(line)
+
+
+def table_lines(rows: Rows) -> list[str]:
+    """Return rows as aligned columns with a header."""
     if not rows:
-        return
-    rows = [{name: printable(text) for name, text in row.items()} for row in rows]
-    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
-    for row in [{name: name for name in rows[0]}, *rows]:
-        click.echo("  ".join(text.ljust(widths[name]) for name, text in row.items()).rstrip())
+        return []
+    cells = [{name: cell(value) for name, value in row.items()} for row in rows]
+    widths = {name: max(len(name), *(len(row[name]) for row in cells)) for name in cells[0]}
+    return [
+        "  ".join(text.ljust(widths[name]) for name, text in row.items()).rstrip()
+        for row in [{name: name for name in cells[0]}, *cells]
+    ]
+
+
+def cell(value: object) -> str:
+    """Return a value as the text of a table's cell."""
+    return "-" if value is None else printable(str(value))
+
+
+def json_value(text: str) -> Any:
+    """Return the value of a JSON text, for a document that contains it; None for no text, and text that is not JSON as it is."""
+    if not text:
+        return None
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return text
+
+
+_quiet = False
+
+
+@contextmanager
+def without_progress() -> Generator[None, None, None]:
+    """Show no spinners inside the `with` block, which draws on the terminal itself."""
+    global _quiet  # noqa: PLW0603
+    _quiet = True
+    try:
+        yield
+    finally:
+        _quiet = False
 
 
 @contextmanager
 def progress(text: str) -> Generator[None, None, None]:
     """Show a spinner with a text if the body of the `with` block takes longer than a second. Does nothing without a terminal."""
-    if not sys.stderr.isatty():
+    if _quiet or not sys.stderr.isatty():
         yield
         return
     from rich.console import Console

@@ -1,24 +1,29 @@
 """`callboard streams`: show how far each service has applied the events of the others, and repair what has stopped."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import rich_click as click
 
-from config.cli.common import with_json
-from config.cli.operator import Operator, chosen_services, with_operator
-from config.cli.output import json_text, table
+from config.cli.common import with_json, with_watch
+from config.cli.operator import NO_DATABASE, Operator, chosen_services, with_operator
 from config.cli.resume import resume_command
 from config.cli.subscribers import shown_age
+from config.cli.watch import Report, show
 from runtime import CallboardError
 from runtime.durable.console import ForgetReader, ShowStreams, StreamReport
 
 
 @click.group("streams", invoke_without_command=True)
 @click.option("--service", "names", multiple=True, metavar="SERVICE", help="Show only this service. May be repeated.")
+@with_watch
 @with_json
 @with_operator
 @click.pass_context
 def streams_command(
     ctx: click.Context,
     names: tuple[str, ...],
+    watched: bool,
     as_json: bool,
     operator: Operator,
 ) -> None:
@@ -40,17 +45,25 @@ def streams_command(
                 f"options belong behind {ctx.invoked_subcommand}: callboard streams {ctx.invoked_subcommand} … --url …"
             )
         return
+    show(lambda: _report(operator, names), as_json=as_json, watched=watched)
+
+
+def _report(operator: Operator, names: tuple[str, ...]) -> Report:
     reports = [operator.ask(name, ShowStreams()) for name in chosen_services(operator, names)]
     running = _running(operator)
-    if as_json:
-        for report in reports:
-            click.echo(json_text(_document(report, running)))
-        return
-    table([row for report in reports for row in _stream_rows(report, running)], as_json=False)
-    subscriptions = [row for report in reports for row in _subscription_rows(report)]
-    if reports and subscriptions:
-        click.echo()
-    table(subscriptions, as_json=False)
+    return Report(
+        [_document(report, running) for report in reports],
+        [
+            [row for report in reports for row in _stream_rows(report, running)],
+            [row for report in reports for row in _subscription_rows(report)],
+        ],
+        NO_DATABASE,
+        is_marked=_needs_attention,
+    )
+
+
+def _needs_attention(row: Mapping[str, Any]) -> bool:
+    return bool(row.get("") or row.get("reason") or row.get("dead letters"))
 
 
 def _running(operator: Operator) -> set[str] | None:
@@ -92,16 +105,16 @@ def _document(report: StreamReport, running: set[str] | None) -> dict[str, objec
     }
 
 
-def _stream_rows(report: StreamReport, running: set[str] | None) -> list[dict[str, str]]:
-    stream = {"stream": report.service, "head": str(report.head), "oldest": str(report.oldest)}
+def _stream_rows(report: StreamReport, running: set[str] | None) -> list[dict[str, object]]:
+    stream: dict[str, object] = {"stream": report.service, "head": report.head, "oldest": report.oldest}
     if not report.readers:
-        return [stream | {"reader": "-", "applied": "-", "behind": "-", "silent": "-", "": ""}]
+        return [stream | {"reader": None, "applied": None, "behind": None, "silent": None, "": ""}]
     return [
         stream
         | {
             "reader": one.reader,
-            "applied": str(one.seq),
-            "behind": str(one.behind),
+            "applied": one.seq,
+            "behind": one.behind,
             "silent": shown_age(one.silent),
             "": "gone" if running is not None and one.reader not in running else "",
         }
@@ -109,15 +122,15 @@ def _stream_rows(report: StreamReport, running: set[str] | None) -> list[dict[st
     ]
 
 
-def _subscription_rows(report: StreamReport) -> list[dict[str, str]]:
+def _subscription_rows(report: StreamReport) -> list[dict[str, object]]:
     return [
         {
             "subscriber": report.service,
             "publisher": one.publisher,
-            "applied": str(one.seq),
-            "head": "?" if one.head is None else str(one.head),
-            "lag": "?" if one.lag is None else str(one.lag),
-            "dead letters": str(one.dead_letters),
+            "applied": one.seq,
+            "head": "?" if one.head is None else one.head,
+            "lag": "?" if one.lag is None else one.lag,
+            "dead letters": one.dead_letters,
             "state": one.state or "-",
             "reason": one.reason,
         }
