@@ -1,6 +1,6 @@
 """The settings as people see them: each with its value and where it was set. Secrets are masked."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import msgspec
@@ -12,14 +12,35 @@ from runtime.contract.messages import secret_fields
 
 def shown(loaded: Loaded) -> list[dict[str, str]]:
     """Return every setting with its value as text and its source."""
+    return _rows(loaded, _format)
+
+
+def shown_values(loaded: Loaded) -> list[dict[str, Any]]:
+    """Return every setting with its value, for JSON, and its source."""
+    return _rows(loaded, _plain)
+
+
+def _rows(loaded: Loaded, shape: Callable[[Any], Any]) -> list[dict[str, Any]]:
     return [
         {
             "setting": setting.name,
-            "value": "***" if setting.secret and setting.value is not None else _format(setting.value),
+            "value": "***" if setting.secret and setting.value is not None else shape(setting.value),
             "source": setting.source,
         }
         for setting in compose.rows(loaded)
     ]
+
+
+def _plain(value: Any) -> Any:
+    """Return the value of a setting as JSON has it. Structs may contain secrets, which are masked."""
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in cast("Iterable[Any]", value)]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in cast("dict[Any, Any]", value).items()}
+    if isinstance(value, msgspec.Struct):
+        secrets = secret_fields(type(value))
+        return {name: "***" if name in secrets else _plain(getattr(value, name)) for name in value.__struct_fields__}
+    return msgspec.to_builtins(value, enc_hook=str)
 
 
 def _format(value: Any) -> str:

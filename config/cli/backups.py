@@ -5,14 +5,16 @@ from pathlib import Path
 import rich_click as click
 
 from config import backups, compose
-from config.cli.common import loaded, run_loop, with_config
+from config.cli.common import loaded, run_loop, with_config, with_json
+from config.cli.output import json_text, progress
 
 
 @click.command("backup")
 @click.argument("service")
 @click.argument("file", type=click.Path(path_type=Path))
+@with_json
 @with_config
-def backup_command(service: str, file: Path, config_file: Path | None) -> None:
+def backup_command(service: str, file: Path, as_json: bool, config_file: Path | None) -> None:
     """Write a backup of SERVICE's database to FILE, which must not exist yet. Run it where the service runs. The service need not be stopped.
 
     The backup is the database as it was at one moment. On PostgreSQL, `pg_dump` writes it.
@@ -21,15 +23,20 @@ def backup_command(service: str, file: Path, config_file: Path | None) -> None:
     """
     settings = loaded(config_file).settings
     compose.definitions(settings, [service])  # names a service that does not exist
-    made = run_loop(backups.back_up(settings, service, file))
+    with progress(f"copying the database of {service}"):
+        made = run_loop(backups.back_up(settings, service, file))
+    if as_json:
+        click.echo(json_text({"service": service, "file": str(file), **made._asdict()}))
+        return
     click.echo(f"{service} is in {file}: {made.size / 1e6:.1f} MB, with its events up to {made.head}.")
 
 
 @click.command("restore")
 @click.argument("service")
 @click.argument("file", type=click.Path(path_type=Path))
+@with_json
 @with_config
-def restore_command(service: str, file: Path, config_file: Path | None) -> None:
+def restore_command(service: str, file: Path, as_json: bool, config_file: Path | None) -> None:
     """Put a backup of SERVICE's database back, which `callboard backup` has written. The service must not be running.
 
     A new epoch of its stream begins: when the service is started, its subscribers move to it without help, and each logs
@@ -38,7 +45,11 @@ def restore_command(service: str, file: Path, config_file: Path | None) -> None:
     Example: `callboard restore wallet wallet-2026-11-30.backup`
     """
     settings = loaded(config_file).settings
-    restored = run_loop(backups.restore(settings, service, file))
+    with progress(f"putting {file} back"):
+        restored = run_loop(backups.restore(settings, service, file))
+    if as_json:
+        click.echo(json_text({"service": service, "file": str(file), **restored._asdict()}))
+        return
     lost = restored.lost
     if lost is not None and lost > restored.head:
         click.echo(f"{service} has lost its events {restored.head + 1} to {lost}, which others may have applied.")

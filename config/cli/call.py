@@ -1,6 +1,7 @@
 """`callboard call`: send one request to a running system through its gateway."""
 
 import sys
+from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ _KEY = "Idempotency-Key"
     "--describe", is_flag=True, help="Show the fields, permitted roles, reply, and errors of the request instead of sending it."
 )
 @click.option("--key", help="The Idempotency-Key to send. A request that is repeated with the same key takes effect only once.")
-@click.option("--json", "as_json", is_flag=True, help="Print the reply on one line.")
+@click.option("--json", "as_json", is_flag=True, help="Print the reply on one line, and the list or the description as JSON.")
 @with_gateway
 @with_config
 def call_command(
@@ -62,7 +63,10 @@ def call_command(
         return
     operation = _find(operations, request)
     if describe:
-        _describe(operation, openapi)
+        if as_json:
+            click.echo(json_text(_document(operation) | _answers(operation[2], openapi)))
+        else:
+            _describe(operation, openapi)
         return
     values = _values(fields, operation[2])
     path, headers, body = _parts(operation, values)
@@ -86,7 +90,34 @@ def call_command(
 # Listing and describing requests
 
 
+def _document(found: Operation) -> dict[str, Any]:
+    method, path, operation = found
+    return {
+        "request": operation["operationId"],
+        "summary": operation.get("summary", ""),
+        "method": method,
+        "path": path,
+        "allow": list(operation.get("x-roles", ())) or ["anyone"],
+        "fields": [
+            {"name": name, "type": _type(schema), "required": required, "default": schema.get("default")}
+            for name, (schema, required) in _fields(operation).items()
+        ],
+    }
+
+
+def _answers(operation: dict[str, Any], openapi: dict[str, Any]) -> dict[str, Any]:
+    reply, fields = _reply(operation, openapi)
+    return {
+        "reply": reply,
+        "reply_fields": [{"name": name, "type": _type(schema)} for name, schema in fields.items()],
+        "errors": [{"status": int(status), "code": code} for status, code in _errors(operation, openapi)],
+    }
+
+
 def _list(operations: dict[str, Operation], as_json: bool) -> None:
+    if as_json:
+        table([_document(operation) for _, operation in sorted(operations.items())], as_json)
+        return
     rows = [
         {
             "request": name,
@@ -96,7 +127,7 @@ def _list(operations: dict[str, Operation], as_json: bool) -> None:
         }
         for name, (_, _, operation) in sorted(operations.items())
     ]
-    table(rows, as_json)
+    table(rows, as_json=False)
 
 
 def _signature(operation: dict[str, Any]) -> str:
@@ -111,19 +142,33 @@ def _describe(found: Operation, openapi: dict[str, Any]) -> None:
     for name, (schema, required) in _fields(operation).items():
         default = f", by default {msgspec.json.encode(schema['default']).decode()}" if schema.get("default") is not None else ""
         click.echo(f"  {name}: {_type(schema)}{'' if required else ' (optional' + default + ')'}")
+    reply, fields = _reply(operation, openapi)
+    click.echo(f"\n  answers {reply or 'nothing'}")
+    for field, part in fields.items():
+        click.echo(f"    {field}: {_type(part)}")
+    for status, code in _errors(operation, openapi):
+        click.echo(f"  or {status} {code}")
+
+
+def _reply(operation: dict[str, Any], openapi: dict[str, Any]) -> tuple[str | None, dict[str, dict[str, Any]]]:
+    """Return the type of the reply, or None if there is none, and the schemas of its fields."""
     success = next(answer for status, answer in operation["responses"].items() if status < "400")
     schema = success.get("content", {}).get("application/json", {}).get("schema")
-    click.echo(f"\n  answers {_type(schema) if schema else 'nothing'}")
-    name = schema.get("$ref", "").rpartition("/")[2] if schema else ""
-    for field, part in openapi["components"]["schemas"].get(name, {}).get("properties", {}).items():
-        click.echo(f"    {field}: {_type(part)}")
+    if not schema:
+        return None, {}
+    name = schema.get("$ref", "").rpartition("/")[2]
+    return _type(schema), openapi["components"]["schemas"].get(name, {}).get("properties", {})
+
+
+def _errors(operation: dict[str, Any], openapi: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the status and the code of each error."""
     for status, answer in operation["responses"].items():
         for problem in answer["content"].values() if status >= "400" else ():
             for variant in problem["schema"].get("anyOf", [problem["schema"]]):
                 error = openapi["components"]["schemas"].get(variant.get("$ref", "").rpartition("/")[2], {})
                 codes = error.get("properties", {}).get("code", {}).get("enum", ())
                 if codes:
-                    click.echo(f"  or {status} {codes[0]}")
+                    yield status, codes[0]
 
 
 def _allow(operation: dict[str, Any]) -> str:

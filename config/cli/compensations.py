@@ -7,7 +7,7 @@ import rich_click as click
 
 from config import compose
 from config.cli.common import loaded, run_loop, with_config, with_json
-from config.cli.output import table
+from config.cli.output import json_value, table
 from config.databases import database_of
 from config.settings import Settings
 from runtime import CallboardError
@@ -33,7 +33,7 @@ def compensations_command(service: str, drop: str | None, as_json: bool, config_
         run_loop(_drop(settings, service, drop))
         click.echo(f"The compensation {drop} is deleted.")
         return
-    table([_row(one) for one in run_loop(_all(settings, service))], as_json)
+    table([_row(one, as_json) for one in run_loop(_all(settings, service))], as_json)
 
 
 async def _all(settings: Settings, service: str) -> list[Compensation]:
@@ -47,12 +47,12 @@ async def _drop(settings: Settings, service: str, id: str) -> None:
             raise CallboardError(f"{service} has no compensation {id!r}: `callboard compensations {service}` shows their ids")
 
 
-def _row(compensation: Compensation) -> dict[str, str]:
+def _row(compensation: Compensation, as_json: bool) -> dict[str, object]:
     return {
         "id": compensation.id,
         "request": compensation.request,
-        "body": compensation.body,
+        "body": json_value(compensation.body) if as_json else compensation.body,
         "since": datetime.fromtimestamp(compensation.at, UTC).isoformat(timespec="seconds"),
-        "attempts": str(compensation.attempts),
+        "attempts": compensation.attempts,
         "error": compensation.error,
     }

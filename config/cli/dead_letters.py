@@ -8,7 +8,7 @@ import rich_click as click
 
 from config.cli.common import F, with_json, with_watch
 from config.cli.operator import NO_DATABASE, Operator, chosen_services, with_operator
-from config.cli.output import json_text
+from config.cli.output import json_text, json_value
 from config.cli.watch import Report, show
 from runtime import CallboardError
 from runtime.durable.console import (
@@ -98,13 +98,14 @@ def show_command(service: str, id_: str, as_json: bool, operator: Operator) -> N
 
     Example: `callboard dead-letters show wallet 01980f2e-6a1c-7c3e-9d54-0a4c6b1f2e77`
     """
-    letter = operator.ask(service, ShowDeadLetter(id_))
-    click.echo(json_text(letter, indent=not as_json))
+    letter = msgspec.structs.asdict(operator.ask(service, ShowDeadLetter(id_)))
+    click.echo(json_text({**letter, "body": json_value(letter["body"])}, indent=not as_json))
 
 
 @dead_letters_command.command("retry")
 @click.argument("service")
 @_selection
+@with_json
 @with_operator
 def retry_command(
     service: str,
@@ -112,6 +113,7 @@ def retry_command(
     every: bool,
     publisher: str,
     type_: str,
+    as_json: bool,
     operator: Operator,
 ) -> None:
     """Apply dead letters of SERVICE again, the oldest first. Each is applied exactly once, or stays a dead letter.
@@ -127,11 +129,14 @@ def retry_command(
         outcome = operator.ask(service, RetryDeadLetter(id_))
         failed += bool(outcome.error)
         applied += outcome.found and not outcome.error
-        if not outcome.found:
+        if as_json:
+            click.echo(json_text({"id": id_, **msgspec.structs.asdict(outcome)}))
+        elif not outcome.found:
             click.echo(f"{id_} is not a dead letter any more")
         else:
             click.echo(f"{id_} stays a dead letter: {_one_line(outcome.error)}" if outcome.error else f"{id_} was applied")
-    click.echo(f"{applied} applied, {failed} failed")
+    if not as_json:
+        click.echo(f"{applied} applied, {failed} failed")
     if failed:
         sys.exit(1)
 
@@ -139,6 +144,7 @@ def retry_command(
 @dead_letters_command.command("drop")
 @click.argument("service")
 @_selection
+@with_json
 @with_operator
 def drop_command(
     service: str,
@@ -146,6 +152,7 @@ def drop_command(
     every: bool,
     publisher: str,
     type_: str,
+    as_json: bool,
     operator: Operator,
 ) -> None:
     """Delete dead letters of SERVICE. Their events are never applied.
@@ -158,7 +165,7 @@ def drop_command(
         operator.ask(service, DropDeadLetters(tuple(chosen[at : at + MOST_LETTERS]))).count
         for at in range(0, len(chosen), MOST_LETTERS)
     )
-    click.echo(f"{dropped} dropped")
+    click.echo(json_text({"dropped": dropped}) if as_json else f"{dropped} dropped")
 
 
 def _chosen(operator: Operator, service: str, ids: tuple[str, ...], every: bool, publisher: str, type_: str) -> list[str]:

@@ -18,8 +18,8 @@ from paho.mqtt.properties import Properties
 
 from config import compose
 from config.broker import PrivateBroker
-from config.cli.common import loaded, with_config
-from config.cli.output import progress
+from config.cli.common import loaded, with_config, with_json
+from config.cli.output import json_text, progress
 from config.settings import Settings
 from config.signals import stop_signal
 from runtime import CallboardError, Clock, Random, Struct
@@ -49,18 +49,19 @@ class Device(Struct):
 
 @click.command("devices")
 @click.option("--count", type=click.IntRange(1, 1000), default=50, show_default=True, help="The number of scooters.")
+@with_json
 @with_config
-def devices_command(count: int, config_file: Path | None) -> None:
+def devices_command(count: int, as_json: bool, config_file: Path | None) -> None:
     """Simulate scooters that connect to the broker of a running `callboard up`. Stop with Ctrl-C.
 
     Each scooter has its own connection and credential. Scooters from earlier runs are reused, and missing ones are first
     enrolled with the fleet service.
     """
     settings = loaded(config_file).settings
-    asyncio.run(_simulate(settings, count))  # aiomqtt needs asyncio's own event loop to watch its sockets
+    asyncio.run(_simulate(settings, count, as_json))  # aiomqtt needs asyncio's own event loop to watch its sockets
 
 
-async def _simulate(settings: Settings, count: int) -> None:
+async def _simulate(settings: Settings, count: int, as_json: bool) -> None:
     stop = stop_signal()
     broker = PrivateBroker(Path(settings.database.folder))
     credentials = broker.credentials()
@@ -76,7 +77,7 @@ async def _simulate(settings: Settings, count: int) -> None:
             broker.admit({device.id: device.password for device in known})
             path.touch(mode=0o600)
             path.write_bytes(msgspec.json.encode(known))
-    simulation = _Simulation(msgspec.structs.replace(url, url=credentials.devices_url), count)
+    simulation = _Simulation(msgspec.structs.replace(url, url=credentials.devices_url), count, as_json)
     scooters = [asyncio.create_task(simulation.run(device)) for device in known]
     waiting = asyncio.create_task(stop.wait())
     await asyncio.wait((waiting, *scooters), return_when=asyncio.FIRST_COMPLETED)
@@ -129,11 +130,13 @@ class _Simulation:
     Args:
         url: the settings of the MQTT connection.
         total: the number of scooters.
+        as_json: whether to print JSON.
     """
 
-    def __init__(self, url: MqttSettings, total: int) -> None:
+    def __init__(self, url: MqttSettings, total: int, as_json: bool) -> None:
         self._url = url
         self._total = total
+        self._as_json = as_json
         self._random = Random(Clock())
         self._connected = 0
 
@@ -160,13 +163,18 @@ class _Simulation:
     def _count(self, change: int) -> None:
         self._connected += change
         if self._connected == self._total or change < 0:
-            click.echo(f"{self._connected} of {self._total} scooters are connected")
+            self._say(
+                f"{self._connected} of {self._total} scooters are connected", connected=self._connected, scooters=self._total
+            )
+
+    def _say(self, text: str, **data: object) -> None:
+        click.echo(json_text(data) if self._as_json else text)
 
     async def _obey(self, client: aiomqtt.Client, scooter: Scooter) -> None:
         async for message in client.messages:
             locked = str(message.topic).split("/")[-2] == "Lock"
             if locked != scooter.locked:
-                click.echo(f"scooter {scooter.id} is {'locked' if locked else 'unlocked'}")
+                self._say(f"scooter {scooter.id} is {'locked' if locked else 'unlocked'}", scooter=scooter.id, locked=locked)
             scooter.obey(locked=locked)
 
     async def _report(self, client: aiomqtt.Client, scooter: Scooter, topic: str) -> None:

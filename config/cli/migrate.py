@@ -5,7 +5,8 @@ from pathlib import Path
 import rich_click as click
 
 from config import compose
-from config.cli.common import loaded, run_loop, with_config
+from config.cli.common import loaded, run_loop, with_config, with_json
+from config.cli.output import json_text, progress
 from config.databases import migrate_all
 from config.settings import Settings
 from runtime.service.service import Definition
@@ -13,8 +14,9 @@ from runtime.service.service import Definition
 
 @click.command("migrate")
 @click.argument("names", metavar="[SERVICE…]", nargs=-1)
+@with_json
 @with_config
-def migrate_command(names: tuple[str, ...], config_file: Path | None) -> None:
+def migrate_command(names: tuple[str, ...], as_json: bool, config_file: Path | None) -> None:
     """Apply the new migrations of the named services, or of all services, to their databases.
 
     A service does so itself when it starts. With this command it happens once, before any instance of the new version runs.
@@ -25,8 +27,12 @@ def migrate_command(names: tuple[str, ...], config_file: Path | None) -> None:
     settings = loaded(config_file).settings
     for definition in compose.definitions(settings, names):
         if definition.needs_database:
-            count = run_loop(_migrate(settings, definition))
-            click.echo(f"{definition.contract.name}: {count} new migrations were applied.")
+            name = definition.contract.name
+            with progress(f"migrating {name}"):
+                count = run_loop(_migrate(settings, definition))
+            click.echo(
+                json_text({"service": name, "migrations": count}) if as_json else f"{name}: {count} new migrations were applied."
+            )
 
 
 async def _migrate(settings: Settings, definition: Definition) -> int:

@@ -7,8 +7,8 @@ import rich_click as click
 
 from config import compose
 from config.cli.common import loaded, with_config, with_json
-from config.cli.output import table
-from config.shown import shown
+from config.cli.output import json_text, table
+from config.shown import shown, shown_values
 from runtime import CallboardError
 from runtime.node.node import check_together
 
@@ -35,8 +35,9 @@ def routes_command(as_json: bool, config_file: Path | None) -> None:
 
 
 @click.command("openapi")
+@click.option("--json", "as_json", is_flag=True, help="Print it on one line.")
 @with_config
-def openapi_command(config_file: Path | None) -> None:
+def openapi_command(as_json: bool, config_file: Path | None) -> None:
     """Print the OpenAPI document of the REST API as JSON."""
     from gateway.openapi import document
 
@@ -50,7 +51,7 @@ def openapi_command(config_file: Path | None) -> None:
             compose.error_renderer(settings),
         )
     )
-    click.echo(msgspec.json.format(text, indent=2).decode())
+    click.echo((text if as_json else msgspec.json.format(text, indent=2)).decode())
 
 
 @click.group("config")
@@ -63,21 +64,27 @@ def config_command() -> None:
 @with_config
 def config_show(as_json: bool, config_file: Path | None) -> None:
     """Print every setting with its value and where it was set. Secrets are masked."""
-    table(shown(loaded(config_file)), as_json)
+    found = loaded(config_file)
+    table(shown_values(found) if as_json else shown(found), as_json)
 
 
 @config_command.command("check")
+@with_json
 @with_config
-def config_check(config_file: Path | None) -> None:
+def config_check(as_json: bool, config_file: Path | None) -> None:
     """Check every setting, the classes of the services, and that they fit together, without running anything.
 
     Example: `callboard config check` before a deployment, with the variables of the deployment.
     """
     settings = loaded(config_file).settings
     services = compose.catalogue(settings)
-    for setting in compose.rows(loaded(config_file)):
+    found = list(compose.rows(loaded(config_file)))
+    for setting in found:
         if setting.source == "not set":
             raise CallboardError(f"{setting.name} is not set: it has no default")
     check_together([cls.definition for cls in services.values()])
     compose.transport(settings)
+    if as_json:
+        click.echo(json_text({"services": list(services), "settings": len(found)}))
+        return
     click.echo(f"The settings are right, and {len(services) - 1} services fit together: {', '.join(services)}.")

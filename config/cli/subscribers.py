@@ -41,9 +41,9 @@ def subscribers_command(
         click.echo(f"No service has asked for the events of {service} yet.")
 
 
-def _row(one: StreamReader, as_json: bool) -> dict[str, str]:
-    age = f"{one.silent:.0f}" if as_json else shown_age(one.silent)
-    return {"subscriber": one.reader, "cursor": str(one.seq), "behind": str(one.behind), "age": age}
+def _row(one: StreamReader, as_json: bool) -> dict[str, object]:
+    age = round(one.silent) if as_json else shown_age(one.silent)
+    return {"subscriber": one.reader, "cursor": one.seq, "behind": one.behind, "age": age}
 
 
 def shown_age(seconds: float) -> str:

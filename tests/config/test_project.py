@@ -299,10 +299,11 @@ def test_no_secret_is_shown_wherever_it_is(shop: Path) -> None:
         "[services.my-shop]\nclass = 'shop:Shop'\n[services.my-shop.settings]\nkeys = ['HUSH']\naccount = {name = 'a', key = 'HUSH'}\n"
     )
     environment = {"CALLBOARD_MY_SHOP__ACCOUNTS": accounts, "CALLBOARD_GATEWAY__PORT": "7"}
-    shown = CliRunner(env=environment).invoke(config_show).output
-    assert "account" in shown
-    assert "my-shop.settings.folder" in shown
-    assert "HUSH" not in shown
+    for arguments in ([], ["--json"]):
+        shown = CliRunner(env=environment).invoke(config_show, arguments).output
+        assert "account" in shown
+        assert "my-shop.settings.folder" in shown
+        assert "HUSH" not in shown
     assert "HUSH" not in repr(settings_of(environment))
     with pytest.raises(SettingsError) as refused:
         settings_of({"CALLBOARD_MY_SHOP__WORD": "HUSH"})

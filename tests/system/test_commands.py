@@ -246,7 +246,7 @@ async def test_config_show_masks_secrets_and_names_sources(tmp_path: Path) -> No
         assert await process.ends() == 0, process.output
     rows = {row["setting"]: row for row in map(json.loads, process.output.splitlines())}
     assert rows["dev.password"] == {"setting": "dev.password", "value": "***", "source": "CALLBOARD_DEV__PASSWORD_FILE"}
-    assert rows["gateway.max_body"] == {"setting": "gateway.max_body", "value": "5000", "source": "callboard.toml"}
+    assert rows["gateway.max_body"] == {"setting": "gateway.max_body", "value": 5000, "source": "callboard.toml"}
     assert rows["gateway.port"]["source"] == "CALLBOARD_GATEWAY__PORT"
     assert rows["log.level"]["source"] == "default"
     assert "from a file" not in process.output

@@ -48,10 +48,8 @@ async def test_dead_letters_nodes_and_keys_are_managed_by_commands(tmp_path: Pat
         )  # fmt: skip
         listed = [json.loads(line) for line in (await run(system, "dead-letters", "list", "--json")).splitlines()]
         assert [(one["service"], one["id"]) for one in listed] == [("wallet", "letter-1"), ("wallet", "letter-2")]
-        assert (
-            json.loads(await run(system, "dead-letters", "show", "wallet", "letter-1"))["body"]
-            == '{"user_id":"late","role":"rider"}'
-        )
+        shown = json.loads(await run(system, "dead-letters", "show", "wallet", "letter-1"))
+        assert shown["body"] == {"user_id": "late", "role": "rider"}
         said = await run(system, "dead-letters", "retry", "wallet", "--all", status=1)
         assert "letter-1 was applied\n" in said
         assert "letter-2 stays a dead letter: " in said

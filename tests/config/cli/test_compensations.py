@@ -50,9 +50,9 @@ def test_what_waits_is_shown_and_can_be_deleted(folder: Path) -> None:
     assert json.loads(compensations("rides", "--json")) == {
         "id": "k1",
         "request": "wallet.ReleaseHold",
-        "body": '{"hold_id":"h1"}',
+        "body": {"hold_id": "h1"},
         "since": "2023-11-14T22:13:20+00:00",
-        "attempts": "3",
+        "attempts": 3,
         "error": "NoInstance: No instance is live",
     }
     assert compensations("rides").splitlines()[1].startswith("k1")

@@ -59,7 +59,7 @@ def test_subscribers_are_shown_with_cursor_and_age(folder: Path) -> None:
         ["wallet", "100", "0", "0 min"],
     ]
     assert json.loads(subscribers("rides", "--json").splitlines()[0]) == {
-        "subscriber": "billing", "cursor": "7", "behind": "93", "age": "1000000",
+        "subscriber": "billing", "cursor": 7, "behind": 93, "age": 1000000,
     }  # fmt: skip
 
 
