@@ -1,13 +1,15 @@
 """`/console/tail`: a live view of events and signals for operators, as server-sent events.
 
-Events are read from their publishers' streams, in order and without gaps, starting when the client connects. Signals
-are shown as they arrive and dropped if the client is too slow. No publisher waits for a client or retains events for it.
+Events are read from their publishers' streams, in order and without gaps, starting when the client connects, or at the first
+event since a time that the client names. Signals are not retained: they are shown as they arrive and dropped if the client is
+too slow. No publisher waits for a client or retains events for it.
 """
 
 import asyncio
 from collections import deque
+from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -18,7 +20,8 @@ from gateway.routing import query_params
 from gateway.sse import EventStream
 from gateway.subscribers import Subscriber, Subscribers, run_all
 from runtime import ServiceError
-from runtime.durable.stream import Batch, Diverged, Position, PositionPruned, Pull, StreamEvent, StreamHead
+from runtime.clock import rfc3339
+from runtime.durable.stream import MOST_ROWS, Batch, Diverged, Position, PositionPruned, Pull, StreamEvent, StreamHead
 from runtime.network import Envelope, Manifest, Topic, TransportError
 from runtime.node.proxy import Proxy
 from runtime.trace import from_stored
@@ -31,7 +34,10 @@ _TIMEOUT = 2.0
 
 
 class Tail:
-    """The ASGI application of `/console/tail?match=rides.*&kind=event`. Both parameters are optional and repeatable."""
+    """The ASGI application of `/console/tail?match=rides.*&kind=event&since=2026-11-30T08:00:00Z`.
+
+    All parameters are optional. `match` and `kind` are repeatable.
+    """
 
     def __init__(self, proxy: Proxy, subscribers: Subscribers, access: Access) -> None:
         self._access = access
@@ -45,15 +51,18 @@ class Tail:
         await self._subscribers.serve(subscriber, receive, send)
 
 
-def _parse_query(query: bytes) -> tuple[list[str], set[str]]:
-    """Return the name patterns and the kinds that a query selects. An omitted parameter selects everything.
+def _parse_query(query: bytes) -> tuple[list[str], set[str], str]:
+    """Return the name patterns and the kinds that a query selects, and the time since which, as streams store it.
+
+    Without patterns or kinds, everything is selected. Without a time, the text is empty.
 
     Raises:
         Malformed: if the percent-decoded query is not UTF-8.
-        Problem: if the query has another parameter or an unknown kind (422).
+        Problem: if the query has another parameter, an unknown kind, or no RFC 3339 time (422).
     """
     patterns: list[str] = []
     kinds: set[str] = set()
+    since = ""
     for name, value in query_params(query):
         if name == "match":
             patterns.append(value)
@@ -61,9 +70,23 @@ def _parse_query(query: bytes) -> tuple[list[str], set[str]]:
             continue  # the access has read it
         elif name == "kind" and value in ("event", "signal"):
             kinds.add(value)
+        elif name == "since" and (moment := _moment(value)):
+            since = moment
         else:
-            raise Problem(422, "invalid", f"{name}={value}"[:80] + ": expected match=PATTERN, kind=event, or kind=signal.")
-    return patterns or ["*"], kinds or {"event", "signal"}
+            raise Problem(
+                422,
+                "invalid",
+                f"{name}={value}"[:80] + ": expected match=PATTERN, kind=event, kind=signal, or since= and an RFC 3339 time.",
+            )
+    return patterns or ["*"], kinds or {"event", "signal"}, since
+
+
+def _moment(text: str) -> str:
+    """Return an RFC 3339 time as streams store it, so that their texts compare like times. Empty if it is not one."""
+    try:
+        return rfc3339(msgspec.convert(text, Annotated[datetime, msgspec.Meta(tz=True)]))
+    except (msgspec.ValidationError, OverflowError):
+        return ""
 
 
 class _TailSubscriber(Subscriber):
@@ -75,12 +98,15 @@ class _TailSubscriber(Subscriber):
         token: the access token of the client.
         patterns: the patterns that names of events and signals have to match, as in `fnmatch`.
         kinds: the kinds to show, out of `event` and `signal`.
+        since: the time of the first events to show, as streams store it. If empty, only later ones are shown.
     """
 
-    def __init__(self, proxy: Proxy, user: str, token: str, patterns: list[str], kinds: set[str]) -> None:
+    def __init__(self, proxy: Proxy, user: str, token: str, patterns: list[str], kinds: set[str], since: str) -> None:
         super().__init__(proxy, user, token)
         self._patterns = patterns
         self._kinds = kinds
+        self._since = since
+        self._begun: set[str] = set()
         self._positions: dict[str, Position] = {}
         self._due: set[str] = set()
         self._signals: deque[Envelope] = deque()
@@ -121,7 +147,7 @@ class _TailSubscriber(Subscriber):
                 if not events or not (due or manifest.service not in self._positions):
                     return True
                 await self.subscribe(Topic("stream", manifest.service))
-                batch = await self._pull(manifest.service, events)
+                batch = await self._pull(manifest, events)
         except (Diverged, PositionPruned) as error:  # the stream cannot be resumed from this position
             del self._positions[manifest.service]
             await stream.event("gap", {"from": manifest.service, "why": error.title()})
@@ -137,14 +163,43 @@ class _TailSubscriber(Subscriber):
             self.wake()  # there are more events, but the other services get their turn first
         return True
 
-    async def _pull(self, publisher: str, types: tuple[str, ...]) -> Batch:
-        """Return the next batch of a publisher's stream. The first call starts at the end of the stream."""
+    async def _pull(self, manifest: Manifest, types: tuple[str, ...]) -> Batch:
+        """Return the next batch of a publisher's stream. The first call starts at the end of the stream, or at a time."""
+        publisher = manifest.service
         position = self._positions.get(publisher)
         if position is None:
-            position = self._positions[publisher] = await self.proxy.ask_service(publisher, StreamHead())
+            position = await self.proxy.ask_service(publisher, StreamHead())
+            if self._since and publisher not in self._begun:  # after a gap, it goes on at the end
+                position = await self._find(publisher, manifest.events, position.seq)
+            self._begun.add(publisher)
+            self._positions[publisher] = position
         batch = await self.proxy.ask_service(publisher, Pull(position, types, peek=True))
         self._positions[publisher] = batch.scanned
         return batch
+
+    async def _find(self, publisher: str, types: tuple[str, ...], head: int) -> Position:
+        """Return the position before the first retained event since the time, found by bisection."""
+        low, high = 0, head
+        while low < high:
+            middle = (low + high) // 2 if low else 0  # first the oldest one that is retained
+            found = await self._first(publisher, types, middle, high)
+            if found is None or found.at >= self._since:
+                high = middle
+            else:
+                low = found.seq
+        return Position("", low)
+
+    async def _first(self, publisher: str, types: tuple[str, ...], after: int, until: int) -> StreamEvent | None:
+        """Return the first event of one of the types after a number, or None if there is none up to another one."""
+        limit = 1
+        while after < until:
+            batch = await self.proxy.ask_service(publisher, Pull(Position("", after), types, limit, peek=True))
+            if batch.events:
+                return batch.events[0]
+            if batch.scanned.seq <= after:
+                break
+            after, limit = batch.scanned.seq, MOST_ROWS  # these are of types that the publisher has no more
+        return None
 
     def _select(self, kind: str, names: tuple[str, ...]) -> tuple[str, ...]:
         if kind not in self._kinds or (kind == "signal" and not self.proxy.has_signals):

@@ -2,17 +2,20 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 from gateway.service import Gateway
+from runtime.clock import rfc3339
 from runtime.network import Envelope, Topic
 from runtime.testing import eventually
 from services.rides.service import Rides
 from tests.gateway.notices import abort_rides, user_id
 from tests.sse import follow
-from tests.system_under_test import WITH_SIGNALS, System, open_deployment
+from tests.system_under_test import WITH_SIGNALS, System, open_deployment, open_system, settings
 
 
 @pytest.fixture(params=WITH_SIGNALS)
@@ -108,7 +111,63 @@ async def test_tail_shows_a_signal_once_even_if_other_streams_receive_it(deploym
         assert len({data["id"] for _, data, _ in tail.received}) == len(tail.received) == 4
 
 
-@pytest.mark.parametrize("query", ["kind=request", "x=1", "match=%ff"])
+@pytest.mark.parametrize(
+    "query", ["kind=request", "x=1", "match=%ff", "since=yesterday", "since=2026-11-30", "since=2026-11-30T08:00:00"]
+)
 async def test_tail_refuses_an_invalid_query(system: System, query: str) -> None:
     answer = await system.client.get(f"/console/tail?{query}", headers=await system.bearer("operator@example.com"))
     assert answer.status_code in (400, 422)
+
+
+EVENTS = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
+"""When the events of `rides_published_until` begin."""
+
+
+def at(seconds: float) -> str:
+    return rfc3339(EVENTS + timedelta(seconds=seconds))
+
+
+async def rides_published_until(system: System, last: int, kind: str = "rides.RideAborted") -> None:
+    """Put events into the stream of rides, one each second, of which the first ten are pruned."""
+    body = '{"ride_id":"r","user_id":"u","scooter_id":"s","hold_id":"h","reason":"lost"}'
+    database = system.service(Rides).db
+    for number in range(11, last + 1):
+        await database.execute(
+            "INSERT INTO callboard_stream VALUES ($1, $2, $3, $4, $5, '')", number, f"id-{number}", kind, body, at(number)
+        )
+    await database.execute("UPDATE callboard_stream_head SET seq = $1, pruned = 10", last)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "first"), [(0, 11), (11, 11), (12, 12), (499.5, 500), (500, 500), (699, 699), (700, 700), (701, 701)]
+)
+@pytest.mark.parametrize("zone", [0, 5.5], ids=["UTC", "elsewhere"])
+async def test_tail_begins_at_the_first_event_since_a_time(one_system: System, seconds: float, first: int, zone: float) -> None:
+    moment = (EVENTS + timedelta(seconds=seconds)).astimezone(timezone(timedelta(hours=zone)))
+    since = quote(moment.isoformat())
+    await rides_published_until(one_system, 700)
+    operator = await one_system.bearer("operator@example.com")
+    async with follow(one_system.url, operator, path=f"/console/tail?match=rides.*&kind=event&since={since}") as tail:
+        await tail.wait_for(701 - first)
+        await eventually(lambda: one_system.service(Gateway).subscribers.count == 1, "the tail is open")
+        await abort_rides(one_system, "somebody")
+        await tail.wait_for(702 - first)
+        assert [data["seq"] for _, data, _ in tail.received] == list(range(first, 702)), "and goes on live, without a gap"
+
+
+async def test_events_of_a_type_that_is_gone_do_not_hide_where_a_time_is(one_system: System) -> None:
+    await rides_published_until(one_system, 2300)
+    await one_system.service(Rides).db.execute(
+        "UPDATE callboard_stream SET type = 'rides.Gone' WHERE seq BETWEEN 100 AND 2200 OR seq = 50"
+    )
+    operator = await one_system.bearer("operator@example.com")
+    for since, first, count in ((at(50), 51, 149), (at(1000), 2201, 100)):
+        async with follow(one_system.url, operator, path=f"/console/tail?match=rides.*&since={since}") as tail:
+            await tail.wait_for(count)
+            assert (tail.received[0][1]["seq"], tail.received[-1][1]["seq"]) == (first, 2300)
+
+
+@pytest.fixture
+async def one_system(tmp_path: Path) -> AsyncGenerator[System, None]:
+    async with open_system(settings(tmp_path)) as opened:
+        yield opened
