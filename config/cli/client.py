@@ -1,7 +1,7 @@
 """An HTTP client for the gateway of a running system, used by `call`, `tail`, and `services`."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, cast
@@ -168,14 +168,19 @@ class Client:
                 f"{self.url}{path} answered {status} with a body that is not JSON: is that the URL of a gateway?"
             ) from None
 
-    def follow(self, path: str) -> Iterator[tuple[str, Any]]:
+    def follow(self, path: str, connected: Callable[[], None]) -> Iterator[tuple[str, Any]]:
         """Yield the name and data of each server-sent event of a path until the server ends the stream.
+
+        Args:
+            path: the path with its query.
+            connected: called when the gateway has accepted the request.
 
         Raises:
             CallboardError: if the gateway cannot be reached or refuses the request.
         """
         try:
             with self._opener.open(self._request("GET", path, None, {}), timeout=_TIMEOUT) as response:
+                connected()
                 name = ""
                 for line in response:
                     field, _, value = line.decode().rstrip("\n").partition(": ")

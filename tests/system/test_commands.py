@@ -283,10 +283,12 @@ async def test_tail_shows_events_and_signals_and_ends_quietly(tmp_path: Path) ->
             assert (await command(tmp_path, "call", "Register", *new, **port))[0] == 0
             await narrow.says("auth.UserRegistered")
             await wide.says("auth.UserRegistered")
-            shown = json.loads(narrow.output)
+            first, line = narrow.output.splitlines()
+            assert first == f"listening to auth.*, events, at {running.url}; Ctrl-C stops"
+            shown = json.loads(line)
             assert (shown["kind"], shown["name"], shown["body"]["role"]) == ("event", "auth.UserRegistered", "rider")
             assert await narrow.ends(signal.SIGINT) == 0
-            assert narrow.output.count("\n") == 1
+            assert narrow.output.count("\n") == 2
             await running.ends(signal.SIGINT)
             await wide.says("the gateway is stopping")
             await wide.says("trying again")
