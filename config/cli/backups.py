@@ -5,12 +5,13 @@ from pathlib import Path
 import rich_click as click
 
 from config import backups, compose
+from config.cli import candidates
 from config.cli.common import loaded, run_loop, with_config, with_json
 from config.cli.output import json_text, progress
 
 
 @click.command("backup")
-@click.argument("service")
+@click.argument("service", shell_complete=candidates.services)
 @click.argument("file", type=click.Path(path_type=Path))
 @with_json
 @with_config
@@ -32,7 +33,7 @@ def backup_command(service: str, file: Path, as_json: bool, config_file: Path | 
 
 
 @click.command("restore")
-@click.argument("service")
+@click.argument("service", shell_complete=candidates.services)
 @click.argument("file", type=click.Path(path_type=Path))
 @with_json
 @with_config

@@ -10,20 +10,17 @@ from urllib.parse import quote, urlencode
 import msgspec
 import rich_click as click
 
+from config.cli import candidates
 from config.cli.client import Client, with_gateway
 from config.cli.common import loaded, with_config
+from config.cli.operations import KEY, Operation, fields_of, given_values, operations_of, shown_type
 from config.cli.output import json_text, print_error, progress, table
 from runtime import CallboardError
 
-Operation = tuple[str, str, dict[str, Any]]
-"""The method, the path, and the OpenAPI operation object of a request."""
-
-_KEY = "Idempotency-Key"
-
 
 @click.command("call")
-@click.argument("request", required=False)
-@click.argument("fields", nargs=-1, metavar="[FIELD=VALUE…|JSON]")
+@click.argument("request", required=False, shell_complete=candidates.requests)
+@click.argument("fields", nargs=-1, metavar="[FIELD=VALUE…|JSON]", shell_complete=candidates.fields)
 @click.option(
     "--describe", is_flag=True, help="Show the fields, permitted roles, reply, and errors of the request instead of sending it."
 )
@@ -53,11 +50,7 @@ def call_command(
         status, openapi = client.ask("GET", "/openapi.json")
     if status != 200 or not isinstance(openapi.get("paths"), dict):
         raise CallboardError(f"{client.url}/openapi.json answered {status} without an OpenAPI document: is that a gateway?")
-    operations: dict[str, Operation] = {
-        operation["operationId"]: (method.upper(), path, operation)
-        for path, methods in openapi["paths"].items()
-        for method, operation in methods.items()
-    }
+    operations = operations_of(openapi)
     if request is None:
         _list(operations, as_json)
         return
@@ -68,10 +61,10 @@ def call_command(
         else:
             _describe(operation, openapi)
         return
-    values = _values(fields, operation[2])
+    values = given_values(fields, {name: schema for name, (schema, _) in fields_of(operation[2]).items()})
     path, headers, body = _parts(operation, values)
     if key is not None:
-        headers[_KEY] = key
+        headers[KEY] = key
     with progress(f"calling {request}"):
         client.log_in()
         status, answer = client.ask_any(operation[0], path, body, headers)
@@ -99,8 +92,8 @@ def _document(found: Operation) -> dict[str, Any]:
         "path": path,
         "allow": list(operation.get("x-roles", ())) or ["anyone"],
         "fields": [
-            {"name": name, "type": _type(schema), "required": required, "default": schema.get("default")}
-            for name, (schema, required) in _fields(operation).items()
+            {"name": name, "type": shown_type(schema), "required": required, "default": schema.get("default")}
+            for name, (schema, required) in fields_of(operation).items()
         ],
     }
 
@@ -109,7 +102,7 @@ def _answers(operation: dict[str, Any], openapi: dict[str, Any]) -> dict[str, An
     reply, fields = _reply(operation, openapi)
     return {
         "reply": reply,
-        "reply_fields": [{"name": name, "type": _type(schema)} for name, schema in fields.items()],
+        "reply_fields": [{"name": name, "type": shown_type(schema)} for name, schema in fields.items()],
         "errors": [{"status": int(status), "code": code} for status, code in _errors(operation, openapi)],
     }
 
@@ -131,7 +124,7 @@ def _list(operations: dict[str, Operation], as_json: bool) -> None:
 
 
 def _signature(operation: dict[str, Any]) -> str:
-    return " ".join(name if required else f"[{name}]" for name, (_, required) in _fields(operation).items())
+    return " ".join(name if required else f"[{name}]" for name, (_, required) in fields_of(operation).items())
 
 
 def _describe(found: Operation, openapi: dict[str, Any]) -> None:
@@ -139,13 +132,13 @@ def _describe(found: Operation, openapi: dict[str, Any]) -> None:
     click.echo(
         f"{operation['operationId']}: {operation.get('summary', '')}\n\n  {method} {path}\n  allowed to: {_allow(operation)}\n"
     )
-    for name, (schema, required) in _fields(operation).items():
+    for name, (schema, required) in fields_of(operation).items():
         default = f", by default {msgspec.json.encode(schema['default']).decode()}" if schema.get("default") is not None else ""
-        click.echo(f"  {name}: {_type(schema)}{'' if required else ' (optional' + default + ')'}")
+        click.echo(f"  {name}: {shown_type(schema)}{'' if required else ' (optional' + default + ')'}")
     reply, fields = _reply(operation, openapi)
     click.echo(f"\n  answers {reply or 'nothing'}")
     for field, part in fields.items():
-        click.echo(f"    {field}: {_type(part)}")
+        click.echo(f"    {field}: {shown_type(part)}")
     for status, code in _errors(operation, openapi):
         click.echo(f"  or {status} {code}")
 
@@ -157,7 +150,7 @@ def _reply(operation: dict[str, Any], openapi: dict[str, Any]) -> tuple[str | No
     if not schema:
         return None, {}
     name = schema.get("$ref", "").rpartition("/")[2]
-    return _type(schema), openapi["components"]["schemas"].get(name, {}).get("properties", {})
+    return shown_type(schema), openapi["components"]["schemas"].get(name, {}).get("properties", {})
 
 
 def _errors(operation: dict[str, Any], openapi: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -173,35 +166,6 @@ def _errors(operation: dict[str, Any], openapi: dict[str, Any]) -> Iterator[tupl
 
 def _allow(operation: dict[str, Any]) -> str:
     return ", ".join(operation.get("x-roles", ())) or "anyone"
-
-
-def _fields(operation: dict[str, Any]) -> dict[str, tuple[dict[str, Any], bool]]:
-    """Return the schema of each field of a request, and whether the field is required."""
-    found = {
-        parameter["name"]: (parameter["schema"], parameter["required"])
-        for parameter in operation.get("parameters", ())
-        if parameter["name"] != _KEY
-    }
-    body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
-    return found | {name: (schema, name in body.get("required", ())) for name, schema in body.get("properties", {}).items()}
-
-
-def _type(schema: dict[str, Any]) -> str:
-    """Return a short description of a schema."""
-    if "$ref" in schema:
-        return str(schema["$ref"]).rpartition(".")[2]
-    if "anyOf" in schema:
-        return " or ".join(_type(part) for part in schema["anyOf"])
-    if "enum" in schema:
-        return "|".join(map(str, schema["enum"]))
-    if schema.get("type") == "array":
-        return f"list of {_type(schema.get('items', {}))}"
-    limits = [
-        f"{word} {schema[name]}"
-        for name, word in (("minimum", "from"), ("exclusiveMinimum", "over"), ("maximum", "to"))
-        if name in schema
-    ]
-    return " ".join([str(schema.get("format") or schema.get("type", "anything")), *limits])
 
 
 # Sending a request
@@ -226,34 +190,6 @@ def _find(operations: dict[str, Operation], request: str) -> Operation:
     raise CallboardError(f"there is no request {request} for clients: {meant}`callboard call` lists all requests")
 
 
-def _values(fields: tuple[str, ...], operation: dict[str, Any]) -> dict[str, Any]:
-    if len(fields) == 1 and fields[0].lstrip().startswith("{"):
-        try:
-            return msgspec.json.decode(fields[0], type=dict[str, Any])
-        except msgspec.DecodeError as error:
-            raise CallboardError(f"the fields are not a JSON object: {error}") from None
-    known = _fields(operation)
-    values: dict[str, Any] = {}
-    for field in fields:
-        name, equals, text = field.partition("=")
-        if not equals:
-            raise CallboardError(f"{field!r}: expected FIELD=VALUE")
-        if name in values:
-            raise CallboardError(f"{name} is given twice")
-        values[name] = text
-        if name in known and not _takes_text(known[name][0]):
-            try:
-                values[name] = msgspec.json.decode(text)
-            except msgspec.DecodeError:
-                pass  # left to the service, whose error names the expected type
-    return values
-
-
-def _takes_text(schema: dict[str, Any]) -> bool:
-    variants: list[dict[str, Any]] = schema.get("anyOf", [schema])
-    return any(variant.get("type") == "string" or "enum" in variant for variant in variants)
-
-
 def _parts(found: Operation, values: dict[str, Any]) -> tuple[str, dict[str, str], bytes | None]:
     """Return the path with its query string, the header fields, and the body or None."""
     _, path, operation = found
@@ -263,7 +199,7 @@ def _parts(found: Operation, values: dict[str, Any]) -> tuple[str, dict[str, str
         raise CallboardError(
             f"{operation['operationId']} takes a body of {', '.join(content)}, which this command cannot send: use curl"
         )
-    known = _fields(operation)
+    known = fields_of(operation)
     for name in remaining:
         if name not in known:
             raise CallboardError(f"{operation['operationId']} has no field {name}: it takes {', '.join(sorted(known)) or 'none'}")

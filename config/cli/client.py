@@ -20,8 +20,8 @@ from config.settings import Settings
 from config.users import has_our_auth
 from runtime import CallboardError
 
-_TIMEOUT = 60
-"""Seconds to wait for data from the gateway."""
+_TIMEOUT = 60.0
+"""Seconds to wait for data from the gateway, by default."""
 _LOCAL = ("127.0.0.1", "::1", "localhost")
 _UNREACHABLE = (URLError, OSError, HTTPException)
 _NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -57,12 +57,15 @@ class Client:
             folder, or the address in the settings.
         email: the user to log in as. If None, the client uses the access token in `$CALLBOARD_TOKEN`, if it is set.
         roles: the roles of the user, who then needs no login.
+        timeout: the seconds to wait for data from the gateway.
 
     Raises:
         CallboardError: if the URL is not an HTTP URL.
     """
 
-    def __init__(self, settings: Settings, url: str, email: str | None, roles: Sequence[str] = ()) -> None:
+    def __init__(
+        self, settings: Settings, url: str, email: str | None, roles: Sequence[str] = (), timeout: float = _TIMEOUT
+    ) -> None:
         running = running_url(Path(settings.database.folder))
         configured = http_url(settings.gateway.host, settings.gateway.port)
         self.url = (url or os.environ.get("CALLBOARD_URL") or running or configured).rstrip("/")
@@ -70,6 +73,7 @@ class Client:
         if host is None:
             raise CallboardError(f"--url {self.url}: expected a URL such as http://127.0.0.1:8000")
         self._settings = settings
+        self._timeout = timeout
         self._email = email
         self._roles = tuple(roles)
         self._is_ours = running is not None and self.url.lower() == running.lower()
@@ -155,7 +159,7 @@ class Client:
     ) -> tuple[int, Any]:
         """Send a request. Return the status and the decoded JSON body, or None if the body is empty. Raises like `ask`."""
         try:
-            with self._opener.open(self._request(method, path, body, headers or {}), timeout=_TIMEOUT) as response:
+            with self._opener.open(self._request(method, path, body, headers or {}), timeout=self._timeout) as response:
                 text, status = response.read(), response.status
         except HTTPError as error:
             text, status = _body(error), error.code
@@ -179,7 +183,7 @@ class Client:
             CallboardError: if the gateway cannot be reached or refuses the request.
         """
         try:
-            with self._opener.open(self._request("GET", path, None, {}), timeout=_TIMEOUT) as response:
+            with self._opener.open(self._request("GET", path, None, {}), timeout=self._timeout) as response:
                 connected()
                 name = ""
                 for line in response:

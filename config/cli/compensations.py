@@ -6,6 +6,7 @@ from pathlib import Path
 import rich_click as click
 
 from config import compose
+from config.cli import candidates
 from config.cli.common import loaded, run_loop, with_config, with_json
 from config.cli.output import json_value, table
 from config.databases import database_of
@@ -15,7 +16,7 @@ from runtime.durable.compensations import Compensation, all_compensations, drop_
 
 
 @click.command("compensations")
-@click.argument("service")
+@click.argument("service", shell_complete=candidates.services)
 @click.option("--drop", "drop", metavar="ID", help="Delete the compensation with this id. Its request is not made any more.")
 @with_json
 @with_config

@@ -22,4 +22,9 @@ def completion_command(shell: str) -> None:
     done = subprocess.run([sys.executable, "-m", "config.cli"], env=environment, capture_output=True, text=True, check=False)
     if done.returncode or not done.stdout:
         raise CallboardError(f"{shell} cannot complete: {done.stderr.strip() or 'there is no script for it'}")
-    click.echo(done.stdout, nl=False)
+    script = done.stdout
+    if shell == "bash":  # no space after FIELD=
+        script = script.replace(
+            "COMPREPLY+=($value)", "COMPREPLY+=($value)\n            [[ $value == *= ]] && compopt -o nospace"
+        )
+    click.echo(script, nl=False)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import msgspec
 import rich_click as click
 
+from config.cli import candidates
 from config.cli.common import F, with_json, with_watch
 from config.cli.operator import NO_DATABASE, Operator, chosen_services, with_operator
 from config.cli.output import json_text, json_value
@@ -33,9 +34,20 @@ def dead_letters_command() -> None:
 
 
 def _filters(function: F) -> F:
-    publisher = click.option("--publisher", default="", metavar="SERVICE", help="Only the events of this publisher.")
+    publisher = click.option(
+        "--publisher",
+        default="",
+        metavar="SERVICE",
+        shell_complete=candidates.services,
+        help="Only the events of this publisher.",
+    )
     type_ = click.option(
-        "--type", "type_", default="", metavar="EVENT", help="Only events of this type, such as rides.RideEnded."
+        "--type",
+        "type_",
+        default="",
+        metavar="EVENT",
+        shell_complete=candidates.events,
+        help="Only events of this type, such as rides.RideEnded.",
     )
     return publisher(type_(function))
 
@@ -47,7 +59,7 @@ def _selection(function: F) -> F:
 
 
 @dead_letters_command.command("list")
-@click.argument("names", metavar="[SERVICE…]", nargs=-1)
+@click.argument("names", metavar="[SERVICE…]", nargs=-1, shell_complete=candidates.services)
 @_filters
 @with_watch
 @with_json
@@ -89,7 +101,7 @@ def _letters(operator: Operator, service: str, publisher: str, type_: str) -> It
 
 
 @dead_letters_command.command("show")
-@click.argument("service")
+@click.argument("service", shell_complete=candidates.services)
 @click.argument("id_", metavar="ID")
 @with_json
 @with_operator
@@ -103,7 +115,7 @@ def show_command(service: str, id_: str, as_json: bool, operator: Operator) -> N
 
 
 @dead_letters_command.command("retry")
-@click.argument("service")
+@click.argument("service", shell_complete=candidates.services)
 @_selection
 @with_json
 @with_operator
@@ -142,7 +154,7 @@ def retry_command(
 
 
 @dead_letters_command.command("drop")
-@click.argument("service")
+@click.argument("service", shell_complete=candidates.services)
 @_selection
 @with_json
 @with_operator

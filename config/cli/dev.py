@@ -13,7 +13,7 @@ import msgspec
 import rich_click as click
 
 from config import compose
-from config.cli import reload
+from config.cli import candidates, reload
 from config.cli.common import http_url, loaded, run_loop, with_config
 from config.cli.output import print_error, progress
 from config.cli.quickstart import empty, quickstart, warn_if_public
@@ -43,7 +43,7 @@ _FIXED_BY_CODE = (DefinitionError, MigrationError, Crashed, NodeFailed, BrokenSe
 
 
 @click.command("dev")
-@click.argument("names", metavar="[SERVICE…]", nargs=-1)
+@click.argument("names", metavar="[SERVICE…]", nargs=-1, shell_complete=candidates.services)
 @click.option("--fresh", is_flag=True, help="Start with empty databases.")
 @click.option("--debug", is_flag=True, help="Run under a debugger: no deadlines, and no restart when code changes.")
 @click.option("--no-reload", is_flag=True, help="Do not restart when code changes.")

@@ -7,6 +7,7 @@ from pathlib import Path
 import rich_click as click
 
 from config import compose
+from config.cli import candidates
 from config.cli.common import loaded, with_config, with_json
 from config.cli.output import json_text
 from config.doctor import examine
@@ -21,7 +22,7 @@ _MARKS = {
 
 
 @click.command("doctor")
-@click.argument("names", metavar="[SERVICE…]", nargs=-1)
+@click.argument("names", metavar="[SERVICE…]", nargs=-1, shell_complete=candidates.services)
 @with_json
 @with_config
 def doctor_command(names: tuple[str, ...], as_json: bool, config_file: Path | None) -> None:

@@ -43,6 +43,8 @@ _COMMANDS = {
 }
 
 
+_COMPLETE = "_CALLBOARD_COMPLETE"
+"""The environment variable by which a shell asks for completion."""
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -120,6 +122,8 @@ def cli() -> None:
 def main() -> None:
     """Run the command line, and end the process even if a thread of a service does not end."""
     try:
+        if _COMPLETE in os.environ:
+            _complete()
         _main()
     except SystemExit as ended:
         _leave(ended.code if isinstance(ended.code, int) else int(ended.code is not None))
@@ -130,6 +134,14 @@ def main() -> None:
         _leave(1)
         raise
     _leave(0)
+
+
+def _complete() -> None:
+    """Answer a shell that completes a word. Whatever fails, nothing is printed, because it would be in the middle of a line."""
+    try:
+        cli.main(prog_name="callboard", standalone_mode=False)
+    except Exception:
+        sys.exit(1)
 
 
 def _unfinished() -> bool:

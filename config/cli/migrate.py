@@ -5,6 +5,7 @@ from pathlib import Path
 import rich_click as click
 
 from config import compose
+from config.cli import candidates
 from config.cli.common import loaded, run_loop, with_config, with_json
 from config.cli.output import json_text, progress
 from config.databases import migrate_all
@@ -13,7 +14,7 @@ from runtime.service.service import Definition
 
 
 @click.command("migrate")
-@click.argument("names", metavar="[SERVICE…]", nargs=-1)
+@click.argument("names", metavar="[SERVICE…]", nargs=-1, shell_complete=candidates.services)
 @with_json
 @with_config
 def migrate_command(names: tuple[str, ...], as_json: bool, config_file: Path | None) -> None:

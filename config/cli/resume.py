@@ -2,13 +2,14 @@
 
 import rich_click as click
 
+from config.cli import candidates
 from config.cli.operator import Operator, with_operator
 from runtime.durable.console import ResumeStream
 
 
 @click.command("resume")
-@click.argument("service")
-@click.argument("publisher")
+@click.argument("service", shell_complete=candidates.services)
+@click.argument("publisher", shell_complete=candidates.services)
 @click.option(
     "--skip-to",
     metavar="NUMBER",

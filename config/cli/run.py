@@ -8,6 +8,7 @@ from pathlib import Path
 import rich_click as click
 
 from config import compose
+from config.cli import candidates
 from config.cli.common import loaded, run_loop, with_config
 from config.cli.status import NodeFailed
 from config.console_source import console_source
@@ -26,7 +27,7 @@ from runtime.telemetry import logger
 
 
 @click.command("run")
-@click.argument("names", metavar="[SERVICE…]", nargs=-1)
+@click.argument("names", metavar="[SERVICE…]", nargs=-1, shell_complete=candidates.services)
 @click.option("--all", "every", is_flag=True, help="Run all services of the project, and the gateway.")
 @click.option("--leash", is_flag=True, hidden=True, help="Stop when standard input ends, because the parent process is gone.")
 @with_config

@@ -7,6 +7,7 @@ import rich_click as click
 
 from config import compose
 from config.cli.common import loaded, with_config, with_json
+from config.cli.operations import project_openapi
 from config.cli.output import json_text, table
 from config.shown import shown, shown_values
 from runtime import CallboardError
@@ -39,18 +40,7 @@ def routes_command(as_json: bool, config_file: Path | None) -> None:
 @with_config
 def openapi_command(as_json: bool, config_file: Path | None) -> None:
     """Print the OpenAPI document of the REST API as JSON."""
-    from gateway.openapi import document
-
-    settings = loaded(config_file).settings
-    text = msgspec.json.encode(
-        document(
-            settings.gateway.title,
-            settings.gateway.version,
-            compose.manifests(settings),
-            settings.identity,
-            compose.error_renderer(settings),
-        )
-    )
+    text = project_openapi(loaded(config_file).settings)
     click.echo((text if as_json else msgspec.json.format(text, indent=2)).decode())
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import rich_click as click
 
+from config.cli import candidates
 from config.cli.common import with_json, with_watch
 from config.cli.operator import NO_DATABASE, Operator, chosen_services, with_operator
 from config.cli.resume import resume_command
@@ -15,7 +16,14 @@ from runtime.durable.console import ForgetReader, ShowStreams, StreamReport
 
 
 @click.group("streams", invoke_without_command=True)
-@click.option("--service", "names", multiple=True, metavar="SERVICE", help="Show only this service. May be repeated.")
+@click.option(
+    "--service",
+    "names",
+    multiple=True,
+    metavar="SERVICE",
+    shell_complete=candidates.services,
+    help="Show only this service. May be repeated.",
+)
 @with_watch
 @with_json
 @with_operator
@@ -139,8 +147,8 @@ def _subscription_rows(report: StreamReport) -> list[dict[str, object]]:
 
 
 @streams_command.command("forget")
-@click.argument("service")
-@click.argument("reader")
+@click.argument("service", shell_complete=candidates.services)
+@click.argument("reader", shell_complete=candidates.services)
 @with_operator
 def forget_command(service: str, reader: str, operator: Operator) -> None:
     """Let SERVICE retain no more events for READER, which was removed. If READER pulls again, it is known again.

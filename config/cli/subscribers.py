@@ -2,6 +2,7 @@
 
 import rich_click as click
 
+from config.cli import candidates
 from config.cli.common import with_json
 from config.cli.operator import Operator, with_operator
 from config.cli.output import table
@@ -9,7 +10,7 @@ from runtime.durable.console import ForgetReader, ShowStreams, StreamReader
 
 
 @click.command("subscribers")
-@click.argument("service")
+@click.argument("service", shell_complete=candidates.services)
 @click.option("--forget", metavar="SUBSCRIBER", help="Retain no more events for this subscriber.")
 @with_json
 @with_operator

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 import msgspec
 import rich_click as click
 
+from config.cli import candidates
 from config.cli.client import Client, with_gateway
 from config.cli.common import loaded, with_config, with_json
 from config.cli.output import json_text, print_error, progress
@@ -141,12 +142,17 @@ class _Shown:
 
 
 @click.command("tail")
-@click.argument("patterns", nargs=-1, metavar="[PATTERN…]")
+@click.argument("patterns", nargs=-1, metavar="[PATTERN…]", shell_complete=candidates.messages)
 @click.option("--kind", type=click.Choice(_KINDS), help="Show events only, or signals only.")
 @click.option("--events", "only_events", is_flag=True, help="The same as --kind event.")
 @click.option("--signals", "only_signals", is_flag=True, help="The same as --kind signal.")
 @click.option(
-    "--from", "origins", multiple=True, metavar="SERVICE", help="Show only what this service has published. May be repeated."
+    "--from",
+    "origins",
+    multiple=True,
+    metavar="SERVICE",
+    shell_complete=candidates.services,
+    help="Show only what this service has published. May be repeated.",
 )
 @click.option(
     "--where",

@@ -14,6 +14,7 @@ import rich_click as click
 
 from config import compose
 from config.broker import Credentials, PrivateBroker
+from config.cli import candidates
 from config.cli.common import http_url, loaded, run_loop, with_config
 from config.cli.output import progress
 from config.cli.quickstart import empty, quickstart, warn_if_public
@@ -35,7 +36,7 @@ _TWIN_DELAY = 1.0
 
 
 @click.command("up")
-@click.argument("names", metavar="[SERVICE…]", nargs=-1)
+@click.argument("names", metavar="[SERVICE…]", nargs=-1, shell_complete=candidates.services)
 @click.option(
     "--replicas", default="", metavar="NAME=N,…", help="The number of processes per service, such as gateway=2 (default: 1 each)."
 )

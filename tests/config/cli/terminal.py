@@ -8,6 +8,7 @@ import re
 import struct
 import sys
 import termios
+from pathlib import Path
 
 from tests.system.process import ROOT, Callboard
 
@@ -17,11 +18,13 @@ _CONTROL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07]*\x07|[()][A-Z0-9]|[
 class Terminal(Callboard):
     """A running command whose standard streams are a terminal of 160 columns."""
 
+    code = "from config.cli import main\nmain()"
+
     async def __aenter__(self) -> "Terminal":
         self._own, its = pty.openpty()
         fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 160, 0, 0))
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", _WITH_TERMINAL, *self.arguments,
+            sys.executable, "-c", f"{_WITH_TERMINAL}\n{self.code}", *self.arguments,
             cwd=self.folder, env={**self.environment, "TERM": "xterm-256color", "PYTHONPATH": f"{ROOT}{os.pathsep}{self.folder}"},
             stdin=its, stdout=its, stderr=its, start_new_session=True,
         )  # fmt: skip
@@ -55,5 +58,14 @@ class Terminal(Callboard):
         os.write(self._own, keys.encode())
 
 
-_WITH_TERMINAL = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\nfrom config.cli import main\nmain()"
+class Shell(Terminal):
+    """A running bash, in which `callboard` is the command under test."""
+
+    code = "import os, sys; os.execvp('bash', ['bash', '--norc', '--noprofile', '-i'])"
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        super().__init__(folder, PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", **environment)
+
+
+_WITH_TERMINAL = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
 """Ctrl-C reaches the process because the terminal is its controlling one."""

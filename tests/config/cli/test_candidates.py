@@ -1,0 +1,88 @@
+"""What a shell offers for the next word."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.config.cli.terminal import Shell
+from tests.system.process import Callboard, command
+from tests.system.test_commands import GREETER, greeter_in
+
+
+async def offered(folder: Path, line: str, **environment: str) -> list[str]:
+    """Return the words that bash is offered for the last word of a line, and everything else that is printed."""
+    words = line.split(" ")
+    environment |= {"_CALLBOARD_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
+    _, output = await command(folder, **environment)
+    return [one.removeprefix("plain,") for one in output.splitlines() if one]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("callboard call wallet.T", ["wallet.TopUp"]),
+        ("callboard call TopU", ["TopUp"]),
+        ("callboard call wallet.TopUp ", ["amount_cents="]),
+        ("callboard call FindScooters lat=5 l", ["lon=", "limit="]),
+        ("callboard call wallet.TopUp amount_cents=5 ", []),
+        ("callboard backup w", ["wallet"]),
+        ("callboard streams resume wallet ri", ["rides"]),
+        ("callboard run wallet wa", []),
+        ("callboard tail rides.RideE", ["rides.RideEnded"]),
+        ("callboard tail fleet.Tel", ["fleet.Telemetry"]),
+        ("callboard tail --kind ev", ["event"]),
+        ("callboard tail --from fl", ["fleet"]),
+        ("callboard dead-letters list --type rides.RideE", ["rides.RideEnded"]),
+        ("callboard call NoSuch ", []),
+    ],
+)
+async def test_names_of_the_project_are_offered(line: str, words: list[str], tmp_path: Path) -> None:
+    assert await offered(tmp_path, line) == words
+
+
+async def test_a_running_system_is_asked_whose_services_are_not_here(tmp_path: Path) -> None:
+    code = GREETER.replace("class Greet(Request[str]):\n    pass", "class Greet(Request[str]):\n    loud: bool = False")
+    greeter_in(tmp_path, code)
+    async with Callboard(
+        tmp_path, "dev", "greeter", "gateway", "--no-reload", CALLBOARD_SERVICES="greeter.service:Greeter"
+    ) as dev:
+        await dev.says("Stop with Ctrl-C")
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        here = {"CALLBOARD_URL": dev.url, "CALLBOARD_SERVICES": ""}
+        assert await offered(elsewhere, "callboard call greeter.", **here) == ["greeter.Greet"]
+        assert await offered(elsewhere, "callboard call Greet ", **here) == ["loud="]
+        assert await offered(elsewhere, "callboard call Greet loud = t", **here) == ["true"]
+        with_option = f"callboard call --url {dev.url} greeter."
+        assert await offered(elsewhere, with_option, CALLBOARD_SERVICES="") == ["greeter.Greet"]
+
+
+async def test_a_system_that_does_not_answer_is_not_waited_for(tmp_path: Path) -> None:
+    server = await asyncio.start_server(lambda reader, writer: asyncio.sleep(60), "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with asyncio.timeout(20):
+        assert await offered(tmp_path, "callboard call wallet.T", CALLBOARD_URL=url) == ["wallet.TopUp"]
+    server.close()
+
+
+@pytest.mark.parametrize("line", ["callboard call gre", "callboard call Greet lo", "callboard run gre", "callboard tail gre"])
+async def test_what_fails_offers_nothing_and_prints_nothing(line: str, tmp_path: Path) -> None:
+    file = greeter_in(tmp_path, "")
+    services = {"CALLBOARD_SERVICES": "greeter.service:Greeter"}
+    for code in ("print('noise')\nraise SystemExit('noise')", "print('noise')\n1/0", "this is no code"):
+        file.write_text(code)
+        assert await offered(tmp_path, line, **services) == []
+    file.write_text(f"print('noise')\n{GREETER}")
+    (tmp_path / "callboard.toml").write_text("this is no TOML")
+    assert await offered(tmp_path, line, **services) == []
+
+
+async def test_bash_completes_what_is_typed(tmp_path: Path) -> None:
+    async with Shell(tmp_path) as shell:
+        shell.type("PS1='$ '; source <(callboard completion bash); echo re''ady\n")
+        await shell.says("ready")
+        shell.type("callboard call wallet.To\t")
+        await shell.says("wallet.TopUp ")
+        shell.type("am\t5")
+        await shell.until(lambda: "amount_cents=5" in shell.text, "a field without a space after it")
