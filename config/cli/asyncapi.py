@@ -17,7 +17,9 @@ def asyncapi_command(as_json: bool, config_file: Path | None) -> None:
 
     It has the topics of MQTT, the services that send and receive each message, and the JSON Schema of its fields.
 
-    Example: `callboard asyncapi > asyncapi.json`
+    \b
+    Examples:
+      callboard asyncapi > asyncapi.json
     """
     text = msgspec.json.encode(system_document(loaded(config_file).settings))
     click.echo((text if as_json else msgspec.json.format(text, indent=2)).decode())

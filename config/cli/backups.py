@@ -20,7 +20,9 @@ def backup_command(service: str, file: Path, as_json: bool, config_file: Path | 
 
     The backup is the database as it was at one moment. On PostgreSQL, `pg_dump` writes it.
 
-    Example: `callboard backup wallet wallet-2026-11-30.backup`
+    \b
+    Examples:
+      callboard backup wallet wallet-2026-11-30.backup
     """
     settings = loaded(config_file).settings
     compose.definitions(settings, [service])  # names a service that does not exist
@@ -43,7 +45,9 @@ def restore_command(service: str, file: Path, as_json: bool, config_file: Path |
     A new epoch of its stream begins: when the service is started, its subscribers move to it without help, and each logs
     the range of events that it has applied and that the service has lost. The database that was there before is kept under another name.
 
-    Example: `callboard restore wallet wallet-2026-11-30.backup`
+    \b
+    Examples:
+      callboard restore wallet wallet-2026-11-30.backup
     """
     settings = loaded(config_file).settings
     with progress(f"putting {file} back"):

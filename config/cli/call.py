@@ -43,7 +43,10 @@ def call_command(
 
     Without `--as`, the access token in $CALLBOARD_TOKEN is used, if it is set. The exit status is 1 if the reply is an error.
 
-    Example: `callboard call wallet.TopUp amount_cents=500 --as rider@example.com`
+    \b
+    Examples:
+      callboard call wallet.TopUp amount_cents=500 --as rider@example.com
+      callboard call StartRide --describe
     """
     client = Client(loaded(config_file).settings, url, email, roles)
     with progress("asking the gateway for its requests"):

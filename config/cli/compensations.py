@@ -26,7 +26,10 @@ def compensations_command(service: str, drop: str | None, as_json: bool, config_
     If a handler fails, the requests that it registered with `ctx.undo` are made. One that nobody answers is stored, and made
     again until its callee answers. It does not appear here any more after that.
 
-    Examples: `callboard compensations rides`, `callboard compensations rides --json`
+    \b
+    Examples:
+      callboard compensations rides
+      callboard compensations rides --json
     """
     settings = loaded(config_file).settings
     compose.definitions(settings, [service])

@@ -16,7 +16,10 @@ _SHELLS = ("bash", "zsh", "fish")
 def completion_command(shell: str) -> None:
     """Print a script with which SHELL completes commands and options.
 
-    Example: `callboard completion bash >> ~/.bashrc`, and then a new shell.
+    \b
+    Examples:
+      callboard completion bash >> ~/.bashrc
+      callboard completion fish > ~/.config/fish/completions/callboard.fish
     """
     environment = {**os.environ, "_CALLBOARD_COMPLETE": f"{shell}_source"}
     done = subprocess.run([sys.executable, "-m", "config.cli"], env=environment, capture_output=True, text=True, check=False)

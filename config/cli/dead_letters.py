@@ -29,7 +29,10 @@ def dead_letters_command() -> None:
     If `dev` or `up` runs in this folder, or a gateway is named, the running services are asked. Otherwise the databases in
     this folder are read.
 
-    Examples: `callboard dead-letters list`, `callboard dead-letters retry wallet --all`
+    \b
+    Examples:
+      callboard dead-letters list
+      callboard dead-letters retry wallet --all
     """
 
 
@@ -74,7 +77,10 @@ def list_command(
 ) -> None:
     """Show the dead letters of the named services, or of all services, the oldest first.
 
-    Example: `callboard dead-letters list wallet --type rides.RideEnded`
+    \b
+    Examples:
+      callboard dead-letters list wallet --type rides.RideEnded
+      callboard dead-letters list --watch
     """
     show(lambda: _report(operator, names, publisher, type_), as_json=as_json, watched=watched)
 
@@ -108,7 +114,9 @@ def _letters(operator: Operator, service: str, publisher: str, type_: str) -> It
 def show_command(service: str, id_: str, as_json: bool, operator: Operator) -> None:
     """Show a dead letter with its body and the last error of its handler.
 
-    Example: `callboard dead-letters show wallet 01980f2e-6a1c-7c3e-9d54-0a4c6b1f2e77`
+    \b
+    Examples:
+      callboard dead-letters show wallet 01980f2e-6a1c-7c3e-9d54-0a4c6b1f2e77
     """
     letter = msgspec.structs.asdict(operator.ask(service, ShowDeadLetter(id_)))
     click.echo(json_text({**letter, "body": json_value(letter["body"])}, indent=not as_json))
@@ -132,8 +140,11 @@ def retry_command(
 
     The service has to be running. The exit status is 1 if a handler fails again.
 
-    Examples: `callboard dead-letters retry wallet 01980f2e-6a1c-7c3e-9d54-0a4c6b1f2e77`,
-    `callboard dead-letters retry wallet --all`, `callboard dead-letters retry wallet --type rides.RideEnded`
+    \b
+    Examples:
+      callboard dead-letters retry wallet 01980f2e-6a1c-7c3e-9d54-0a4c6b1f2e77
+      callboard dead-letters retry wallet --all
+      callboard dead-letters retry wallet --type rides.RideEnded
     """
     chosen = _chosen(operator, service, ids, every, publisher, type_)
     failed = applied = 0
@@ -169,8 +180,10 @@ def drop_command(
 ) -> None:
     """Delete dead letters of SERVICE. Their events are never applied.
 
-    Examples: `callboard dead-letters drop wallet 01980f2e-6a1c-7c3e-9d54-0a4c6b1f2e77`,
-    `callboard dead-letters drop wallet --publisher rides`
+    \b
+    Examples:
+      callboard dead-letters drop wallet 01980f2e-6a1c-7c3e-9d54-0a4c6b1f2e77
+      callboard dead-letters drop wallet --publisher rides
     """
     chosen = _chosen(operator, service, ids, every, publisher, type_)
     dropped = sum(

@@ -29,7 +29,10 @@ def deploy_command() -> None:
     Certificates, keys, and passwords are created in the folder `secrets` of the output, and kept when the command is run
     again. Do not commit them.
 
-    Examples: `callboard deploy compose`, `callboard deploy kubernetes --image registry.example/rental:7 --output k8s`
+    \b
+    Examples:
+      callboard deploy compose
+      callboard deploy kubernetes --image registry.example/rental:7 --output k8s
     """
 
 
@@ -69,7 +72,9 @@ _image = click.option(
 def kubernetes_command(output: Path, config_file: Path | None, image: str, namespace: str) -> None:
     """Write manifests for Kubernetes: apply them with `kubectl apply --kustomize DIR`.
 
-    Example: `callboard deploy kubernetes --image registry.example/rental:7 --output k8s`
+    \b
+    Examples:
+      callboard deploy kubernetes --image registry.example/rental:7 --output k8s
     """
     if not _NAMESPACE.fullmatch(namespace):
         raise CallboardError(f"--namespace {namespace}: expected lower-case letters, digits, and `-`, such as rental")
@@ -84,7 +89,9 @@ def kubernetes_command(output: Path, config_file: Path | None, image: str, names
 def compose_command(output: Path, config_file: Path | None, image: str) -> None:
     """Write `compose.yaml`, for docker or podman, with a balancer in front of several gateways.
 
-    Example: `callboard deploy compose --output compose`
+    \b
+    Examples:
+      callboard deploy compose --output compose
     """
     plan = _plan(config_file, output, image)
     _write(plan, output, compose.files(plan), config_file)
@@ -96,7 +103,9 @@ def compose_command(output: Path, config_file: Path | None, image: str) -> None:
 def systemd_command(output: Path, config_file: Path | None) -> None:
     """Write units for systemd, for one machine on which /opt/callboard/bin/callboard is installed.
 
-    Example: `callboard deploy systemd --output units`
+    \b
+    Examples:
+      callboard deploy systemd --output units
     """
     plan = _plan(config_file, output, "")
     _write(plan, output, systemd.files(plan), config_file)

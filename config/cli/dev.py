@@ -56,6 +56,11 @@ def dev_command(
 
     Once the system is running, prints its address, users to log in as, and commands to try. Restarts when code changes,
     a setting in a file, or a data file that a service has read.
+
+    \b
+    Examples:
+      callboard dev --fresh
+      callboard dev rides wallet gateway --port 9000
     """
     if not debug and not no_reload:
         note_files()

@@ -56,6 +56,10 @@ def devices_command(count: int, as_json: bool, config_file: Path | None) -> None
 
     Each scooter has its own connection and credential. Scooters from earlier runs are reused, and missing ones are first
     enrolled with the fleet service.
+
+    \b
+    Examples:
+      callboard devices --count 5
     """
     settings = loaded(config_file).settings
     asyncio.run(_simulate(settings, count, as_json))  # aiomqtt needs asyncio's own event loop to watch its sockets

@@ -30,6 +30,11 @@ def doctor_command(names: tuple[str, ...], as_json: bool, config_file: Path | No
 
     Prints one line per check, with advice if something is wrong. Without SERVICE, checks the services whose credentials
     are configured here, or all services. The exit status is 1 if any check fails.
+
+    \b
+    Examples:
+      callboard doctor
+      callboard doctor wallet --json
     """
     configuration = loaded(config_file)
     compose.selected(configuration.settings, names)

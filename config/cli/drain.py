@@ -24,7 +24,9 @@ def drain_command(node: str, timeout: float, operator: Operator) -> None:
     `callboard services` shows the nodes. The process ends with status 0. Whether it is started again is up to what runs it:
     `up` and Kubernetes do so, systemd units and compose files of `callboard deploy` do not.
 
-    Example: `callboard drain rides-4f0c2ab1d9e8`
+    \b
+    Examples:
+      callboard drain rides-4f0c2ab1d9e8
     """
     nodes = _nodes(operator)
     if node not in nodes:

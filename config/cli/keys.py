@@ -21,7 +21,10 @@ def keys_command() -> None:
 
     Only admins may do that. If `dev` or `up` runs in this folder, no login is needed.
 
-    Examples: `callboard keys list`, `callboard keys rotate --url https://rental.example --as admin@example.com`
+    \b
+    Examples:
+      callboard keys list
+      callboard keys rotate --url https://rental.example --as admin@example.com
     """
 
 
@@ -31,7 +34,9 @@ def keys_command() -> None:
 def list_command(as_json: bool, operator: Operator) -> None:
     """Show the keys: the one that signs, one that is published and signs later, and those that still verify older tokens.
 
-    Example: `callboard keys list --json`
+    \b
+    Examples:
+      callboard keys list --json
     """
     _show(_ask(operator, "GET", _PATH, 200), as_json)
 
@@ -42,7 +47,9 @@ def list_command(as_json: bool, operator: Operator) -> None:
 def rotate_command(as_json: bool, operator: Operator) -> None:
     """Publish a new key. It signs a minute later, when every service knows it, and no request is refused.
 
-    Example: `callboard keys rotate`
+    \b
+    Examples:
+      callboard keys rotate
     """
     _show(_ask(operator, "POST", _PATH, 201), as_json)
 
@@ -55,7 +62,9 @@ def retire_command(kid: str, operator: Operator) -> None:
 
     Access tokens that KID has signed are refused within half a minute. Their users refresh them, or log in again.
 
-    Example: `callboard keys retire uKq3mZ0sJ1aXbT7e`
+    \b
+    Examples:
+      callboard keys retire uKq3mZ0sJ1aXbT7e
     """
     _ask(operator, "DELETE", f"{_PATH}/{quote(kid, safe='')}", 200)
     click.echo(f"{kid} has retired.")

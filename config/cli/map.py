@@ -19,7 +19,9 @@ from config.system_map import as_mermaid, as_svg, system_map
 def map_command(style: str, as_json: bool, config_file: Path | None) -> None:
     """Print a picture of the services: who calls whom, and whose events reach whom.
 
-    Example: `callboard map --format svg > docs/system.svg`
+    \b
+    Examples:
+      callboard map --format svg > docs/system.svg
     """
     services = compose.catalogue(loaded(config_file).settings)
     found = system_map(cls.definition for cls in services.values())

@@ -23,7 +23,9 @@ def migrate_command(names: tuple[str, ...], as_json: bool, config_file: Path | N
     A service does so itself when it starts. With this command it happens once, before any instance of the new version runs.
     Running it twice, or twice at once, does no harm.
 
-    Example: `callboard migrate wallet`
+    \b
+    Examples:
+      callboard migrate wallet
     """
     settings = loaded(config_file).settings
     for definition in compose.definitions(settings, names):

@@ -18,7 +18,9 @@ def provision_command(folder: Path, config_file: Path | None) -> None:
 
     Each service has a folder in it for `…_FILE` settings, and so has the broker. What all may see is in `shared`.
 
-    Example: `callboard provision secrets`
+    \b
+    Examples:
+      callboard provision secrets
     """
     settings = loaded(config_file).settings
     created = provision(folder, settings)

@@ -51,8 +51,11 @@ def resume_command(
     Without a running system, the service's database in this folder is changed. A service that is running beside it notices
     that within half a minute.
 
-    Examples: `callboard resume rides fleet`, `callboard resume rides fleet --skip-to 120`,
-    `callboard resume rides fleet --known-types`, `callboard resume rides fleet --set-aside 17`
+    \b
+    Examples:
+      callboard resume rides fleet --skip-to 120
+      callboard resume rides fleet --known-types
+      callboard resume rides fleet --set-aside 17
     """
     resumed = operator.ask(service, ResumeStream(publisher, skip_to, known_types, set_aside))
     if set_aside is not None:

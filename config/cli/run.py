@@ -35,6 +35,11 @@ def run_command(names: tuple[str, ...], every: bool, leash: bool, config_file: P
     """Run one or more services in this process until SIGTERM, SIGHUP, or Ctrl-C.
 
     On the first signal, the services finish their work and stop. A second signal ends the process at once.
+
+    \b
+    Examples:
+      callboard run wallet
+      callboard run --all
     """
     given = loaded(config_file)
     settings = given.settings

@@ -26,6 +26,11 @@ def services_command(
 
     `load` is the number of messages that an instance is handling or has queued. `in_flight` is the number of those that
     this gateway sent. Operators and admins may use this command. If `dev` or `up` runs in this folder, no login is needed.
+
+    \b
+    Examples:
+      callboard services --watch
+      callboard services --url https://rental.example --as operator@example.com
     """
     operator = Operator(loaded(config_file).settings, url, email, roles, needs_gateway=True)
 

@@ -18,7 +18,12 @@ from runtime.node.node import check_together
 @with_json
 @with_config
 def routes_command(as_json: bool, config_file: Path | None) -> None:
-    """List the REST routes with the request behind each and the roles that may call it."""
+    """List the REST routes with the request behind each and the roles that may call it.
+
+    \b
+    Examples:
+      callboard routes
+    """
     rows = [
         {
             "method": info.http.method,
@@ -39,21 +44,38 @@ def routes_command(as_json: bool, config_file: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print it on one line.")
 @with_config
 def openapi_command(as_json: bool, config_file: Path | None) -> None:
-    """Print the OpenAPI document of the REST API as JSON."""
+    """Print the OpenAPI document of the REST API as JSON.
+
+    \b
+    Examples:
+      callboard openapi > openapi.json
+    """
     text = project_openapi(loaded(config_file).settings)
     click.echo((text if as_json else msgspec.json.format(text, indent=2)).decode())
 
 
 @click.group("config")
 def config_command() -> None:
-    """Inspect the settings."""
+    """Inspect the settings.
+
+    \b
+    Examples:
+      callboard config show
+      callboard config check
+    """
 
 
 @config_command.command("show")
 @with_json
 @with_config
 def config_show(as_json: bool, config_file: Path | None) -> None:
-    """Print every setting with its value and where it was set. Secrets are masked."""
+    """Print every setting with its value and where it was set. Secrets are masked.
+
+    \b
+    Examples:
+      callboard config show
+      callboard config show --config deployment.toml --json
+    """
     found = loaded(config_file)
     table(shown_values(found) if as_json else shown(found), as_json)
 
@@ -64,7 +86,10 @@ def config_show(as_json: bool, config_file: Path | None) -> None:
 def config_check(as_json: bool, config_file: Path | None) -> None:
     """Check every setting, the classes of the services, and that they fit together, without running anything.
 
-    Example: `callboard config check` before a deployment, with the variables of the deployment.
+    \b
+    Examples:
+      callboard config check
+      CALLBOARD_DATABASE__URL=postgresql://db/rental callboard config check
     """
     settings = loaded(config_file).settings
     services = compose.catalogue(settings)

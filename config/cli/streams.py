@@ -43,8 +43,11 @@ def streams_command(
     If `dev` or `up` runs in this folder, or a gateway is named, the running services are asked. Otherwise the databases in
     this folder are read.
 
-    Examples: `callboard streams`, `callboard streams --service wallet --json`,
-    `callboard streams resume wallet rides --skip-to 120`, `callboard streams forget rides billing`
+    \b
+    Examples:
+      callboard streams --watch
+      callboard streams --service wallet --json
+      callboard streams resume wallet rides --skip-to 120
     """
     if ctx.invoked_subcommand is not None:
         sources = [ctx.get_parameter_source(name) for name in ctx.params]
@@ -153,7 +156,9 @@ def _subscription_rows(report: StreamReport) -> list[dict[str, object]]:
 def forget_command(service: str, reader: str, operator: Operator) -> None:
     """Let SERVICE retain no more events for READER, which was removed. If READER pulls again, it is known again.
 
-    Example: `callboard streams forget rides billing`
+    \b
+    Examples:
+      callboard streams forget rides billing
     """
     operator.ask(service, ForgetReader(reader))
     click.echo(f"{service} retains no more events for {reader}.")

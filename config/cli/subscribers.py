@@ -30,7 +30,10 @@ def subscribers_command(
     forgotten: by this command, or automatically after 30 days. A subscriber that comes back too late stops, and reports the
     events that it has missed.
 
-    Examples: `callboard subscribers rides`, `callboard subscribers rides --forget billing`
+    \b
+    Examples:
+      callboard subscribers rides
+      callboard subscribers rides --forget billing
     """
     if forget is not None:
         operator.ask(service, ForgetReader(forget))

@@ -47,6 +47,11 @@ def up_command(names: tuple[str, ...], replicas: str, fresh: bool, config_file: 
 
     Each service has its own credential, and the broker's access list limits it to its own topics. A process that ends
     is restarted, after a pause that grows, and the others run on.
+
+    \b
+    Examples:
+      callboard up
+      callboard up --replicas gateway=2 --fresh
     """
     settings = loaded(config_file).settings
     warn_if_public(settings)
