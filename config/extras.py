@@ -2,7 +2,13 @@
 
 import re
 
-_DISTRIBUTIONS = {"argon2": "argon2-cffi", "paho": "paho-mqtt", "swagger_ui": "swagger-ui-py", "yaml": "pyyaml"}
+_DISTRIBUTIONS = {
+    "argon2": "argon2-cffi",
+    "paho": "paho-mqtt",
+    "prompt_toolkit": "prompt-toolkit",
+    "swagger_ui": "swagger-ui-py",
+    "yaml": "pyyaml",
+}
 """Distribution names by module name, where the two differ."""
 _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9._-]+).*extra == ['\"](?P<extra>[^'\"]+)['\"]")
 

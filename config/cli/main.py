@@ -6,6 +6,8 @@ import importlib
 import os
 import sys
 import traceback
+from collections.abc import Sequence
+from typing import Any
 
 import rich_click as click
 
@@ -39,6 +41,7 @@ _COMMANDS = {
     "bench": "config.cli.bench",
     "map": "config.cli.map",
     "asyncapi": "config.cli.asyncapi",
+    "repl": "config.cli.repl",
     "completion": "config.cli.completion",
 }
 
@@ -124,7 +127,7 @@ def main() -> None:
     try:
         if _COMPLETE in os.environ:
             _complete()
-        _main()
+        run_command()
     except SystemExit as ended:
         _leave(ended.code if isinstance(ended.code, int) else int(ended.code is not None))
         raise
@@ -157,18 +160,25 @@ def _leave(status: int) -> None:
         ending.leave(status)
 
 
-def _main() -> None:
-    """Run the command line.
+def run_command(words: Sequence[str] | None = None, defaults: dict[str, Any] | None = None) -> None:
+    """Run one command.
 
     An error that the user can fix, such as a wrong setting, is printed as one line, and the exit status is 2. If a node fails
     while it runs, it is 1, like after an unexpected error: a restart may help.
+
+    Args:
+        words: the command and its arguments; by default those of this process.
+        defaults: values of options that are not given, by the names of their parameters, below those of the commands.
+
+    Raises:
+        SystemExit: if it fails.
     """
     from config.cli.output import print_error
     from config.cli.status import exit_status
     from runtime import CallboardError
 
     try:
-        cli.main(prog_name="callboard", standalone_mode=False)
+        cli.main(words, prog_name="callboard", standalone_mode=False, default_map=defaults)
     except click.Abort:
         sys.exit(130)
     except click.ClickException as error:

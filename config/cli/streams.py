@@ -51,7 +51,7 @@ def streams_command(
     """
     if ctx.invoked_subcommand is not None:
         sources = [ctx.get_parameter_source(name) for name in ctx.params]
-        if any(source is not None and source.name != "DEFAULT" for source in sources):
+        if any(source is not None and source.name == "COMMANDLINE" for source in sources):
             raise CallboardError(
                 f"options belong behind {ctx.invoked_subcommand}: callboard streams {ctx.invoked_subcommand} … --url …"
             )

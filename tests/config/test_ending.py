@@ -46,7 +46,7 @@ async def work(kinds):
     await asyncio.sleep(0.01)
 
 ending._CANCELLED = 0.05
-sys.modules["config.cli.main"]._main = lambda: run_loop(work(sys.argv[1]), debug="debug" in sys.argv, patience=float(sys.argv[2]))
+sys.modules["config.cli.main"].run_command = lambda: run_loop(work(sys.argv[1]), debug="debug" in sys.argv, patience=float(sys.argv[2]))
 main()
 print("ended")
 """

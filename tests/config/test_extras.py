@@ -29,6 +29,7 @@ main()
     ("module", "command", "extra"),
     [
         ("watchfiles", ["dev", "greeter", "gateway", "--no-reload"], "dev"),
+        ("prompt_toolkit", ["repl"], "dev"),
         ("aiomqtt", ["devices", "--count", "5"], "devices"),
         ("argon2", ["routes"], "auth"),
         ("litestar", ["run", "gateway"], "gateway"),

@@ -19,6 +19,7 @@ ALLOWED: dict[str, set[str]] = {
         "h11",
         "httpx",
         "jinja2",
+        "prompt_toolkit",
         "jwt",
         "msgspec",
         "opentelemetry",

@@ -25,7 +25,7 @@ class Terminal(Callboard):
         fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 160, 0, 0))
         self.process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", f"{_WITH_TERMINAL}\n{self.code}", *self.arguments,
-            cwd=self.folder, env={**self.environment, "TERM": "xterm-256color", "PYTHONPATH": f"{ROOT}{os.pathsep}{self.folder}"},
+            cwd=self.folder, env={**self.environment, "TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{self.folder}"},
             stdin=its, stdout=its, stderr=its, start_new_session=True,
         )  # fmt: skip
         os.close(its)

@@ -15,7 +15,7 @@ from tests.system.process import Callboard, command
 
 NO_DATA = {
     "new", "dev", "run", "up", "provision", "deploy kubernetes", "deploy compose", "deploy systemd", "completion", "drain",
-    "resume", "streams resume", "streams forget", "keys retire", "bench serve",
+    "resume", "streams resume", "streams forget", "keys retire", "repl", "bench serve",
 }  # fmt: skip
 """Commands that say what they have done, or run something."""
 ELSEWHERE = {"devices", "tail"}
