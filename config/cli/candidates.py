@@ -13,7 +13,7 @@ import rich_click as click
 
 from config import compose
 from config.cli.common import loaded
-from config.cli.operations import Operation, fields_of, operations_of, project_openapi
+from config.cli.operations import Operation, fields_of, operations_of, project_openapi, signal_fields
 from config.settings import Settings
 from runtime import CallboardError
 
@@ -74,6 +74,18 @@ def _signals(ctx: click.Context, _: str) -> Iterable[str]:
     return sorted(name for manifest in compose.manifests(_settings(ctx)) for name in manifest.signals)
 
 
+def _fields_of_signal(ctx: click.Context, incomplete: str) -> Iterable[str]:
+    wanted = str(ctx.params["signal"]).casefold()
+    [spec] = [
+        spec
+        for cls in compose.catalogue(_settings(ctx)).values()
+        for spec in cls.contract.messages.values()
+        if spec.kind == "signal" and wanted in (spec.full_name.casefold(), spec.name.casefold())
+    ]
+    given = {str(field).partition("=")[0] for field in ctx.params.get("fields") or ()}
+    return [f"{name}=" for name in signal_fields(spec) if name not in given]
+
+
 def _messages(ctx: click.Context, _: str) -> Iterable[str]:
     return [*_events(ctx, _), *_signals(ctx, _)]
 
@@ -109,6 +121,8 @@ requests: Complete = _quietly(_requests)
 """Offers the requests that clients can make."""
 fields: Complete = _quietly(_fields)
 """Offers the fields of the request that was named before, and their values where there are only a few."""
+fields_of_signal: Complete = _quietly(_fields_of_signal)
+"""Offers the fields of the signal that was named before."""
 events: Complete = _quietly(_events)
 """Offers the events of all services."""
 signals: Complete = _quietly(_signals)

@@ -26,6 +26,7 @@ _COMMANDS = {
     "migrate": "config.cli.migrate",
     "services": "config.cli.services",
     "call": "config.cli.call",
+    "publish": "config.cli.publish",
     "tail": "config.cli.tail",
     "streams": "config.cli.streams",
     "resume": "config.cli.resume",

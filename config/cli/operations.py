@@ -8,6 +8,7 @@ import msgspec
 from config import compose
 from config.settings import Settings
 from runtime import CallboardError
+from runtime.contract.messages import MessageSpec
 
 Operation = tuple[str, str, dict[str, Any]]
 """The method, the path, and the OpenAPI operation object of a request."""
@@ -71,6 +72,14 @@ def shown_type(schema: dict[str, Any]) -> str:
 def takes_text(schema: dict[str, Any]) -> bool:
     variants: list[dict[str, Any]] = schema.get("anyOf", [schema])
     return any(variant.get("type") == "string" or "enum" in variant for variant in variants)
+
+
+def signal_fields(spec: MessageSpec) -> dict[str, dict[str, Any]]:
+    """Return the schema of each field of a signal."""
+    schema = msgspec.json.schema(spec.cls)
+    name = schema.get("$ref", "").rpartition("/")[2]
+    found: dict[str, dict[str, Any]] = schema.get("$defs", {}).get(name, schema).get("properties", {})
+    return found
 
 
 def given_values(fields: Sequence[str], schemas: Mapping[str, dict[str, Any]]) -> dict[str, Any]:

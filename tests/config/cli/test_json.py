@@ -18,8 +18,8 @@ NO_DATA = {
     "resume", "streams resume", "streams forget", "keys retire", "repl", "bench serve",
 }  # fmt: skip
 """Commands that say what they have done, or run something."""
-ELSEWHERE = {"devices", "tail"}
-"""Commands that go on until Ctrl-C. Their JSON is tested elsewhere."""
+ELSEWHERE = {"devices", "tail", "publish"}
+"""Commands that go on until Ctrl-C, or need a broker. Their JSON is tested elsewhere."""
 RUNNING = (
     "routes", "openapi", "asyncapi", "config show", "config check", "map", "services", "streams", "dead-letters list",
     "dead-letters show wallet id-001", "dead-letters retry wallet id-001", "dead-letters drop wallet id-001", "compensations wallet",
