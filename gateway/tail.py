@@ -169,7 +169,7 @@ class _TailSubscriber(Subscriber):
         position = self._positions.get(publisher)
         if position is None:
             position = await self.proxy.ask_service(publisher, StreamHead())
-            if self._since and publisher not in self._begun:  # after a gap, it goes on at the end
+            if self._since and publisher not in self._begun:  # after a gap, it continues at the end
                 position = await self._find(publisher, manifest.events, position.seq)
             self._begun.add(publisher)
             self._positions[publisher] = position
@@ -198,7 +198,7 @@ class _TailSubscriber(Subscriber):
                 return batch.events[0]
             if batch.scanned.seq <= after:
                 break
-            after, limit = batch.scanned.seq, MOST_ROWS  # these are of types that the publisher has no more
+            after, limit = batch.scanned.seq, MOST_ROWS  # the publisher does not declare the types of these any more
         return None
 
     def _select(self, kind: str, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -57,7 +57,7 @@ def _fields(ctx: click.Context, incomplete: str) -> Iterable[str]:
     ]
     known = fields_of(operation)
     typed = [str(field) for field in ctx.params.get("fields") or ()]
-    if typed[-1:] == ["="]:  # bash takes what is before and after the sign for words of their own
+    if typed[-1:] == ["="]:  # bash splits words at this sign
         return _values(known[typed[-2]][0])
     name, equals, _ = incomplete.partition("=")
     if equals:

@@ -86,7 +86,7 @@ def given_values(fields: Sequence[str], schemas: Mapping[str, dict[str, Any]]) -
     """Return the values of fields that a user has typed as FIELD=VALUE, or as one JSON object.
 
     Args:
-        schemas: the schemas of the known fields. What is not text is read as JSON.
+        schemas: the schemas of the known fields. Values of other types than text are read as JSON.
 
     Raises:
         CallboardError: if a field has no value, or is given twice.

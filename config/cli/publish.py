@@ -40,7 +40,7 @@ _TIMEOUT = 15.0
 def publish_command(signal: str, fields: tuple[str, ...], as_json: bool, config_file: Path | None) -> None:
     """Send SIGNAL as its service does, in the system that `callboard up` runs in this folder. Each subscriber receives it at most once.
 
-    Only signals can be sent. An event belongs to the transaction that changes what it tells of: call a request that publishes it.
+    Only signals can be sent. Only a transaction of its service publishes an event: call a request that does so.
 
     \b
     Examples:

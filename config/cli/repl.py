@@ -20,7 +20,7 @@ from config.cli.output import print_error
 from config.settings import Settings
 
 _ELSEWHERE = ("new", "dev", "run", "up", "bench", "completion", "repl")
-"""Commands that begin or run something, which belong into a shell of their own."""
+"""Commands that create or run something. They need a separate shell."""
 _END = ("exit", "quit")
 
 
@@ -113,7 +113,7 @@ class _Commands:
         if not words:
             return 0
         if words[0] in _ELSEWHERE:
-            print_error(f"run `callboard {words[0]}` in a shell of its own")
+            print_error(f"run `callboard {words[0]}` in another shell")
             return 2
         try:
             run_command(words, self.defaults_of(words[0]))

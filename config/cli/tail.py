@@ -166,7 +166,7 @@ class _Shown:
     "--since",
     callback=_moment,
     metavar="TIME",
-    help="Begin with the events since an RFC 3339 time, or for a duration such as 10m or 1h30m. Signals are not retained: they are shown from now on.",
+    help="Begin with the events since an RFC 3339 time, or for a duration such as 10m or 1h30m. Signals are not retained, so only new ones are shown.",
 )
 @with_json
 @with_gateway
@@ -190,7 +190,7 @@ def tail_command(
     Shows only messages whose name matches a PATTERN, such as `rides.*` or `fleet.Telemetry`, or all messages if no PATTERN
     is given. Operators and admins may use this command. If `dev` or `up` runs in this folder, no login is needed.
 
-    A connection that is lost is made again, and the events that were published meanwhile are shown.
+    If the connection is lost, it is opened again, and the events that were published meanwhile are shown.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""What commands show once, or again every second with `--watch`: tables for people, and JSON documents for programs."""
+"""Show the state of a system once, or every second with `--watch`: as tables for people, and as JSON for programs."""
 
 import time
 from abc import ABC, abstractmethod
@@ -26,12 +26,12 @@ def _never(_: Mapping[str, Any]) -> bool:
 
 
 class Report(NamedTuple):
-    """What a command shows.
+    """The output of a command.
 
     Attributes:
-        documents: what it prints as JSON.
-        tables: what it prints for people. Empty tables are left out.
-        otherwise: what it says if all tables are empty.
+        documents: the values to print as JSON.
+        tables: the tables to print for people. Empty ones are left out.
+        otherwise: the text to print if all tables are empty.
         is_marked: returns whether a row is highlighted in a terminal that is watched.
     """
 

@@ -29,7 +29,7 @@ def test_every_command_has_examples(words: str) -> None:
     shown = CliRunner().invoke(cli, [*words.split(), "--help"], terminal_width=200)
     assert shown.exit_code == 0
     assert re.search(r"\n *Examples:\s*\n", shown.output)
-    assert all(line in shown.output for line in found), "each is on a line of its own"
+    assert all(line in shown.output for line in found), "each is on a separate line"
 
 
 def assert_parses(line: str) -> None:

@@ -19,7 +19,7 @@ NO_DATA = {
 }  # fmt: skip
 """Commands that say what they have done, or run something."""
 ELSEWHERE = {"devices", "tail", "publish"}
-"""Commands that go on until Ctrl-C, or need a broker. Their JSON is tested elsewhere."""
+"""Commands that run until Ctrl-C, or need a broker. Other tests read their JSON."""
 RUNNING = (
     "routes", "openapi", "asyncapi", "config show", "config check", "map", "services", "streams", "dead-letters list",
     "dead-letters show wallet id-001", "dead-letters retry wallet id-001", "dead-letters drop wallet id-001", "compensations wallet",

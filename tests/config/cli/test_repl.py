@@ -46,7 +46,7 @@ async def test_each_line_of_a_pipe_is_a_command(tmp_path: Path) -> None:
         assert json.loads(streams)["service"] == "wallet"
         for said in (
             "there is no request NoSuchRequest", "No closing quotation: 'no end", "did you mean services?", "No such option", "--watch",
-            "run `callboard dev` in a shell of its own", "has not stopped",
+            "run `callboard dev` in another shell", "has not stopped",
         ):  # fmt: skip
             assert said in errors
         assert "Traceback" not in errors
@@ -56,7 +56,7 @@ async def test_each_line_of_a_pipe_is_a_command(tmp_path: Path) -> None:
 
 
 async def enters(prompt: Terminal, keys: str, shown: str) -> None:
-    """Type keys, and wait for a text and for the next prompt. What is typed before that would be lost."""
+    """Type keys, and wait for a text and for the next prompt. Keys that are typed before it appears would be lost."""
     before = prompt.text.count("callboard>")
     at = len(prompt.text)
     prompt.type(keys)
