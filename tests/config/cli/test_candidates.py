@@ -4,7 +4,10 @@ import asyncio
 from pathlib import Path
 
 import pytest
+import rich_click as click
 
+from config.cli import candidates
+from tests.config.cli.commands import commands
 from tests.config.cli.terminal import Shell
 from tests.system.process import Callboard, command
 from tests.system.test_commands import GREETER, greeter_in
@@ -76,6 +79,21 @@ async def test_what_fails_offers_nothing_and_prints_nothing(line: str, tmp_path:
     file.write_text(f"print('noise')\n{GREETER}")
     (tmp_path / "callboard.toml").write_text("not TOML")
     assert await offered(tmp_path, line, **services) == []
+
+
+@pytest.mark.parametrize("complete", [candidates.services, candidates.requests, candidates.fields, candidates.messages])
+def test_a_prompt_survives_what_fails(
+    complete: candidates.Complete, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    greeter_in(tmp_path, "print('noise')\nraise SystemExit('noise')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CALLBOARD_SERVICES", "greeter.service:Greeter")
+    command = commands()["call"]
+    context = click.Context(command)
+    context.params = {"request": "Greet"}
+    assert complete(context, command.params[0], "") == []
+    assert capsys.readouterr() == ("", "")
 
 
 async def test_bash_completes_what_is_typed(tmp_path: Path) -> None:

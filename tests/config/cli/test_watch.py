@@ -57,6 +57,7 @@ async def test_a_pipe_gets_each_state_once(tmp_path: Path) -> None:
     await asyncio.to_thread(write, data, "rides", EPOCH, HEAD)
     async with Callboard(tmp_path, "streams", "--service", "rides", "--watch") as watching:
         await watching.says("rides   9 ")
+        await asyncio.sleep(2.2)  # it is read twice more
         await asyncio.to_thread(write, data, "rides", "UPDATE callboard_stream_head SET seq = 10")
         await watching.says("rides   10")
         assert await watching.ends(signal.SIGINT) == 0
