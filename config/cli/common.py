@@ -13,6 +13,7 @@ import rich_click as click
 
 from config.cli.status import NodeFailed
 from config.load import Loaded, load
+from runtime import CallboardError
 from runtime.sockets import without_brackets
 from runtime.source import innermost
 
@@ -48,6 +49,21 @@ def with_watch(function: F) -> F:
         is_flag=True,
         help="Show it again every second until Ctrl-C. Without a terminal, show what has changed; with --json, one document per second.",
     )(function)
+
+
+def runs_subcommand(ctx: click.Context) -> bool:
+    """Return whether a subcommand of a group runs, instead of the group itself.
+
+    Raises:
+        CallboardError: if there are options before it, which would not reach it.
+    """
+    name = ctx.invoked_subcommand
+    if name is None:
+        return False
+    sources = [ctx.get_parameter_source(parameter) for parameter in ctx.params]
+    if any(source is not None and source.name == "COMMANDLINE" for source in sources):
+        raise CallboardError(f"options belong behind {name}: {ctx.command_path} {name} … --url …")
+    return True
 
 
 def loaded(config_file: Path | None) -> Loaded:

@@ -7,7 +7,7 @@ import msgspec
 import rich_click as click
 
 from config.cli import candidates
-from config.cli.common import F, with_json, with_watch
+from config.cli.common import F, runs_subcommand, with_json, with_watch
 from config.cli.operator import NO_DATABASE, Operator, chosen_services, with_operator
 from config.cli.output import json_text, json_value
 from config.cli.watch import Report, show
@@ -20,20 +20,6 @@ from runtime.durable.console import (
     RetryDeadLetter,
     ShowDeadLetter,
 )
-
-
-@click.group("dead-letters")
-def dead_letters_command() -> None:
-    """Show the events whose handlers kept failing, and apply them again or drop them.
-
-    If `dev` or `up` runs in this folder, or a gateway is named, the running services are asked. Otherwise the databases in
-    this folder are read.
-
-    \b
-    Examples:
-      callboard dead-letters list
-      callboard dead-letters retry wallet --all
-    """
 
 
 def _filters(function: F) -> F:
@@ -53,6 +39,29 @@ def _filters(function: F) -> F:
         help="Only events of this type, such as rides.RideEnded.",
     )
     return publisher(type_(function))
+
+
+@click.group("dead-letters", invoke_without_command=True)
+@_filters
+@with_watch
+@with_json
+@with_operator
+@click.pass_context
+def dead_letters_command(
+    ctx: click.Context, publisher: str, type_: str, watched: bool, as_json: bool, operator: Operator
+) -> None:
+    """Show the events whose handlers kept failing, and apply them again or drop them.
+
+    If `dev` or `up` runs in this folder, or a gateway is named, the running services are asked. Otherwise the databases in
+    this folder are read.
+
+    \b
+    Examples:
+      callboard dead-letters --watch
+      callboard dead-letters retry wallet --all
+    """
+    if not runs_subcommand(ctx):
+        show(lambda: _report(operator, (), publisher, type_), as_json=as_json, watched=watched)
 
 
 def _selection(function: F) -> F:

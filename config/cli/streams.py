@@ -6,12 +6,11 @@ from typing import Any
 import rich_click as click
 
 from config.cli import candidates
-from config.cli.common import with_json, with_watch
+from config.cli.common import runs_subcommand, with_json, with_watch
 from config.cli.operator import NO_DATABASE, Operator, chosen_services, with_operator
 from config.cli.resume import resume_command
 from config.cli.subscribers import shown_age
 from config.cli.watch import Report, show
-from runtime import CallboardError
 from runtime.durable.console import ForgetReader, ShowStreams, StreamReport
 
 
@@ -49,14 +48,8 @@ def streams_command(
       callboard streams --service wallet --json
       callboard streams resume wallet rides --skip-to 120
     """
-    if ctx.invoked_subcommand is not None:
-        sources = [ctx.get_parameter_source(name) for name in ctx.params]
-        if any(source is not None and source.name == "COMMANDLINE" for source in sources):
-            raise CallboardError(
-                f"options belong behind {ctx.invoked_subcommand}: callboard streams {ctx.invoked_subcommand} … --url …"
-            )
-        return
-    show(lambda: _report(operator, names), as_json=as_json, watched=watched)
+    if not runs_subcommand(ctx):
+        show(lambda: _report(operator, names), as_json=as_json, watched=watched)
 
 
 def _report(operator: Operator, names: tuple[str, ...]) -> Report:

@@ -56,6 +56,17 @@ async def test_a_signal_cannot_forge_an_event_in_the_stream(system: System) -> N
         assert sorted(tail.kinds) == ["dropped", "signal"]
 
 
+async def test_signals_without_an_id_are_all_shown(system: System) -> None:
+    """A device may publish without Correlation Data."""
+    operator = await system.bearer("operator@example.com")
+    async with follow(system.url, operator, path="/console/tail?kind=signal") as tail:
+        for number in range(3):
+            envelope = Envelope("signal", "", "notices.Noticed", b'{"user_id":"u%d"}' % number)
+            await system.node.environment.transport.multicast(Topic("signal", "notices", "Noticed", "u"), envelope, "notices")
+        await tail.wait_for(3)
+        assert [data["body"]["user_id"] for _, data, _ in tail.received] == ["u0", "u1", "u2"]
+
+
 async def test_tail_shows_events_and_signals_as_they_are_published(deployment: System) -> None:
     operator, rider = await deployment.bearer("operator@example.com"), await deployment.bearer()
     assert (await deployment.client.get("/console/tail", headers=rider)).status_code == 403

@@ -8,7 +8,7 @@ export function instancesView(state) {
     if (part !== "snapshot" || !state.snapshot) return;
     replace(element, table(`${state.snapshot.instances.length} instances on ${new Set(state.snapshot.instances.map((one) => one.node)).size} nodes`, [
       { title: "Service", cell: (one) => one.service }, { title: "Version", cell: (one) => one.version }, { title: "Node", class: "mono", cell: (one) => one.node },
-      { title: "State", cell: (one) => h("span", { class: one.state === "LIVE" || one.state === "live" ? "good" : "warn" }, one.state) },
+      { title: "State", cell: (one) => h("span", { class: one.state === "there" ? "good" : "warn" }, one.state) },
       { title: "Load", number: true, cell: (one) => number(one.load) }, { title: "In flight", number: true, cell: (one) => number(one.in_flight) },
       { title: "Requests", number: true, cell: (one) => number(one.requests) }, { title: "Calls", cell: (one) => one.calls.join(", ") || "–" },
       { title: "Instance", class: "mono", cell: (one) => one.instance },

@@ -69,7 +69,7 @@ async def test_dead_letters_are_watched(tmp_path: Path) -> None:
     data.mkdir()
     await asyncio.to_thread(write, data, "wallet", CURSOR.format("NULL", "FALSE"))
     async with (
-        Callboard(tmp_path, "dead-letters", "list", "--watch") as watching,
+        Callboard(tmp_path, "dead-letters", "--watch") as watching,
         Callboard(tmp_path, "dead-letters", "list", "--watch", "--json") as lines,
     ):
         await watching.says("There are no dead letters.")
