@@ -149,7 +149,8 @@ class Subscriber(ABC):
                     await stream.heartbeat()
                     heartbeat_at = now + heartbeat
                 complete = await self.poll(stream, every_service=heartbeat_due or not complete)
-        await stream.event("end", {"reason": reason}, retry=_RETRY_WHEN_REPLACED if self.is_replaced else None)
+        replaced = {"replaced": True} if self.is_replaced else {}
+        await stream.event("end", {"reason": reason, **replaced}, retry=_RETRY_WHEN_REPLACED if self.is_replaced else None)
         await stream.end()
 
     async def _end_reason(self) -> str | None:

@@ -16,7 +16,7 @@ from runtime.issuers import Identity
 from runtime.node.proxy import Proxy
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
-_SAME = (b"same-origin", b"none")
+_OF_PROXIES = (b"forwarded", b"via", b"x-real-ip")
 _SECONDS = 10.0
 
 
@@ -189,13 +189,12 @@ def _require_own_page(scope: Scope) -> None:
     headers, exchange = dict(scope["headers"]), exchange_of(scope)
     host = headers.get(b"host", b"").decode("latin-1")
     name = host.rpartition(":")[0].strip("[]") if ":" in host.rpartition("]")[2] else host.strip("[]")
-    origin = headers.get(b"origin")
     is_own = (
         name in _LOOPBACK
         and exchange.peer in _LOOPBACK
-        and not {b"forwarded", b"x-forwarded-for"} & headers.keys()
-        and headers.get(b"sec-fetch-site", b"same-origin") in _SAME
-        and (origin is None or origin == b"http://" + headers.get(b"host", b""))
+        and not any(field in _OF_PROXIES or field.startswith(b"x-forwarded-") for field in headers)
+        and headers.get(b"sec-fetch-site", b"same-origin") == b"same-origin"
+        and headers.get(b"origin") == b"http://" + headers.get(b"host", b"")
         and headers.get(b"content-type", b"").partition(b";")[0] == b"application/json"
     )
     if not is_own:

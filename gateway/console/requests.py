@@ -114,12 +114,12 @@ class Made(Struct):
     """A request that was made for a user.
 
     Attributes:
-        reply: the reply, or the problem document of an error.
+        reply: the JSON text of the reply, or of the problem document of an error. It is a text, because numbers in a browser are not exact.
     """
 
     request_id: str
     status: int
-    reply: msgspec.Raw
+    reply: str
 
 
 async def make(proxy: Proxy, problems: Problems, token: str, service: str, name: str, body: bytes) -> Made:
@@ -137,10 +137,10 @@ async def make(proxy: Proxy, problems: Problems, token: str, service: str, name:
     trace = new_trace(proxy.random)
     ctx = proxy.context(trace_id(trace), token, trace, _SECONDS)
     try:
-        return Made(trace_id(trace), 200, msgspec.Raw(await proxy.ask(ctx, service, name, body or b"{}")))
+        status, reply = 200, await proxy.ask(ctx, service, name, body or b"{}")
     except ServiceError as error:
-        status, _, problem = problems.of_error(error, trace_id(trace))
-        return Made(trace_id(trace), status, msgspec.Raw(problem))
+        status, _, reply = problems.of_error(error, trace_id(trace))
+    return Made(trace_id(trace), status, msgspec.json.format(reply, indent=2).decode())
 
 
 async def drain(proxy: Proxy, operator: Identity, node: str) -> None:

@@ -1,6 +1,7 @@
 """The watcher: it asks the nodes once a second what they do, as long as somebody looks at the console."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,14 +12,16 @@ from gateway.console.picture import Picture
 from gateway.console.requests import instances
 from runtime import Clock, ServiceError
 from runtime.durable.console import ShowStreams, StreamReport
-from runtime.node.observation import Observe, Observed
+from runtime.node.observation import Observed
 from runtime.node.proxy import NoNode, Proxy
+from runtime.repeats import fault
 from runtime.tasks import finish
 
 _INTERVAL = 1.0
-_ANSWERS_WITHIN = 2.0
-_STREAMS_EVERY = 3
-"""The ticks after which the services are asked about their streams again."""
+_AT_ONCE = 0.3
+"""Seconds for which a tick waits for the nodes. The answer of a slower one counts in a later tick."""
+_ANSWERS_WITHIN = 5.0
+_STREAMS_EVERY = 3.0
 
 Look = Callable[[str, Any], None]
 """Gets the news of each tick: the name of an event, and its data."""
@@ -36,8 +39,8 @@ class Watcher:
         self._proxy = proxy
         self._clock = clock
         self._looking: list[Look] = []
-        self._task: asyncio.Task[None] | None = None
-        self._known: dict[str, Observed] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._asking: dict[str, asyncio.Task[Observed | None]] = {}
         self._streams: dict[str, Any] = {}
         self._snapshot: dict[str, Any] = {}
 
@@ -47,9 +50,9 @@ class Watcher:
     @asynccontextmanager
     async def looking(self, look: Look) -> AsyncGenerator[None, None]:
         """Pass the news of each tick to `look` inside the `async with` block, and first what is known already."""
-        if self._task is None:
-            self.picture, self._known, self._streams, self._snapshot = Picture(), {}, {}, {}
-            self._task = asyncio.create_task(self._watch(), name="console watcher")
+        if not self._looking:
+            self.picture, self._asking, self._streams, self._snapshot = Picture(), {}, {}, {}
+            self._tasks = [asyncio.create_task(self._watch(), name="console"), asyncio.create_task(self._watch_streams())]
         elif self._snapshot:
             look("snapshot", self._snapshot)
             look("traces", self.picture.traces())
@@ -61,70 +64,94 @@ class Watcher:
         finally:
             self._looking.remove(look)
             if not self._looking:
-                task, self._task = self._task, None
-                await finish(_ended(task))
-                self.picture = Picture()
+                tasks = [*self._tasks, *self._asking.values()]
+                self._tasks, self._asking, self.picture = [], {}, Picture()
+                await finish(_ended(tasks))
 
     async def _watch(self) -> None:
-        tick = 0
+        before = self._clock.monotonic() - _INTERVAL
         while True:
-            await self._observe()
-            self._snapshot = {
-                "at": self._clock.timestamp(),
-                "instances": instances(self._proxy),
-                "services": self.picture.services(),
-                "flows": self.picture.flows(),
-                "nodes": sorted(self._known),
-                "one_in": self.picture.one_in,
-            }
-            self._tell("snapshot", self._snapshot)
-            if traces := self.picture.new_traces():
-                self._tell("traces", traces)
-            if logs := self.picture.new_logs():
-                self._tell("logs", msgspec.to_builtins(logs))
-            if tick % _STREAMS_EVERY == 0 and await self._ask_streams():
-                self._tell("streams", list(self._streams.values()))
-            tick += 1
+            try:
+                await self._ask_nodes()
+                now = self._clock.monotonic()
+                self._tick(self._answers(), max(now - before, 0.001))
+                before = now
+            except Exception as error:
+                self._log(error)
             await self._clock.sleep(_INTERVAL)
+
+    def _tick(self, answers: dict[str, Observed], seconds: float) -> None:
+        self.picture.tick(answers, seconds)
+        self._snapshot = {
+            "at": self._clock.timestamp(),
+            "instances": instances(self._proxy),
+            "services": self.picture.services(),
+            "flows": self.picture.flows(),
+            "one_in": self.picture.one_in,
+        }
+        self._tell("snapshot", self._snapshot)
+        if traces := self.picture.new_traces():
+            self._tell("traces", traces)
+        if logs := self.picture.new_logs():
+            self._tell("logs", msgspec.to_builtins(logs))
 
     def _tell(self, event: str, data: Any) -> None:
         for look in list(self._looking):
             look(event, data)
 
-    async def _observe(self) -> None:
-        nodes = {member.address.node for member in self._proxy.registry}
-        answers = await asyncio.gather(*(self._ask_node(node) for node in nodes))
-        self._known = {node: answer for node, answer in zip(nodes, answers, strict=True) if answer is not None}
-        self.picture.tick(self._known)
+    def _log(self, error: Exception) -> None:
+        key, message = ("console", fault(error)), "the console cannot show everything: %r"
+        self._proxy.repeats.log(self._proxy.log, logging.ERROR, key, message, error, exc_info=error)
+
+    # Nodes
+
+    async def _ask_nodes(self) -> None:
+        """Ask every node that is not being asked already, and wait a moment for the answers."""
+        for node in {member.address.node for member in self._proxy.registry} - self._asking.keys():
+            self._asking[node] = asyncio.create_task(self._ask_node(node))
+        if self._asking:
+            await asyncio.wait(self._asking.values(), timeout=_AT_ONCE)
+
+    def _answers(self) -> dict[str, Observed]:
+        """Return the answers that have come."""
+        ended = {node: task for node, task in self._asking.items() if task.done()}
+        for node in ended:
+            del self._asking[node]
+        return {node: answer for node, task in ended.items() if (answer := task.result()) is not None}
 
     async def _ask_node(self, node: str) -> Observed | None:
-        known = self._known.get(node)
-        message = Observe(one_in=self.picture.one_in)
-        if known is not None:
-            message = Observe(known.recording, known.last_span, known.last_log, self.picture.one_in)
         try:
-            return await self._proxy.ask_node(node, message, _ANSWERS_WITHIN)
+            return await self._proxy.ask_node(node, self.picture.question(node), _ANSWERS_WITHIN)
         except (ServiceError, NoNode):  # it is gone, or of a version that does not record
             return None
+        except Exception as error:  # an answer that cannot be decoded, for example
+            self._log(error)
+            return None
 
-    async def _ask_streams(self) -> bool:
-        """Ask the services about their streams. Return whether anything has changed."""
-        services = sorted({member.manifest.service for member in self._proxy.registry} - {"gateway"})
-        reports = await asyncio.gather(*(self._ask_stream(service) for service in services))
-        found = {
-            service: msgspec.to_builtins(report) for service, report in zip(services, reports, strict=True) if report is not None
-        }
-        changed, self._streams = found != self._streams, found
-        return changed
+    # Streams
+
+    async def _watch_streams(self) -> None:
+        while True:
+            services = sorted({member.manifest.service for member in self._proxy.registry} - {"gateway"})
+            reports = await asyncio.gather(*(self._ask_stream(service) for service in services))
+            known = zip(services, reports, strict=True)
+            found = {service: msgspec.to_builtins(report) for service, report in known if report is not None}
+            if found != self._streams:
+                self._streams = found
+                self._tell("streams", list(found.values()))
+            await self._clock.sleep(_STREAMS_EVERY)
 
     async def _ask_stream(self, service: str) -> StreamReport | None:
         try:
             return await self._proxy.ask_service(service, ShowStreams(), _ANSWERS_WITHIN)
         except ServiceError:  # it has no database, or is gone
             return None
+        except Exception as error:
+            self._log(error)
+            return None
 
 
-async def _ended(task: "asyncio.Task[None] | None") -> None:
-    if task is not None:
+async def _ended(tasks: "list[asyncio.Task[Any]]") -> None:
+    for task in tasks:
         task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -274,6 +274,7 @@ class Node:
 
     def link(self, instance: Instance) -> None:
         """Deliver what arrives for the instance, and connect it with the others on this node."""
+        instance.tracing = self.environment.tracing  # it may have changed while the service started
         instance.add_console(Observe, self._observation.answer)
         self.inbound.instances[instance.name] = instance
         self.caller.local[instance.name] = instance.endpoints

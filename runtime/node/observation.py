@@ -21,6 +21,8 @@ LEASE = 10.0
 """The seconds for which a node records after a gateway has asked."""
 MOST_SPANS, MOST_LOGS = 250, 200
 """The spans and log records in one answer, at most."""
+_ASKS_WITHIN = 3.0
+"""The seconds within which each gateway asks again."""
 _KEPT_LOGS = 1_000
 _LONGEST_MESSAGE = 2_000
 
@@ -101,6 +103,8 @@ class Observation:
         self._recorder: Recorder | None = None
         self._logs: _Logs | None = None
         self._until = 0.0
+        self._asked: list[tuple[float, int]] = []
+        """When gateways have asked in the last seconds, and how many traces each wants. The one that wants the fewest counts."""
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
@@ -109,8 +113,10 @@ class Observation:
     async def answer(self, message: Observe) -> Observed:
         """Return what was recorded, and go on recording."""
         recorder, logs = self._begin()
-        self._until = self._environment.clock.loop.time() + LEASE
-        recorder.one_in = message.one_in
+        now = self._environment.clock.loop.time()
+        self._until = now + LEASE
+        self._asked = [(at, one_in) for at, one_in in self._asked if at > now - _ASKS_WITHIN] + [(now, message.one_in)]
+        recorder.one_in = max(one_in for _, one_in in self._asked)
         known = message.recording == self._recording
         spans, last_span = recorder.spans(message.span if known else 0, MOST_SPANS)
         lines, last_log = logs.after(message.log if known else 0)
@@ -162,10 +168,10 @@ class _Logs(logging.Handler):
             return  # of another node in this process
         try:
             message = record.getMessage()
-        except Exception:  # wrong arguments: the handler of the log reports them
+            if record.exc_info and record.exc_info[1] is not None:
+                message = f"{message} ({record.exc_info[1]!r})"
+        except Exception:  # a value that has no text: the handler of the log reports it
             return
-        if record.exc_info and record.exc_info[1] is not None:
-            message = f"{message} ({record.exc_info[1]!r})"
         service = services_by_logger.get(record.name) or ("" if origin is None else origin.service)
         request, trace = ("", "") if origin is None else (origin.request_id, trace_id(origin.trace))
         self._count += 1

@@ -355,7 +355,7 @@ async def test_dev_listens_on_the_port_that_its_option_names(tmp_path: Path) -> 
         await running.ready()
         async with httpx.AsyncClient(base_url=running.url) as client:
             first = await client.get("/")
-            assert (first.status_code, first.headers["location"]) == (307, "/docs")
+            assert (first.status_code, first.headers["location"]) == (307, "/console")
         assert await running.ends(signal.SIGTERM) == 0
 
 

@@ -1,6 +1,6 @@
 // The console: it shows one view at a time, and passes on to it what the gateway sends once a second.
 
-import { h } from "./dom.js";
+import { h, remembered } from "./dom.js";
 import { begin, follow } from "./session.js";
 import { mapView } from "./map.js";
 import { instancesView } from "./instances.js";
@@ -24,6 +24,7 @@ const keptLogs = 2000;
 const state = { snapshot: null, traces: new Map(), logs: [], streams: [] };
 let view = null;
 let left = new AbortController();
+let lines = 0;
 
 const say = (text) => { if (status.textContent !== text) status.textContent = text; };
 
@@ -45,12 +46,15 @@ const handlers = {
     }
     changed("traces");
   },
-  logs: (data) => { state.logs = [...state.logs, ...data].slice(-keptLogs); changed("logs"); },
+  logs: (data) => {
+    state.logs = [...state.logs, ...data.map((line) => ({ ...line, number: (lines += 1) }))].slice(-keptLogs);
+    changed("logs");
+  },
 };
 
 function show() {
   const [name, ...rest] = location.hash.slice(2).split("/");
-  const chosen = views[name] ? name : "map";
+  const chosen = Object.hasOwn(views, name) ? name : "map";
   left.abort();
   left = new AbortController();
   for (const link of document.querySelectorAll("nav a")) {
@@ -71,17 +75,17 @@ function themeButton() {
     if (theme === "system") delete document.documentElement.dataset.theme;
     else document.documentElement.dataset.theme = theme;
     button.textContent = `Theme: ${theme}`;
-    localStorage.setItem("callboard-theme", theme);
+    remembered("theme", theme);
     changed("theme");
   };
-  let at = Math.max(themes.indexOf(localStorage.getItem("callboard-theme")), 0);
+  let at = Math.max(themes.indexOf(remembered("theme")), 0);
   button.addEventListener("click", () => use(themes[(at = (at + 1) % themes.length)]));
   use(themes[at]);
 }
 
 // One key for each view, as the numbers on the links say. Not while something is typed
 function keys(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select, dialog")) return;
   const name = Object.keys(views)[Number(event.key) - 1];
   if (name) location.hash = `/${name}`;
 }
@@ -92,7 +96,7 @@ document.querySelector(".skip").addEventListener("click", (event) => { event.pre
 themeButton();
 try {
   say("logging in");
-  await begin(main);
+  await begin();
   say("connecting");
   addEventListener("hashchange", () => { show(); main.focus({ preventScroll: true }); });
   addEventListener("keydown", keys);

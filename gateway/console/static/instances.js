@@ -12,7 +12,7 @@ export function instancesView(state) {
       { title: "Load", number: true, cell: (one) => number(one.load) }, { title: "In flight", number: true, cell: (one) => number(one.in_flight) },
       { title: "Requests", number: true, cell: (one) => number(one.requests) }, { title: "Calls", cell: (one) => one.calls.join(", ") || "–" },
       { title: "Instance", class: "mono", cell: (one) => one.instance },
-    ], state.snapshot.instances, "No instance is known."));
+    ], state.snapshot.instances, "No instance is known.", (one) => one.instance));
   }
   return { element, update };
 }

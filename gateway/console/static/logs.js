@@ -1,15 +1,15 @@
 // Logs: the last records of all nodes, by level, service, request, and text.
 
-import { clock, h, replace } from "./dom.js";
+import { clock, h, region, replace } from "./dom.js";
 
 const levels = ["debug", "info", "warning", "error", "critical"];
 const shown = 300;
 
 export function logLines(lines) {
   const style = (level) => (level === "error" || level === "critical" ? "bad" : level === "warning" ? "warn" : "quiet");
-  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Log records" }, h("table", {},
+  return region("Log records", h("table", {},
     h("thead", {}, h("tr", {}, ["Time", "Level", "Service", "Message", "Request"].map((title) => h("th", { scope: "col" }, title)))),
-    h("tbody", {}, lines.map((line) => h("tr", {}, h("td", { class: "nowrap" }, clock(line.at)), h("td", { class: style(line.level) }, line.level),
+    h("tbody", {}, lines.map((line, at) => h("tr", { "data-key": line.number ?? at }, h("td", { class: "nowrap" }, clock(line.at)), h("td", { class: style(line.level) }, line.level),
       h("td", {}, line.service || line.logger), h("td", { class: "mono wrap" }, line.message),
       h("td", { class: "mono" }, line.request ? h("a", { href: `#/logs/${line.request}`, title: line.request }, line.request.slice(0, 8)) : "",
         line.trace ? [" ", h("a", { href: `#/traces/${line.trace}`, "aria-label": `trace of request ${line.request.slice(0, 8)}` }, "trace")] : ""))))));

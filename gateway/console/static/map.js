@@ -75,9 +75,13 @@ function graphOf(state) {
   for (const report of state.streams) for (const one of report.subscriptions) edge(one.publisher, report.service, "event");
   for (const flow of flows) {
     if (!nodes.has(flow.caller)) nodes.set(flow.caller, { name: flow.caller, instances: [], away: true });
-    Object.assign(edge(flow.caller, flow.service, flow.kind === "http" ? "call" : flow.kind) ?? {}, { rate: flow.rate, errors: flow.errors, p50: flow.p50 });
+    const found = edge(flow.caller, flow.service, flow.kind === "http" ? "call" : flow.kind);
+    if (!found) continue;
+    found.p50 = found.rate > flow.rate ? found.p50 : flow.p50;
+    found.rate += flow.rate;
+    found.errors += flow.errors;
   }
-  for (const node of nodes.values()) Object.assign(node, services[node.name] ?? { rate: 0, errors: 0, p50: null, p99: null });
+  for (const node of nodes.values()) Object.assign(node, Object.hasOwn(services, node.name) ? services[node.name] : { rate: 0, errors: 0, p50: null, p99: null });
   return { nodes: [...nodes.values()], edges: [...edges.values()] };
 }
 
@@ -219,5 +223,5 @@ function flowTable({ flows }) {
     { title: "Message", cell: (row) => row.name }, { title: "Per second", number: true, cell: (row) => number(row.rate) },
     { title: "Errors per second", number: true, cell: (row) => (row.errors ? h("span", { class: "bad" }, number(row.errors)) : "0") },
     { title: "Median", number: true, cell: (row) => milliseconds(row.p50) }, { title: "p99", number: true, cell: (row) => milliseconds(row.p99) },
-  ], rows, "No messages in the last ten seconds. Make a request, and watch.");
+  ], rows, "No messages in the last ten seconds. Make a request, and watch.", (row) => `${row.caller} ${row.service} ${row.kind} ${row.name}`);
 }

@@ -1,6 +1,6 @@
 // Messages: a tail of events and signals, from now on. Nobody retains anything for it.
 
-import { clock, h } from "./dom.js";
+import { clock, h, region } from "./dom.js";
 import { follow } from "./session.js";
 
 const kept = 300;
@@ -45,5 +45,5 @@ export function messagesView(state, { left, argument }) {
   start();
   return { element: h("div", { class: "panel" },
     h("form", { class: "bar", onsubmit: start }, h("label", {}, "Names", match), h("label", {}, "Kind", kind), h("button", {}, "Listen"), h("label", {}, "Text", text), pause),
-    status, h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Messages" }, found)) };
+    status, region("Messages", found)) };
 }

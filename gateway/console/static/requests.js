@@ -1,6 +1,6 @@
 // Requests: a form for each, made from the JSON Schema of its message, and run as an example user.
 
-import { h, milliseconds, pretty, replace } from "./dom.js";
+import { h, milliseconds, remembered, replace } from "./dom.js";
 import { ask, askAs, isDevelopment, users } from "./session.js";
 
 export function requestsView(state, { argument }) {
@@ -27,19 +27,23 @@ async function load(element, chosen) {
 
 function requestForm(item, schemas) {
   const schema = resolved(item.request, schemas);
-  const fields = Object.entries(schema.properties ?? {}).map(([name, of]) => field(name, of, schemas, (schema.required ?? []).includes(name)));
+  const isObject = schema.properties !== undefined;
+  const fields = isObject
+    ? Object.entries(schema.properties).map(([name, of]) => field(name, of, schemas, (schema.required ?? []).includes(name)))
+    : [jsonField("message", "JSON", true)];
   const user = h("select", { name: "user" }, Object.entries(users).map(([name, role]) => h("option", { value: name }, `${name} (${role})`)), h("option", { value: "" }, "console (operator, admin)"));
-  user.value = sessionStorage.getItem("callboard-user") ?? user.options[0].value;
-  user.addEventListener("change", () => sessionStorage.setItem("callboard-user", user.value));
+  user.value = remembered("user") ?? user.options[0].value;
+  user.onchange = () => remembered("user", user.value);
   const answer = h("div", { role: "status" });
   const submit = async (event) => {
     event.preventDefault();
     const began = performance.now();
     try {
-      const body = Object.fromEntries(fields.map((one) => [one.name, one.read()]).filter(([, value]) => value !== undefined));
-      const { status, reply, request_id: id } = await askAs(user.value, `/console/requests/${item.service}/${item.name}`, body);
+      const parts = fields.map((one) => [one.name, one.read()]).filter(([, text]) => text !== undefined);
+      const text = isObject ? `{${parts.map(([name, value]) => `${JSON.stringify(name)}:${value}`).join(",")}}` : parts[0]?.[1] ?? "{}";
+      const { status, reply, request_id: id } = await askAs(user.value, `/console/requests/${item.service}/${item.name}`, text);
       replace(answer, h("p", { class: status < 400 ? "good" : "bad" }, `Answered with ${status} in ${milliseconds(performance.now() - began)}, as request `,
-        h("a", { href: `#/traces/${id}` }, id)), h("pre", { tabindex: "0" }, pretty(reply)));
+        h("a", { href: `#/traces/${id}` }, id)), h("pre", { tabindex: "0" }, reply));
     } catch (error) {
       replace(answer, h("p", { class: "bad" }, error.message));
     }
@@ -57,44 +61,48 @@ function resolved(schema, schemas) {
   return name ? resolved(schemas[name] ?? {}, schemas) : schema ?? {};
 }
 
+// The type of a field, and whether it may be null
 function typeOf(schema, schemas) {
   const found = resolved(schema, schemas);
-  const options = found.anyOf ?? found.oneOf;
-  if (options) {
-    const real = options.map((one) => resolved(one, schemas)).filter((one) => one.type !== "null");
-    return real.length === 1 ? real[0] : {};
-  }
-  if (Array.isArray(found.type)) return { ...found, type: found.type.find((one) => one !== "null") };
-  return found;
+  const options = (found.anyOf ?? found.oneOf)?.map((one) => resolved(one, schemas));
+  if (!options) return { type: found, nullable: false };
+  const real = options.filter((one) => one.type !== "null");
+  return { type: real.length === 1 ? real[0] : {}, nullable: real.length < options.length };
 }
 
-// A field of the form. `read` returns its value, or undefined if it was left empty. Throws for what is no JSON.
+// A field of the form. `read` returns the JSON text of its value, or undefined to leave it out. Throws for what is no JSON
 function field(name, given, schemas, required) {
-  const schema = typeOf(given, schemas);
-  const hint = [schema.description ?? given.description, schema.format, required ? "required" : "default" in given ? `default ${JSON.stringify(given.default)}` : "optional"].filter(Boolean).join(", ");
-  let input;
-  let read;
-  if (schema.enum) {
-    input = h("select", { name, required }, h("option", { value: "" }, "–"), schema.enum.map((value) => h("option", { value: JSON.stringify(value) }, String(value))));
-    read = () => (input.value ? JSON.parse(input.value) : undefined);
-  } else if (schema.type === "boolean") {
-    input = h("select", { name, required }, ["", "true", "false"].map((value) => h("option", { value }, value || "–")));
-    read = () => (input.value ? input.value === "true" : undefined);
-  } else if (schema.type === "integer" || schema.type === "number") {
-    input = h("input", { name, required, type: "number", min: schema.minimum, max: schema.maximum, step: schema.type === "integer" ? 1 : "any" });
-    read = () => (input.value === "" ? undefined : Number(input.value));
-  } else if (schema.type === "string") {
-    input = h("input", { name, required, type: schema.format === "password" ? "password" : "text", autocomplete: "off", maxlength: schema.maxLength, spellcheck: "false" });
-    read = () => (input.value === "" && !required ? undefined : input.value);
-  } else {
-    input = h("textarea", { name, rows: 4, required, spellcheck: "false", placeholder: "JSON" });
-    read = () => {
-      try {
-        return input.value.trim() ? JSON.parse(input.value) : undefined;
-      } catch (error) {
-        throw new Error(`${name}: ${error.message}: expected JSON`);
-      }
-    };
+  const { type, nullable } = typeOf(given, schemas);
+  const must = required ? "required" : "default" in given ? `default ${JSON.stringify(given.default)}` : "optional";
+  const hint = [type.description ?? given.description, type.format, must, nullable ? "or null" : ""].filter(Boolean).join(", ");
+  const empty = required ? (nullable ? "null" : undefined) : undefined;
+  const needed = required && !nullable;
+  const made = (input, read) => ({ name, read: () => (input.value === "" ? empty : read(input.value)), element: h("label", {}, `${name} (${hint})`, input) });
+  if (type.enum) {
+    return made(h("select", { name, required: needed }, h("option", { value: "" }, "–"), type.enum.map((value) => h("option", { value: JSON.stringify(value) }, String(value)))), (value) => value);
   }
-  return { name, read, element: h("label", {}, `${name} (${hint})`, input) };
+  if (type.type === "boolean") {
+    return made(h("select", { name, required: needed }, ["", "true", "false"].map((value) => h("option", { value }, value || "–"))), (value) => value);
+  }
+  if (type.type === "integer" || type.type === "number") { // the digits as they were typed: a number of JavaScript holds 53 bits
+    const input = h("input", { name, required: needed, inputmode: type.type === "integer" ? "numeric" : "decimal", autocomplete: "off", spellcheck: "false" });
+    return made(input, (value) => checkedJson(name, value.trim(), "number", "a number"));
+  }
+  if (type.type === "string") {
+    const input = h("input", { name, type: type.format === "password" ? "password" : "text", autocomplete: "off", maxlength: type.maxLength, required: needed && type.minLength > 0, spellcheck: "false" });
+    return { name, read: () => (input.value === "" && !needed ? empty : JSON.stringify(input.value)), element: h("label", {}, `${name} (${hint})`, input) };
+  }
+  return jsonField(name, hint, needed, empty);
+}
+
+function jsonField(name, hint, required, empty) {
+  const input = h("textarea", { name, rows: 4, required, spellcheck: "false", placeholder: "JSON" });
+  return { name, read: () => (input.value.trim() ? checkedJson(name, input.value, null, "JSON") : empty), element: h("label", {}, `${name} (${hint})`, input) };
+}
+
+function checkedJson(name, text, type, expected) {
+  try {
+    if (type === null || typeof JSON.parse(text) === type) return type === null ? (JSON.parse(text), text) : text;
+  } catch { /* said below */ }
+  throw new Error(`${name}: expected ${expected}, got ${text.slice(0, 40)}`);
 }

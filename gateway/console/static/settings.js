@@ -12,7 +12,7 @@ export function settingsView() {
     const rows = (items ?? []).filter((one) => (!set.checked || one.source !== "default") && `${one.setting} ${one.value} ${one.source}`.toLowerCase().includes(text.value.toLowerCase()));
     replace(found, table(`${rows.length} settings of the gateway's process`, [
       { title: "Setting", class: "mono", cell: (one) => one.setting }, { title: "Value", class: "mono wrap", cell: (one) => one.value }, { title: "Source", cell: (one) => one.source },
-    ], rows, items ? "No setting fits." : "loading"));
+    ], rows, items ? "No setting fits." : "loading", (one) => one.setting));
   };
   ask("/console/settings").then((answer) => { items = answer.items; show(); }, (error) => replace(found, h("p", { class: "bad", role: "alert" }, error.message)));
   show();

@@ -1,6 +1,6 @@
 // Streams: heads, cursors, and lags; stopped subscriptions, which an operator resumes; and dead letters.
 
-import { h, number, pretty, replace, table } from "./dom.js";
+import { h, number, replace, table } from "./dom.js";
 import { ask } from "./session.js";
 
 export function streamsView(state) {
@@ -27,16 +27,16 @@ export function streamsView(state) {
       { title: "Service", cell: (one) => one.service }, { title: "Head", number: true, cell: (one) => number(one.head) },
       { title: "Oldest retained", number: true, cell: (one) => number(one.oldest) }, { title: "Epoch", class: "mono", cell: (one) => one.epoch.slice(0, 8) || "–" },
       { title: "Readers", cell: (one) => one.readers.map((reader) => `${reader.reader} at ${reader.seq}${reader.behind ? `, ${reader.behind} behind` : ""}`).join("; ") || "–" },
-    ], state.streams, "No service has a stream."),
+    ], state.streams, "No service has a stream.", (one) => one.service),
     h("h3", {}, "Subscriptions"), table("Who applies whose events", [
       { title: "Service", cell: (one) => one.service }, { title: "Publisher", cell: (one) => one.publisher },
       { title: "Cursor", number: true, cell: (one) => number(one.seq) }, { title: "Head", number: true, cell: (one) => number(one.head) },
       { title: "Lag", number: true, cell: (one) => (one.head === null ? "–" : number(Math.max(one.head - one.seq, 0))) },
       { title: "State", cell: (one) => h("span", { class: one.state === "STOPPED" ? "bad" : one.reason ? "warn" : "good" }, one.state || "–", one.reason ? `: ${one.reason}` : "") },
-      { title: "Dead letters", cell: (one) => (one.dead_letters ? h("button", { type: "button", "data-key": `letters ${one.service} ${one.publisher}`, onclick: () => openLetters(one.service) }, `Show ${one.dead_letters}`) : "0") },
-      { title: "Remedy", cell: (one) => (one.state === "STOPPED" ? h("button", { type: "button", "data-key": `resume ${one.service} ${one.publisher}`, "aria-label": `Resume ${one.publisher} in ${one.service}`,
+      { title: "Dead letters", cell: (one) => (one.dead_letters ? h("button", { type: "button", onclick: () => openLetters(one.service) }, `Show ${one.dead_letters}`) : "0") },
+      { title: "Remedy", cell: (one) => (one.state === "STOPPED" ? h("button", { type: "button", "aria-label": `Resume ${one.publisher} in ${one.service}`,
         onclick: attempt(async () => { await console_(one.service, "ResumeStream", { publisher: one.publisher }); return `${one.service} applies the events of ${one.publisher} again.`; }) }, "Resume") : "") },
-    ], subscriptions, "No service applies events."));
+    ], subscriptions, "No service applies events.", (one) => `${one.service} ${one.publisher}`));
   }
 
   async function openLetters(service) {
@@ -65,18 +65,17 @@ export function streamsView(state) {
       { title: "Event", cell: (one) => `${one.type} ${one.seq}` }, { title: "Publisher", cell: (one) => one.publisher }, { title: "At", cell: (one) => one.at },
       { title: "Attempts", number: true, cell: (one) => one.attempts }, { title: "Last error", class: "mono wrap", cell: (one) => one.error },
       { title: "Remedies", cell: (one) => h("span", { class: "bar" }, ["Show", "Retry", "Drop"].map((what) => h("button", {
-        type: "button", class: what === "Drop" ? "danger" : null, "aria-label": `${what} ${one.type} ${one.seq}`, "data-key": `${what} ${one.id}`,
+        type: "button", class: what === "Drop" ? "danger" : null, "aria-label": `${what} ${one.type} ${one.seq}`,
         onclick: { Show: () => showLetter(service, one), Retry: retry(one), Drop: drop(one) }[what] }, what))) },
-    ], page.items, "There are no dead letters any more."));
+    ], page.items, "There are no dead letters any more.", (one) => one.id));
   }
 
   async function showLetter(service, one) {
     const dialog = h("dialog", { "aria-label": `${one.type} ${one.seq}`, onclose: () => dialog.remove() }, h("h3", {}, `${one.type} ${one.seq}`));
     try {
       const letter = await console_(service, "ShowDeadLetter", { id: one.id });
-      let body = letter.body;
-      try { body = JSON.parse(letter.body); } catch { /* shown as it is */ }
-      dialog.append(h("pre", { tabindex: "0" }, pretty({ ...letter, body })));
+      dialog.append(h("dl", {}, Object.entries(letter).filter(([name]) => name !== "body").map(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))])),
+        h("pre", { tabindex: "0" }, letter.body));
     } catch (error) {
       dialog.append(h("p", { class: "bad" }, error.message));
     }

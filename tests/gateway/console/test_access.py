@@ -68,6 +68,7 @@ async def test_a_ticket_of_an_operator_opens_the_streams_once_and_one_of_a_rider
 
 JSON = {"content-type": "application/json"}
 ELSEWHERE: tuple[dict[str, str], ...] = (
+    JSON,
     {**JSON, "host": "evil.example"},
     {**JSON, "host": "127.0.0.1.evil.example"},
     {**JSON, "host": "localhost.evil.example:8000"},
@@ -78,6 +79,9 @@ ELSEWHERE: tuple[dict[str, str], ...] = (
     {**JSON, "sec-fetch-site": "same-site"},
     {**JSON, "x-forwarded-for": "203.0.113.7"},
     {**JSON, "forwarded": "for=203.0.113.7"},
+    {**JSON, "x-real-ip": "203.0.113.7"},
+    {**JSON, "x-forwarded-host": "callboard.example"},
+    {**JSON, "via": "1.1 proxy"},
     {"content-type": "text/plain"},
     {"content-type": "application/x-www-form-urlencoded"},
     {},
@@ -94,13 +98,17 @@ async def test_in_development_its_own_page_gets_a_session_and_nobody_else_does()
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}", timeout=10, verify=False) as client,
     ):
         assert (await client.get("/")).headers["location"] == "/console"
+        own_origin = {"origin": f"http://127.0.0.1:{gateway.port}"}
         for headers in ELSEWHERE:
-            check_problem(await client.post("/console/session", content=b"{}", headers=headers), 403, "login-needed")
+            sent = headers if headers == JSON else own_origin | headers
+            check_problem(await client.post("/console/session", content=b"{}", headers=sent), 403, "login-needed")
         own = {**JSON, "origin": f"http://127.0.0.1:{gateway.port}", "sec-fetch-site": "same-origin"}
         for content, status in ((b"[]", 422), (b"\xff", 422), (b'{"user":7}', 422), (b'{"more":1}', 422), (b'{"user":"x"}', 404)):
             assert (await client.post("/console/session", content=content, headers=own)).status_code == status
         for host in (f"127.0.0.1:{gateway.port}", f"localhost:{gateway.port}", "localhost", f"[::1]:{gateway.port}"):
-            answer = await client.post("/console/session", content=b"", headers={**JSON, "host": host})
+            answer = await client.post(
+                "/console/session", content=b"", headers={**JSON, "host": host, "origin": f"http://{host}"}
+            )
             assert answer.status_code == 201
             assert answer.headers["cache-control"] == "no-store"
         token = answer.json()["token"]
