@@ -35,13 +35,13 @@ async def browser() -> AsyncGenerator[Browser, None]:
 
 
 @asynccontextmanager
-async def page(url: str, **options: Any) -> AsyncGenerator[Page, None]:
-    """Open a page of a site. What it logs as an error fails the test at the end."""
+async def page(url: str, *, errors: list[str] | None = None, **options: Any) -> AsyncGenerator[Page, None]:
+    """Open a page of a site. What it logs as an error fails the test at the end, or is appended to `errors`."""
     async with browser() as started:
         context = await started.new_context(base_url=url, **options)
         opened = await context.new_page()
-        errors: list[str] = []
-        opened.on("pageerror", lambda error: errors.append(str(error)))
-        opened.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        found: list[str] = [] if errors is None else errors
+        opened.on("pageerror", lambda error: found.append(str(error)))
+        opened.on("console", lambda message: found.append(message.text) if message.type == "error" else None)
         yield opened
-        assert errors == [], errors
+        assert errors is not None or found == [], found

@@ -119,6 +119,9 @@ async def test_a_request_is_made_with_a_form_as_a_chosen_user(tmp_path: Path) ->
         await opened.get_by_role("button", name="Send").click()
         await expect(opened.get_by_text("Answered with 200")).to_be_visible(timeout=WAIT)
         assert "700" in await opened.locator("pre").inner_text()
+        await opened.locator("[role=status] a").click()
+        await expect(opened.get_by_role("listitem").filter(has_text="wallet.TopUp").first).to_be_visible(timeout=WAIT)
+        await opened.go_back()
         await opened.get_by_role("link", name="rides.StartRide", exact=True).click()
         await opened.get_by_label(re.compile("scooter_id")).fill("nothing")
         await opened.get_by_role("button", name="Send").click()
@@ -167,6 +170,52 @@ async def test_it_is_used_with_the_keyboard_and_keeps_the_chosen_theme(tmp_path:
             assert await opened.evaluate("getComputedStyle(document.documentElement).colorScheme") == theme
         await opened.reload()
         await expect(opened.get_by_role("button", name="Theme: dark")).to_be_visible()
+
+
+async def test_what_is_focused_stays_focused_while_everything_is_updated(tmp_path: Path) -> None:
+    async with dev(tmp_path) as running, live(running.url) as opened:
+        await rent(running.url)
+        await expect(opened.get_by_role("row").filter(has_text="rides.RideEnded").first).to_be_visible(timeout=WAIT)
+        for view, label in (
+            ("Map", "What flows"),
+            ("Instances", "instances on"),
+            ("Traces", "traces, the newest first"),
+            ("Logs", "Log records"),
+        ):
+            await show(opened, view)
+            region = opened.get_by_role("region", name=label)
+            await expect(region).to_be_visible(timeout=WAIT)
+            await region.focus()
+            handle = await region.element_handle()
+            await rent(running.url)
+            await opened.wait_for_timeout(2500)  # the page is updated once a second
+            assert handle is not None
+            assert await handle.evaluate("element => element === document.activeElement"), view
+        await show(opened, "Traces")
+        link = opened.get_by_role("link", name="POST /rides", exact=True).last
+        await link.focus()
+        await rent(running.url, 2)
+        await expect(opened.get_by_role("link", name="POST /rides", exact=True)).to_have_count(7, timeout=WAIT)
+        assert await opened.evaluate("document.activeElement.textContent") == "POST /rides"
+
+
+async def test_a_number_is_sent_with_all_its_digits_and_a_wrong_one_is_refused_here(tmp_path: Path) -> None:
+    async with dev(tmp_path) as running, live(running.url, "/console#/requests/wallet.TopUp") as opened:
+        amount = opened.get_by_label(re.compile("amount_cents"))
+        await amount.fill("9007199254740993")
+        await opened.get_by_role("button", name="Send").click()
+        await expect(opened.get_by_text("Answered with 422")).to_be_visible(timeout=WAIT)
+        await amount.fill("many")
+        await opened.get_by_role("button", name="Send").click()
+        await expect(opened.get_by_text("amount_cents: expected a number, got many")).to_be_visible()
+
+
+async def test_without_storage_and_with_an_odd_address_it_works(tmp_path: Path) -> None:
+    async with dev(tmp_path) as running, page(running.url) as opened:
+        await opened.add_init_script("Object.defineProperty(window, 'localStorage', { get() { throw new Error('denied') } })")
+        await opened.goto("/console#/constructor")
+        await expect(opened.locator("#status")).to_have_text("live", timeout=WAIT)
+        await expect(opened.get_by_role("heading", name="Map", level=2)).to_be_visible()
 
 
 @asynccontextmanager
@@ -251,3 +300,20 @@ async def test_a_rider_is_not_let_in(tmp_path: Path) -> None:
         await expect(opened.get_by_text("This user is no operator")).to_be_visible(timeout=WAIT)
         await log_in(opened, "operator@example.com")
         await expect(opened.get_by_role("heading", name="Streams", level=2)).to_be_visible(timeout=WAIT)
+
+
+async def test_an_operator_whose_session_has_ended_logs_in_again(tmp_path: Path) -> None:
+    async with open_system(settings(tmp_path, console="operators")) as system:
+        errors: list[str] = []
+        async with page(system.url, errors=errors) as opened:
+            await opened.goto("/console#/instances")
+            token = (await system.log_in("operator@example.com"))["access_token"]
+            await opened.get_by_label("Or an access token").fill(token)
+            await opened.get_by_role("button", name="Use it").click()
+            await expect(opened.locator("#status")).to_have_text("live", timeout=WAIT)
+            await system.client.delete("/sessions/current", headers={"Authorization": f"Bearer {token}"})
+            await expect(opened.get_by_text("Your session has ended.")).to_be_visible(timeout=WAIT)
+            await expect(opened.locator("#status")).to_have_text("not logged in")
+            await log_in(opened, "operator@example.com")
+            await expect(opened.locator("#status")).to_have_text("live", timeout=WAIT)
+        assert all("401" in error for error in errors), "the browser logs the refused request for a ticket"

@@ -1,18 +1,21 @@
 """The observation of nodes by the console, on every transport."""
 
 import asyncio
+import logging
 from pathlib import Path
 
 import pytest
 
 from gateway.service import Gateway
+from runtime import Context, Contract, Node, Service
 from runtime.node import observation
 from runtime.node.observation import Observe, Observed
 from runtime.node.proxy import NoNode, Proxy
-from runtime.recorder import RecordedSpan
+from runtime.recorder import RecordedSpan, Recorder
 from runtime.testing import eventually
 from tests.services.test_rides import add_scooter, start, top_up
 from tests.system_under_test import IN_PROCESS, System, open_deployment, open_system, settings
+from transports.memory import MemoryTransport
 
 
 def proxy_of(system: System) -> Proxy:
@@ -105,6 +108,50 @@ async def test_log_records_have_the_request_that_was_worked_for(tmp_path: Path) 
         assert [line.message for line in found.logs if not line.request] == ["something else\\x1b[2J"]
         again = (await observe(system, {system.node.id: found}))[system.node.id]
         assert again.logs == ()
+
+
+async def test_an_exception_without_a_text_does_not_reach_the_service_that_logs_it(tmp_path: Path) -> None:
+    class Strange(Exception):
+        def __repr__(self) -> str:
+            raise RuntimeError("no text")
+
+    async with open_system(settings(tmp_path)) as system:
+        await observe(system)
+        logging.getLogger("callboard.node").error("strange", exc_info=Strange())
+
+
+async def test_the_gateway_that_wants_the_fewest_traces_counts(tmp_path: Path) -> None:
+    async with open_system(settings(tmp_path)) as system:
+        for one_in in (64, 1, 8):
+            await proxy_of(system).ask_node(system.node.id, Observe(one_in=one_in), 5)
+        tracing = system.node.environment.tracing
+        assert isinstance(tracing, Recorder)
+        assert tracing.one_in == 64
+
+
+async def test_a_service_that_starts_while_it_is_turned_on_or_off_is_recorded_like_the_others() -> None:
+    slow = Contract("slow")
+
+    class Slow(Service):
+        contract = slow
+        go = asyncio.Event()
+        begun = asyncio.Event()
+
+        async def on_start(self, ctx: Context) -> None:
+            self.begun.set()
+            await self.go.wait()
+
+    node = Node([Slow], MemoryTransport())
+    observation = node._observation  # pyright: ignore[reportPrivateUsage]
+    starting = asyncio.create_task(node.__aenter__())
+    await Slow.begun.wait()
+    await observation.answer(Observe())
+    Slow.go.set()
+    await starting
+    assert node.inbound.instances["slow"].tracing is node.environment.tracing is not None
+    observation.end()
+    assert node.inbound.instances["slow"].tracing is node.environment.tracing is None
+    await node.stop()
 
 
 async def test_there_is_no_node_of_another_name(tmp_path: Path) -> None:
