@@ -5,6 +5,7 @@ Python waits at its end for every thread that is not a daemon, such as those of 
 
 import asyncio
 import logging
+import math
 import os
 import sys
 import time
@@ -35,6 +36,8 @@ def run(
         patience: the seconds that threads may take, counted from the signal that stops the process or from the coroutine's end.
     """
     runner = asyncio.Runner(debug=debug or None, loop_factory=new_loop)
+    if debug:
+        runner.get_loop().slow_callback_duration = math.inf  # a handler in the debugger takes its time
     try:
         return runner.run(work)
     finally:

@@ -11,16 +11,19 @@ from runtime.clock import Clock, Random
 from runtime.contract.messages import Struct
 from runtime.metrics import SECONDS, Histogram
 from runtime.trace import child, new_trace, trace_id
-from runtime.tracing import CALLER, REQUEST_ID, Attributes, Begun, Kind, Tracing, error_name
+from runtime.tracing import CALLER, MESSAGE, REQUEST_ID, Attributes, Begun, Kind, Tracing, error_name
 
 _MOST_SPANS = 2_000
 _MOST_EDGES = 1_000
 _OWN = ("console.", "stream.", "gateways.")
 """What begins the names of messages by which Callboard itself works."""
-_OWN_PAGES = ("/console", "/live")
-"""What begins the paths of the console's own pages and streams."""
 CLIENTS = "clients"
 """Who sends requests to the gateway, as an edge names them."""
+
+
+def is_own_page(path: str) -> bool:
+    """Return whether a path is one of the console's own pages and streams."""
+    return path.startswith(("/console", "/live"))
 
 
 class RecordedSpan(Struct):
@@ -51,7 +54,7 @@ class Edge(Struct):
     """The messages of one kind from one service to another, since the node has begun to record.
 
     Attributes:
-        kind: `call`, `event` (events and signals), or `http` (requests of clients).
+        kind: `call`, `event`, `signal`, or `http` (requests of clients).
         buckets: the number of messages by duration. The upper bounds are `SECONDS` in `runtime/metrics.py`; the last has none.
     """
 
@@ -126,7 +129,7 @@ class Recorder(Tracing):
         attributes: dict[str, str | int],
     ) -> None:  # fmt: skip
         """Take note of a span that has ended."""
-        if name.startswith(_OWN) or str(attributes.get("url.path", "")).startswith(_OWN_PAGES):
+        if name.startswith(_OWN) or is_own_page(str(attributes.get("url.path", ""))):
             return
         seconds = self._stopwatch() - began[1]
         edge = _edge_of(service, name, kind, attributes)
@@ -209,7 +212,7 @@ def _edge_of(service: str, name: str, kind: Kind, attributes: dict[str, str | in
             return CLIENTS, service, name, "http"
         return str(attributes.get(CALLER) or CLIENTS), service, name, "call"
     if kind == "CONSUMER":
-        return str(attributes.get(CALLER, "")), service, name.removeprefix("process "), "event"
+        return str(attributes.get(CALLER, "")), service, name.removeprefix("process "), str(attributes.get(MESSAGE, "event"))
     return None
 
 

@@ -15,6 +15,8 @@ Kind = Literal["SERVER", "CLIENT", "PRODUCER", "CONSUMER", "INTERNAL"]
 
 CALLER = "callboard.caller"
 """The attribute with the service that has sent the message."""
+MESSAGE = "callboard.message"
+"""The attribute with the kind of a message: `event` or `signal`."""
 REQUEST_ID = "callboard.request_id"
 """The attribute with the id of the client's request."""
 

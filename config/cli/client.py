@@ -120,7 +120,8 @@ class Client:
         status, answer = self.ask("POST", "/sessions", msgspec.json.encode({"email": email, "password": password}))
         token = answer.get("access_token")
         if status != 201 or not isinstance(token, str):
-            raise CallboardError(f"cannot log in as {email} at {self.url}: {_reason(status, answer)}")
+            hint = " (with --role rider, it acts as any user, without a login)" if self._is_ours and status == 401 else ""
+            raise NotAllowed(f"cannot log in as {email} at {self.url}: {_reason(status, answer)}{hint}")
         self.token = token
 
     def _development_password(self) -> str | None:
@@ -180,7 +181,8 @@ class Client:
             connected: called when the gateway has accepted the request.
 
         Raises:
-            CallboardError: if the gateway cannot be reached or refuses the request.
+            NotAllowed: if the gateway refuses the user.
+            CallboardError: if it cannot be reached or refuses the request.
         """
         try:
             with self._opener.open(self._request("GET", path, None, {}), timeout=self._timeout) as response:
@@ -193,7 +195,8 @@ class Client:
                     elif field == "data":
                         yield name, msgspec.json.decode(value)
         except HTTPError as error:
-            raise CallboardError(describe_problem(error.code, _decoded(_body(error)))) from None
+            found = NotAllowed if error.code in (401, 403) else CallboardError
+            raise found(describe_problem(error.code, _decoded(_body(error)))) from None
         except (*_UNREACHABLE, *_NOT_JSON) as error:
             raise self._unreachable(error) from None
 
@@ -208,6 +211,10 @@ class Client:
         return CallboardError(
             f"{self.url} cannot be reached ({reason or type(error).__name__}): is the system running? (start it with `make dev`, or name another gateway with --url)"
         )
+
+
+class NotAllowed(CallboardError):
+    """The gateway refuses the user or the access token: another attempt would be refused, too."""
 
 
 class _NoRedirect(HTTPRedirectHandler):

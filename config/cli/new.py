@@ -41,7 +41,7 @@ def new_command(words: tuple[str, ...]) -> None:
                 raise CallboardError(f"no project here: {Path.cwd()} has no {DEFAULT_FILE}: start in the folder of your project")
             created = _new_service(Path(), name)
             created.append(Path(DEFAULT_FILE))
-            then = "callboard dev"
+            then = "callboard dev, unless it runs already"
         case (name,):
             _check_name(name)
             folder = Path(name)

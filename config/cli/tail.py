@@ -13,7 +13,7 @@ import msgspec
 import rich_click as click
 
 from config.cli import candidates
-from config.cli.client import Client, with_gateway
+from config.cli.client import Client, NotAllowed, with_gateway
 from config.cli.common import loaded, with_config, with_json
 from config.cli.output import json_text, print_error, progress
 from runtime import CallboardError
@@ -24,6 +24,8 @@ _KINDS = ("event", "signal")
 _COLOURS = {"event": "green", "signal": "cyan"}
 _SERVICE_COLOURS = ("yellow", "blue", "magenta", "bright_green", "bright_blue", "bright_magenta", "bright_cyan", "bright_yellow")
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+_LONGEST_PAUSE = 15.0
+"""Seconds between two attempts to connect again, at most."""
 _RECENT = 60.0
 """A publisher of which nothing came for so many seconds has nothing to catch up on."""
 
@@ -115,11 +117,13 @@ class _Shown:
         since: the time of the first events to show, as streams store it; empty for none from before.
 
     Attributes:
-        connected: whether a gateway has accepted the request.
+        connected: whether a gateway has accepted the last request.
+        ever_connected: whether one has accepted any.
     """
 
     def __init__(self, since: str) -> None:
         self.connected = False
+        self.ever_connected = False
         self._first = since
         self._last: dict[str, tuple[int, str, float]] = {}
 
@@ -204,14 +208,20 @@ def tail_command(
     client = Client(loaded(config_file).settings, url, email, roles)
     shown = _Shown(rfc3339(since) if since is not None else "")
     try:
+        said, pause = "", 1.0
         while True:
+            shown.connected = False
             try:
                 _show(client, selection, shown, as_json)
             except CallboardError as error:
-                if not shown.connected:
+                if not shown.ever_connected or isinstance(error, NotAllowed):
                     raise
-                print_error(f"{error}; trying again")
-            time.sleep(1)  # the token has expired, or the system is restarting
+                said, pause = ("", 1.0) if shown.connected else (said, pause)
+                if str(error) != said:
+                    print_error(f"{error}; trying again")
+                    said = str(error)
+            time.sleep(pause)  # the token has expired, or the system is restarting
+            pause = 1.0 if shown.connected else min(2 * pause, _LONGEST_PAUSE)
     except KeyboardInterrupt:
         return
 
@@ -225,8 +235,8 @@ def _show(client: Client, selection: _Selection, shown: _Shown, as_json: bool) -
     since = shown.since
 
     def connected() -> None:
-        shown.connected = True
-        begin = f", since {since}" if since else ""
+        shown.connected = shown.ever_connected = True
+        begin = "" if not since else f", since {since}" if len(selection.kinds) == 1 else f", those events since {since}"
         click.echo(f"listening to {selection}{begin}, at {client.url}; Ctrl-C stops", err=True)
 
     with progress("logging in"):

@@ -6,12 +6,13 @@ from typing import Any
 import msgspec
 
 from gateway.client import bearer_token, require_token
+from gateway.exchange import Exchange
 from gateway.problems import Problem, Problems
 from runtime import Forbidden, ServiceError, Struct
 from runtime.durable.console import console
 from runtime.issuers import Identity
 from runtime.node.proxy import Proxy
-from runtime.trace import new_trace, trace_id
+from runtime.trace import trace_id
 
 _SECONDS = 30.0
 """The seconds that a service may take to answer an operator."""
@@ -114,18 +115,20 @@ class Made(Struct):
     """A request that was made for a user.
 
     Attributes:
+        trace: the id of its trace.
         reply: the JSON text of the reply, or of the problem document of an error. It is a text, because numbers in a browser are not exact.
     """
 
-    request_id: str
+    trace: str
     status: int
     reply: str
 
 
-async def make(proxy: Proxy, problems: Problems, token: str, service: str, name: str, body: bytes) -> Made:
+async def make(proxy: Proxy, problems: Problems, exchange: Exchange, token: str, service: str, name: str, body: bytes) -> Made:
     """Make a request of a service as the user of an access token.
 
     Args:
+        exchange: the request of the page, which shares its id and its trace.
         name: the full name of the request.
         body: its JSON text; empty for a request without fields.
 
@@ -134,13 +137,14 @@ async def make(proxy: Proxy, problems: Problems, token: str, service: str, name:
     """
     if not any(info.name == name for member in proxy.registry.members(service) for info in member.manifest.requests):
         raise Problem(404, "not-found", f"No running service {service!r:.100} has a request {name!r:.100}.")
-    trace = new_trace(proxy.random)
-    ctx = proxy.context(trace_id(trace), token, trace, _SECONDS)
+    ctx = proxy.context(exchange.request_id, token, exchange.trace, _SECONDS)
     try:
         status, reply = 200, await proxy.ask(ctx, service, name, body or b"{}")
     except ServiceError as error:
-        status, _, reply = problems.of_error(error, trace_id(trace))
-    return Made(trace_id(trace), status, msgspec.json.format(reply, indent=2).decode())
+        status, _, reply = problems.of_error(error, exchange.request_id)
+    user = proxy.known_identity(token)
+    proxy.log.info("the console asks %s for %s as %s: %d", service, name, "nobody" if user is None else user.subject, status)
+    return Made(trace_id(exchange.trace), status, msgspec.json.format(reply, indent=2).decode())
 
 
 async def drain(proxy: Proxy, operator: Identity, node: str) -> None:

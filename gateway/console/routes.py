@@ -10,6 +10,7 @@ from litestar import MediaType, Request, Response, delete, get, post
 from litestar.exceptions import NotFoundException
 from litestar.handlers import HTTPRouteHandler
 
+from gateway.asgi import exchange_of
 from gateway.console import requests
 from gateway.console.access import Access, ConsoleSource
 from gateway.console.requests import require_operator
@@ -53,7 +54,8 @@ def console_routes(
         kind = _TYPES.get(name.rpartition(".")[2])
         if kind is None or name not in _assets():
             raise NotFoundException
-        return Response(_static(name), media_type=kind, headers={"cache-control": "no-cache"})
+        age = "max-age=3600" if kind == _TYPES["svg"] else "no-cache"  # browsers ask for the icon at every step
+        return Response(_static(name), media_type=kind, headers={"cache-control": age})
 
     @get("/console/session")
     async def who(request: Request[Any, Any, Any]) -> Response[bytes]:
@@ -86,7 +88,7 @@ def console_routes(
     async def make_request(request: Request[Any, Any, Any]) -> Response[bytes]:
         token = access.user_token(dict(request.scope))
         service, name = request.path_params["service"], request.path_params["name"]
-        return _json(await requests.make(proxy, problems, token, service, name, await request.body()))
+        return _json(await requests.make(proxy, problems, exchange_of(request.scope), token, service, name, await request.body()))
 
     @get("/console/services")
     async def services(request: Request[Any, Any, Any]) -> Response[bytes]:

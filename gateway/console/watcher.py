@@ -85,6 +85,7 @@ class Watcher:
         self._snapshot = {
             "at": self._clock.timestamp(),
             "instances": instances(self._proxy),
+            "with_routes": sorted(self._with_routes()),
             "services": self.picture.services(),
             "flows": self.picture.flows(),
             "one_in": self.picture.one_in,
@@ -94,6 +95,10 @@ class Watcher:
             self._tell("traces", traces)
         if logs := self.picture.new_logs():
             self._tell("logs", msgspec.to_builtins(logs))
+
+    def _with_routes(self) -> set[str]:
+        manifests = (member.manifest for member in self._proxy.registry)
+        return {manifest.service for manifest in manifests if any(info.http is not None for info in manifest.requests)}
 
     def _tell(self, event: str, data: Any) -> None:
         for look in list(self._looking):

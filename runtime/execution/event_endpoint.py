@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from runtime.contract.errors import CallboardError, DeadlineExceeded, Invalid, Malformed, NotDelivered, ServiceError
 from runtime.durable.dead_letters import Advance, NeedsNewerVersion, Source
@@ -20,7 +20,7 @@ from runtime.service.host import Host
 from runtime.storage.database import Guard, Transaction
 from runtime.telemetry import current, log_refusal
 from runtime.trace import from_stored
-from runtime.tracing import CALLER, REQUEST_ID, Begun, Tracing
+from runtime.tracing import CALLER, MESSAGE, REQUEST_ID, Begun, Tracing
 
 _SHOWN = 64
 """The bytes of a signal that cannot be decoded which the log shows."""
@@ -72,7 +72,7 @@ class SignalEndpoint(Endpoint):
         if not tracing.wants(ctx.trace):
             return None
         name = self.handler.spec.full_name
-        span = tracing.begin(self.host.name, f"process {name}", "CONSUMER", ctx.trace, _messaging(name, ctx.message_id, ctx))
+        span = tracing.begin(self.host.name, f"process {name}", "CONSUMER", ctx.trace, _messaging("signal", name, ctx))
         if span is not None:
             ctx.within(span.trace)
         return span
@@ -144,12 +144,12 @@ class SignalEndpoint(Endpoint):
         return outcome
 
 
-def _messaging(name: str, message_id: str, ctx: Context) -> dict[str, str | int]:
+def _messaging(kind: Literal["event", "signal"], name: str, ctx: Context) -> dict[str, str | int]:
     """Return the attributes of the span in which a message is handled."""
     return {
         "messaging.system": "callboard", "messaging.operation.name": "process", "messaging.operation.type": "process",
-        "messaging.destination.name": name, "messaging.message.id": message_id,
-        CALLER: ctx.caller, REQUEST_ID: ctx.request_id,
+        "messaging.destination.name": name, "messaging.message.id": ctx.message_id,
+        CALLER: ctx.caller, REQUEST_ID: ctx.request_id, MESSAGE: kind,
     }  # fmt: skip
 
 
@@ -230,7 +230,7 @@ class EventsEndpoint(Unattended):
         if tracing is None or not tracing.wants(ctx.trace):
             await handler.method(handler.message(event), ctx, tx)
             return
-        attributes = _messaging(event.type, event.id, ctx)
+        attributes = _messaging("event", event.type, ctx)
         span = tracing.begin(self.host.name, f"process {event.type}", "CONSUMER", ctx.trace, attributes, link=True)
         if span is None:
             await handler.method(handler.message(event), ctx, tx)

@@ -11,7 +11,7 @@ from msgspec import Meta
 from runtime.contract.messages import Request, Struct
 from runtime.durable.console import console
 from runtime.execution.environment import Environment
-from runtime.recorder import Edge, RecordedSpan, Recorder
+from runtime.recorder import Edge, RecordedSpan, Recorder, is_own_page
 from runtime.storage.values import LARGEST
 from runtime.telemetry import current, printable, services_by_logger
 from runtime.trace import trace_id
@@ -166,6 +166,12 @@ class _Logs(logging.Handler):
         origin = current.get()
         if origin is not None and origin.node not in ("", self._node):
             return  # of another node in this process
+        if (
+            record.name == "callboard.access"
+            and is_own_page(str(getattr(record, "path", "")))
+            and record.levelno < logging.WARNING
+        ):
+            return
         try:
             message = record.getMessage()
             if record.exc_info and record.exc_info[1] is not None:

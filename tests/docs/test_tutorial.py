@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -161,7 +162,20 @@ def test_every_block_of_commands_is_known() -> None:
         "### Kill it": 2,
         "### Lose a scooter": 1,
         "### 4. Run it": 2,
+        "### 5. Test it": 1,
     }
+
+
+def test_the_tests_of_the_service_pass_with_the_settings_of_the_page(tmp_path: Path) -> None:
+    folder = tmp_path / "greeter"
+    shutil.copytree(ROOT / "docs" / "examples" / "greeter", folder, ignore=shutil.ignore_patterns("__pycache__", ".callboard"))
+    [block] = commands("### 5. Test it")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    ran = subprocess.run(
+        ["sh", "-c", block], cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "passed" in ran.stdout
 
 
 def test_the_layout_is_that_of_the_example() -> None:

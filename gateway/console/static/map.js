@@ -3,7 +3,7 @@
 import { h, milliseconds, number, replace, svgTitle, table } from "./dom.js";
 
 const width = 128;
-const height = 52;
+const height = 58;
 const most = 240; // dots at a time
 
 export function mapView(state) {
@@ -72,10 +72,11 @@ function graphOf(state) {
   };
   for (const node of nodes.values()) for (const callee of node.calls ?? []) edge(node.name, callee, "call");
   if (nodes.has("gateway")) edge("clients", "gateway", "call");
+  for (const service of state.snapshot.with_routes) edge("gateway", service, "call");
   for (const report of state.streams) for (const one of report.subscriptions) edge(one.publisher, report.service, "event");
   for (const flow of flows) {
     if (!nodes.has(flow.caller)) nodes.set(flow.caller, { name: flow.caller, instances: [], away: true });
-    const found = edge(flow.caller, flow.service, flow.kind === "http" ? "call" : flow.kind);
+    const found = edge(flow.caller, flow.service, flow.kind === "http" || flow.kind === "call" ? "call" : "event");
     if (!found) continue;
     found.p50 = found.rate > flow.rate ? found.p50 : flow.p50;
     found.rate += flow.rate;
@@ -127,7 +128,7 @@ function place(graph, narrow, figure, canvas) {
     const { x, y } = at.get(node.name);
     boxes.append(h("g", { class: "node", "data-node": node.name, transform: `translate(${x} ${y})` }, svgTitle(node.name),
       h("rect", { x: -width / 2, y: -height / 2, width, height, rx: 8 }),
-      h("text", { y: -8 }), h("text", { class: "small", y: 7 }), h("text", { class: "small", y: 20 })));
+      h("text", { y: -9 }), h("text", { class: "small", y: 7 }), h("text", { class: "small", y: 20 })));
   }
   figure.replaceChildren(h("div", { class: "layers" }, svg, canvas, boxes));
   canvas.width = w * 2;

@@ -15,11 +15,16 @@ async function load(element, chosen) {
   }
   try {
     const { items, schemas } = await ask("/console/requests");
-    const one = items.find((item) => item.name === chosen) ?? items[0];
-    replace(element, h("div", { class: "split" },
-      h("ul", { class: "panel list", tabindex: "0", "aria-label": "Requests" }, items.map((item) =>
-        h("li", {}, h("a", { href: `#/requests/${item.name}`, "aria-current": item === one ? "true" : null }, item.name)))),
-      one ? h("div", { class: "panel" }, requestForm(one, schemas)) : h("p", {}, "No service has requests.")));
+    const one = items.find((item) => item.name === chosen);
+    const found = h("ul", { class: "list", tabindex: "0", "aria-label": "Requests" }, items.map((item) =>
+      h("li", {}, h("a", { href: `#/requests/${item.name}`, "aria-current": item === one ? "true" : null, title: item.summary }, item.name))));
+    const search = h("input", { type: "search", spellcheck: "false", oninput: () => {
+      for (const entry of found.children) entry.hidden = !entry.textContent.toLowerCase().includes(search.value.toLowerCase());
+    } });
+    replace(element, h("div", { class: "split" }, h("div", { class: "panel" }, h("label", {}, "Search", search), found),
+      h("div", { class: "panel" }, one ? requestForm(one, schemas) : h("p", { class: "quiet" }, "Choose a request. Each is made as the user that you choose."))));
+    const current = found.querySelector("[aria-current]");
+    if (current) found.scrollTop = current.offsetTop - found.clientHeight / 2;
   } catch (error) {
     replace(element, h("p", { class: "bad", role: "alert" }, error.message));
   }
@@ -41,9 +46,9 @@ function requestForm(item, schemas) {
     try {
       const parts = fields.map((one) => [one.name, one.read()]).filter(([, text]) => text !== undefined);
       const text = isObject ? `{${parts.map(([name, value]) => `${JSON.stringify(name)}:${value}`).join(",")}}` : parts[0]?.[1] ?? "{}";
-      const { status, reply, request_id: id } = await askAs(user.value, `/console/requests/${item.service}/${item.name}`, text);
-      replace(answer, h("p", { class: status < 400 ? "good" : "bad" }, `Answered with ${status} in ${milliseconds(performance.now() - began)}, as request `,
-        h("a", { href: `#/traces/${id}` }, id)), h("pre", { tabindex: "0" }, reply));
+      const { status, reply, trace } = await askAs(user.value, `/console/requests/${item.service}/${item.name}`, text);
+      replace(answer, h("p", { class: status < 400 ? "good" : "bad" }, `Answered with ${status} in ${milliseconds(performance.now() - began)}, as trace `,
+        h("a", { href: `#/traces/${trace}` }, trace)), h("pre", { tabindex: "0" }, reply));
     } catch (error) {
       replace(answer, h("p", { class: "bad" }, error.message));
     }

@@ -26,7 +26,7 @@ export function streamsView(state) {
     replace(streams, table("Streams", [
       { title: "Service", cell: (one) => one.service }, { title: "Head", number: true, cell: (one) => number(one.head) },
       { title: "Oldest retained", number: true, cell: (one) => number(one.oldest) }, { title: "Epoch", class: "mono", cell: (one) => one.epoch.slice(0, 8) || "–" },
-      { title: "Readers", cell: (one) => one.readers.map((reader) => `${reader.reader} at ${reader.seq}${reader.behind ? `, ${reader.behind} behind` : ""}`).join("; ") || "–" },
+      { title: "Readers, at their last request", cell: (one) => one.readers.map((reader) => `${reader.reader} at ${reader.seq}${reader.behind ? `, ${reader.behind} behind` : ""}`).join("; ") || "–" },
     ], state.streams, "No service has a stream.", (one) => one.service),
     h("h3", {}, "Subscriptions"), table("Who applies whose events", [
       { title: "Service", cell: (one) => one.service }, { title: "Publisher", cell: (one) => one.publisher },

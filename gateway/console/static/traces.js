@@ -11,11 +11,12 @@ export function tracesView(state, { argument }) {
 function listOfTraces(state) {
   const text = h("input", { type: "search", spellcheck: "false" });
   const failed = h("input", { type: "checkbox" });
+  const ofClients = h("input", { type: "checkbox", checked: true });
   const least = h("input", { type: "number", min: 0, value: 0 });
   const list = h("div", {});
   function update(part) {
     if (part !== "traces" && part !== "filter") return;
-    const found = [...state.traces.values()].reverse().filter((one) => (!failed.checked || one.error) && one.ms >= Number(least.value)
+    const found = [...state.traces.values()].sort((one, other) => other.began - one.began).filter((one) => (!ofClients.checked || one.services.includes("gateway")) && (!failed.checked || one.error) && one.ms >= Number(least.value)
       && `${one.name} ${one.services.join(" ")} ${one.request} ${one.trace} ${one.error}`.toLowerCase().includes(text.value.toLowerCase()));
     replace(list, table(`${found.length} traces, the newest first`, [
       { title: "Began", class: "nowrap", cell: (one) => clock(one.began) },
@@ -26,7 +27,7 @@ function listOfTraces(state) {
     ], found.slice(0, 150), "No traces yet: they are kept from when somebody looks. Make a request.", (one) => one.trace));
   }
   return { element: h("div", { class: "panel" },
-    h("div", { class: "bar", oninput: () => update("filter") }, h("label", {}, "Text, request, or trace", text), h("label", {}, "At least, in ms", least), h("label", { class: "check" }, failed, "failed only")), list), update };
+    h("div", { class: "bar", oninput: () => update("filter") }, h("label", {}, "Text, request, or trace", text), h("label", {}, "At least, in ms", least), h("label", { class: "check" }, ofClients, "of clients only"), h("label", { class: "check" }, failed, "failed only")), list), update };
 }
 
 function oneTrace(id, state) {
