@@ -1,6 +1,6 @@
-"""`callboard publish`: send a signal in a system that `callboard up` runs in this folder.
+"""`callboard publish`: send a signal in the system that `callboard dev` or `callboard up` runs in this folder.
 
-It uses a third-party MQTT client (aiomqtt) and the credential of the signal's service.
+The gateway of `dev` publishes it. In the system of `up`, a third-party MQTT client (aiomqtt) does, with the credential of the signal's service.
 """
 
 import asyncio
@@ -19,10 +19,11 @@ from paho.mqtt.properties import Properties
 from config import compose
 from config.broker import Credentials, PrivateBroker
 from config.cli import candidates
+from config.cli.client import Client, describe_problem
 from config.cli.common import loaded, with_config, with_json
 from config.cli.operations import given_values, signal_fields
 from config.cli.output import json_text, progress
-from config.folder_locks import holder
+from config.folder_locks import holder, running_url
 from config.settings import Settings
 from runtime import CallboardError, Invalid
 from runtime.contract.messages import MessageSpec
@@ -38,7 +39,7 @@ _TIMEOUT = 15.0
 @with_json
 @with_config
 def publish_command(signal: str, fields: tuple[str, ...], as_json: bool, config_file: Path | None) -> None:
-    """Send SIGNAL as its service does, in the system that `callboard up` runs in this folder. Each subscriber receives it at most once.
+    """Send SIGNAL as its service does, in the system that `callboard dev` or `up` runs in this folder. Each subscriber receives it at most once.
 
     Only signals can be sent. Only a transaction of its service publishes an event: call a request that does so.
 
@@ -58,10 +59,19 @@ def publish_command(signal: str, fields: tuple[str, ...], as_json: bool, config_
         message = spec.codec.decode(msgspec.json.encode(values))
     except Invalid as error:
         raise CallboardError(f"{spec.full_name}: {error.explained()}") from None
-    credentials = _credentials(settings, spec.contract.name)
     body = spec.codec.encode(message)
+    folder = Path(settings.database.folder)
+    is_up = holder(folder / "up.lock") is not None
+    if not is_up and running_url(folder) is None:
+        raise CallboardError(
+            "no system runs in this folder: start `callboard dev` or `callboard up` here, or change to its folder"
+        )
     with progress(f"publishing {spec.full_name}"):
-        asyncio.run(_publish(credentials, spec, message, body))  # aiomqtt needs asyncio's own event loop to watch its sockets
+        if is_up:
+            credentials = _credentials(folder, spec.contract.name)
+            asyncio.run(_publish(credentials, spec, message, body))  # aiomqtt needs asyncio's own event loop to watch its sockets
+        else:
+            _publish_in_dev(settings, spec, body)
     if as_json:
         click.echo(json_text({"name": spec.full_name, "body": msgspec.json.decode(body)}))
     else:
@@ -91,13 +101,19 @@ def _find(settings: Settings, name: str) -> MessageSpec:
     return spec
 
 
-def _credentials(settings: Settings, service: str) -> Credentials:
-    folder = Path(settings.database.folder)
+def _publish_in_dev(settings: Settings, spec: MessageSpec, body: bytes) -> None:
+    client = Client(settings, "", None)
+    client.log_in(as_operator=True)
+    status, answer = client.ask("POST", f"/console/signals/{spec.contract.name}/{spec.name}", body)
+    if status != 202:
+        raise CallboardError(f"{spec.full_name}: {describe_problem(status, answer)}")
+
+
+def _credentials(folder: Path, service: str) -> Credentials:
     found = PrivateBroker(folder).credentials()
-    if found is None or holder(folder / "up.lock") is None:
+    if found is None:
         raise CallboardError(
-            "`callboard up` is not running in this folder: only its broker takes signals from outside. Services in one process, "
-            "as `dev` runs them, and services without a broker have no way in for them"
+            "the system of `callboard up` in this folder has no broker of its own: it takes no signals from outside"
         )
     if service not in found.services:
         raise CallboardError(f"the broker of {folder} does not know {service}: does `callboard up` run it?")

@@ -155,6 +155,17 @@ class Access:
         login = msgspec.json.encode({"email": user, "password": development.password})
         return msgspec.json.decode(await self._proxy.ask(ctx, "auth", "auth.Login", login), type=_Tokens).access_token
 
+    async def require_development(self, scope: Scope) -> Identity:
+        """Return the identity of an operator, in development alone.
+
+        Raises:
+            Problem: if this is not development (403).
+        """
+        self.require_on()
+        if self._development is None:
+            raise Problem(403, "forbidden", "Only `callboard dev` publishes signals from outside.")
+        return (await self.require_operator(scope))[0]
+
     def user_token(self, scope: Scope) -> str:
         """Return the access token of the user as whom a request of the console is made, in development.
 

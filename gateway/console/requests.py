@@ -147,6 +147,22 @@ async def make(proxy: Proxy, problems: Problems, exchange: Exchange, token: str,
     return Made(trace_id(exchange.trace), status, msgspec.json.format(reply, indent=2).decode())
 
 
+async def publish(proxy: Proxy, operator: Identity, service: str, name: str, body: bytes) -> None:
+    """Publish a signal as a service of the gateway's node.
+
+    Args:
+        name: the name of the signal, without that of the service.
+        body: its JSON text; empty for a signal without fields.
+
+    Raises:
+        Problem: if there is no such signal (404).
+        ServiceError: if the body does not fit.
+    """
+    if not await proxy.publish(service, name, body or b"{}"):
+        raise Problem(404, "not-found", f"No service {service!r:.100} on this node has a signal {name!r:.100}.")
+    proxy.log.info("%s publishes %s.%s", operator.subject, service, name)
+
+
 async def drain(proxy: Proxy, operator: Identity, node: str) -> None:
     """Let a node finish its work and stop.
 

@@ -90,6 +90,13 @@ def console_routes(
         service, name = request.path_params["service"], request.path_params["name"]
         return _json(await requests.make(proxy, problems, exchange_of(request.scope), token, service, name, await request.body()))
 
+    @post("/console/signals/{service:str}/{name:str}", status_code=202)
+    async def publish(request: Request[Any, Any, Any]) -> Response[bytes]:
+        operator = await access.require_development(dict(request.scope))
+        service, name = request.path_params["service"], request.path_params["name"]
+        await requests.publish(proxy, operator, service, name, await request.body())
+        return _json({}, 202)
+
     @get("/console/services")
     async def services(request: Request[Any, Any, Any]) -> Response[bytes]:
         await require_operator(proxy, dict(request.scope["headers"]))
@@ -127,7 +134,7 @@ def console_routes(
         return _json({})
 
     return [
-        page, asset, who, session, trace, settings, known_requests, make_request, services, ask, drain, keys, new_key, retire_key,
+        page, asset, who, session, trace, settings, known_requests, make_request, publish, services, ask, drain, keys, new_key, retire_key,
     ]  # fmt: skip
 
 

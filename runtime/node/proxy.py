@@ -208,6 +208,20 @@ class Proxy:
             return False
         return True
 
+    async def publish(self, service: str, name: str, body: bytes) -> bool:
+        """Publish a signal from JSON text, as a service on this node does. Return whether there are such a service and signal.
+
+        Raises:
+            ServiceError: if the text does not fit.
+        """
+        endpoints = self._instance.caller.local.get(service)
+        host = None if not endpoints else next(iter(endpoints.values())).host
+        spec = host.definition.contract.messages.get(name) if isinstance(host, Instance) else None
+        if not isinstance(host, Instance) or spec is None or spec.kind != "signal":
+            return False
+        await host.publish(host.context(), spec.codec.decode(body))
+        return True
+
     async def ask(self, ctx: Context, service: str, request: str, body: bytes) -> bytes:
         """Make a request by its full name, with JSON text in and out. Raises `ServiceError`."""
         return await self._instance.caller.ask(ctx, service, request, body)

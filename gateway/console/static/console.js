@@ -23,7 +23,6 @@ const keptLogs = 2000;
 // What is known of the system. Views read it, and are told which part has changed.
 const state = { snapshot: null, traces: new Map(), logs: [], streams: [] };
 let view = null;
-let left = new AbortController();
 let lines = 0;
 
 const say = (text) => { if (status.textContent !== text) status.textContent = text; };
@@ -55,15 +54,13 @@ const handlers = {
 function show() {
   const [name, ...rest] = location.hash.slice(2).split("/");
   const chosen = Object.hasOwn(views, name) ? name : "map";
-  left.abort();
-  left = new AbortController();
   for (const link of document.querySelectorAll("nav a")) {
     if (link.hash === `#/${chosen}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
   const [title, make] = views[chosen];
   document.title = document.title.replace(/^.*?(?=Console)/, `${title} · `);
-  view = make(state, { argument: rest.join("/"), left: left.signal });
+  view = make(state, rest.join("/"));
   main.replaceChildren(h("h2", {}, title), view.element);
   for (const part of ["snapshot", "streams", "traces", "logs"]) changed(part);
 }

@@ -15,7 +15,7 @@ export function logLines(lines) {
         line.trace ? [" ", h("a", { href: `#/traces/${line.trace}`, "aria-label": `trace of request ${line.request.slice(0, 8)}` }, "trace")] : ""))))));
 }
 
-export function logsView(state, { argument }) {
+export function logsView(state, argument) {
   const level = h("select", {}, levels.map((name) => h("option", { value: name, selected: name === "info" }, name)));
   const service = h("input", { spellcheck: "false" });
   const request = h("input", { value: argument, spellcheck: "false", class: "mono" });

@@ -3,7 +3,7 @@
 import { h, milliseconds, remembered, replace } from "./dom.js";
 import { ask, askAs, isDevelopment, users } from "./session.js";
 
-export function requestsView(state, { argument }) {
+export function requestsView(state, argument) {
   const element = h("div", {}, h("p", { class: "quiet" }, "loading"));
   load(element, argument);
   return { element };

@@ -4,7 +4,7 @@ import { clock, h, milliseconds, region, replace, svgTitle, table } from "./dom.
 import { ask } from "./session.js";
 import { logLines } from "./logs.js";
 
-export function tracesView(state, { argument }) {
+export function tracesView(state, argument) {
   return argument ? oneTrace(argument, state) : listOfTraces(state);
 }
 

@@ -35,6 +35,20 @@ async def test_a_signal_is_published_in_a_system_that_up_runs(tmp_path: Path) ->
             assert await tail.ends(signal.SIGINT) == 0
 
 
+async def test_a_signal_is_published_in_a_system_that_dev_runs(tmp_path: Path) -> None:
+    async with Callboard(tmp_path, "dev", "--no-reload", "auth", "fleet", "gateway") as running:
+        await running.says("Stop with Ctrl-C")
+        async with Callboard(tmp_path, "tail", "--signals", "--where", "scooter_id=s1", "--json") as tail:
+            await tail.says("Ctrl-C stops")
+            assert await command(tmp_path, "publish", "fleet.Lock", "scooter_id=s1") == (0, "fleet.Lock was published.\n")
+            await tail.until(lambda: len(shown(tail)) == 1, "the signal")
+            assert (shown(tail)[0]["name"], shown(tail)[0]["from"]) == ("fleet.Lock", "fleet")
+            assert await tail.ends(signal.SIGINT) == 0
+        status, output = await command(tmp_path, "publish", "notices.Noticed", "user_id=u1")
+        assert (status, output.count("\n")) == (2, 1), "that service does not run"
+        assert "No service 'notices' on this node" in output
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -43,7 +57,7 @@ async def test_a_signal_is_published_in_a_system_that_up_runs(tmp_path: Path) ->
         ("fleet.Telemetri", "there is no signal fleet.Telemetri: did you mean fleet.Telemetry?"),
         ("fleet.Lock scoter_id=1", "fleet.Lock has no field scoter_id: it takes scooter_id"),
         ("fleet.Lock", "fleet.Lock: /"),
-        ("fleet.Lock scooter_id=s1", "`callboard up` is not running in this folder"),
+        ("fleet.Lock scooter_id=s1", "no system runs in this folder: start `callboard dev` or `callboard up` here"),
     ],
 )
 async def test_what_cannot_be_published_is_one_line(arguments: str, said: str, tmp_path: Path) -> None:
