@@ -94,6 +94,7 @@ def _commands(settings: Settings, url: str, services: Collection[str]) -> Iterat
     the_id = r"""sed 's/.*"id":"\([^"]*\)".*/\1/'"""
     yield f"""TOKEN=$(curl -s {url}/sessions {json} -d {login} | sed 's/.*"access_token":"\\([^"]*\\)".*/\\1/')"""
     yield f"curl -s {url}/users/me {user}"
+    yield f"{command()} call   # the requests that can be made"
     if "wallet" in services:
         yield f"""curl -s {url}/wallet/top-ups {user} {json} -d '{{"amount_cents":2000}}'"""
         yield f"curl -s {url}/wallet {user}"

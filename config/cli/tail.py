@@ -5,6 +5,8 @@ import time
 import zlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, cast
 from urllib.parse import urlencode
@@ -12,10 +14,12 @@ from urllib.parse import urlencode
 import msgspec
 import rich_click as click
 
+from config import compose
 from config.cli import candidates
 from config.cli.client import Client, NotAllowed, with_gateway
 from config.cli.common import loaded, with_config, with_json
 from config.cli.output import json_text, print_error, progress
+from config.settings import Settings
 from runtime import CallboardError
 from runtime.clock import rfc3339
 from runtime.telemetry import printable
@@ -205,7 +209,9 @@ def tail_command(
     if since is not None and "event" not in kinds:
         raise CallboardError("--since: signals are not retained, so none from before can be shown: leave it out, or show events")
     selection = _Selection(patterns, sorted(kinds), origins, conditions)
-    client = Client(loaded(config_file).settings, url, email, roles)
+    settings = loaded(config_file).settings
+    _warn_of_unknown(settings, selection)
+    client = Client(settings, url, email, roles)
     shown = _Shown(rfc3339(since) if since is not None else "")
     try:
         said, pause = "", 1.0
@@ -224,6 +230,25 @@ def tail_command(
             pause = 1.0 if shown.connected else min(2 * pause, _LONGEST_PAUSE)
     except KeyboardInterrupt:
         return
+
+
+def _warn_of_unknown(settings: Settings, selection: _Selection) -> None:
+    """Say which patterns and services fit nothing that the project has. It may be another system's, or come later, so it is no error."""
+    try:
+        manifests = compose.manifests(settings)
+    except CallboardError:
+        return
+    names = {name for manifest in manifests for name in (*manifest.events, *manifest.signals)}
+    if not names:
+        return  # no project here
+    services = {manifest.service for manifest in manifests}
+    wrong = [pattern for pattern in selection.patterns if not any(fnmatchcase(name, pattern) for name in names)]
+    unknown = [(pattern, {*names, *(f"{service}.*" for service in services)}) for pattern in wrong]
+    unknown += [(service, services) for service in selection.origins if service not in services]
+    for given, known in unknown:
+        [near, *_] = [*get_close_matches(given, sorted(known), 1), ""]
+        hint = f": did you mean {near}?" if near else ""
+        print_error(f"the project in this folder has nothing called {given}{hint}")
 
 
 def _show(client: Client, selection: _Selection, shown: _Shown, as_json: bool) -> None:

@@ -2,7 +2,7 @@
 
 import { h, milliseconds, number, replace, svgTitle, table } from "./dom.js";
 
-const width = 128;
+const width = 136;
 const height = 58;
 const most = 240; // dots at a time
 
@@ -51,7 +51,7 @@ export function mapView(state) {
   if (!still) requestAnimationFrame((now) => { last = now; setTimeout(() => requestAnimationFrame(frame)); });
 
   const legend = h("p", { class: "legend" }, h("span", { class: "call" }, "calls"), h("span", { class: "event" }, "events and signals"),
-    h("span", {}, "messages per second, and median time, of the last ten seconds"));
+    h("span", {}, "messages per second, median time, and p99, of the last ten seconds"));
   return { element: h("div", {}, figure, legend, flows), update };
 }
 
@@ -67,7 +67,7 @@ function graphOf(state) {
   const edge = (caller, service, kind) => {
     const key = `${caller} ${service} ${kind}`;
     if (caller === service || !nodes.has(caller) || !nodes.has(service)) return null;
-    if (!edges.has(key)) edges.set(key, { key, caller, service, kind, rate: 0, errors: 0, p50: null });
+    if (!edges.has(key)) edges.set(key, { key, caller, service, kind, rate: 0, errors: 0, p50: null, p99: null });
     return edges.get(key);
   };
   for (const node of nodes.values()) for (const callee of node.calls ?? []) edge(node.name, callee, "call");
@@ -78,7 +78,7 @@ function graphOf(state) {
     if (!nodes.has(flow.caller)) nodes.set(flow.caller, { name: flow.caller, instances: [], away: true });
     const found = edge(flow.caller, flow.service, flow.kind === "http" || flow.kind === "call" ? "call" : "event");
     if (!found) continue;
-    found.p50 = found.rate > flow.rate ? found.p50 : flow.p50;
+    if (flow.rate >= found.rate) Object.assign(found, { p50: flow.p50, p99: flow.p99 });
     found.rate += flow.rate;
     found.errors += flow.errors;
   }
@@ -118,11 +118,12 @@ function place(graph, narrow, figure, canvas) {
   const boxes = h("svg", { class: "boxes", viewBox: `0 0 ${w} ${t}`, "aria-hidden": "true" });
   const svg = h("svg", { viewBox: `0 0 ${w} ${t}`, role: "img", "aria-label": "Services, and the messages between them. The table below says the same." });
   const placed = graph.edges.map((edge) => {
-    const path = h("path", { d: curve(at.get(edge.caller), at.get(edge.service), edge.kind, narrow) });
+    const title = svgTitle("");
+    const path = h("path", { d: curve(at.get(edge.caller), at.get(edge.service), edge.kind, narrow) }, title);
     const label = h("text", {});
     svg.append(path);
     boxes.append(label);
-    return { ...edge, path, label, dots: [], due: 0 };
+    return { ...edge, path, title, label, dots: [], due: 0 };
   });
   for (const node of graph.nodes) {
     const { x, y } = at.get(node.name);
@@ -173,9 +174,10 @@ function curve(from, to, kind, narrow) {
 function refresh(graph, figure, edges) {
   const now = new Map(graph.edges.map((edge) => [edge.key, edge]));
   for (const edge of edges) {
-    const { rate, errors, p50 } = now.get(edge.key);
+    const { rate, errors, p50, p99 } = now.get(edge.key);
     Object.assign(edge, { rate, errors });
     edge.path.setAttribute("class", `edge ${edge.kind} ${rate ? "" : "still"} ${errors ? "failing" : ""}`);
+    edge.title.textContent = `${edge.caller} to ${edge.service}, ${edge.kind}s: ${number(rate)} per second, median ${milliseconds(p50)}, p99 ${milliseconds(p99)}, ${number(errors)} errors per second`;
     edge.label.setAttribute("class", `edge-label ${errors ? "bad" : ""}`);
     edge.label.textContent = rate ? `${number(rate)}/s ${milliseconds(p50)}${errors ? ` ${number(errors)} err/s` : ""}` : "";
   }
@@ -187,7 +189,7 @@ function refresh(graph, figure, edges) {
     const [name, first, second] = group.querySelectorAll("text");
     name.textContent = running > 1 ? `${node.name} ×${running}` : node.name;
     first.textContent = node.name === "clients" ? "" : `${number(node.rate)}/s`;
-    second.textContent = node.errors ? `${number(node.errors)} errors/s` : node.p99 === null || node.p99 === undefined ? "" : `p99 ${milliseconds(node.p99)}`;
+    second.textContent = node.errors ? `${number(node.errors)} errors/s` : node.p99 === null || node.p99 === undefined ? "" : `${milliseconds(node.p50)}, p99 ${milliseconds(node.p99)}`;
     second.setAttribute("class", node.errors ? "small bad" : "small");
   }
 }

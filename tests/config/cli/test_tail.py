@@ -179,3 +179,15 @@ def test_a_new_connection_begins_where_each_publisher_has_come(monkeypatch: pyte
     assert comes("busy", 2, "09:40"), "it was restored, and counts from a smaller number"
     now[0] += 100
     assert events.since == "09:40"
+
+
+async def test_a_mistyped_pattern_or_service_is_answered_with_the_nearest_one(tmp_path: Path) -> None:
+    async with Callboard(tmp_path, "dev", "--no-reload", "auth", "rides", "gateway") as running:
+        await running.says("Stop with Ctrl-C")
+        async with Callboard(tmp_path, "tail", "ridez.*", "rides.RideEndet", "auth.*", "--from", "ride") as tail:
+            await tail.says("Ctrl-C stops")
+            assert "nothing called ridez.*: did you mean rides.*?" in tail.output
+            assert "nothing called rides.RideEndet: did you mean rides.RideEnded?" in tail.output
+            assert "nothing called ride: did you mean rides?" in tail.output
+            assert "auth.*:" not in tail.output
+            assert await tail.ends(signal.SIGINT) == 0
