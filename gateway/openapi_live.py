@@ -27,7 +27,10 @@ def add_live(paths: Json, schemas: Json, manifests: Iterable[Manifest], security
     items = [item for manifest in manifests if (item := _item(manifest, schemas)) is not None]
     if not items:
         return
-    schemas["LiveEnd"] = _object("The stream ends.", reason={"type": "string"})
+    replaced = "Whether the user has opened newer streams: wait a minute before you connect again, or it pushes out one of them."
+    schemas["LiveEnd"] = _object(
+        "The stream ends.", reason={"type": "string"}, replaced={"type": "boolean", "description": replaced}
+    )
     gap = {"from": {"type": "string"}, "after": {"type": "integer"}, "why": {"type": "string"}}
     schemas["LiveGap"] = _object("A service was restored from a backup: after this number, its items are others.", **gap)
     ticket = {"ticket": {"type": "string"}, "expires_in": {"type": "integer", "description": "Seconds."}}

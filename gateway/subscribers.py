@@ -149,8 +149,8 @@ class Subscriber(ABC):
                     await stream.heartbeat()
                     heartbeat_at = now + heartbeat
                 complete = await self.poll(stream, every_service=heartbeat_due or not complete)
-        replaced = {"replaced": True} if self.is_replaced else {}
-        await stream.event("end", {"reason": reason, **replaced}, retry=_RETRY_WHEN_REPLACED if self.is_replaced else None)
+        end = {"reason": reason, "replaced": self.is_replaced}
+        await stream.event("end", end, retry=_RETRY_WHEN_REPLACED if self.is_replaced else None)
         await stream.end()
 
     async def _end_reason(self) -> str | None:

@@ -38,7 +38,7 @@ async def test_a_stream_ends_when_its_token_expires(tmp_path: Path) -> None:
             await eventually(lambda: system.service(Gateway).subscribers.count == 1, "one stream is open")
             clock.advance(timedelta(seconds=601))
             await eventually(lambda: events.ended, "the stream has ended")
-            assert events.received == [("end", {"reason": "the token has expired"}, "")]
+            assert events.received == [("end", {"reason": "the token has expired", "replaced": False}, "")]
 
 
 async def test_a_stream_ends_when_its_session_ends(system: System) -> None:
@@ -59,7 +59,7 @@ async def test_a_stopping_gateway_ends_its_streams(tmp_path: Path) -> None:
             for node in reversed(system.nodes):
                 await node.stop()
             await eventually(lambda: events.ended and tail.ended, "both streams have ended")
-            assert events.received == tail.received == [("end", {"reason": "the gateway is stopping"}, "")]
+            assert events.received == tail.received == [("end", {"reason": "the gateway is stopping", "replaced": False}, "")]
 
 
 async def test_a_stream_that_opens_while_the_gateway_stops_ends_at_once(system: System) -> None:
@@ -68,7 +68,7 @@ async def test_a_stream_that_opens_while_the_gateway_stops_ends_at_once(system: 
     system.service(Gateway).subscribers.end()
     async with follow(system.url, rider) as events:
         await eventually(lambda: events.ended, "the stream has ended")
-        assert (events.received, events.retry) == ([("end", {"reason": "the gateway is stopping"}, "")], 1000)
+        assert (events.received, events.retry) == ([("end", {"reason": "the gateway is stopping", "replaced": False}, "")], 1000)
 
 
 async def test_the_oldest_stream_of_a_user_ends_when_one_too_many_opens(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ async def test_the_oldest_stream_of_a_user_ends_when_one_too_many_opens(tmp_path
             follow(system.url, rider) as third,
         ):
             await eventually(lambda: first.ended, "the oldest stream has ended")
-            assert first.received == [("end", {"reason": "you have opened 2 newer streams"}, "")]
+            assert first.received == [("end", {"reason": "you have opened 2 newer streams", "replaced": True}, "")]
             assert first.retry == 60_000, "it stays away, or it would push out the next one within a second"
             await abort_rides(system, await user_id(system, rider))
             await second.wait_for(1)

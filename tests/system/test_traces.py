@@ -33,16 +33,20 @@ async def test_one_request_is_found_by_its_id_in_trace_and_logs_of_all_processes
                 lambda: bool(collector.find("notices", "process rides.RideStarted", "CONSUMER")), "the last span has come", 20
             )
             await eventually(lambda: len(collector.find("gateway", "POST /rides", "SERVER")) == 2, "the first span has come", 20)
-            assert system.process is not None
-            log = system.process.output
+            running = system.process
+            assert running is not None
+            await running.until(lambda: bool(accesses(running.output, "ride-1")), "the access log")
     check_trace(collector)
-    [access] = [
-        record for record in records(log) if record.get("request_id") == "ride-1" and record["logger"] == "callboard.access"
-    ]
+    [access] = accesses(running.output, "ride-1")
     [root] = [
         span for span in collector.find("gateway", "POST /rides", "SERVER") if span.attributes["callboard.request_id"] == "ride-1"
     ]
     assert (access["trace_id"], access["status"]) == (root.trace, 201)
+
+
+def accesses(log: str, request: str) -> list[dict[str, Any]]:
+    """Return the records of the access log for a request."""
+    return [one for one in records(log) if one.get("request_id") == request and one["logger"] == "callboard.access"]
 
 
 def records(log: str) -> list[dict[str, Any]]:
