@@ -15,8 +15,10 @@ from tests.gateway.environment import check_problem
 from tests.gateway.probe import Probe
 from transports.memory import MemoryTransport
 
-TOKEN = FakeAuth.token("u1", "rider")
-OPERATOR = FakeAuth.token("o1", "operator")
+
+def token() -> str:
+    """Return a token of a rider. One that was made when the tests were collected would expire while they run."""
+    return FakeAuth.token("u1", "rider")
 
 
 @pytest.fixture
@@ -36,13 +38,15 @@ with_cookie = pytest.mark.parametrize("client", [IdentitySettings(cookie="sessio
 @with_scheme
 async def test_another_scheme_takes_the_place_of_bearer(client: httpx.AsyncClient) -> None:
     for scheme in ("Token", "token", "TOKEN"):
-        assert (await client.get("/guarded", headers={"Authorization": f"{scheme} {TOKEN}"})).json() == "u1"
-    for value in (f"Bearer {TOKEN}", "Token", "Token x y", TOKEN):
+        assert (await client.get("/guarded", headers={"Authorization": f"{scheme} {token()}"})).json() == "u1"
+    for value in (f"Bearer {token()}", "Token", "Token x y", token()):
         refused = await client.get("/guarded", headers={"Authorization": value})
         check_problem(refused, 401, "unauthenticated")
         assert refused.headers["www-authenticate"] == "Token"
-    assert (await client.get("/console/services", headers={"Authorization": f"Token {OPERATOR}"})).status_code == 200
-    refused = await client.get("/console/services", headers={"Authorization": f"Bearer {OPERATOR}"})
+    assert (
+        await client.get("/console/services", headers={"Authorization": f"Token {FakeAuth.token('o1', 'operator')}"})
+    ).status_code == 200
+    refused = await client.get("/console/services", headers={"Authorization": f"Bearer {FakeAuth.token('o1', 'operator')}"})
     assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Token")
 
 
@@ -58,11 +62,11 @@ async def test_the_document_describes_the_scheme(client: httpx.AsyncClient) -> N
 
 @with_cookie
 async def test_a_cookie_counts_if_there_is_no_authorization(client: httpx.AsyncClient) -> None:
-    for cookie in (f"session-token={TOKEN}", f'a=1; session-token="{TOKEN}"; b=2'):
+    for cookie in (f"session-token={token()}", f'a=1; session-token="{token()}"; b=2'):
         assert (await client.get("/guarded", headers={"Cookie": cookie})).json() == "u1"
-    for cookie in (f"other-session-token={TOKEN}", "session-token=", "a=1", f"x=session-token={TOKEN}"):
+    for cookie in (f"other-session-token={token()}", "session-token=", "a=1", f"x=session-token={token()}"):
         check_problem(await client.get("/guarded", headers={"Cookie": cookie}), 401)
-    mine = {"Cookie": f"session-token={TOKEN}", "Authorization": f"Bearer {FakeAuth.token('u2', 'rider')}"}
+    mine = {"Cookie": f"session-token={token()}", "Authorization": f"Bearer {FakeAuth.token('u2', 'rider')}"}
     assert (await client.get("/guarded", headers=mine)).json() == "u2"
     assert (await client.get("/guarded")).status_code == 401, "the next request on the connection has no token"
     document = (await client.get("/openapi.json")).json()
@@ -82,23 +86,24 @@ async def test_a_cookie_counts_if_there_is_no_authorization(client: httpx.AsyncC
         ({"Origin": "https://elsewhere.example"}, 403),
         ({"Origin": "null"}, 403),
         ({"Origin": "http://shop.example", "Host": "shop.example"}, 200),
-        ({"Authorization": f"Bearer {TOKEN}", "Sec-Fetch-Site": "cross-site"}, 200),
+        ({"Authorization": "Bearer TOKEN", "Sec-Fetch-Site": "cross-site"}, 200),
     ],
 )
 async def test_another_site_changes_nothing_with_a_cookie(
     client: httpx.AsyncClient, headers: dict[str, str], status: int
 ) -> None:
-    answer = await client.put("/things/x", headers={**headers, "Cookie": f"session-token={TOKEN}"})
+    headers = {name: value.replace("TOKEN", token()) for name, value in headers.items()}
+    answer = await client.put("/things/x", headers={**headers, "Cookie": f"session-token={token()}"})
     assert answer.status_code == status, answer.text
     if status == 403:
         check_problem(answer, 403, "cross-site")
-        assert (await client.get("/guarded", headers={**headers, "Cookie": f"session-token={TOKEN}"})).json() == "u1"
+        assert (await client.get("/guarded", headers={**headers, "Cookie": f"session-token={token()}"})).json() == "u1"
 
 
 @with_cookie
 @pytest.mark.parametrize("origin", [b"http://[x", b"http://\xff", b"x", b""])
 async def test_an_origin_that_is_none_is_another_site(client: httpx.AsyncClient, origin: bytes) -> None:
-    headers = [(b"Origin", origin), (b"Cookie", f"session-token={TOKEN}".encode())]
+    headers = [(b"Origin", origin), (b"Cookie", f"session-token={token()}".encode())]
     check_problem(await client.put("/things/x", headers=headers), 403, "cross-site")
 
 

@@ -1,6 +1,7 @@
 """What a shell offers for the next word."""
 
 import asyncio
+import socket
 from pathlib import Path
 
 import pytest
@@ -62,11 +63,10 @@ async def test_a_running_system_is_asked_whose_services_are_not_here(tmp_path: P
 
 
 async def test_a_system_that_does_not_answer_is_not_waited_for(tmp_path: Path) -> None:
-    server = await asyncio.start_server(lambda reader, writer: asyncio.sleep(60), "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with asyncio.timeout(20):
-        assert await offered(tmp_path, "callboard call wallet.T", CALLBOARD_URL=url) == ["wallet.TopUp"]
-    server.close()
+    with socket.create_server(("127.0.0.1", 0)) as server:  # the system accepts connections, and nobody answers
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        async with asyncio.timeout(20):
+            assert await offered(tmp_path, "callboard call wallet.T", CALLBOARD_URL=url) == ["wallet.TopUp"]
 
 
 @pytest.mark.parametrize("line", ["callboard call gre", "callboard call Greet lo", "callboard run gre", "callboard tail gre"])

@@ -17,6 +17,9 @@ from tests.services.test_rides import add_scooter, start, top_up
 from tests.system_under_test import IN_PROCESS, System, open_deployment, open_system, settings
 from transports.memory import MemoryTransport
 
+SHORT = ("zero-copy", "mqtt-separate-nodes", "http-separate-nodes")
+"""The deployments on which the shorter run sees a ride, too."""
+
 
 def proxy_of(system: System) -> Proxy:
     return system.service(Gateway).proxy
@@ -32,7 +35,9 @@ async def observe(system: System, before: dict[str, Observed] | None = None) -> 
     return found
 
 
-@pytest.mark.parametrize("deployment_name", IN_PROCESS)
+@pytest.mark.parametrize(
+    "deployment_name", [name if name in SHORT else pytest.param(name, marks=pytest.mark.long) for name in IN_PROCESS]
+)
 async def test_a_ride_is_seen_in_every_service_that_takes_part(tmp_path: Path, deployment_name: str) -> None:
     async with open_deployment(deployment_name, tmp_path) as system:
         scooter = await add_scooter(system)
