@@ -112,9 +112,7 @@ def _publish_in_dev(settings: Settings, spec: MessageSpec, body: bytes) -> None:
 def _credentials(folder: Path, service: str) -> Credentials:
     found = PrivateBroker(folder).credentials()
     if found is None:
-        raise CallboardError(
-            "the system of `callboard up` in this folder has no broker of its own: it takes no signals from outside"
-        )
+        raise CallboardError("`callboard up` uses an outside broker, or none: send the signal to that broker with an MQTT client")
     if service not in found.services:
         raise CallboardError(f"the broker of {folder} does not know {service}: does `callboard up` run it?")
     return found
