@@ -14,6 +14,7 @@ from tests.system_under_test import callboard_up
 REPORT = {"scooter_id": "a-scooter/1", "lat": 52.5, "lon": 13.4, "battery": 80, "locked": True}
 
 
+@pytest.mark.long  # that of dev is in the shorter run
 async def test_a_signal_is_published_in_a_system_that_up_runs(tmp_path: Path) -> None:
     async with callboard_up(tmp_path) as system:
         assert system.process is not None

@@ -5,6 +5,8 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.config.cli.terminal import Terminal
 from tests.system.process import ROOT, Callboard
 
@@ -22,6 +24,7 @@ async def piped(running: Callboard, text: str, *arguments: str) -> tuple[int, st
     return process.returncode, output.decode(), errors.decode()
 
 
+@pytest.mark.long  # the prompt is in the shorter run
 async def test_each_line_of_a_pipe_is_a_command(tmp_path: Path) -> None:
     async with Callboard(tmp_path, "dev", "--no-reload") as running:
         await running.ready()
