@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.postgres import stop_shared
 from tests.system_under_test import IN_PROCESS, System, open_deployment, open_system, settings
 from tests.topology import TOPOLOGIES, Topology
 
@@ -60,3 +61,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         "test_clients.py": "--clients",
     }.get(collection_path.name)
     return True if option is not None and not config.getoption(option) else None
+
+
+def pytest_sessionfinish() -> None:
+    stop_shared()

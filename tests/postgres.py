@@ -154,3 +154,9 @@ def shared_postgres() -> Postgres:
     atexit.register(server.stop)
     server.start()
     return server
+
+
+def stop_shared() -> None:
+    """End the server that the tests of this process have shared, if they have. A process of pytest-xdist may be killed before it ends in order."""
+    if shared_postgres.cache_info().currsize:
+        shared_postgres().stop()
