@@ -30,7 +30,7 @@ def _quietly(find: Callable[[click.Context, str], Iterable[str]]) -> Complete:
         try:
             with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
                 found = list(find(ctx, incomplete))
-        except Exception:
+        except Exception:  # of the project's own code, too: a shell that completes must print nothing
             return []
         taken = ctx.params.get(param.name or "") if param.nargs == -1 else None
         return [word for word in found if word.startswith(incomplete) and word not in (taken or ())]

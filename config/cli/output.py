@@ -4,6 +4,7 @@ import sys
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any
 
 import msgspec
@@ -61,24 +62,23 @@ def json_value(text: str) -> Any:
         return text
 
 
-_quiet = False
+_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
 @contextmanager
 def without_progress() -> Generator[None, None, None]:
     """Show no spinners inside the `with` block, which draws on the terminal itself."""
-    global _quiet  # noqa: PLW0603
-    _quiet = True
+    before = _quiet.set(True)
     try:
         yield
     finally:
-        _quiet = False
+        _quiet.reset(before)
 
 
 @contextmanager
 def progress(text: str) -> Generator[None, None, None]:
     """Show a spinner with a text if the body of the `with` block takes longer than a second. Does nothing without a terminal."""
-    if _quiet or not sys.stderr.isatty():
+    if _quiet.get() or not sys.stderr.isatty():
         yield
         return
     from rich.console import Console

@@ -121,7 +121,7 @@ class _Commands:
             return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
         except KeyboardInterrupt:
             return 130
-        except Exception:
+        except Exception:  # a fault in one command must not end the prompt
             traceback.print_exc()
             return 1
         return 0

@@ -43,7 +43,8 @@ def _moment(_: click.Context, __: click.Parameter, value: str | None) -> datetim
         if match is not None and value:
             days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
             return datetime.now(UTC) - timedelta(days, hours=hours, minutes=minutes, seconds=seconds)
-        return msgspec.convert(value, Annotated[datetime, msgspec.Meta(tz=True)])  # type: ignore[no-any-return]
+        moment: datetime = msgspec.convert(value, Annotated[datetime, msgspec.Meta(tz=True)])
+        return moment
     except (msgspec.ValidationError, OverflowError):
         raise CallboardError(
             f"--since {value}: expected a duration such as 10m or 1h30m, or an RFC 3339 time such as 2026-11-30T08:00:00Z"
@@ -233,7 +234,7 @@ def tail_command(
 
 
 def _warn_of_unknown(settings: Settings, selection: _Selection) -> None:
-    """Say which patterns and services fit nothing that the project has. It may be another system's, or come later, so it is no error."""
+    """Say which patterns and services fit nothing that the project has. It may be another system's, or come later, so this is not an error."""
     try:
         manifests = compose.manifests(settings)
     except CallboardError:

@@ -137,10 +137,7 @@ class Access:
             Problem: if this is not development, or if the request does not come from a page of the console on this machine (403).
             ServiceError: if the user cannot be logged in.
         """
-        self.require_on()
-        development = self._development
-        if development is None:
-            raise Problem(403, "login-needed", "Log in as an operator: only `callboard dev` opens the console without a login.")
+        development = self._require_development("Log in as an operator: only `callboard dev` opens the console without a login.")
         _require_own_page(scope)
         user = _session_request(body).user
         token = development.sign("console", ("operator", "admin")) if not user else await self._log_in(development, user)
@@ -161,9 +158,7 @@ class Access:
         Raises:
             Problem: if this is not development (403).
         """
-        self.require_on()
-        if self._development is None:
-            raise Problem(403, "forbidden", "Only `callboard dev` publishes signals from outside.")
+        self._require_development("Only `callboard dev` publishes signals from outside.")
         return (await self.require_operator(scope))[0]
 
     def user_token(self, scope: Scope) -> str:
@@ -173,12 +168,15 @@ class Access:
             Problem: if this is not development (403).
             Unauthenticated: if there is no token.
         """
+        self._require_development("Only `callboard dev` makes requests for users: use the REST API, which /docs shows.")
+        return require_token(bearer_token(dict(scope["headers"])))
+
+    def _require_development(self, otherwise: str) -> Development:
+        """Return what opens the console in development. Raises `Problem`, like `require_on`, or with this explanation (403)."""
         self.require_on()
         if self._development is None:
-            raise Problem(
-                403, "login-needed", "Only `callboard dev` makes requests for users: use the REST API, which /docs shows."
-            )
-        return require_token(bearer_token(dict(scope["headers"])))
+            raise Problem(403, "login-needed", otherwise)
+        return self._development
 
 
 def _session_request(body: bytes) -> _SessionRequest:

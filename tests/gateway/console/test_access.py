@@ -52,7 +52,9 @@ async def test_operators_alone_see_what_it_shows() -> None:
         check_problem(await env.client.post("/console/session", json={}), 403, "login-needed")
         made = await env.client.post("/console/requests/probe/probe.Look", json={}, headers=bearer("operator"))
         check_problem(made, 403, "login-needed")
-        check_problem(await env.client.post("/console/signals/probe/Seen", json={}, headers=bearer("operator")), 403, "forbidden")
+        check_problem(
+            await env.client.post("/console/signals/probe/Seen", json={}, headers=bearer("operator")), 403, "login-needed"
+        )
         assert (await env.client.get("/")).headers["location"] == "/docs"
 
 
