@@ -1,7 +1,7 @@
 """The composition root: build nodes from settings, with their services, transport, and databases."""
 
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -13,7 +13,7 @@ from config.jwks import issuers
 from config.load import FIELDS, Given, Loaded, Setting, current
 from config.project import UnknownService, import_class, import_service
 from config.settings import ServiceSettings, Settings
-from config.values import MissingSetting, SettingsError, Values, fields_of
+from config.values import Field, MissingSetting, SettingsError, Values, fields_of
 from gateway.console.access import ConsoleSource
 from gateway.errors import ErrorRenderer
 from gateway.service import Gateway
@@ -162,18 +162,29 @@ def own_settings(settings: Settings, name: str) -> Any:
     return None if cls.Settings is None else own
 
 
-def rows(loaded: Loaded) -> Iterator[Setting]:
-    """Yield every setting with its value and source, those of the services included."""
+def rows(loaded: Loaded, running: Settings | None = None) -> Iterator[Setting]:
+    """Yield every setting with its value and source, those of the services included.
+
+    Args:
+        loaded: the settings, with where each was set.
+        running: those that `callboard dev` made of them. It is the source of what differs.
+    """
     settings = loaded.settings
+    running = running or settings
+
+    def row(field: Field, given: Any, used: Any, sources: Mapping[str, str], unset: str = "default") -> Setting:
+        source = sources.get(field.name, unset) if given == used else "callboard dev"
+        return Setting(field.name, used, source, field.secret)
+
     for field in FIELDS.values():
         if not field.is_section:
-            value = attrgetter(field.attribute)(settings)
-            yield Setting(field.name, value, loaded.sources.get(field.name, "default"), field.secret)
+            read = attrgetter(field.attribute)
+            yield row(field, read(settings), read(running), loaded.sources)
     for key, entry in settings.services.items():
         for field in fields_of(ServiceSettings, f"services.{key}.").values():
             if not field.is_section and field.attribute != "settings":
                 value = attrgetter(field.attribute)(entry)
-                yield Setting(field.name, value, loaded.sources.get(field.name, "default"), secret=False)
+                yield row(field, value, value, loaded.sources)
     for name in catalogue(settings):
         if name == Gateway.contract.name or (values := own_values(settings, name)) is None:
             continue
@@ -181,11 +192,13 @@ def rows(loaded: Loaded) -> Iterator[Setting]:
             own = values.converted()
         except MissingSetting:
             own = None
+        used = own if own is None or running is settings else own_settings(running, name)
         for field in values.fields.values():
             if not field.is_section:
-                value = values.given(field) if own is None else attrgetter(field.attribute)(own)
-                default = "not set" if field.default is msgspec.NODEFAULT else "default"
-                yield Setting(field.name, value, values.sources.get(field.name, default), field.secret)
+                read = attrgetter(field.attribute)
+                value = values.given(field) if own is None else read(own)
+                unset = "not set" if field.default is msgspec.NODEFAULT else "default"
+                yield row(field, value, value if used is None else read(used), values.sources, unset)
 
 
 def with_own_settings(settings: Settings, name: str, own: Struct) -> Settings:

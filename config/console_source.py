@@ -21,4 +21,4 @@ def console_source(loaded: Loaded, settings: Settings | None = None) -> ConsoleS
         return ConsoleSource(lambda: shown(loaded))
     users = EXAMPLE_USERS if has_our_auth(settings) else {}
     sign = partial(console_token, settings)
-    return ConsoleSource(lambda: shown(loaded), Development(sign, users, str(settings.dev.password or "")))
+    return ConsoleSource(lambda: shown(loaded, settings), Development(sign, users, str(settings.dev.password or "")))

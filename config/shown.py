@@ -6,28 +6,34 @@ from typing import Any, cast
 import msgspec
 
 from config import compose
-from config.load import Loaded
+from config.load import Loaded, Setting
+from config.settings import Settings
 from runtime.contract.messages import secret_fields
 
 
-def shown(loaded: Loaded) -> list[dict[str, str]]:
-    """Return every setting with its value as text and its source."""
-    return _rows(loaded, _format)
+def shown(loaded: Loaded, running: Settings | None = None) -> list[dict[str, str]]:
+    """Return every setting with its value as text and its source.
+
+    Args:
+        loaded: the settings, with where each was set.
+        running: those that `callboard dev` made of them.
+    """
+    return _rows(compose.rows(loaded, running), _format)
 
 
 def shown_values(loaded: Loaded) -> list[dict[str, Any]]:
     """Return every setting with its value, for JSON, and its source."""
-    return _rows(loaded, _plain)
+    return _rows(compose.rows(loaded), _plain)
 
 
-def _rows(loaded: Loaded, shape: Callable[[Any], Any]) -> list[dict[str, Any]]:
+def _rows(settings: Iterable[Setting], shape: Callable[[Any], Any]) -> list[dict[str, Any]]:
     return [
         {
             "setting": setting.name,
             "value": "***" if setting.secret and setting.value is not None else shape(setting.value),
             "source": setting.source,
         }
-        for setting in compose.rows(loaded)
+        for setting in settings
     ]
 
 

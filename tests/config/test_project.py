@@ -11,8 +11,13 @@ from click.testing import CliRunner
 
 from config import compose
 from config.cli.show import config_show
+from config.console import with_console
+from config.console_source import console_source
 from config.doctor import examine
 from config.load import load
+from config.packages import ROOT
+from config.settings import EXAMPLE_USERS
+from config.users import with_users
 from config.values import SettingsError
 from runtime import CallboardError, Contract, DefinitionError, Service, StartError, Struct
 from runtime.node.factory import make
@@ -209,6 +214,19 @@ def test_all_settings_are_listed_with_their_sources(folder: Path) -> None:
     assert rows["services.mailer.settings.sender"][1:3] == ("nobody@example.com", "default")
 
 
+def test_what_dev_makes_of_the_settings_is_listed_as_its_own(tmp_path: Path) -> None:
+    loaded = load(ROOT / "callboard.toml", {"CALLBOARD_DATABASE__FOLDER": str(tmp_path), "CALLBOARD_GATEWAY__PORT": "7"})
+    settings = with_console(with_users(loaded.settings))
+    rows = {row.name: row for row in compose.rows(loaded, settings)}
+    changed = {name for name, row in rows.items() if row.source == "callboard dev"}
+    assert changed == {"dev.password", "identity.issuers", "services.auth.settings.users"}
+    assert len(rows["services.auth.settings.users"].value) == len(EXAMPLE_USERS)
+    assert rows["gateway.port"][1:3] == (7, "CALLBOARD_GATEWAY__PORT")
+    shown = console_source(loaded, settings).settings()
+    assert str(settings.dev.password) not in str(shown)
+    assert {row["setting"] for row in shown if row["source"] == "callboard dev"} == changed
+
+
 _KINDS = """
 from pathlib import Path
 from typing import Literal
@@ -298,7 +316,8 @@ def test_no_secret_is_shown_wherever_it_is(shop: Path) -> None:
     (shop / "callboard.toml").write_text(
         "[services.my-shop]\nclass = 'shop:Shop'\n[services.my-shop.settings]\nkeys = ['HUSH']\naccount = {name = 'a', key = 'HUSH'}\n"
     )
-    environment = {"CALLBOARD_MY_SHOP__ACCOUNTS": accounts, "CALLBOARD_GATEWAY__PORT": "7"}
+    urls = {f"CALLBOARD_{name}": "postgresql://shop:HUSH@db/shop" for name in ("DATABASE__URL", "SERVICES__MY_SHOP__DATABASE")}
+    environment = {"CALLBOARD_MY_SHOP__ACCOUNTS": accounts, "CALLBOARD_GATEWAY__PORT": "7", **urls}
     for arguments in ([], ["--json"]):
         shown = CliRunner(env=environment).invoke(config_show, arguments).output
         assert "account" in shown
