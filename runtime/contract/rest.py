@@ -5,6 +5,7 @@ fields are errors), parameters of path and query from their strings. Header fiel
 parameters as well.
 """
 
+import functools
 import re
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,7 @@ from runtime.contract.codec import Codec
 from runtime.contract.errors import DefinitionError, Invalid, Malformed, Violation
 from runtime.contract.http_parts import MULTIPART, BodyKind, Input, Output, RawBody, inputs_of, outputs_of, uploads_of
 from runtime.contract.json_values import pointer_token
+from runtime.contract.messages import MessageSpec
 from runtime.contract.parameters import Params, parameter_fields
 from runtime.contract.strict import check_text
 
@@ -349,3 +351,9 @@ def _body_field(field: inspect.Field, annotation: Any) -> Any:
     if field.default_factory is not msgspec.NODEFAULT:
         return field.name, annotation, msgspec.field(default_factory=field.default_factory)
     return field.name, annotation, msgspec.UNSET if field.default is msgspec.NODEFAULT else field.default
+
+
+@functools.cache
+def rest_decoder(spec: MessageSpec, binding: HttpBinding) -> RestDecoder:
+    """Return the decoder of a kind of message. It is the same one for all instances of a service in this process."""
+    return RestDecoder(spec.cls, binding)

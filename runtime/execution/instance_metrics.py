@@ -1,5 +1,7 @@
 """The metrics that an instance has from its start."""
 
+import functools
+
 from runtime.clock import Clock
 from runtime.contract.errors import Draining, Overloaded, UnknownRequest
 from runtime.durable.stream import Stream
@@ -30,6 +32,7 @@ def measure_database(metrics: Metrics, service: str, database: Database, stream:
     metrics.gauge("stream_head_events", lambda: stream.last, service=service)
 
 
+@functools.cache
 def _version() -> str:
     """Return the version of Callboard."""
     from importlib.metadata import PackageNotFoundError, version

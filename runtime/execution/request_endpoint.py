@@ -17,7 +17,7 @@ from runtime.contract.errors import (
     rebuild_error,
 )
 from runtime.contract.parameters import Params
-from runtime.contract.rest import RestDecoder
+from runtime.contract.rest import rest_decoder
 from runtime.execution.deadlines import Deadlines
 from runtime.execution.endpoint import Call, Endpoint, WrongReply
 from runtime.execution.failures import Failures
@@ -90,7 +90,7 @@ class RequestEndpoint(Endpoint):
         self._verifier = verifier
         self.transactions: Transactions | None = transactions
         self._reply = handler.spec.reply_codec
-        self._rest = None if handler.http is None else RestDecoder(handler.spec.cls, handler.http)
+        self._rest = None if handler.http is None else rest_decoder(handler.spec, handler.http)
         self.call: Call = self.run if handler.takes_tx else method
 
     @property

@@ -1,5 +1,6 @@
 """Descriptions: the manifest of an instance, made from the definition of its service."""
 
+import functools
 import inspect
 from typing import Any
 
@@ -8,7 +9,7 @@ from runtime.contract.schema import Schemas
 from runtime.network.envelope import Address
 from runtime.network.manifest import ErrorInfo, LiveInfo, Manifest, RequestInfo
 from runtime.service.handlers import Handler
-from runtime.service.service import Service
+from runtime.service.service import Definition, Service
 
 
 def describe(service: type[Service], address: Address, instance: str) -> Manifest:
@@ -21,8 +22,7 @@ def describe(service: type[Service], address: Address, instance: str) -> Manifes
         DefinitionError: if two types of one module have the same name.
     """
     definition = service.definition
-    schemas = Schemas(definition.contract.name)
-    requests = tuple(_request(handler, schemas) for _, handler in sorted(definition.requests.items()))
+    requests, schemas = _requests(definition)
     messages = definition.contract.messages.values()
     return Manifest(
         service=address.service,
@@ -34,8 +34,16 @@ def describe(service: type[Service], address: Address, instance: str) -> Manifes
         signals=tuple(sorted(spec.full_name for spec in messages if spec.kind == "signal")),
         live=next((LiveInfo(spec.name, spec.live) for spec in messages if spec.live is not None), None),
         calls=tuple(contract.name for contract in definition.calls),
-        schemas=schemas.named,
+        schemas=schemas,
     )
+
+
+@functools.cache
+def _requests(definition: Definition) -> tuple[tuple[RequestInfo, ...], dict[str, Any]]:
+    """Return what all instances of a service announce of its requests, and the schemas that these refer to."""
+    schemas = Schemas(definition.contract.name)
+    requests = tuple(_request(handler, schemas) for _, handler in sorted(definition.requests.items()))
+    return requests, schemas.named
 
 
 def _request(handler: Handler, schemas: Schemas) -> RequestInfo:

@@ -47,7 +47,7 @@ class Client:
 
     def __init__(self, settings: HttpSettings) -> None:
         self._settings = settings
-        self._tls = tls_context(settings.ca_file, "transport.http.ca_file")
+        self._tls = None if settings.ca_file is None else tls_context(settings.ca_file, "transport.http.ca_file")
         self._ca_file = None if settings.ca_file is None else Watched(settings.ca_file)
         self._pools: dict[Location, Pool] = {}
         self._watching: dict[Location, Pool] = {}
@@ -121,6 +121,8 @@ class Client:
         return connection
 
     def _tls_context(self) -> ssl.SSLContext:
+        if self._tls is None:
+            self._tls = tls_context(None, "transport.http.ca_file")  # reading the system's certificates takes its time
         if self._ca_file is not None and self._ca_file.changed():
             try:
                 self._tls.load_verify_locations(self._settings.ca_file)
