@@ -4,10 +4,15 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from tests.postgres import stop_shared
 from tests.system_under_test import IN_PROCESS, System, open_deployment, open_system, settings
 from tests.topology import TOPOLOGIES, Topology
+
+hypothesis_settings.register_profile("any machine", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("any machine")
 
 
 @pytest.fixture(params=TOPOLOGIES)

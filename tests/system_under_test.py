@@ -82,8 +82,8 @@ def settings(folder: Path, *, zero_copy: bool = False, auth: dict[str, Any] | No
         },
         database=DatabaseSettings(folder=str(folder), durable=False),
         transport=TransportSettings(memory=MemorySettings(zero_copy=zero_copy)),
-        gateway=GatewaySettings(port=0, **gateway),
-        node=NodeSettings(drain_timeout=1),
+        gateway=GatewaySettings(**{"port": 0, "request_timeout": 120.0, **gateway}),
+        node=NodeSettings(drain_timeout=1, request_timeout=60),  # a slow machine must not fail a test of something else
     )
 
 

@@ -19,6 +19,10 @@ S = TypeVar("S", bound=Service)
 Factory = Callable[[], Service]
 
 
+_PATIENT = {"request_timeout": 60.0}
+"""A slow machine must not fail a test that is about something else."""
+
+
 class QuickClock(ManualClock):
     """A clock whose time of day moves only when a test advances it, and whose sleeps take a twentieth of their time."""
 
@@ -78,7 +82,7 @@ class Topology:
         transport = MemoryTransport(self._network, MemorySettings(zero_copy=self.zero_copy))
         folder = SqliteFolder(self.folder, durable=False)
         databases = lambda service: self.wrap_database(folder(service), service)  # noqa: E731
-        return Node(services, transport, databases=databases, settings=NodeSettings(**settings), clock=self.clock)
+        return Node(services, transport, databases=databases, settings=NodeSettings(**(_PATIENT | settings)), clock=self.clock)
 
     async def crash_and_restart(self, service: str) -> None:
         """End the node that hosts a service as `kill -9` would, and start it again."""

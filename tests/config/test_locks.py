@@ -16,7 +16,15 @@ PIPS = ("pip==22.3", "pip")
 """Python 3.11.0 ships with the first. The second is the newest release."""
 
 
-@pytest.fixture(scope="module", params=PIPS, ids=("oldest", "newest"))
+CASES = [
+    # this one takes as long as all others together, and these packages are installed before any test can run
+    pytest.param(pip, lock, marks=pytest.mark.long if (pip, lock.name) == (PIPS[0], "test.txt") else ())
+    for pip in PIPS
+    for lock in LOCKS
+]
+
+
+@pytest.fixture(scope="module")
 def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The path of the Python of an empty environment with one version of pip."""
     folder = tmp_path_factory.mktemp("environment")
@@ -27,7 +35,7 @@ def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return found
 
 
-@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
+@pytest.mark.parametrize(("python", "lock"), CASES, indirect=["python"], ids=lambda value: getattr(value, "name", value))
 def test_a_lock_file_resolves_in_an_empty_environment(python: Path, lock: Path) -> None:
     options = ["install", "--dry-run", "--quiet", "--disable-pip-version-check", "--require-hashes"]
     done = subprocess.run([python, "-m", "pip", *options, "-r", lock], capture_output=True, text=True, check=False)

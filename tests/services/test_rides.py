@@ -320,7 +320,7 @@ async def test_two_hundred_riders_share_twenty_scooters_without_conflict(timed_d
             assert (status, ride["code"]) == (409, "scooter-taken")
 
     # not httpx, which takes a third of the CPU time of this test
-    connector, timeout = aiohttp.TCPConnector(limit=RIDERS), aiohttp.ClientTimeout(60)
+    connector, timeout = aiohttp.TCPConnector(limit=RIDERS), aiohttp.ClientTimeout(180)
     async with aiohttp.ClientSession(deployment.url, connector=connector, timeout=timeout) as client:
         await asyncio.gather(*(rider(number, client) for number in range(RIDERS)))
     await wait_until_consistent(deployment, 60)

@@ -1,8 +1,9 @@
 """Starting and ending a ride with a fault at every commit of every service: the commit fails or hangs, or the process dies."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from datetime import timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,8 @@ class RentalSystem:
             heartbeat=0.5,
         )
         operator = await self.topology.client(fleet, token=FakeAuth.token("operator", "operator"))
-        self.scooter = (await operator.request(AddScooter(52.5, 13.4, 90), key="scooter")).id
-        await (await self.client()).request(TopUp(2000), key="top-up")
+        self.scooter = (await operator.request(AddScooter(52.5, 13.4, 90), key="scooter", timeout=10)).id
+        await (await self.client()).request(TopUp(2000), key="top-up", timeout=10)
 
     async def client(self) -> Context:
         async with self.topology_lock:
@@ -121,7 +122,18 @@ COMMITS = [(service, number) for service in ("wallet", "fleet", "rides") for num
 FAULTS = [("fail", "before"), ("hang", "before"), ("hang", "after"), ("crash", "before"), ("crash", "after")]
 
 
-@pytest.fixture(params=["one-node-zero-copy", "separate-nodes-serialized"])
+TOPOLOGIES = ("one-node-zero-copy", "separate-nodes-serialized")
+
+
+def cases() -> Iterator[Any]:
+    """Yield every fault at every commit on every topology. The shorter run has each on one of the topologies, in turn."""
+    for (at, topology), (what, fault), (where, commit) in product(enumerate(TOPOLOGIES), enumerate(FAULTS), enumerate(COMMITS)):
+        marks = pytest.mark.long if (at + what + where) % 2 else ()
+        name = "-".join(map(str, (topology, *commit, *fault)))
+        yield pytest.param(topology, *commit, *fault, marks=marks, id=name)
+
+
+@pytest.fixture
 async def rental(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[RentalSystem, None]:
     topology = Topology(request.param, tmp_path)
     try:
@@ -132,8 +144,7 @@ async def rental(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerat
         await topology.close()
 
 
-@pytest.mark.parametrize(("kind", "moment"), FAULTS)
-@pytest.mark.parametrize(("service", "number"), COMMITS)
+@pytest.mark.parametrize(("rental", "service", "number", "kind", "moment"), list(cases()), indirect=["rental"])
 async def test_a_ride_survives_a_fault_at_any_commit_of_any_service(
     rental: RentalSystem, service: str, number: int, kind: str, moment: str
 ) -> None:

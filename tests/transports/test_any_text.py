@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import aiomqtt
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime import Node, Transport, UsageError
@@ -100,7 +100,7 @@ def test_whatever_text_an_envelope_has_arrives_equal(kind: str, tmp_path: Path) 
             TEXTS,
             st.none() | st.tuples(PRINTABLE, PRINTABLE).filter(any),
         )
-        @settings(max_examples=25, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+        @settings(max_examples=25)
         def check(
             token: str | None, trace: str | None, idempotency_key: str | None, params: tuple[tuple[str, str], ...] | None,
             path: tuple[str, ...], key: str, trace_fields: tuple[str, str] | None,

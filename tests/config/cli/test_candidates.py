@@ -6,20 +6,30 @@ from pathlib import Path
 
 import pytest
 import rich_click as click
+from click.testing import CliRunner
 
 from config.cli import candidates
+from config.cli.main import cli
+from config.packages import ROOT
 from tests.config.cli.commands import commands
 from tests.config.cli.terminal import Shell
 from tests.system.process import Callboard, command
 from tests.system.test_commands import GREETER, greeter_in
 
 
+def asked(line: str) -> dict[str, str]:
+    """Return the variables in which bash passes on a line whose last word is to be completed."""
+    return {"_CALLBOARD_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
+
+
+def words_in(output: str) -> list[str]:
+    return [one.removeprefix("plain,") for one in output.splitlines() if one]
+
+
 async def offered(folder: Path, line: str, **environment: str) -> list[str]:
     """Return the words that bash is offered for the last word of a line, and everything else that is printed."""
-    words = line.split(" ")
-    environment |= {"_CALLBOARD_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
-    _, output = await command(folder, **environment)
-    return [one.removeprefix("plain,") for one in output.splitlines() if one]
+    _, output = await command(folder, **environment, **asked(line))
+    return words_in(output)
 
 
 @pytest.mark.parametrize(
@@ -41,8 +51,10 @@ async def offered(folder: Path, line: str, **environment: str) -> list[str]:
         ("callboard call NoSuch ", []),
     ],
 )
-async def test_names_of_the_project_are_offered(line: str, words: list[str], tmp_path: Path) -> None:
-    assert await offered(tmp_path, line) == words
+def test_names_of_the_project_are_offered(line: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    done = CliRunner(env={"CALLBOARD_URL": "http://127.0.0.1:1", **asked(line)}).invoke(cli, prog_name="callboard")
+    assert words_in(done.output) == words
 
 
 async def test_a_running_system_is_asked_whose_services_are_not_here(tmp_path: Path) -> None:
@@ -69,7 +81,15 @@ async def test_a_system_that_does_not_answer_is_not_waited_for(tmp_path: Path) -
             assert await offered(tmp_path, "callboard call wallet.T", CALLBOARD_URL=url) == ["wallet.TopUp"]
 
 
-@pytest.mark.parametrize("line", ["callboard call gre", "callboard call Greet lo", "callboard run gre", "callboard tail gre"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "callboard call Greet lo",
+        "callboard tail gre",
+        pytest.param("callboard call gre", marks=pytest.mark.long),
+        pytest.param("callboard run gre", marks=pytest.mark.long),
+    ],
+)
 async def test_what_fails_offers_nothing_and_prints_nothing(line: str, tmp_path: Path) -> None:
     file = greeter_in(tmp_path, "")
     services = {"CALLBOARD_SERVICES": "greeter.service:Greeter"}

@@ -140,7 +140,7 @@ async def test_a_role_sees_its_own_schema_alone(server: Postgres, tmp_path: Path
     [
         pytest.param("files", "mqtt", marks=pytest.mark.long),
         ("postgres", "mqtt"),
-        ("files", "dynamic"),
+        pytest.param("files", "dynamic", marks=pytest.mark.long),
         pytest.param("files", "http", marks=pytest.mark.long),
         pytest.param("postgres", "http", marks=pytest.mark.long),
     ],

@@ -95,7 +95,7 @@ def test_values_come_back_equal(tmp_path: Path) -> None:
         try:
             runner.run(database.execute(f"CREATE TABLE stored (position INTEGER PRIMARY KEY, {COLUMNS})"))
 
-            @settings(max_examples=30, deadline=None, database=None)
+            @settings(max_examples=30)
             @given(st.lists(VALUES, min_size=1, max_size=4))
             def check(values: list[Stored]) -> None:
                 runner.run(store_and_read(database, values))
