@@ -1,11 +1,12 @@
 """`/console/tail`: a live view of events and signals for operators, as server-sent events.
 
 Events are read from their publishers' streams, in order and without gaps, starting when the client connects, or at the first
-event since a time that the client names. Signals are not retained: they are shown as they arrive and dropped if the client is
+event since a time that the client names. What was published before it connected comes in the order of time. Signals are not retained: they are shown as they arrive and dropped if the client is
 too slow. No publisher waits for a client or retains events for it.
 """
 
 import asyncio
+import heapq
 from collections import deque
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -109,6 +110,10 @@ class _TailSubscriber(Subscriber):
         self._begun: set[str] = set()
         self._positions: dict[str, Position] = {}
         self._due: set[str] = set()
+        self._pulled: dict[str, deque[StreamEvent]] = {}
+        """By publisher, the events that are to be sent."""
+        self._backlogs: dict[str, int] = {}
+        """By publisher that is still read up to where it was when the client connected: the number of the last event there."""
         self._signals: deque[Envelope] = deque()
         self._dropped = 0
 
@@ -124,12 +129,15 @@ class _TailSubscriber(Subscriber):
     async def poll(self, stream: EventStream, *, every_service: bool) -> bool:
         manifests = {member.manifest.service: member.manifest for member in self.proxy.registry}
         due, self._due = manifests.keys() if every_service else self._due, set()
+        for gone in self._backlogs.keys() - manifests.keys():
+            del self._backlogs[gone]
         complete = await run_all([self._poll_service(stream, one, one.service in due) for one in manifests.values()])
+        await self._send_events(stream)
         await self._send_signals(stream)
         return complete
 
     async def _poll_service(self, stream: EventStream, manifest: Manifest, due: bool) -> bool:
-        """Subscribe to the topics of a service and send a batch of its events.
+        """Subscribe to the topics of a service and pull a batch of its events, unless those before them wait for another service.
 
         Args:
             stream: the stream of the client.
@@ -146,22 +154,37 @@ class _TailSubscriber(Subscriber):
                 events = self._select("event", manifest.events)
                 if not events or not (due or manifest.service not in self._positions):
                     return True
+                if self._pulled.get(manifest.service):
+                    self._due.add(manifest.service)
+                    return True
                 await self.subscribe(Topic("stream", manifest.service))
                 batch = await self._pull(manifest, events)
         except (Diverged, PositionPruned) as error:  # the stream cannot be resumed from this position
             del self._positions[manifest.service]
+            self._backlogs.pop(manifest.service, None)
             await stream.event("gap", {"from": manifest.service, "why": error.title()})
             return False
-        except ServiceError as error:
-            return not error.retryable
-        except (TransportError, TimeoutError):
-            return False
-        for event in batch.events:
-            await stream.event("event", _event(manifest.service, event))
+        except (ServiceError, TransportError, TimeoutError) as error:
+            self._backlogs.pop(manifest.service, None)  # the others do not wait for it
+            return isinstance(error, ServiceError) and not error.retryable
+        self._pulled[manifest.service] = deque(batch.events)
+        if batch.scanned.seq >= self._backlogs.get(manifest.service, 0):
+            self._backlogs.pop(manifest.service, None)
         if batch.scanned.seq < batch.head:
-            self._due.add(manifest.service)
-            self.wake()  # there are more events, but the other services get their turn first
+            self._due.add(manifest.service)  # there are more events, but the other services get their turn first
         return True
+
+    async def _send_events(self, stream: EventStream) -> None:
+        """Send the events that were pulled, by their times, up to those that may not be next: a backlog has more before them."""
+        known = min((max((one.at for one in self._pulled[publisher]), default="") for publisher in self._backlogs), default=None)
+        named = [[(event, publisher) for event in pulled] for publisher, pulled in self._pulled.items()]
+        for event, publisher in heapq.merge(*named, key=lambda one: one[0].at):
+            if known is not None and event.at > known:
+                break
+            self._pulled[publisher].popleft()
+            await stream.event("event", _event(publisher, event))
+        if self._due:
+            self.wake()
 
     async def _pull(self, manifest: Manifest, types: tuple[str, ...]) -> Batch:
         """Return the next batch of a publisher's stream. The first call starts at the end of the stream, or at a time."""
@@ -170,6 +193,7 @@ class _TailSubscriber(Subscriber):
         if position is None:
             position = await self.proxy.ask_service(publisher, StreamHead())
             if self._since and publisher not in self._begun:  # after a gap, it continues at the end
+                self._backlogs[publisher] = position.seq
                 position = await self._find(publisher, manifest.events, position.seq)
             self._begun.add(publisher)
             self._positions[publisher] = position

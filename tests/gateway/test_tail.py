@@ -13,6 +13,7 @@ from runtime.clock import rfc3339
 from runtime.network import Envelope, Topic
 from runtime.testing import eventually
 from services.rides.service import Rides
+from services.wallet.service import Wallet
 from tests.gateway.notices import abort_rides, user_id
 from tests.sse import follow
 from tests.system_under_test import WITH_SIGNALS, System, open_deployment, open_system, settings
@@ -176,6 +177,28 @@ async def test_events_of_a_type_that_is_gone_do_not_hide_where_a_time_is(one_sys
         async with follow(one_system.url, operator, path=f"/console/tail?match=rides.*&since={since}") as tail:
             await tail.wait_for(count)
             assert (tail.received[0][1]["seq"], tail.received[-1][1]["seq"]) == (first, 2300)
+
+
+async def test_past_events_of_all_services_come_in_the_order_of_time(one_system: System) -> None:
+    await rides_published_until(one_system, 700)
+    wallet = one_system.service(Wallet).db
+    for number in range(1, 31):  # one for twenty rides; the tenth was written while the clock was set back
+        moment = at(11 + number * 20 - (55 if number == 10 else 0))
+        await wallet.execute(
+            "INSERT INTO callboard_stream VALUES ($1, $2, 'wallet.BalanceLow', '{}', $3, '')", number, f"id-{number}", moment
+        )
+    await wallet.execute("UPDATE callboard_stream_head SET seq = 30")
+    operator = await one_system.bearer("operator@example.com")
+    query = f"match=rides.*&match=wallet.*&kind=event&since={quote(at(0))}"
+    async with follow(one_system.url, operator, path=f"/console/tail?{query}") as tail:
+        await tail.wait_for(690 + 30)
+        found = [data for _, data, _ in tail.received]
+        for publisher, numbers in (("rides", range(11, 701)), ("wallet", range(1, 31))):
+            assert [data["seq"] for data in found if data["from"] == publisher] == list(numbers)
+        steady = [data["at"] for data in found if (data["from"], data["seq"]) != ("wallet", 10)]
+        assert steady == sorted(steady)
+        await abort_rides(one_system, "somebody")
+        await tail.wait_for(721)
 
 
 @pytest.fixture
