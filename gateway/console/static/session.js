@@ -95,11 +95,15 @@ export async function follow(path, handlers, signal, status = () => {}) {
   }
 }
 
+// JSON with the digits of integers as they came, where the browser can keep them: a number of JavaScript holds 53 bits
+export const parsed = (text) => JSON.parse(text, (_, value, written) =>
+  (JSON.rawJSON && Number.isInteger(value) && !Number.isSafeInteger(value) && /^-?\d+$/.test(written?.source) ? JSON.rawJSON(written.source) : value));
+
 function listen(url, handlers, signal, status) {
   return new Promise((resolve) => {
     const source = new EventSource(url);
     const close = (end) => { source.close(); resolve(end); };
-    for (const [name, handle] of Object.entries(handlers)) source.addEventListener(name, (event) => handle(JSON.parse(event.data)));
+    for (const [name, handle] of Object.entries(handlers)) source.addEventListener(name, (event) => handle(parsed(event.data)));
     source.addEventListener("open", () => status("live"));
     source.addEventListener("end", (event) => { status("not connected"); close(JSON.parse(event.data)); });
     source.addEventListener("error", () => { status("not connected"); close(null); });

@@ -97,6 +97,9 @@ async def test_a_developer_sees_a_ride_flow_and_finds_it_in_messages_traces_and_
         await expect(message).to_contain_text('"cents":', timeout=WAIT)
         await opened.get_by_label("Text").fill("RideStarted")
         await expect(message).to_be_hidden()
+        numbers = '{"id":9007199254740993,"parts":[1,2.5,-12345678901234567890],"none":null}'
+        read = "async (text) => JSON.stringify((await import('/console/assets/session.js')).parsed(text))"
+        assert await opened.evaluate(read, numbers) == numbers, "no digit is lost"
 
         await show(opened, "Traces")
         await opened.get_by_label("Text, request, or trace").fill("POST /rides")
