@@ -9,7 +9,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +30,11 @@ _LONGEST_NAME = 63
 _LIVE = '"Callboard live"'
 """The name of the live schema within the transaction that loads a backup."""
 _ENDING_SECONDS = 2.0
+_PAGES = 1024
+"""The pages of SQLite that are copied in one step."""
+
+Done = Callable[[float], None]
+"""Takes how much is done, from 0 to 1."""
 
 
 class Made(NamedTuple):
@@ -58,8 +63,11 @@ class Restored(NamedTuple):
     kept: str | None
 
 
-async def back_up(settings: Settings, service: str, file: Path) -> Made:
+async def back_up(settings: Settings, service: str, file: Path, done: Done) -> Made:
     """Write a backup of a service's database to a new file. The service may be running.
+
+    Args:
+        done: takes the part that is copied, from 0 to 1, on SQLite.
 
     Raises:
         CallboardError: if there is no database here, or if it cannot be read or written to the file.
@@ -69,7 +77,7 @@ async def back_up(settings: Settings, service: str, file: Path) -> Made:
     url = compose.database_url(settings, service)
     with _replaced_at_end(file) as part:
         if url is None:
-            head = await asyncio.to_thread(_copy_sqlite, _existing(settings, service), part)
+            head = await asyncio.to_thread(_copy_sqlite, _existing(settings, service), part, done)
         else:
             head = await _head(compose.databases(settings)(service))
             await _run(
@@ -84,8 +92,11 @@ async def back_up(settings: Settings, service: str, file: Path) -> Made:
     return Made(os.stat(file).st_size, head)
 
 
-async def restore(settings: Settings, service: str, file: Path) -> Restored:
+async def restore(settings: Settings, service: str, file: Path, done: Done) -> Restored:
     """Put a backup back, as a new epoch. The service must not be running.
+
+    Args:
+        done: takes the part that is copied, from 0 to 1, on SQLite.
 
     Raises:
         CallboardError: if it is not a backup of this service, or of a newer version, or if the service is running.
@@ -95,7 +106,7 @@ async def restore(settings: Settings, service: str, file: Path) -> Restored:
     with databases_locked(Path(settings.database.folder), [service], f"callboard restore {service}"):
         if compose.database_url(settings, service) is not None:
             return await _restore_postgres(settings, definition, file)
-        return await _restore_sqlite(settings, definition, file)
+        return await _restore_sqlite(settings, definition, file, done)
 
 
 def _require_new(file: Path) -> None:
@@ -184,14 +195,16 @@ async def _history_in(database: Database) -> History | None:
 # SQLite
 
 
-def _copy_sqlite(source: Path, to: Path) -> int:
+def _copy_sqlite(source: Path, to: Path, done: Done) -> int:
     """Copy a database into one file, as it is at one moment. Return the number of the last event in its stream."""
     try:
         with (
             closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as read,
             closing(sqlite3.connect(to)) as written,
         ):
-            read.backup(written)
+            read.execute("BEGIN")
+            read.execute("SELECT 1 FROM sqlite_schema")  # a commit between two steps would make the copy begin again
+            read.backup(written, pages=_PAGES, progress=lambda _, left, pages: done(1 - left / max(pages, 1)))
             written.execute("PRAGMA journal_mode=DELETE")  # all of it in one file
             (result,) = written.execute("PRAGMA quick_check(1)").fetchone()
             if result != "ok":
@@ -209,13 +222,13 @@ def _check_owner(path: Path, source: Path, service: str) -> None:
         raise CallboardError(f"{source} is a backup of {' and '.join(sorted(owners))}: expected one of {service}")
 
 
-async def _restore_sqlite(settings: Settings, definition: Definition, file: Path) -> Restored:
+async def _restore_sqlite(settings: Settings, definition: Definition, file: Path, done: Done) -> Restored:
     service = definition.contract.name
     path = compose.database_file(settings, service)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     replaced = await _history(SqliteDatabase(path)) if path.exists() else None
     with _replaced_at_end(path.with_name(f"{path.stem}.restored.sqlite")) as part:
-        await asyncio.to_thread(_copy_sqlite, file, part)
+        await asyncio.to_thread(_copy_sqlite, file, part, done)
         _check_owner(part, file, service)
         head = await _prepare(SqliteDatabase(part), definition, replaced)
     prepared = path.with_name(f"{path.stem}.restored.sqlite")

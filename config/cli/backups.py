@@ -26,8 +26,8 @@ def backup_command(service: str, file: Path, as_json: bool, config_file: Path | 
     """
     settings = loaded(config_file).settings
     compose.definitions(settings, [service])  # names a service that does not exist
-    with progress(f"copying the database of {service}"):
-        made = run_loop(backups.back_up(settings, service, file))
+    with progress(f"copying the database of {service}") as done:
+        made = run_loop(backups.back_up(settings, service, file, done))
     if as_json:
         click.echo(json_text({"service": service, "file": str(file), **made._asdict()}))
         return
@@ -50,8 +50,8 @@ def restore_command(service: str, file: Path, as_json: bool, config_file: Path |
       callboard restore wallet wallet-2026-11-30.backup
     """
     settings = loaded(config_file).settings
-    with progress(f"putting {file} back"):
-        restored = run_loop(backups.restore(settings, service, file))
+    with progress(f"putting {file} back") as done:
+        restored = run_loop(backups.restore(settings, service, file, done))
     if as_json:
         click.echo(json_text({"service": service, "file": str(file), **restored._asdict()}))
         return

@@ -28,14 +28,14 @@ def migrate_command(names: tuple[str, ...], as_json: bool, config_file: Path | N
       callboard migrate wallet
     """
     settings = loaded(config_file).settings
-    for definition in compose.definitions(settings, names):
-        if definition.needs_database:
-            name = definition.contract.name
-            with progress(f"migrating {name}"):
-                count = run_loop(_migrate(settings, definition))
-            click.echo(
-                json_text({"service": name, "migrations": count}) if as_json else f"{name}: {count} new migrations were applied."
-            )
+    found = [definition for definition in compose.definitions(settings, names) if definition.needs_database]
+    for number, definition in enumerate(found, 1):
+        name = definition.contract.name
+        with progress(f"migrating {name} ({number} of {len(found)})"):
+            count = run_loop(_migrate(settings, definition))
+        click.echo(
+            json_text({"service": name, "migrations": count}) if as_json else f"{name}: {count} new migrations were applied."
+        )
 
 
 async def _migrate(settings: Settings, definition: Definition) -> int:

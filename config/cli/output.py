@@ -1,8 +1,8 @@
-"""What commands print: errors, JSON, tables, and a spinner. Nothing from outside can forge a line or control the terminal."""
+"""What commands print: errors, JSON, tables, and progress. Nothing from outside can forge a line or control the terminal."""
 
 import sys
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
@@ -76,10 +76,13 @@ def without_progress() -> Generator[None, None, None]:
 
 
 @contextmanager
-def progress(text: str) -> Generator[None, None, None]:
-    """Show a spinner with a text if the body of the `with` block takes longer than a second. Does nothing without a terminal."""
+def progress(text: str) -> Generator[Callable[[float], None], None, None]:
+    """Show a spinner with a text if the body of the `with` block takes longer than a second. Does nothing without a terminal.
+
+    Yields a function that shows how much is done, from 0 to 1. Any thread may call it.
+    """
     if _quiet.get() or not sys.stderr.isatty():
-        yield
+        yield lambda _: None
         return
     from rich.console import Console
 
@@ -88,7 +91,7 @@ def progress(text: str) -> Generator[None, None, None]:
     timer.daemon = True
     timer.start()
     try:
-        yield
+        yield lambda part: status.update(f"{text}: {part:.0%}")
     finally:
         timer.cancel()
         status.stop()

@@ -10,17 +10,22 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from config.backups import back_up
 from config.cli.backups import backup_command, restore_command
 from config.packages import ROOT
+from config.settings import DatabaseSettings
 from runtime import CallboardError, Clock, Database, Random
 from runtime.durable.stream import Stream, read_history
 from runtime.storage.migrations import SCHEMA, migrate
 from runtime.storage.postgres import PostgresDatabase
 from runtime.storage.sqlite import SqliteDatabase
+from runtime.testing import FakeAuth
 from services.wallet.service import Wallet
+from tests.config.cli.terminal import Terminal
 from tests.databases import ENGINES
 from tests.postgres import shared_postgres
-from tests.project import RENTAL_SERVICES
+from tests.project import RENTAL_SERVICES, rental
+from tests.topology import Topology
 
 
 class Place:
@@ -306,3 +311,47 @@ def test_a_pooler_hides_whether_a_service_runs(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("CALLBOARD_DATABASE__POOLED", "true")
     with pytest.raises(CallboardError, match="cannot be seen through a pooler"):
         command(restore_command, "wallet", tmp_path / "wallet.backup")
+
+
+async def test_a_backup_while_events_are_written_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_node: Topology
+) -> None:
+    await one_node.start(FakeAuth, Wallet)
+    file = tmp_path / "wallet.sqlite"
+    with closing(sqlite3.connect(file, check_same_thread=False)) as filler:
+        filler.execute(
+            "CREATE TABLE filler AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 5000) SELECT randomblob(4000) FROM n"
+        )
+        filler.commit()
+        parts: list[float] = []
+
+        def write(part: float) -> None:
+            parts.append(part)
+            filler.execute("INSERT INTO filler VALUES (randomblob(4000))")
+            filler.commit()
+
+        settings = rental(database=DatabaseSettings(folder=str(tmp_path)))
+        made = await back_up(settings, "wallet", tmp_path / "backup", write)
+    assert made.size > 20_000_000
+    assert len(parts) > 3
+    assert parts == sorted(set(parts)), "it never begins again"
+    assert parts[-1] == 1
+    with closing(sqlite3.connect(tmp_path / "backup")) as copy:
+        assert copy.execute("SELECT COUNT(*) FROM filler").fetchone() == (5000,)
+
+
+class _Long(Terminal):
+    code = """
+import time
+from config.cli.output import progress
+with progress("copying") as done:
+    time.sleep(1.5)
+    done(0.25)
+    time.sleep(1)
+"""
+
+
+async def test_work_of_more_than_a_second_shows_how_far_it_is(tmp_path: Path) -> None:
+    async with _Long(tmp_path) as terminal:
+        await terminal.says("copying: 25%")
+        assert await terminal.ends() == 0
