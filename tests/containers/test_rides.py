@@ -15,7 +15,7 @@ from tests.system_under_test import System
 from tests.topology import QuickClock
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=[kind if "+" in kind else pytest.param(kind, marks=pytest.mark.long) for kind in KINDS])
 async def deployment(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[tuple[Containers, System], None]:
     async with containers(request.param, tmp_path) as stack:
         yield stack
