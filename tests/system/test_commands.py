@@ -363,6 +363,7 @@ async def test_dev_listens_on_the_port_that_its_option_names(tmp_path: Path) -> 
 async def test_a_shell_gets_its_script_for_completion(shell: str, tmp_path: Path) -> None:
     status, output = await command(tmp_path, "completion", shell)
     assert (status, "_CALLBOARD_COMPLETE" in output) == (0, True), output
+    assert {"bash": "-o nospace", "zsh": "-S ''", "fish": ""}[shell] in output, "no space follows FIELD="
     words = {
         "_CALLBOARD_COMPLETE": f"{shell}_complete",
         "COMP_WORDS": "callboard dead-letters r",
