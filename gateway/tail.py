@@ -1,7 +1,7 @@
 """`/console/tail`: a live view of events and signals for operators, as server-sent events.
 
 Events are read from their publishers' streams, in order and without gaps, starting when the client connects, or at the first
-event since a time that the client names. What was published before it connected comes in the order of time. Signals are not retained: they are shown as they arrive and dropped if the client is
+event since a time that the client names. Those of the past are merged by their times, as far as their publishers answer. Signals are not retained: they are shown as they arrive and dropped if the client is
 too slow. No publisher waits for a client or retains events for it.
 """
 
@@ -109,11 +109,10 @@ class _TailSubscriber(Subscriber):
         self._since = since
         self._begun: set[str] = set()
         self._positions: dict[str, Position] = {}
+        self._past: set[str] = set()
+        """The publishers whose past is being read. As long as there are some, the others wait."""
+        self._pulled: list[tuple[str, Batch]] = []
         self._due: set[str] = set()
-        self._pulled: dict[str, deque[StreamEvent]] = {}
-        """By publisher, the events that are to be sent."""
-        self._backlogs: dict[str, int] = {}
-        """By publisher that is still read up to where it was when the client connected: the number of the last event there."""
         self._signals: deque[Envelope] = deque()
         self._dropped = 0
 
@@ -129,15 +128,14 @@ class _TailSubscriber(Subscriber):
     async def poll(self, stream: EventStream, *, every_service: bool) -> bool:
         manifests = {member.manifest.service: member.manifest for member in self.proxy.registry}
         due, self._due = manifests.keys() if every_service else self._due, set()
-        for gone in self._backlogs.keys() - manifests.keys():
-            del self._backlogs[gone]
+        self._past &= manifests.keys()
         complete = await run_all([self._poll_service(stream, one, one.service in due) for one in manifests.values()])
-        await self._send_events(stream)
+        await self._send_past(stream)
         await self._send_signals(stream)
         return complete
 
     async def _poll_service(self, stream: EventStream, manifest: Manifest, due: bool) -> bool:
-        """Subscribe to the topics of a service and pull a batch of its events, unless those before them wait for another service.
+        """Subscribe to the topics of a service and send a batch of its events.
 
         Args:
             stream: the stream of the client.
@@ -152,37 +150,55 @@ class _TailSubscriber(Subscriber):
                 for name in self._select("signal", manifest.signals):
                     await self.subscribe(Topic("signal", manifest.service, name.partition(".")[2]))
                 events = self._select("event", manifest.events)
-                if not events or not (due or manifest.service not in self._positions):
+                if not events:
+                    self._past.discard(manifest.service)  # another version of it has come
                     return True
-                if self._pulled.get(manifest.service):
+                if not (due or manifest.service not in self._positions):
+                    return True
+                if self._past and manifest.service in self._positions and manifest.service not in self._past:
                     self._due.add(manifest.service)
                     return True
                 await self.subscribe(Topic("stream", manifest.service))
                 batch = await self._pull(manifest, events)
         except (Diverged, PositionPruned) as error:  # the stream cannot be resumed from this position
             del self._positions[manifest.service]
-            self._backlogs.pop(manifest.service, None)
+            self._past.discard(manifest.service)
             await stream.event("gap", {"from": manifest.service, "why": error.title()})
             return False
         except (ServiceError, TransportError, TimeoutError) as error:
-            self._backlogs.pop(manifest.service, None)  # the others do not wait for it
+            self._past.discard(manifest.service)  # nobody waits for it
             return isinstance(error, ServiceError) and not error.retryable
-        self._pulled[manifest.service] = deque(batch.events)
-        if batch.scanned.seq >= self._backlogs.get(manifest.service, 0):
-            self._backlogs.pop(manifest.service, None)
+        if manifest.service in self._past:
+            self._pulled.append((manifest.service, batch))
+            return True
+        for event in batch.events:
+            await stream.event("event", _event(manifest.service, event))
         if batch.scanned.seq < batch.head:
-            self._due.add(manifest.service)  # there are more events, but the other services get their turn first
+            self._due.add(manifest.service)
+            self.wake()  # there are more events, but the other services get their turn first
         return True
 
-    async def _send_events(self, stream: EventStream) -> None:
-        """Send the events that were pulled, by their times, up to those that may not be next: a backlog has more before them."""
-        known = min((max((one.at for one in self._pulled[publisher]), default="") for publisher in self._backlogs), default=None)
-        named = [[(event, publisher) for event in pulled] for publisher, pulled in self._pulled.items()]
+    async def _send_past(self, stream: EventStream) -> None:
+        """Send the past events that were pulled, by their times, up to those that a publisher may have others before.
+
+        The rest is pulled again, with what follows.
+        """
+        pulled, self._pulled = self._pulled, []
+        ahead = [batch.events for _, batch in pulled if batch.scanned.seq < batch.head]
+        known = min((max((event.at for event in events), default="") for events in ahead), default=None)
+        named = [[(event, publisher) for event in batch.events] for publisher, batch in pulled]
         for event, publisher in heapq.merge(*named, key=lambda one: one[0].at):
             if known is not None and event.at > known:
                 break
-            self._pulled[publisher].popleft()
             await stream.event("event", _event(publisher, event))
+            self._positions[publisher] = Position("", event.seq)
+        for publisher, batch in pulled:
+            if not batch.events or self._positions[publisher].seq == batch.events[-1].seq:
+                self._positions[publisher] = Position("", batch.scanned.seq)
+                if batch.scanned.seq >= batch.head:
+                    self._positions[publisher] = batch.scanned
+                    self._past.discard(publisher)
+        self._due |= self._past
         if self._due:
             self.wake()
 
@@ -193,12 +209,13 @@ class _TailSubscriber(Subscriber):
         if position is None:
             position = await self.proxy.ask_service(publisher, StreamHead())
             if self._since and publisher not in self._begun:  # after a gap, it continues at the end
-                self._backlogs[publisher] = position.seq
+                self._past.add(publisher)
                 position = await self._find(publisher, manifest.events, position.seq)
             self._begun.add(publisher)
             self._positions[publisher] = position
         batch = await self.proxy.ask_service(publisher, Pull(position, types, peek=True))
-        self._positions[publisher] = batch.scanned
+        if publisher not in self._past:
+            self._positions[publisher] = batch.scanned
         return batch
 
     async def _find(self, publisher: str, types: tuple[str, ...], head: int) -> Position:

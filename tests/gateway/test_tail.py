@@ -1,7 +1,8 @@
 """`/console/tail`: operators see events and signals as they are published."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+import json
+from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from urllib.parse import quote
@@ -9,13 +10,14 @@ from urllib.parse import quote
 import pytest
 
 from gateway.service import Gateway
+from runtime import Database
 from runtime.clock import rfc3339
 from runtime.network import Envelope, Topic
 from runtime.testing import eventually
 from services.rides.service import Rides
 from services.wallet.service import Wallet
 from tests.gateway.notices import abort_rides, user_id
-from tests.sse import follow
+from tests.sse import Events, follow
 from tests.system_under_test import WITH_SIGNALS, System, open_deployment, open_system, settings
 
 
@@ -139,15 +141,25 @@ def at(seconds: float) -> str:
     return rfc3339(EVENTS + timedelta(seconds=seconds))
 
 
-async def rides_published_until(system: System, last: int, kind: str = "rides.RideAborted") -> None:
+async def published(database: Database, kind: str, body: str, events: dict[int, str]) -> None:
+    """Put events of a type into a stream, each with its number and moment."""
+    await database.execute(
+        """
+        INSERT INTO callboard_stream SELECT CAST(key AS INTEGER), 'id-' || key, $1, $2, value, '' FROM json_each($3)
+        """,
+        kind,
+        body,
+        json.dumps(events),
+    )
+    await database.execute("UPDATE callboard_stream_head SET seq = $1", max(events))
+
+
+async def rides_published_until(system: System, last: int) -> None:
     """Put events into the stream of rides, one each second, of which the first ten are pruned."""
     body = '{"ride_id":"r","user_id":"u","scooter_id":"s","hold_id":"h","reason":"lost"}'
     database = system.service(Rides).db
-    for number in range(11, last + 1):
-        await database.execute(
-            "INSERT INTO callboard_stream VALUES ($1, $2, $3, $4, $5, '')", number, f"id-{number}", kind, body, at(number)
-        )
-    await database.execute("UPDATE callboard_stream_head SET seq = $1, pruned = 10", last)
+    await published(database, "rides.RideAborted", body, {number: at(number) for number in range(11, last + 1)})
+    await database.execute("UPDATE callboard_stream_head SET pruned = 10")
 
 
 @pytest.mark.parametrize(
@@ -179,26 +191,60 @@ async def test_events_of_a_type_that_is_gone_do_not_hide_where_a_time_is(one_sys
             assert (tail.received[0][1]["seq"], tail.received[-1][1]["seq"]) == (first, 2300)
 
 
+async def balances_published(system: System, moments: Sequence[str]) -> None:
+    """Put events into the stream of the wallet, one at each moment."""
+    await published(system.service(Wallet).db, "wallet.BalanceLow", "{}", dict(enumerate(moments, 1)))
+
+
+ALL = f"/console/tail?match=rides.*&match=wallet.*&kind=event&since={quote(at(0))}"
+
+
+def numbers(tail: Events, publisher: str) -> list[int]:
+    return [data["seq"] for _, data, _ in tail.received if data["from"] == publisher]
+
+
 async def test_past_events_of_all_services_come_in_the_order_of_time(one_system: System) -> None:
     await rides_published_until(one_system, 700)
-    wallet = one_system.service(Wallet).db
-    for number in range(1, 31):  # one for twenty rides; the tenth was written while the clock was set back
-        moment = at(11 + number * 20 - (55 if number == 10 else 0))
-        await wallet.execute(
-            "INSERT INTO callboard_stream VALUES ($1, $2, 'wallet.BalanceLow', '{}', $3, '')", number, f"id-{number}", moment
-        )
-    await wallet.execute("UPDATE callboard_stream_head SET seq = 30")
+    moments = [at(10 + number) for number in range(1, 601, 2)]  # every second one has the time of an event of rides
+    moments[150] = at(15)  # it was written while the clock was set back
+    await balances_published(one_system, moments)
     operator = await one_system.bearer("operator@example.com")
-    query = f"match=rides.*&match=wallet.*&kind=event&since={quote(at(0))}"
-    async with follow(one_system.url, operator, path=f"/console/tail?{query}") as tail:
-        await tail.wait_for(690 + 30)
-        found = [data for _, data, _ in tail.received]
-        for publisher, numbers in (("rides", range(11, 701)), ("wallet", range(1, 31))):
-            assert [data["seq"] for data in found if data["from"] == publisher] == list(numbers)
-        steady = [data["at"] for data in found if (data["from"], data["seq"]) != ("wallet", 10)]
+    async with follow(one_system.url, operator, path=ALL) as tail:
+        await tail.wait_for(690 + 300)
+        assert numbers(tail, "rides") == list(range(11, 701))
+        assert numbers(tail, "wallet") == list(range(1, 301))
+        steady = [data["at"] for _, data, _ in tail.received if data["id"] != "id-151" or data["from"] == "rides"]
         assert steady == sorted(steady)
         await abort_rides(one_system, "somebody")
-        await tail.wait_for(721)
+        await tail.wait_for(690 + 300 + 1)
+
+
+async def test_nobody_waits_for_the_past_of_a_service_that_has_gone(tmp_path: Path) -> None:
+    async with open_system(settings(tmp_path), separate_nodes=True) as system:
+        await rides_published_until(system, 10_000)
+        await balances_published(system, [at(20_000 + number) for number in range(250)])  # later than all rides
+        operator = await system.bearer("operator@example.com")
+        async with follow(system.url, operator, path=ALL) as tail:
+            await tail.wait_for(1000)
+            assert numbers(tail, "wallet") == []
+            [node] = [node for node in system.nodes if node.service(Rides) is not None]
+            await node.crash()
+            await eventually(lambda: numbers(tail, "wallet") == list(range(1, 251)), "the past of the wallet is shown", 30)
+            assert len(numbers(tail, "rides")) < 9_990
+
+
+async def test_what_is_pruned_while_another_past_is_read_is_all_that_is_missing(one_system: System) -> None:
+    await rides_published_until(one_system, 5_000)
+    await balances_published(one_system, [at(6_000 + number) for number in range(250)])
+    operator = await one_system.bearer("operator@example.com")
+    async with follow(one_system.url, operator, path=ALL) as tail:
+        await tail.wait_for(1000)
+        wallet = one_system.service(Wallet).db
+        await wallet.execute("DELETE FROM callboard_stream WHERE seq <= 120")
+        await wallet.execute("UPDATE callboard_stream_head SET pruned = 120")
+        await tail.wait_for(4_990 + 130)
+        assert numbers(tail, "rides") == list(range(11, 5_001))
+        assert numbers(tail, "wallet") == list(range(121, 251))
 
 
 @pytest.fixture
