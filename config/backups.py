@@ -9,6 +9,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import threading
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -77,7 +78,7 @@ async def back_up(settings: Settings, service: str, file: Path, done: Done) -> M
     url = compose.database_url(settings, service)
     with _replaced_at_end(file) as part:
         if url is None:
-            head = await asyncio.to_thread(_copy_sqlite, _existing(settings, service), part, done)
+            head = await _copied(_existing(settings, service), part, done)
         else:
             head = await _head(compose.databases(settings)(service))
             await _run(
@@ -141,7 +142,8 @@ def _replaced_at_end(file: Path) -> Generator[Path, None, None]:
     except OSError as error:
         raise CallboardError(f"{file}: cannot be written: {error.strerror}") from error
     finally:
-        part.unlink(missing_ok=True)
+        for file_of in (part, part.with_name(f"{part.name}-journal")):
+            file_of.unlink(missing_ok=True)
 
 
 async def _prepare(database: Database, definition: Definition, replaced: History | None) -> int:
@@ -195,6 +197,24 @@ async def _history_in(database: Database) -> History | None:
 # SQLite
 
 
+async def _copied(source: Path, to: Path, done: Done) -> int:
+    """Copy a database like `_copy_sqlite`, until it is cancelled."""
+    stop = threading.Event()
+
+    def go_on(part: float) -> None:
+        if stop.is_set():
+            raise InterruptedError
+        done(part)
+
+    copying = asyncio.create_task(asyncio.to_thread(_copy_sqlite, source, to, go_on))
+    try:
+        return await asyncio.shield(copying)
+    except asyncio.CancelledError:
+        stop.set()
+        await asyncio.gather(copying, return_exceptions=True)
+        raise
+
+
 def _copy_sqlite(source: Path, to: Path, done: Done) -> int:
     """Copy a database into one file, as it is at one moment. Return the number of the last event in its stream."""
     try:
@@ -228,7 +248,7 @@ async def _restore_sqlite(settings: Settings, definition: Definition, file: Path
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     replaced = await _history(SqliteDatabase(path)) if path.exists() else None
     with _replaced_at_end(path.with_name(f"{path.stem}.restored.sqlite")) as part:
-        await asyncio.to_thread(_copy_sqlite, file, part, done)
+        await _copied(file, part, done)
         _check_owner(part, file, service)
         head = await _prepare(SqliteDatabase(part), definition, replaced)
     prepared = path.with_name(f"{path.stem}.restored.sqlite")
@@ -362,7 +382,7 @@ async def _psql(url: str, *arguments: str) -> None:
 
 async def _run(url: str, program: str, *arguments: str, connects: bool = True) -> None:
     """Run a program of PostgreSQL. The password is passed in its environment, where other users do not see it."""
-    from runtime.storage.postgres_connection import PostgresUrl
+    from runtime.storage.postgres_url import PostgresUrl
 
     found = shutil.which(program)
     if found is None:

@@ -13,7 +13,7 @@ from config.jwks import issuers
 from config.load import FIELDS, Given, Loaded, Setting, current
 from config.project import UnknownService, import_class, import_service
 from config.settings import ServiceSettings, Settings
-from config.values import Field, MissingSetting, SettingsError, Values, fields_of
+from config.values import Field, MissingSetting, SettingsError, Values, fields_of, variable_name
 from gateway.console.access import ConsoleSource
 from gateway.errors import ErrorRenderer
 from gateway.service import Gateway
@@ -23,6 +23,7 @@ from runtime.network import Address, Manifest
 from runtime.node.factory import Factory
 from runtime.service.describe import describe
 from runtime.service.service import Definition
+from runtime.storage.postgres_url import PostgresUrl
 from transports.memory import MemoryTransport
 
 if TYPE_CHECKING:
@@ -330,10 +331,7 @@ def _postgres(settings: Settings, service: str, url: str) -> Database:
         raise StartError(
             f"the database of {service} is on PostgreSQL, which needs the extra callboard[postgres]: {error}"
         ) from None
-    try:
-        return PostgresDatabase(url, service, pooled=settings.database.pooled)
-    except UsageError as error:
-        raise StartError(f"the database of {service}: {error}") from None
+    return PostgresDatabase(url, service, pooled=settings.database.pooled)
 
 
 def database_file(settings: Settings, service: str) -> Path:
@@ -343,9 +341,28 @@ def database_file(settings: Settings, service: str) -> Path:
 
 
 def database_url(settings: Settings, service: str) -> str | None:
-    """Return the URL of a service's database; None if it is a file."""
+    """Return the URL of a service's database; None if it is a file.
+
+    Raises:
+        SettingsError: if it cannot be one of PostgreSQL. The text does not contain it.
+    """
     given = _own_database(settings, service)
-    return settings.database.url if given is None else given if "://" in given else None
+    url = settings.database.url if given is None else given if "://" in given else None
+    if url is not None:
+        try:
+            PostgresUrl(url)
+        except UsageError as error:
+            raise SettingsError(f"{database_variable(settings, service)}: {error}") from None
+    return url
+
+
+def database_variable(settings: Settings, service: str) -> str:
+    """Return the variable that says where a service's database is."""
+    found = _services(settings).get(service)
+    own = None if found is None else found[0]
+    if own is None or settings.services[own].database is None:
+        return variable_name("database.url")
+    return variable_name(f"services.{own}.database")
 
 
 def _own_database(settings: Settings, service: str) -> str | None:

@@ -53,7 +53,7 @@ async def check_server(settings: Settings, service: str) -> Finding:
         database = compose.databases(settings)(service)
         await database.open()
     except CallboardError as error:
-        return fault(what, f"{error}: check {variable_name('database.url')} and the server")
+        return fault(what, f"{error}: check {compose.database_variable(settings, service)} and the server")
     try:
         [row] = await database.fetch("SELECT current_setting('server_version') AS version, pg_is_in_recovery() AS standby")
     except CallboardError as error:

@@ -8,7 +8,7 @@ import msgspec
 from config import compose
 from config.load import Loaded, Setting
 from config.settings import Settings
-from runtime.contract.messages import secret_fields
+from runtime.contract.secret import secret_fields
 
 
 def shown(loaded: Loaded, running: Settings | None = None) -> list[dict[str, str]]:

@@ -12,7 +12,7 @@ import msgspec
 
 from config.foreign_variables import REMEDY, looks_foreign
 from runtime import CallboardError, Struct
-from runtime.contract.messages import secret_fields
+from runtime.contract.secret import secret_fields
 from runtime.files import text_of
 
 PREFIX = "CALLBOARD_"
@@ -59,10 +59,14 @@ def fields_of(section: type[Struct], prefix: str = "") -> dict[str, Field]:
 def _walk(section: type[Struct], prefix: str, path: str) -> Iterator[Field]:
     secrets = secret_fields(section)
     for field in msgspec.structs.fields(section):
-        found = Field(f"{prefix}{field.encode_name}", field.type, field.default, field.name in secrets, f"{path}{field.name}")
+        found = Field(f"{prefix}{field.encode_name}", field.type, _default(field), field.name in secrets, f"{path}{field.name}")
         yield found
         if found.is_section:
             yield from _walk(found.type, f"{found.name}.", f"{found.attribute}.")
+
+
+def _default(field: Any) -> Any:
+    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
 
 
 def holds_secret(tp: Any) -> bool:
@@ -203,7 +207,7 @@ def _with_defaults(tree: dict[str, Any], section: type[Struct]) -> dict[str, Any
     for field in msgspec.structs.fields(section):
         given = tree.get(field.encode_name)
         if isinstance(given, dict) and isinstance(field.type, type) and issubclass(field.type, Struct):
-            default = field.default_factory() if field.default_factory is not msgspec.NODEFAULT else field.default
+            default = _default(field)
             before: dict[str, Any] = msgspec.to_builtins(default, enc_hook=str) if isinstance(default, Struct) else {}
             found[field.encode_name] = _merged(before, _with_defaults(cast(dict[str, Any], given), field.type))
     return found

@@ -32,7 +32,8 @@ from runtime.contract.errors import (
     Violation,
 )
 from runtime.contract.http_parts import Body, Cookie, Header, Upload
-from runtime.contract.messages import Contract, Event, Request, Secret, Signal, Struct
+from runtime.contract.messages import Contract, Event, Request, Signal, Struct
+from runtime.contract.secret import Secret
 from runtime.contract.time_formats import time_format
 from runtime.execution.environment import NodeSettings
 from runtime.execution.failures import HandlerAborted

@@ -21,8 +21,8 @@ Algorithm = Literal["RS256", "ES256", "EdDSA"]
 
 ISSUED_TYPES = ("at+jwt", "jwt", "")
 """The accepted values of `typ` (RFC 9068, section 2.1): many providers write `JWT`, or nothing."""
-TRUSTED_URL = re.compile(r"^(https://|http://(localhost|127\.0\.0\.1|\[::1\])([:/][^@]*)?$)")
-"""URLs from which keys may come: over TLS, or from this machine."""
+TRUSTED_URL = re.compile(r"^(https://[^/?#@]+([/?].*)?$|http://(localhost|127\.0\.0\.1|\[::1\])([:/][^@]*)?$)")
+"""URLs from which keys may come: over TLS, or from this machine. None has credentials in it."""
 _KEY_TYPES = {"RS256": "RSA", "ES256": "EC", "EdDSA": "OKP"}
 _CURVES = {"ES256": "P-256", "EdDSA": "Ed25519"}
 _LEAST_RSA_BITS = 2048

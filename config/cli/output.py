@@ -85,13 +85,15 @@ def progress(text: str) -> Generator[Callable[[float], None], None, None]:
         yield lambda _: None
         return
     from rich.console import Console
+    from rich.markup import escape
 
-    status = Console(stderr=True).status(text)
+    shown = escape(printable(text))
+    status = Console(stderr=True).status(shown)
     timer = threading.Timer(1.0, status.start)
     timer.daemon = True
     timer.start()
     try:
-        yield lambda part: status.update(f"{text}: {part:.0%}")
+        yield lambda part: status.update(f"{shown}: {part:.0%}")
     finally:
         timer.cancel()
         status.stop()

@@ -98,6 +98,8 @@ def config_check(as_json: bool, config_file: Path | None) -> None:
         if setting.source == "not set":
             raise CallboardError(f"{setting.name} is not set: it has no default")
     check_together([cls.definition for cls in services.values()])
+    for name in services:
+        compose.database_url(settings, name)
     compose.transport(settings)
     if as_json:
         click.echo(json_text({"services": list(services), "settings": len(found)}))

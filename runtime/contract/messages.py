@@ -4,11 +4,9 @@ A message is a deeply immutable struct. A `Request[Reply]` gets one reply, an `E
 transient one. A `Contract` is the named set of messages and errors that a service publishes.
 """
 
-import functools
 import re
 from collections.abc import Callable, Iterator
 from typing import (
-    Annotated,
     Any,
     ClassVar,
     Generic,
@@ -29,6 +27,7 @@ from runtime.contract.codec import Codec
 from runtime.contract.errors import DefinitionError, ServiceError, error_fields, take_times
 from runtime.contract.json_values import struct_class
 from runtime.contract.multiples import take_over
+from runtime.contract.secret import secret_fields
 
 T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
@@ -40,11 +39,6 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 Kind = Literal["request", "event", "signal"]
 
 _INSTEAD = "(tuple instead of list, frozenset instead of set, a Struct instead of dict or Any)"
-
-_SECRET = object()
-
-Secret = Annotated[T, _SECRET]
-"""The type of a field whose value must not be shown, such as `password: Secret[str]`. It is an ordinary `str` otherwise."""
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
@@ -62,18 +56,6 @@ class Struct(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
-
-
-@functools.cache
-def secret_fields(cls: type[msgspec.Struct]) -> frozenset[str]:
-    """Return the names of the fields of a struct whose values must not be shown."""
-    named: frozenset[str] = getattr(cls, "__secret__", frozenset())
-    return named | {field.name for field in msgspec.structs.fields(cls) if _is_secret(field.type)}
-
-
-def _is_secret(tp: Any) -> bool:
-    """Return whether a type is `Secret[…]`, or is made from it, such as `Secret[str] | None` and `tuple[Secret[str], ...]`."""
-    return any(part is _SECRET or _is_secret(part) for part in get_args(tp))
 
 
 class MessageSpec(msgspec.Struct, frozen=True, eq=False):

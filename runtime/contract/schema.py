@@ -15,7 +15,7 @@ from msgspec import inspect
 
 from runtime.contract.errors import DefinitionError
 from runtime.contract.json_values import struct_class
-from runtime.contract.messages import secret_fields
+from runtime.contract.secret import secret_fields
 from runtime.contract.text_forms import (
     ANY_TIME,
     DATE,

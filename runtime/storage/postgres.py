@@ -12,8 +12,9 @@ from hashlib import blake2b
 from typing import Any
 
 from runtime.storage.database import CommitUnknown, Database, DatabaseError, Guard, Holder, Row, Transaction
-from runtime.storage.postgres_connection import ConnectionGone, PostgresConnection, PostgresUrl, Statement, connect
+from runtime.storage.postgres_connection import ConnectionGone, PostgresConnection, Statement, connect
 from runtime.storage.postgres_transaction import Mark, PostgresTransaction
+from runtime.storage.postgres_url import PostgresUrl
 
 __all__ = ["PostgresDatabase"]
 

@@ -4,12 +4,12 @@ import asyncio
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 
-from runtime.contract.errors import CallboardError, UsageError
+from runtime.contract.errors import CallboardError
 from runtime.storage.database import Conflict, ConstraintError, DatabaseError, MissingTable, Row, StatementError
+from runtime.storage.postgres_url import PostgresUrl
 from runtime.storage.postgres_values import adapted
 
 _untyped: Any = asyncpg
@@ -33,49 +33,6 @@ class Statement(NamedTuple):
     """A statement as the server knows it: the types of its parameters."""
 
     types: tuple[str, ...]
-
-
-class PostgresUrl:
-    """A URL such as `postgresql://user:password@host:5432/database?sslmode=verify-full`, perhaps with several hosts.
-
-    Args:
-        text: the URL.
-
-    Raises:
-        UsageError: if it is none. The message does not contain it.
-    """
-
-    def __init__(self, text: str) -> None:
-        try:
-            parts = urlsplit(text)
-            if parts.scheme not in ("postgresql", "postgres") or not parts.path.strip("/"):
-                raise ValueError
-        except ValueError:
-            raise UsageError("expected postgresql://user@host:5432/database") from None
-        user, _, hosts = parts.netloc.rpartition("@")
-        self._parts = parts
-        self._user = user
-        self.hosts: tuple[str, ...] = tuple(hosts.split(","))
-        self.database: str = unquote(parts.path.strip("/"))
-
-    def __repr__(self) -> str:
-        return f"postgresql://{','.join(self.hosts)}/{self.database}"  # without the user's password
-
-    def without_password(self) -> tuple[str, str | None]:
-        """Return the URL without the password, and the password, for programs that get it elsewhere."""
-        user, separator, password = self._user.partition(":")
-        hosts = ",".join(self.hosts)
-        netloc = f"{user}@{hosts}" if user else hosts
-        pairs = parse_qsl(self._parts.query, keep_blank_values=True)
-        query = urlencode([pair for pair in pairs if pair[0] != "password"], quote_via=quote)
-        found = unquote(password) if separator else dict(pairs).get("password")
-        return urlunsplit(self._parts._replace(netloc=netloc, query=query)), found
-
-    def of_host(self, host: str) -> str:
-        """Return the URL with only this host."""
-        netloc = f"{self._user}@{host}" if self._user else host
-        query = urlencode([pair for pair in parse_qsl(self._parts.query) if pair[0] != "target_session_attrs"])
-        return urlunsplit(self._parts._replace(netloc=netloc, query=query))
 
 
 class PostgresConnection:

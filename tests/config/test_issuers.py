@@ -360,6 +360,10 @@ def test_issuers_are_settings(tmp_path: Path) -> None:
         loaded('[{"issuer": "https://other.test"}]')
     with pytest.raises(SettingsError, match="jwks_url"):
         loaded('[{"issuer": "x", "audience": "b", "jwks_url": "http://id.test/keys"}]')
+    for url in ("https://u:HUSH@id.test/keys", "https://u:HUSH@id.test", "https://"):
+        with pytest.raises(SettingsError, match="jwks_url") as refused:
+            loaded(f'[{{"issuer": "x", "audience": "b", "jwks_url": "{url}"}}]')
+        assert "HUSH" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from config import compose
+from config.cli.main import cli
 from config.cli.show import config_show
 from config.console import with_console
 from config.console_source import console_source
@@ -229,7 +230,7 @@ def test_what_dev_makes_of_the_settings_is_listed_as_its_own(tmp_path: Path) -> 
 
 _KINDS = """
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from runtime import Contract, Secret, Service, Struct
 
@@ -237,6 +238,11 @@ from runtime import Contract, Secret, Service, Struct
 class Account(Struct):
     name: str
     key: Secret[str] = ""
+
+
+class Pair(NamedTuple):
+    name: str
+    key: Secret[str]
 
 
 class Limits(Struct, rename="camel"):
@@ -254,6 +260,7 @@ class Kinds(Struct):
     table: dict[str, int] = {}
     account: Account | None = None
     accounts: tuple[Account, ...] = ()
+    pairs: tuple[Pair, ...] = ()
     limits: Limits = Limits(5, 6)
     api_env_key: str = ""
     word: Secret[Literal["one", "two"]] = "one"
@@ -264,6 +271,7 @@ class Kinds(Struct):
 class Shop(Service):
     contract = Contract("my-shop")
     Settings = Kinds
+    migrations = "migrations"
 """
 
 
@@ -317,7 +325,12 @@ def test_no_secret_is_shown_wherever_it_is(shop: Path) -> None:
         "[services.my-shop]\nclass = 'shop:Shop'\n[services.my-shop.settings]\nkeys = ['HUSH']\naccount = {name = 'a', key = 'HUSH'}\n"
     )
     urls = {f"CALLBOARD_{name}": "postgresql://shop:HUSH@db/shop" for name in ("DATABASE__URL", "SERVICES__MY_SHOP__DATABASE")}
-    environment = {"CALLBOARD_MY_SHOP__ACCOUNTS": accounts, "CALLBOARD_GATEWAY__PORT": "7", **urls}
+    environment = {
+        "CALLBOARD_MY_SHOP__ACCOUNTS": accounts,
+        "CALLBOARD_MY_SHOP__PAIRS": '[["a","HUSH"]]',
+        "CALLBOARD_GATEWAY__PORT": "7",
+        **urls,
+    }
     for arguments in ([], ["--json"]):
         shown = CliRunner(env=environment).invoke(config_show, arguments).output
         assert "account" in shown
@@ -327,6 +340,33 @@ def test_no_secret_is_shown_wherever_it_is(shop: Path) -> None:
     with pytest.raises(SettingsError) as refused:
         settings_of({"CALLBOARD_MY_SHOP__WORD": "HUSH"})
     assert str(refused.value) == "CALLBOARD_MY_SHOP__WORD: the value, which is secret, is not one of those that are expected"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://shop:HU/SH@db/shop",
+        "postgresql://shop:HU#SH@db/shop",
+        "postgresql://shop:HU?SH@db/shop",
+        "postgresql://shop:HU[SH@db/shop",
+        "postgresql://shop:HUSH/1@db:5432/shop",
+        "postgresql://shop:HUSH@db:port/shop",
+        "mysql://shop:HUSH@db/shop",
+    ],
+)
+@pytest.mark.parametrize("variable", ["CALLBOARD_DATABASE__URL", "CALLBOARD_SERVICES__MY_SHOP__DATABASE"])
+@pytest.mark.parametrize("command", ["config check", "migrate", "backup my-shop b", "doctor my-shop", "deploy compose"])
+def test_a_url_whose_password_is_not_encoded_is_refused_and_not_shown(
+    shop: Path, variable: str, url: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shop / "migrations").mkdir()
+    monkeypatch.setenv(variable, url)
+    done = CliRunner().invoke(cli, command.split())
+    said = f"{done.output}{done.exception!r}"
+    assert "SH" not in said.replace(variable, "")
+    assert done.exit_code != 0
+    assert variable in said
+    assert "shop:HU" not in "".join(file.read_text() for file in shop.rglob("*") if file.is_file() and file.suffix != ".pyc")
 
 
 @pytest.mark.parametrize("text", ["tool = 3", "[tool]\ncallboard = 3"])

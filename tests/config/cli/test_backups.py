@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -313,9 +314,7 @@ def test_a_pooler_hides_whether_a_service_runs(tmp_path: Path, monkeypatch: pyte
         command(restore_command, "wallet", tmp_path / "wallet.backup")
 
 
-async def test_a_backup_while_events_are_written_says_how_far_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_node: Topology
-) -> None:
+async def test_a_backup_while_events_are_written_says_how_far_it_is(tmp_path: Path, one_node: Topology) -> None:
     await one_node.start(FakeAuth, Wallet)
     file = tmp_path / "wallet.sqlite"
     with closing(sqlite3.connect(file, check_same_thread=False)) as filler:
@@ -340,11 +339,32 @@ async def test_a_backup_while_events_are_written_says_how_far_it_is(
         assert copy.execute("SELECT COUNT(*) FROM filler").fetchone() == (5000,)
 
 
+async def test_a_backup_that_is_cancelled_ends_and_leaves_nothing(tmp_path: Path, one_node: Topology) -> None:
+    await one_node.start(FakeAuth, Wallet)
+    with closing(sqlite3.connect(tmp_path / "wallet.sqlite")) as filler:
+        filler.execute("CREATE TABLE filler AS SELECT zeroblob(50000000)")
+        filler.commit()
+    before, parts, loop = sorted(tmp_path.iterdir()), list[float](), asyncio.get_running_loop()
+
+    def cancel(part: float) -> None:
+        parts.append(part)
+        loop.call_soon_threadsafe(working.cancel)
+        time.sleep(0.1)
+
+    working = asyncio.create_task(
+        back_up(rental(database=DatabaseSettings(folder=str(tmp_path))), "wallet", tmp_path / "backup", cancel)
+    )
+    with pytest.raises(asyncio.CancelledError):
+        await working
+    assert len(parts) < 4
+    assert sorted(tmp_path.iterdir()) == before
+
+
 class _Long(Terminal):
     code = """
 import time
 from config.cli.output import progress
-with progress("copying") as done:
+with progress("copying x[/y].backup") as done:
     time.sleep(1.5)
     done(0.25)
     time.sleep(1)
@@ -353,5 +373,5 @@ with progress("copying") as done:
 
 async def test_work_of_more_than_a_second_shows_how_far_it_is(tmp_path: Path) -> None:
     async with _Long(tmp_path) as terminal:
-        await terminal.says("copying: 25%")
+        await terminal.says("copying x[/y].backup: 25%")
         assert await terminal.ends() == 0

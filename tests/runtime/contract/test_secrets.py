@@ -1,6 +1,7 @@
 """Secret fields: what they hold is an ordinary value that is not shown."""
 
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple, TypedDict
 
 import msgspec
 import pytest
@@ -39,6 +40,43 @@ def test_a_secret_is_encoded_and_validated_like_any_value() -> None:
     assert msgspec.json.decode(text, type=Account) == account
     with pytest.raises(msgspec.ValidationError, match="length >= 8"):
         msgspec.convert({"name": "ada", "password": "short"}, Account)
+
+
+class Key(NamedTuple):
+    name: str
+    key: Secret[str]
+
+
+@dataclass
+class Door:
+    key: Secret[str]
+    next: "Door | None" = None
+
+
+class Lock(TypedDict):
+    key: Secret[str]
+
+
+class Plain(msgspec.Struct):
+    key: Secret[str]
+    keys: tuple[Key, ...] = ()
+
+
+class Open(NamedTuple):
+    name: str
+
+
+class Holder(Struct):
+    pair: Key | None = None
+    door: Door | None = None
+    locks: tuple[Lock, ...] = ()
+    plain: dict[str, Plain] = {}
+    open: Open | None = None
+
+
+def test_a_record_of_another_kind_with_a_secret_is_hidden_as_a_whole() -> None:
+    found = Holder(Key("a", "HUSH"), Door("HUSH", Door("HUSH")), ({"key": "HUSH"},), {"a": Plain("HUSH")}, Open("seen"))
+    assert repr(found) == "Holder(pair='***', door='***', locks='***', plain='***', open=Open(name='seen'))"
 
 
 def test_messages_may_have_secrets() -> None:
