@@ -14,6 +14,8 @@ from pathlib import Path
 
 from runtime.sockets import any_free_port
 
+_TEMPORARY = tempfile.gettempdir() if len(tempfile.gettempdir()) < 20 else "/tmp"
+"""A folder for sockets, whose paths may have some hundred characters. That of macOS is too long."""
 _SAVES_TIME = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "shared_buffers=16MB", "max_connections=400")
 
 
@@ -49,7 +51,7 @@ class Postgres:
 
     def __init__(self, *options: str, folder: Path | None = None, of: "Postgres | None" = None) -> None:
         self.port = any_free_port()
-        self.folder = Path(tempfile.mkdtemp(prefix="postgres-", dir="/tmp")) if folder is None else folder
+        self.folder = Path(tempfile.mkdtemp(prefix="postgres-", dir=_TEMPORARY)) if folder is None else folder
         self._options = options
         self._databases = 0
         self._process: subprocess.Popen[bytes] | None = None

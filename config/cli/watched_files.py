@@ -12,7 +12,16 @@ from config.load import DEFAULT_FILE
 
 CODE = (".py", ".sql", ".toml")
 """How the names of files end whose change always counts."""
-_ELSEWHERE = ("/proc/", "/sys/", "/dev/", sys.prefix + os.sep, sys.base_prefix + os.sep)
+_ELSEWHERE = (
+    "/proc/",
+    "/sys/",
+    "/dev/null",
+    "/dev/tty",
+    "/dev/random",
+    "/dev/urandom",
+    sys.prefix + os.sep,
+    sys.base_prefix + os.sep,
+)
 _read: dict[str, float] = {}
 """When each file that was read had last changed by then."""
 _written: set[str] = set()
