@@ -7,6 +7,8 @@ from types import TracebackType
 from runtime.sockets import any_free_port
 
 _CHUNK = 2048
+_SLOW_PART = 1024
+"""The bytes that a slow link passes on at a time, so that something is heard all the time."""
 _PUBLISH, _DUP = 3, 0x08
 
 
@@ -153,11 +155,14 @@ class Proxy:
                 await asyncio.sleep(due - loop.time())
                 await self._open.wait()
                 await gate.wait()
-                if self.rate is not None:
-                    await asyncio.sleep(len(data) / self.rate)
-                for sink in sinks:
-                    sink.write(data)
-                    await sink.drain()
+                while data:
+                    part = data if self.rate is None else data[:_SLOW_PART]
+                    data = data[len(part) :]
+                    if self.rate is not None:
+                        await asyncio.sleep(len(part) / self.rate)
+                    for sink in sinks:
+                        sink.write(part)
+                        await sink.drain()
         except OSError:
             pass
         finally:
