@@ -53,8 +53,8 @@ tools:
 	  elif command -v sudo >/dev/null; then sudo apt-get update -qq && sudo DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; \
 	  else false; fi && test -z "$$($(MISSING))"; } || { echo "the tests need $$missing, which could not be installed (Debian: apt-get install $$missing; macOS: brew install $$missing)"; exit 2; }
 
-# Thousands of tests make databases. A disk that is slow to write would make them late, so they are in memory where 2 GB of it are free
-IN_MEMORY := $(shell grep -qs ' /dev/shm .*noexec' /proc/mounts || df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 > 2000000 {print "TMPDIR=/dev/shm"}')
+# Thousands of tests make databases. A disk that is slow to write would make them late, so they are in memory where 3 GB of it are free
+IN_MEMORY := $(shell grep -qs ' /dev/shm .*noexec' /proc/mounts || df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 > 3000000 {print "TMPDIR=/dev/shm"}')
 
 test: $(VENV)/.test tools  ## run all tests, in three processes, because many of them wait
 	@$(IN_MEMORY) $(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)

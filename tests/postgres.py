@@ -16,7 +16,15 @@ from runtime.sockets import any_free_port
 
 _TEMPORARY = tempfile.gettempdir() if len(tempfile.gettempdir()) < 20 else "/tmp"
 """A folder for sockets, whose paths may have some hundred characters. That of macOS is too long."""
-_SAVES_TIME = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "shared_buffers=16MB", "max_connections=400")
+_SAVES_TIME = (
+    "fsync=off",
+    "full_page_writes=off",
+    "synchronous_commit=off",
+    "shared_buffers=16MB",
+    "max_connections=400",
+    "max_wal_size=64MB",
+    "min_wal_size=32MB",
+)
 
 
 def find_program(name: str) -> str:
