@@ -96,6 +96,7 @@ async def test_settings_from_file_and_environment_apply_and_wrong_ones_stop_the_
         assert len(output.splitlines()) == 1, output
 
 
+@pytest.mark.long
 async def test_containers_start_in_any_order_and_stop_with_status_0(tmp_path: Path) -> None:
     async with containers("mqtt", tmp_path) as (stack, system):
         rider = await system.bearer()
@@ -128,7 +129,8 @@ async def test_containers_start_in_any_order_and_stop_with_status_0(tmp_path: Pa
         }
 
 
-@pytest.mark.parametrize("kind", ["http", pytest.param("mqtt", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["http", "mqtt"])
 async def test_the_doctor_reports_a_fault_only_when_a_peer_is_missing(kind: str, tmp_path: Path) -> None:
     async with containers(kind, tmp_path) as (stack, _):
         for service in SERVICES:
