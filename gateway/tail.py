@@ -156,7 +156,7 @@ class _TailSubscriber(Subscriber):
                 if not (due or manifest.service not in self._positions):
                     return True
                 if self._past and manifest.service in self._positions and manifest.service not in self._past:
-                    self._due.add(manifest.service)
+                    self._due.add(manifest.service)  # once the past of the others has been read
                     return True
                 await self.subscribe(Topic("stream", manifest.service))
                 batch = await self._pull(manifest, events)

@@ -366,9 +366,9 @@ class _Long(Terminal):
 import time
 from config.cli.output import progress
 with progress("copying x[/y].backup") as done:
-    time.sleep(1.5)
+    time.sleep(1.5)  # a spinner comes after one second
     done(0.25)
-    time.sleep(1)
+    time.sleep(1)  # the terminal shows the part meanwhile
 """
 
 
